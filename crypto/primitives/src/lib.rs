@@ -1,0 +1,53 @@
+//! The cryptographic primitives that Peerloom uses, in their fast implementations (AWS-LC), behind
+//! types that are hard to use wrongly. Protocols are elsewhere: `crypto/mls`, `crypto/sealed`.
+
+pub mod aead;
+mod signature;
+
+pub use signature::{SigningKey, verify};
+
+use aws_lc_rs::digest;
+
+/// SHA-256 (FIPS 180-4) of the parts, one after the other.
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+/// Whether two byte strings are equal, in a time that depends only on their lengths.
+pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Fills an array with random bytes of the operating system.
+pub fn random<const N: usize>() -> Result<[u8; N], Unavailable> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Unavailable)?;
+    Ok(bytes)
+}
+
+/// The operating system gives no randomness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the operating system gives no randomness")
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sha256_matches_fips_180_4() {
+        // The example "abc" of FIPS 180-4.
+        assert_eq!(sha256(&[b"a", b"bc"])[..4], [0xba, 0x78, 0x16, 0xbf]);
+    }
+}

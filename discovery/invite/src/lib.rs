@@ -1,0 +1,21 @@
+//! Discovery by invitation: a signed record inside a link that a person hands over.
+//!
+//! `peerloom://invite/` followed by the signed [`Invitation`](peerloom_core::wire::Invitation) in
+//! base64url (RFC 4648 §5, no padding). No network, no server: what is known is what was handed over.
+
+mod book;
+mod link;
+
+use std::sync::Arc;
+
+use peerloom_core::Kinds;
+use peerloom_core::kinds::NoSettings;
+
+pub use book::InviteDiscovery;
+pub use link::{PREFIX, decode, encode};
+
+/// Registers the `invite` kind.
+pub fn register(kinds: &mut Kinds) {
+    let summary = "records handed over in invitation links; asks nobody";
+    kinds.discoveries.add("invite", summary, |_: NoSettings, _| Ok(Arc::new(InviteDiscovery::default())));
+}

@@ -1,0 +1,58 @@
+//! What the rules can be tuned with, and what time it is.
+
+use std::time::Duration;
+
+use rand_core::Rng;
+
+/// The two clocks a machine reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Time since an arbitrary start; never goes back, never jumps. For retries.
+    pub mono: Duration,
+    /// Milliseconds since the Unix epoch, as the node believes. For expiry.
+    pub wall_ms: u64,
+}
+
+/// Numbers of the delivery rules.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// How long an acknowledgement may take while the link is up, before entries are sent again.
+    pub ack_timeout: Duration,
+    /// Waits between attempts without a link; after the last the device is stalled.
+    pub retry_delays: Vec<Duration>,
+    /// Share of a wait by which it is shortened or lengthened at random, 0 to 1.
+    pub jitter: f64,
+    /// Most bytes sent to one device and not yet acknowledged. A larger entry goes alone.
+    pub window_bytes: usize,
+    /// Most entries sent to one device and not yet acknowledged.
+    pub window_entries: usize,
+    /// How long to wait for a missing entry before asking for it, and again before doing without.
+    pub gap_wait: Duration,
+    /// Most early entries kept of one log.
+    pub max_parked: usize,
+    /// How often a device that can't open entries is added anew before its messages fail.
+    pub max_rejoins: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ack_timeout: Duration::from_secs(5),
+            retry_delays: [1, 5, 15, 60].map(Duration::from_secs).to_vec(),
+            jitter: 0.2,
+            window_bytes: 4 * 1024 * 1024,
+            window_entries: 64,
+            gap_wait: Duration::from_secs(2),
+            max_parked: 256,
+            max_rejoins: 3,
+        }
+    }
+}
+
+impl Config {
+    /// `wait`, shortened or lengthened by up to the jitter.
+    pub(crate) fn jittered(&self, wait: Duration, rng: &mut dyn Rng) -> Duration {
+        let unit = f64::from(rng.next_u32()) / f64::from(u32::MAX);
+        wait.mul_f64((1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * unit - 1.0)).max(0.0))
+    }
+}

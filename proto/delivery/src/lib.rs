@@ -1,0 +1,20 @@
+//! Peerloom's delivery rules, as state machines without I/O.
+//!
+//! A machine gets what happened and what time it is, and says what to do; it owns no socket, file,
+//! clock or randomness. The engine drives it over the real layers, the simulation in
+//! `tests/simulation.rs` over virtual time. The unit of everything is the *position* in a log:
+//! acknowledgements, gaps and duplicates are integers and ranges, never sets of message ids.
+//!
+//! - [`Outbox`]: one of our own logs, and how far each device has it.
+//! - [`Inbox`]: one log of a peer device, as far as we have it.
+//! - [`Ladder`]: getting a link to one device, and getting it back.
+
+mod config;
+mod inbox;
+mod ladder;
+mod outbox;
+
+pub use config::{Config, Now};
+pub use inbox::{Arrival, GapAction, Inbox};
+pub use ladder::{Ladder, Rung};
+pub use outbox::{AckOutcome, DeviceStatus, Effect, NewEntry, Outbox, Transmit};

@@ -1,0 +1,70 @@
+//! Every domain-separation string in one place: what is hashed or signed under one of them can
+//! never be taken for another thing.
+
+/// Prefix of a network's id: `SHA-256(NETWORK_ID ‖ name)`.
+pub const NETWORK_ID: &[u8] = b"peerloom/v1/network-id\0";
+/// Prefix of a user's id: `SHA-256(USER_ID ‖ algorithm ‖ first public key)`.
+pub const USER_ID: &[u8] = b"peerloom/v1/user-id\0";
+/// Prefix of a device's id: `SHA-256(DEVICE_ID ‖ algorithm ‖ first public key)`.
+pub const DEVICE_ID: &[u8] = b"peerloom/v1/device-id\0";
+/// Prefix of a 1:1 conversation's id: `SHA-256(DIRECT_CONVERSATION ‖ network ‖ lower user ‖ higher user)`.
+pub const DIRECT_CONVERSATION: &[u8] = b"peerloom/v1/direct-conversation\0";
+
+/// A device certificate, signed by the user key.
+pub const DEVICE_CERTIFICATE: &[u8] = b"peerloom/v1/device-certificate\0";
+/// A user's device list, signed by the user key. Reserved.
+pub const DEVICE_LIST: &[u8] = b"peerloom/v1/device-list\0";
+/// A key rotation, signed by the old or the recovery key. Reserved.
+pub const KEY_ROTATION: &[u8] = b"peerloom/v1/key-rotation\0";
+/// A peer record, signed by the device key.
+pub const PEER_RECORD: &[u8] = b"peerloom/v1/peer-record\0";
+/// An invitation, signed by the inviting device's key.
+pub const INVITATION: &[u8] = b"peerloom/v1/invitation\0";
+/// The handshake's signature, by the device key.
+pub const HANDSHAKE: &[u8] = b"peerloom/v1/handshake\0";
+/// Label of the TLS exporter (RFC 8446 §7.5) whose output binds the handshake to its link.
+pub const CHANNEL_BINDING: &[u8] = b"EXPORTER-peerloom-v1-channel-binding";
+/// Header and payload of a handshake entry, signed by the log owner's device key.
+pub const HANDSHAKE_ENTRY: &[u8] = b"peerloom/v1/handshake-entry\0";
+/// Header of an application entry, authenticated by the crypto layer as associated data.
+pub const ENTRY_HEADER: &[u8] = b"peerloom/v1/entry-header\0";
+/// An acknowledgement, signed by the receiving device's key.
+pub const ACK: &[u8] = b"peerloom/v1/ack\0";
+/// A `cannot-open`, signed by the receiving device's key.
+pub const CANNOT_OPEN: &[u8] = b"peerloom/v1/cannot-open\0";
+/// A withdrawal, signed by the log owner's device key.
+pub const WITHDRAWAL: &[u8] = b"peerloom/v1/withdrawal\0";
+
+/// All of them; a test keeps them distinct and prefix-free.
+pub const ALL: [&[u8]; 16] = [
+    NETWORK_ID,
+    USER_ID,
+    DEVICE_ID,
+    DIRECT_CONVERSATION,
+    DEVICE_CERTIFICATE,
+    DEVICE_LIST,
+    KEY_ROTATION,
+    PEER_RECORD,
+    INVITATION,
+    HANDSHAKE,
+    CHANNEL_BINDING,
+    HANDSHAKE_ENTRY,
+    ENTRY_HEADER,
+    ACK,
+    CANNOT_OPEN,
+    WITHDRAWAL,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn no_context_is_the_beginning_of_another() {
+        for (i, a) in ALL.iter().enumerate() {
+            for (j, b) in ALL.iter().enumerate() {
+                assert!(i == j || !b.starts_with(a), "{i} begins {j}");
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Log entries: the envelope that travels and the bundle of messages sealed inside.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::shape::{Field, Shape};
+use crate::{ConversationId, DecodeError, DeviceId, MessageId, SuiteId, WIRE_VERSION, context, limits, pb};
+
+/// A position in a log. The first is 1; 0 stands for "none yet".
+pub type Position = u64;
+
+/// A log: what one device says in one conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// The device that writes it.
+    pub device: DeviceId,
+    /// The conversation.
+    pub conversation: ConversationId,
+}
+
+/// What an entry is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntryClass {
+    /// Key agreement: it never expires, since what follows can't be opened without it.
+    Handshake,
+    /// Messages.
+    Application,
+}
+
+/// One log entry on its way, whichever way it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The log it belongs to.
+    pub log: LogId,
+    /// Its position there.
+    pub position: Position,
+    /// What it is for.
+    pub class: EntryClass,
+    /// The suite that sealed it.
+    pub suite: SuiteId,
+    /// When it stops being worth carrying, in milliseconds since the Unix epoch; 0 = never.
+    pub expires_at_ms: u64,
+    /// The devices it is sealed for.
+    pub recipients: Vec<DeviceId>,
+    /// Recipients whose view of the log begins here.
+    pub joins: Vec<DeviceId>,
+    /// How many nodes carried it so far; not authenticated.
+    pub hops: u32,
+    /// What the suite made.
+    pub payload: Bytes,
+    /// Handshake entries: the owner's device signature over [`Envelope::signing_input`].
+    pub signature: Bytes,
+}
+
+pub(crate) static ENVELOPE: Shape = Shape {
+    what: "envelope",
+    max_len: limits::CHAT_FRAME,
+    fields: &[
+        Field::one(1, 0),
+        Field::one(2, 32),
+        Field::one(3, 32),
+        Field::one(4, 0),
+        Field::one(5, 0),
+        Field::one(6, 0),
+        Field::one(7, 0),
+        Field::many(8, limits::RECIPIENTS, 32),
+        Field::many(9, limits::RECIPIENTS, 32),
+        Field::one(10, 0),
+        Field::one(11, limits::PAYLOAD),
+        Field::one(12, limits::SIGNATURE),
+    ],
+};
+
+impl Envelope {
+    /// What the suite authenticates beside an application entry's plaintext: everything but the hops.
+    pub fn associated_data(&self) -> Vec<u8> {
+        let header = Self { payload: Bytes::new(), signature: Bytes::new(), hops: 0, ..self.clone() };
+        [context::ENTRY_HEADER, &header.encode()].concat()
+    }
+
+    /// What the owner signs of a handshake entry: everything but the hops and the signature.
+    pub fn signing_input(&self) -> Vec<u8> {
+        let unsigned = Self { signature: Bytes::new(), hops: 0, ..self.clone() };
+        [context::HANDSHAKE_ENTRY, &unsigned.encode()].concat()
+    }
+
+    /// Its bytes on the wire and on disk.
+    pub fn encode(&self) -> Bytes {
+        self.to_pb().encode_to_vec().into()
+    }
+
+    /// Decodes an envelope; nothing in it is verified yet.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        ENVELOPE.check(&bytes)?;
+        let pb = pb::Envelope::decode(bytes).map_err(|_| DecodeError::Malformed { what: ENVELOPE.what })?;
+        Self::from_pb(pb)
+    }
+
+    pub(crate) fn to_pb(&self) -> pb::Envelope {
+        pb::Envelope {
+            version: WIRE_VERSION,
+            device: self.log.device.encode(),
+            conversation: self.log.conversation.encode(),
+            position: self.position,
+            class: match self.class {
+                EntryClass::Handshake => 1,
+                EntryClass::Application => 2,
+            },
+            suite: self.suite.0.into(),
+            expires_at_ms: self.expires_at_ms,
+            recipients: self.recipients.iter().map(DeviceId::encode).collect(),
+            joins: self.joins.iter().map(DeviceId::encode).collect(),
+            hops: self.hops,
+            payload: self.payload.clone(),
+            signature: self.signature.clone(),
+        }
+    }
+
+    pub(crate) fn from_pb(pb: pb::Envelope) -> Result<Self, DecodeError> {
+        if pb.version != WIRE_VERSION {
+            return Err(DecodeError::UnsupportedVersion { what: ENVELOPE.what, found: pb.version });
+        }
+        if pb.position == 0 || pb.position == u64::MAX {
+            return Err(DecodeError::invalid(ENVELOPE.what, "its position is out of range"));
+        }
+        let devices = |ids: &[Bytes]| ids.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>();
+        Ok(Self {
+            log: LogId {
+                device: DeviceId::decode(&pb.device)?,
+                conversation: ConversationId::decode(&pb.conversation)?,
+            },
+            position: pb.position,
+            class: match pb.class {
+                1 => EntryClass::Handshake,
+                2 => EntryClass::Application,
+                _ => return Err(DecodeError::invalid(ENVELOPE.what, "its class is unknown")),
+            },
+            suite: SuiteId::decode(pb.suite)?,
+            expires_at_ms: pb.expires_at_ms,
+            recipients: devices(&pb.recipients)?,
+            joins: devices(&pb.joins)?,
+            hops: pb.hops,
+            payload: pb.payload,
+            signature: pb.signature,
+        })
+    }
+}
+
+/// The plaintext of an application entry: messages in the order they were sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundle {
+    /// The messages.
+    pub items: Vec<Item>,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its name, chosen by the author.
+    pub id: MessageId,
+    /// When the author sent it, in milliseconds since the Unix epoch, by the author's clock.
+    pub sent_at_ms: u64,
+    /// A media type (RFC 6838); empty for `text/plain; charset=utf-8`.
+    pub content_type: String,
+    /// The content.
+    pub body: Bytes,
+    /// Where in this log it stood before it was sealed again; 0 = it wasn't.
+    pub resealed_from: Position,
+}
+
+static ITEM: Shape = Shape {
+    what: "message",
+    max_len: limits::MESSAGE_BODY + 1024,
+    fields: &[
+        Field::one(1, 16),
+        Field::one(2, 0),
+        Field::one(3, limits::CONTENT_TYPE),
+        Field::one(4, limits::MESSAGE_BODY),
+        Field::one(5, 0),
+    ],
+};
+
+static BUNDLE: Shape = Shape {
+    what: "bundle",
+    max_len: limits::BUNDLE,
+    fields: &[Field::nested(1, limits::BUNDLE_ITEMS, &ITEM)],
+};
+
+impl Item {
+    /// Upper bound of what the item takes in a bundle, in bytes.
+    pub fn encoded_size(&self) -> usize {
+        self.body.len() + self.content_type.len() + 64
+    }
+
+    pub(crate) fn to_pb(&self) -> pb::Item {
+        pb::Item {
+            message_id: Bytes::copy_from_slice(self.id.as_bytes()),
+            sent_at_ms: self.sent_at_ms,
+            content_type: self.content_type.clone(),
+            body: self.body.clone(),
+            resealed_from: self.resealed_from,
+        }
+    }
+
+    pub(crate) fn from_pb(pb: pb::Item) -> Result<Self, DecodeError> {
+        let id = pb.message_id.as_ref().try_into();
+        Ok(Self {
+            id: MessageId::from_bytes(
+                id.map_err(|_| DecodeError::invalid(ITEM.what, "its id is not 16 bytes long"))?,
+            ),
+            sent_at_ms: pb.sent_at_ms,
+            content_type: pb.content_type,
+            body: pb.body,
+            resealed_from: pb.resealed_from,
+        })
+    }
+}
+
+impl Bundle {
+    /// Its bytes, as they are sealed and stored.
+    pub fn encode(&self) -> Bytes {
+        pb::Bundle { items: self.items.iter().map(Item::to_pb).collect() }.encode_to_vec().into()
+    }
+
+    /// Decodes a bundle; the bodies are slices of `bytes`, not copies.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        BUNDLE.check(&bytes)?;
+        let pb = pb::Bundle::decode(bytes).map_err(|_| DecodeError::Malformed { what: BUNDLE.what })?;
+        Ok(Self { items: pb.items.into_iter().map(Item::from_pb).collect::<Result<_, _>>()? })
+    }
+}

@@ -1,0 +1,129 @@
+//! What is said on a link once the handshake is done.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::entry::ENVELOPE;
+use crate::receipt::RANGE;
+use crate::shape::{Field, Shape};
+use crate::{ConversationId, DecodeError, Envelope, RangeSet, Signed, SuiteId, limits, pb, signed};
+
+/// One frame of a control or chat channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A log entry.
+    Envelope(Envelope),
+    /// A signed [`crate::Ack`].
+    Ack(Signed),
+    /// A signed [`crate::CannotOpen`].
+    CannotOpen(Signed),
+    /// A signed [`crate::Withdrawal`].
+    Withdrawal(Signed),
+    /// A request to send positions again.
+    GapRequest(GapRequest),
+    /// A request for a key package of a suite.
+    KeyPackageRequest(SuiteId),
+    /// Key packages.
+    KeyPackages(KeyPackages),
+    /// The sender's signed [`crate::PeerRecord`].
+    Record(Signed),
+}
+
+/// "Send me these positions of your log again."
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRequest {
+    /// The conversation; the log is that of the device asked.
+    pub conversation: ConversationId,
+    /// The positions.
+    pub positions: RangeSet,
+}
+
+/// Key packages with which a device can be added to sessions of a suite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPackages {
+    /// The suite.
+    pub suite: SuiteId,
+    /// The packages, as the suite encodes them.
+    pub packages: Vec<Bytes>,
+}
+
+static RECEIPT: Shape =
+    Shape { what: "receipt", max_len: limits::RECEIPT, fields: signed::SHAPE.fields };
+static RECORD: Shape =
+    Shape { what: "peer record", max_len: limits::RECORD, fields: signed::SHAPE.fields };
+static GAP_REQUEST: Shape = Shape {
+    what: "gap request",
+    max_len: limits::RECEIPT,
+    fields: &[Field::one(1, 32), Field::nested(2, limits::RANGES, &RANGE)],
+};
+static KEY_PACKAGE_REQUEST: Shape =
+    Shape { what: "key package request", max_len: 64, fields: &[Field::one(1, 0)] };
+static KEY_PACKAGES: Shape = Shape {
+    what: "key packages",
+    max_len: limits::CONTROL_FRAME,
+    fields: &[Field::one(1, 0), Field::many(2, limits::KEY_PACKAGES, limits::KEY_PACKAGE)],
+};
+static FRAME: Shape = Shape {
+    what: "frame",
+    max_len: limits::CHAT_FRAME,
+    fields: &[
+        Field::nested(1, 1, &ENVELOPE),
+        Field::nested(2, 1, &RECEIPT),
+        Field::nested(3, 1, &RECEIPT),
+        Field::nested(4, 1, &RECEIPT),
+        Field::nested(5, 1, &GAP_REQUEST),
+        Field::nested(6, 1, &KEY_PACKAGE_REQUEST),
+        Field::nested(7, 1, &KEY_PACKAGES),
+        Field::nested(8, 1, &RECORD),
+    ],
+};
+
+impl Frame {
+    /// Its bytes on the wire.
+    pub fn encode(&self) -> Bytes {
+        use pb::frame::Kind;
+        let kind = match self {
+            Self::Envelope(envelope) => Kind::Envelope(envelope.to_pb()),
+            Self::Ack(signed) => Kind::Ack(signed.to_pb()),
+            Self::CannotOpen(signed) => Kind::CannotOpen(signed.to_pb()),
+            Self::Withdrawal(signed) => Kind::Withdrawal(signed.to_pb()),
+            Self::GapRequest(request) => Kind::GapRequest(pb::GapRequest {
+                conversation: request.conversation.encode(),
+                ranges: request.positions.to_pb(),
+            }),
+            Self::KeyPackageRequest(suite) => {
+                Kind::KeyPackageRequest(pb::KeyPackageRequest { suite: suite.0.into() })
+            }
+            Self::KeyPackages(answer) => Kind::KeyPackages(pb::KeyPackages {
+                suite: answer.suite.0.into(),
+                packages: answer.packages.clone(),
+            }),
+            Self::Record(signed) => Kind::Record(signed.to_pb()),
+        };
+        pb::Frame { kind: Some(kind) }.encode_to_vec().into()
+    }
+
+    /// Decodes a frame; nothing in it is verified yet. `None`: a kind that a newer version added.
+    pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
+        use pb::frame::Kind;
+        FRAME.check(&bytes)?;
+        let frame = pb::Frame::decode(bytes).map_err(|_| DecodeError::Malformed { what: FRAME.what })?;
+        let Some(kind) = frame.kind else { return Ok(None) };
+        Ok(Some(match kind {
+            Kind::Envelope(pb) => Self::Envelope(Envelope::from_pb(pb)?),
+            Kind::Ack(pb) => Self::Ack(Signed::from_pb(pb)),
+            Kind::CannotOpen(pb) => Self::CannotOpen(Signed::from_pb(pb)),
+            Kind::Withdrawal(pb) => Self::Withdrawal(Signed::from_pb(pb)),
+            Kind::GapRequest(pb) => Self::GapRequest(GapRequest {
+                conversation: ConversationId::decode(&pb.conversation)?,
+                positions: RangeSet::from_pb(&pb.ranges, 0, GAP_REQUEST.what)?,
+            }),
+            Kind::KeyPackageRequest(pb) => Self::KeyPackageRequest(SuiteId::decode(pb.suite)?),
+            Kind::KeyPackages(pb) => Self::KeyPackages(KeyPackages {
+                suite: SuiteId::decode(pb.suite)?,
+                packages: pb.packages,
+            }),
+            Kind::Record(pb) => Self::Record(Signed::from_pb(pb)),
+        }))
+    }
+}

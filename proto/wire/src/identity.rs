@@ -1,0 +1,324 @@
+//! Keys, certificates, and the record by which a device is found.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::shape::{Field, Shape};
+use crate::{DecodeError, DeviceId, NetworkId, Signed, UserId, context, limits, pb, signed};
+
+/// Names a crypto suite on the wire and on disk; `docs/formats.md` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SuiteId(pub u16);
+
+impl SuiteId {
+    pub(crate) fn decode(value: u32) -> Result<Self, DecodeError> {
+        u16::try_from(value).map(Self).map_err(|_| DecodeError::invalid("suite", "is above 65535"))
+    }
+}
+
+/// A signature key with its algorithm.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PublicKey {
+    algorithm: u16,
+    key: Bytes,
+}
+
+impl PublicKey {
+    /// Ed25519 (RFC 8032), the only algorithm of version 1.
+    pub const ED25519: u16 = 1;
+
+    /// An Ed25519 key.
+    pub fn ed25519(key: [u8; 32]) -> Self {
+        Self { algorithm: Self::ED25519, key: Bytes::copy_from_slice(&key) }
+    }
+
+    /// The algorithm's number.
+    pub fn algorithm(&self) -> u16 {
+        self.algorithm
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn decode(key: Option<pb::PublicKey>) -> Result<Self, DecodeError> {
+        let key = key.ok_or(DecodeError::invalid("public key", "is missing"))?;
+        if key.algorithm != u32::from(Self::ED25519) {
+            return Err(DecodeError::UnsupportedVersion { what: "public key", found: key.algorithm });
+        }
+        if key.key.len() != 32 {
+            return Err(DecodeError::invalid("public key", "an Ed25519 key has 32 bytes"));
+        }
+        Ok(Self { algorithm: Self::ED25519, key: key.key })
+    }
+
+    fn to_pb(&self) -> pb::PublicKey {
+        pb::PublicKey { algorithm: self.algorithm.into(), key: self.key.clone() }
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.key))
+    }
+}
+
+/// "This device speaks for this user", signed by the user key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceCertificate {
+    /// The user.
+    pub user: UserId,
+    /// The user's current key, which signs the certificate.
+    pub user_key: PublicKey,
+    /// The device.
+    pub device: DeviceId,
+    /// The device's current key.
+    pub device_key: PublicKey,
+    /// Whether the device holds the user key.
+    pub admin: bool,
+    /// When it was issued, in milliseconds since the Unix epoch.
+    pub issued_at_ms: u64,
+}
+
+static PUBLIC_KEY: Shape =
+    Shape { what: "public key", max_len: 80, fields: &[Field::one(1, 0), Field::one(2, limits::KEY)] };
+
+static CERTIFICATE: Shape = Shape {
+    what: "device certificate",
+    max_len: limits::CERTIFICATE,
+    fields: &[
+        Field::one(1, 32),
+        Field::nested(2, 1, &PUBLIC_KEY),
+        Field::one(3, 32),
+        Field::nested(4, 1, &PUBLIC_KEY),
+        Field::one(5, 0),
+        Field::one(6, 0),
+    ],
+};
+
+impl DeviceCertificate {
+    /// The bytes to sign under [`context::DEVICE_CERTIFICATE`].
+    pub fn encode(&self) -> Bytes {
+        let certificate = pb::DeviceCertificate {
+            user: self.user.encode(),
+            user_key: Some(self.user_key.to_pb()),
+            device: self.device.encode(),
+            device_key: Some(self.device_key.to_pb()),
+            roles: u32::from(self.admin),
+            issued_at_ms: self.issued_at_ms,
+        };
+        certificate.encode_to_vec().into()
+    }
+
+    fn decode(body: &Bytes) -> Result<Self, DecodeError> {
+        CERTIFICATE.check(body)?;
+        let pb = pb::DeviceCertificate::decode(body.clone())
+            .map_err(|_| DecodeError::Malformed { what: CERTIFICATE.what })?;
+        let certificate = Self {
+            user: UserId::decode(&pb.user)?,
+            user_key: PublicKey::decode(pb.user_key)?,
+            device: DeviceId::decode(&pb.device)?,
+            device_key: PublicKey::decode(pb.device_key)?,
+            admin: pb.roles & 1 == 1,
+            issued_at_ms: pb.issued_at_ms,
+        };
+        // Until keys rotate, the first key is the current one.
+        if UserId::from_key(&certificate.user_key) != certificate.user {
+            return Err(DecodeError::invalid(CERTIFICATE.what, "its user id doesn't belong to its user key"));
+        }
+        if DeviceId::from_key(&certificate.device_key) != certificate.device {
+            return Err(DecodeError::invalid(CERTIFICATE.what, "its device id doesn't belong to its device key"));
+        }
+        Ok(certificate)
+    }
+
+    /// Decodes a certificate and checks the user key's signature with `verify(key, message, signature)`.
+    pub fn open(
+        signed: &Signed,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<Self, DecodeError> {
+        // The key that verifies stands inside; the id it hashes to is what makes it the right key.
+        let certificate = Self::decode(signed.unverified_body())?;
+        signed
+            .verify(context::DEVICE_CERTIFICATE, |m, s| verify(&certificate.user_key, m, s))
+            .ok_or(DecodeError::invalid(CERTIFICATE.what, "its signature is wrong"))?;
+        Ok(certificate)
+    }
+}
+
+/// Where a device may be reached: `scheme://rest`, the scheme being a transport's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(String);
+
+impl Address {
+    /// The transport that understands the address.
+    pub fn scheme(&self) -> &str {
+        self.0.split_once("://").map_or("", |(scheme, _)| scheme)
+    }
+
+    /// What stands after `scheme://`.
+    pub fn rest(&self) -> &str {
+        self.0.split_once("://").map_or("", |(_, rest)| rest)
+    }
+}
+
+impl FromStr for Address {
+    type Err = DecodeError;
+
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        let invalid = |why| Err(DecodeError::invalid("address", why));
+        if text.len() > limits::ADDRESS {
+            return Err(DecodeError::TooLong { what: "address", len: text.len(), max: limits::ADDRESS });
+        }
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return invalid("has characters that can't be shown");
+        }
+        match text.split_once("://") {
+            Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => {
+                let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+                if scheme.bytes().all(good) { Ok(Self(text.into())) } else { invalid("has a malformed scheme") }
+            }
+            _ => invalid("is not of the form scheme://place"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where and how a device can be reached, signed by its device key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRecord {
+    /// The network it belongs to.
+    pub network: NetworkId,
+    /// The device's certificate, verbatim.
+    pub certificate: Signed,
+    /// Its addresses, best first.
+    pub addresses: Vec<Address>,
+    /// What it offers to others, as bits; `docs/formats.md` lists them.
+    pub capabilities: u64,
+    /// The crypto suites it accepts, best first.
+    pub suites: Vec<SuiteId>,
+    /// SHA-256 of the key packages that may be fetched.
+    pub key_packages: Vec<[u8; 32]>,
+    /// Of two records of a device the one with the higher sequence counts.
+    pub sequence: u64,
+    /// When it stops being valid, in milliseconds since the Unix epoch.
+    pub expires_at_ms: u64,
+}
+
+static RECORD: Shape = Shape {
+    what: "peer record",
+    max_len: limits::RECORD,
+    fields: &[
+        Field::one(1, 32),
+        Field::nested(2, 1, &signed::SHAPE),
+        Field::many(3, limits::ADDRESSES, limits::ADDRESS),
+        Field::one(4, 0),
+        // Packed: one field holds all of them, at most three bytes each.
+        Field::many(5, limits::SUITES, 3 * limits::SUITES),
+        Field::many(6, limits::KEY_PACKAGE_HASHES, 32),
+        Field::one(7, 0),
+        Field::one(8, 0),
+    ],
+};
+
+impl PeerRecord {
+    /// The bytes to sign under [`context::PEER_RECORD`].
+    pub fn encode(&self) -> Bytes {
+        let record = pb::PeerRecord {
+            network: self.network.encode(),
+            certificate: Some(self.certificate.to_pb()),
+            addresses: self.addresses.iter().map(Address::to_string).collect(),
+            capabilities: self.capabilities,
+            suites: self.suites.iter().map(|s| s.0.into()).collect(),
+            key_packages: self.key_packages.iter().map(|h| Bytes::copy_from_slice(h)).collect(),
+            sequence: self.sequence,
+            expires_at_ms: self.expires_at_ms,
+        };
+        record.encode_to_vec().into()
+    }
+
+    /// Decodes a record and checks both signatures with `verify(key, message, signature)`: the
+    /// certificate's by the user, the record's by the device. Expiry and sequence are the caller's.
+    pub fn open(
+        signed: &Signed,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<(Self, DeviceCertificate), DecodeError> {
+        let record = Self::decode(signed.unverified_body())?;
+        let certificate = DeviceCertificate::open(&record.certificate, &verify)?;
+        signed
+            .verify(context::PEER_RECORD, |m, s| verify(&certificate.device_key, m, s))
+            .ok_or(DecodeError::invalid(RECORD.what, "its signature is wrong"))?;
+        Ok((record, certificate))
+    }
+
+    fn decode(body: &Bytes) -> Result<Self, DecodeError> {
+        RECORD.check(body)?;
+        let pb = pb::PeerRecord::decode(body.clone())
+            .map_err(|_| DecodeError::Malformed { what: RECORD.what })?;
+        let hash = |h: &Bytes| {
+            let wrong = DecodeError::invalid(RECORD.what, "a key package hash is not 32 bytes long");
+            <[u8; 32]>::try_from(h.as_ref()).map_err(|_| wrong)
+        };
+        Ok(Self {
+            network: NetworkId::decode(&pb.network)?,
+            certificate: Signed::required(pb.certificate, RECORD.what)?,
+            addresses: pb.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?,
+            capabilities: pb.capabilities,
+            suites: decode_suites(&pb.suites)?,
+            key_packages: pb.key_packages.iter().map(hash).collect::<Result<_, _>>()?,
+            sequence: pb.sequence,
+            expires_at_ms: pb.expires_at_ms,
+        })
+    }
+}
+
+pub(crate) fn decode_suites(suites: &[u32]) -> Result<Vec<SuiteId>, DecodeError> {
+    if suites.len() > limits::SUITES {
+        return Err(DecodeError::TooMany { what: "suites", max: limits::SUITES });
+    }
+    suites.iter().map(|s| SuiteId::decode(*s)).collect()
+}
+
+/// Makes a name from outside safe to show: no control or direction characters, at most
+/// [`limits::NAME`] bytes.
+pub fn clean_name(name: &str) -> String {
+    let shown = |c: &char| !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let mut clean = String::new();
+    for c in name.chars().filter(shown) {
+        if clean.len() + c.len_utf8() > limits::NAME {
+            break;
+        }
+        clean.push(c);
+    }
+    clean.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_checked() {
+        let address: Address = "quic://127.0.0.1:4433".parse().unwrap();
+        assert_eq!((address.scheme(), address.rest()), ("quic", "127.0.0.1:4433"));
+        for wrong in ["", "quic", "://x", "quic://", "Quic://x", "quic://a b", "quic://\u{202e}"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+        assert!(format!("q://{}", "x".repeat(200)).parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn names_are_cleaned() {
+        assert_eq!(clean_name(" bob\u{202e}\n\u{1b}[31m "), "bob[31m");
+        assert!(clean_name(&"é".repeat(100)).len() <= limits::NAME);
+    }
+}

@@ -1,0 +1,46 @@
+//! What Peerloom says and stores: ids, signed objects, wire and disk messages.
+//!
+//! `docs/formats.md` is the prose of this crate. Everything here is pure: no I/O, no clock, no
+//! cryptography beyond the hash that makes an id. Bytes from outside pass three gates, in this
+//! order: the length limit of their type, the [`shape`] check (counts and nesting, before anything
+//! is allocated), and the validation that turns a protobuf message into a Rust type.
+
+pub mod context;
+pub mod entry;
+pub mod error;
+pub mod frame;
+pub mod handshake;
+pub mod id;
+pub mod identity;
+pub mod invitation;
+pub mod limits;
+pub mod range;
+pub mod receipt;
+pub mod shape;
+pub mod signed;
+pub mod store;
+
+/// The protobuf messages, as `prost` generates them. Use the validated types around them instead
+/// wherever bytes come from outside.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod pb {
+    include!(concat!(env!("OUT_DIR"), "/peerloom.v1.rs"));
+}
+
+pub use entry::{Bundle, EntryClass, Envelope, Item, LogId, Position};
+pub use error::DecodeError;
+pub use frame::{Frame, GapRequest, KeyPackages};
+pub use handshake::{Auth, Hello, Refusal, Verdict};
+pub use id::{ConversationId, DeviceId, MessageId, NetworkId, UserId};
+pub use identity::{Address, DeviceCertificate, PeerRecord, PublicKey, SuiteId};
+pub use invitation::Invitation;
+pub use range::{Range, RangeSet};
+pub use receipt::{Ack, CannotOpen, CannotOpenReason, Withdrawal};
+pub use signed::Signed;
+
+/// The wire format's version that this crate speaks.
+pub const WIRE_VERSION: u32 = 1;
+/// The oldest wire format's version that this crate still understands.
+pub const WIRE_VERSION_MIN: u32 = 1;
+/// ALPN protocol name (RFC 7301) of transports that negotiate one.
+pub const ALPN: &[u8] = b"peerloom/1";

@@ -1,0 +1,58 @@
+//! Every limit on lengths and counts. A number here is part of the format: raising one needs a
+//! version, lowering one breaks peers.
+
+/// Longest frame on a control channel, in bytes.
+pub const CONTROL_FRAME: usize = 64 * 1024;
+/// Longest frame on a chat or bulk channel, in bytes.
+pub const CHAT_FRAME: usize = 2 * 1024 * 1024;
+/// Longest frame before the handshake is done, in bytes.
+pub const HANDSHAKE_FRAME: usize = 4 * 1024;
+
+/// Longest body of one message, in bytes. Larger things are files.
+pub const MESSAGE_BODY: usize = 1024 * 1024;
+/// Longest content type of a message, in bytes.
+pub const CONTENT_TYPE: usize = 127;
+/// Most messages in one entry.
+pub const BUNDLE_ITEMS: usize = 4096;
+/// Longest plaintext of one entry, in bytes.
+pub const BUNDLE: usize = MESSAGE_BODY + 64 * 1024;
+/// Size at which the committer closes an entry and begins the next, in bytes. A single larger
+/// message gets an entry of its own.
+pub const BUNDLE_TARGET: usize = 512 * 1024;
+/// Longest sealed payload of one entry, in bytes.
+pub const PAYLOAD: usize = BUNDLE + 128 * 1024;
+/// Most devices that one entry is addressed to.
+pub const RECIPIENTS: usize = 256;
+
+/// Longest peer record with its signature, in bytes: it must fit a DNS TXT record and a QR code.
+pub const RECORD: usize = 900;
+/// Longest device certificate with its signature, in bytes.
+pub const CERTIFICATE: usize = 512;
+/// Most addresses in a record.
+pub const ADDRESSES: usize = 8;
+/// Longest address, in bytes.
+pub const ADDRESS: usize = 128;
+/// Most suites in a record or a hello.
+pub const SUITES: usize = 16;
+/// Most key package hashes in a record.
+pub const KEY_PACKAGE_HASHES: usize = 4;
+/// Longest invitation with its signature, in bytes.
+pub const INVITATION: usize = 1280;
+/// Longest name of a user or device, in bytes.
+pub const NAME: usize = 64;
+/// Longest key, in bytes.
+pub const KEY: usize = 64;
+/// Longest signature, in bytes.
+pub const SIGNATURE: usize = 128;
+
+/// Most ranges in an acknowledgement, a gap request or a withdrawal.
+pub const RANGES: usize = 64;
+/// Longest acknowledgement, `cannot-open` or withdrawal with its signature, in bytes.
+pub const RECEIPT: usize = 2048;
+/// Most key packages in one answer.
+pub const KEY_PACKAGES: usize = 8;
+/// Longest key package, in bytes: a hybrid post-quantum one takes 2,640.
+pub const KEY_PACKAGE: usize = 4096;
+
+/// Most unknown fields at one level of a message: room for newer versions, none for floods.
+pub const UNKNOWN_FIELDS: usize = 64;

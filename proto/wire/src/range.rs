@@ -1,0 +1,150 @@
+//! Ranges of log positions, and bounded sets of them.
+
+use crate::{DecodeError, limits, pb};
+
+/// The positions `first..=last`; never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The lowest position.
+    pub first: u64,
+    /// The highest position.
+    pub last: u64,
+}
+
+/// Positions, as disjoint ranges in ascending order with a hole between any two.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RangeSet(Vec<Range>);
+
+impl RangeSet {
+    /// The ranges, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Range> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// How many ranges it takes to write the set down.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `position` is in the set.
+    pub fn contains(&self, position: u64) -> bool {
+        let at = self.0.partition_point(|r| r.last < position);
+        self.0.get(at).is_some_and(|r| r.first <= position)
+    }
+
+    /// Adds the positions `first..=last`; does nothing when `first > last`.
+    pub fn insert(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        let from = self.0.partition_point(|r| r.last.saturating_add(1) < first);
+        let to = self.0.partition_point(|r| r.first <= last.saturating_add(1));
+        let mut merged = Range { first, last };
+        if let Some(touched) = self.0.get(from..to).filter(|t| !t.is_empty()) {
+            merged.first = merged.first.min(touched[0].first);
+            merged.last = merged.last.max(touched[touched.len() - 1].last);
+        }
+        self.0.splice(from..to.max(from), [merged]);
+    }
+
+    /// Removes every position up to and with `position`.
+    pub fn remove_through(&mut self, position: u64) {
+        self.0.retain_mut(|r| {
+            r.first = r.first.max(position.saturating_add(1));
+            r.first <= r.last
+        });
+    }
+
+    /// If the set begins right after `through`, removes that range and returns its end; else `through`.
+    pub fn absorb(&mut self, through: u64) -> u64 {
+        self.remove_through(through);
+        match self.0.first() {
+            Some(r) if r.first == through.saturating_add(1) => self.0.remove(0).last,
+            _ => through,
+        }
+    }
+
+    /// The lowest ranges, as many as one message may carry.
+    pub(crate) fn to_pb(&self) -> Vec<pb::Range> {
+        self.iter().take(limits::RANGES).map(|r| pb::Range { first: r.first, last: r.last }).collect()
+    }
+
+    /// Takes ascending, disjoint, non-empty ranges above `above`.
+    pub(crate) fn from_pb(ranges: &[pb::Range], above: u64, what: &'static str) -> Result<Self, DecodeError> {
+        if ranges.len() > limits::RANGES {
+            return Err(DecodeError::TooMany { what, max: limits::RANGES });
+        }
+        let mut set = Self::default();
+        let mut previous = above;
+        for r in ranges {
+            if r.first <= previous || r.last < r.first {
+                return Err(DecodeError::Invalid { what, why: "its ranges are not ascending" });
+            }
+            previous = r.last;
+            set.insert(r.first, r.last);
+        }
+        Ok(set)
+    }
+}
+
+impl FromIterator<u64> for RangeSet {
+    fn from_iter<I: IntoIterator<Item = u64>>(positions: I) -> Self {
+        let mut set = Self::default();
+        for position in positions {
+            set.insert(position, position);
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set(ranges in prop::collection::vec((1u64..60, 0u64..8), 0..20), cut in 0u64..70) {
+            let (mut set, mut model) = (RangeSet::default(), BTreeSet::new());
+            for (first, len) in ranges {
+                set.insert(first, first + len);
+                model.extend(first..=first + len);
+            }
+            for position in 0..80 {
+                prop_assert_eq!(set.contains(position), model.contains(&position));
+            }
+            // Written down and read back, the set is the same and minimal.
+            let written = set.to_pb();
+            prop_assert_eq!(&RangeSet::from_pb(&written, 0, "test").unwrap(), &set);
+            let ranges: Vec<_> = set.iter().collect();
+            prop_assert!(ranges.windows(2).all(|w| w[0].last + 1 < w[1].first));
+
+            let mut through = cut;
+            model.retain(|p| *p > cut);
+            while model.remove(&(through + 1)) {
+                through += 1;
+            }
+            prop_assert_eq!(set.absorb(cut), through);
+            for position in 0..80 {
+                prop_assert_eq!(set.contains(position), model.contains(&position));
+            }
+        }
+    }
+
+    #[test]
+    fn the_far_end_does_not_overflow() {
+        let mut set = RangeSet::default();
+        set.insert(u64::MAX, u64::MAX);
+        set.insert(u64::MAX - 1, u64::MAX - 1);
+        assert_eq!(set.len(), 1);
+        assert_eq!(set.absorb(u64::MAX - 2), u64::MAX);
+    }
+}

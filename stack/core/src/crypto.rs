@@ -1,0 +1,147 @@
+//! The crypto contract: sealing what one device says in one conversation.
+
+use bytes::Bytes;
+use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogId, SuiteId};
+use rand_core::Rng;
+
+use crate::Result;
+
+/// Seals this device's log entries and opens those of others.
+///
+/// For each conversation an implementation keeps at most one *send session* of this device's own,
+/// and one receive session for each peer device's log. All state that must survive lives in the
+/// [`StateTxn`] it is given: what a call writes there becomes durable together with the entry that
+/// it made, or not at all.
+///
+/// **The author's duties.** Calls do no I/O and use no randomness but `rng`: the same state, input
+/// and seed give the same bytes. A sealed entry names and authenticates its sender, and `open`
+/// accepts it only from the log's owner. State may be cached between calls; [`forget`](Crypto::forget)
+/// drops the cache. Input from peers never panics and never allocates beyond its own size.
+///
+/// **The caller's duties.** Calls come one at a time, from one thread. After a transaction that was
+/// not committed, `forget` is called before anything else.
+pub trait Crypto: Send + Sync {
+    /// The suite's number on the wire.
+    fn suite(&self) -> SuiteId;
+
+    /// What it promises; selects conformance cases.
+    fn caps(&self) -> CryptoCaps;
+
+    /// Makes a key package, with which others can add this device to their sessions once.
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes>;
+
+    /// Brings this device's send session in a conversation to the given roster (this device not
+    /// included). Members that are new and have a key package are added, those no longer listed are
+    /// removed, [`Member::rejoin`] removes and adds at once. A key package that isn't its member's
+    /// is an error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated).
+    fn prepare(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+        roster: &[Member],
+    ) -> Result<Prepared>;
+
+    /// Seals `plaintext` for the members of the send session. `sealing.associated_data` is
+    /// authenticated with it.
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes>;
+
+    /// Opens an entry of another device's log. An `Err` is a failure of this node (its store, say);
+    /// whatever is wrong with the entry is an [`Opened`].
+    fn open(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        log: LogId,
+        class: EntryClass,
+        associated_data: &[u8],
+        payload: &[u8],
+    ) -> Result<Opened>;
+
+    /// Drops all cached state: the last transaction was not committed.
+    fn forget(&self);
+}
+
+/// What [`Crypto::seal`] seals.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealing<'a> {
+    /// The conversation whose send session is used.
+    pub conversation: ConversationId,
+    /// Authenticated, not encrypted, not sent.
+    pub associated_data: &'a [u8],
+    /// Encrypted.
+    pub plaintext: &'a [u8],
+}
+
+/// What an implementation promises beyond secrecy and authenticity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CryptoCaps {
+    /// Keys of opened entries are gone: forward secrecy for each entry, and duplicates are noticed.
+    pub ratchet: bool,
+    /// A stolen state stops being useful after a while.
+    pub healing: bool,
+    /// A removed member can't open what is sealed afterwards.
+    pub removal: bool,
+    /// Safe against an attacker with a quantum computer.
+    pub post_quantum: bool,
+}
+
+/// A device that shall be able to open what is sealed next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The device.
+    pub device: DeviceId,
+    /// A key package of it, if one is at hand; needed only while it isn't in the session.
+    pub key_package: Option<Bytes>,
+    /// Whether it lost its state and must be added anew.
+    pub rejoin: bool,
+}
+
+/// What [`Crypto::prepare`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Handshake entries to append to the log before anything else is sealed.
+    pub outgoing: Vec<Outgoing>,
+    /// The devices in the session now.
+    pub members: Vec<DeviceId>,
+    /// Devices of the roster that lack a key package.
+    pub missing: Vec<DeviceId>,
+}
+
+/// A handshake entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The devices that need it.
+    pub devices: Vec<DeviceId>,
+    /// Those among them that begin to read the log with it.
+    pub joins: Vec<DeviceId>,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// What became of an entry that was to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// An application entry's plaintext.
+    Content(Bytes),
+    /// A handshake entry was applied.
+    Applied,
+    /// It can't be opened before an earlier entry was.
+    NeedsEarlier,
+    /// It was opened before.
+    Duplicate,
+    /// It can't be opened here; the sender must add this device anew.
+    CannotOpen(CannotOpenReason),
+    /// It breaks a rule (a forged sender, a commit by somebody else); the text is for the log.
+    Rejected(&'static str),
+}
+
+/// A crypto implementation's view of the transaction in which its entry will be stored.
+pub trait StateTxn {
+    /// The value of a key, with the writes of this transaction applied.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
+    /// Sets a value.
+    fn put(&mut self, key: &[u8], value: Bytes);
+    /// Deletes a value.
+    fn delete(&mut self, key: &[u8]);
+}

@@ -1,0 +1,64 @@
+//! The discovery contract: from an id to a signed record.
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use peerloom_wire::{DeviceId, Signed, UserId};
+
+use crate::Result;
+
+/// Finds the signed records of devices, and makes this device's own findable.
+///
+/// Records are [`peerloom_wire::PeerRecord`]s as their device signed them. The engine verifies
+/// every one of them, so a hostile implementation can hide a device but never forge one.
+///
+/// **The author's duties.** Return records only as they were found. Calls may come concurrently;
+/// dropping a call's future abandons it without harm. `announce` keeps the record findable until it
+/// expires or is replaced. Whatever `watch` buffers is bounded, and drops the oldest.
+///
+/// **The caller's duties.** Ask cheap tiers first, and announce again before the record expires.
+#[async_trait]
+pub trait Discovery: Send + Sync {
+    /// What a call costs; decides the order in which implementations are asked.
+    fn caps(&self) -> DiscoveryCaps;
+
+    /// Makes this device's record findable, in place of an earlier one.
+    async fn announce(&self, record: Signed) -> Result<()>;
+
+    /// The records known for a target; empty when there are none.
+    async fn resolve(&self, target: Target) -> Result<Vec<Signed>>;
+
+    /// Records as they come to be known, from now on.
+    fn watch(&self) -> BoxStream<'static, Signed>;
+
+    /// Stops announcing and ends all watches.
+    async fn shutdown(&self);
+}
+
+/// Whom to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// All devices of a user.
+    User(UserId),
+    /// One device.
+    Device(DeviceId),
+}
+
+/// What asking an implementation costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiscoveryCaps {
+    /// The tier it belongs to.
+    pub cost: CostTier,
+}
+
+/// Cost of a look-up, cheapest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CostTier {
+    /// No network at all.
+    Local,
+    /// The local network.
+    Lan,
+    /// Many peers each do a little.
+    Distributed,
+    /// A server somebody pays for.
+    Server,
+}

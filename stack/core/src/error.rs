@@ -1,0 +1,171 @@
+//! One error type for the whole stack.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// A result of the stack.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in classes that a program can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The configuration or an argument is wrong.
+    Invalid,
+    /// The thing asked for doesn't exist.
+    NotFound,
+    /// It exists already.
+    Exists,
+    /// Bytes from a peer or a file are not what they claim to be.
+    Malformed,
+    /// A signature, key or passphrase is wrong.
+    Unauthenticated,
+    /// The other side doesn't want to.
+    Refused,
+    /// Nobody answers there.
+    Unreachable,
+    /// The link, store or node has been closed.
+    Closed,
+    /// It took too long.
+    Timeout,
+    /// A port, a file or a store is used by another program.
+    InUse,
+    /// The store has no room.
+    Full,
+    /// The store failed.
+    Storage,
+    /// A bound of this node is reached; the input was not accepted.
+    Overloaded,
+    /// Longer than its limit.
+    TooLarge,
+    /// Made by a version that this one doesn't understand.
+    UnsupportedVersion,
+    /// A bug in Peerloom or in an implementation.
+    Bug,
+}
+
+/// Whether trying again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// No: the same call fails again.
+    No,
+    /// Yes, unchanged, after a while.
+    Later,
+    /// Yes, after somebody has changed something: the message says what.
+    AfterChange,
+}
+
+/// An error: its kind, whether a retry helps, where it happened, and what to do.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    retry: Retry,
+    component: Cow<'static, str>,
+    operation: Cow<'static, str>,
+    message: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `component` while it did `operation`; `message` says what to do about it.
+    ///
+    /// The kind decides whether a retry helps; [`Error::retry`] overrides that.
+    pub fn new(
+        kind: ErrorKind,
+        component: impl Into<Cow<'static, str>>,
+        operation: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        use ErrorKind as K;
+        let retry = match kind {
+            K::Unreachable | K::Closed | K::Timeout | K::Overloaded => Retry::Later,
+            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage => Retry::AfterChange,
+            _ => Retry::No,
+        };
+        Self(Box::new(Inner {
+            kind,
+            retry,
+            component: component.into(),
+            operation: operation.into(),
+            message: message.into(),
+            source: None,
+        }))
+    }
+
+    /// Sets whether a retry helps.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.0.retry = retry;
+        self
+    }
+
+    /// Adds what caused it.
+    pub fn source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether trying again can help.
+    pub fn retryable(&self) -> Retry {
+        self.0.retry
+    }
+
+    /// The part of the stack that failed.
+    pub fn component(&self) -> &str {
+        &self.0.component
+    }
+
+    /// What it was doing.
+    pub fn operation(&self) -> &str {
+        &self.0.operation
+    }
+
+    /// What happened and what to do about it, without the cause.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { component, operation, message, source, .. } = &*self.0;
+        write!(f, "{component}: {operation}: {message}")?;
+        match source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/{:?}: {self}", self.0.kind, self.0.retry)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|s| s.as_ref() as _)
+    }
+}
+
+impl From<peerloom_wire::DecodeError> for Error {
+    fn from(error: peerloom_wire::DecodeError) -> Self {
+        let kind = match error {
+            peerloom_wire::DecodeError::UnsupportedVersion { .. } => ErrorKind::UnsupportedVersion,
+            peerloom_wire::DecodeError::TooLong { .. } | peerloom_wire::DecodeError::TooMany { .. } => {
+                ErrorKind::TooLarge
+            }
+            _ => ErrorKind::Malformed,
+        };
+        Self::new(kind, "wire", "decode", error.to_string())
+    }
+}

@@ -1,0 +1,29 @@
+//! The contracts of Peerloom's stack.
+//!
+//! A layer is a trait here: [`Transport`], [`Discovery`], [`Storage`], [`Crypto`]. An
+//! implementation is a crate that depends on this one, implements a trait and registers itself
+//! under a name, its *kind* (see [`kinds`]). The engine holds `Arc<dyn …>` of each and knows no
+//! implementation; which ones it gets is said by a configuration file.
+//!
+//! Each trait's documentation states the author's duties and the caller's. The conformance library
+//! (`tests/conformance`) checks the author's; the [`memory`] implementations pass it too.
+
+pub mod crypto;
+pub mod discovery;
+pub mod error;
+pub mod kinds;
+pub mod memory;
+pub mod storage;
+pub mod transport;
+
+pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealing, StateTxn};
+pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use kinds::{Kinds, Layer, Settings};
+pub use storage::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
+pub use transport::{
+    Channel, ChannelClass, DeviceSecret, FrameReceiver, FrameSender, Link, LinkStats, Listener, Signal,
+    Signaling, Transport, TransportCaps,
+};
+
+pub use peerloom_wire as wire;

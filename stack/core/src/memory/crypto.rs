@@ -1,0 +1,134 @@
+//! A crypto that protects nothing, with the bookkeeping of one that does.
+
+use bytes::Bytes;
+use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogId, SuiteId};
+use rand_core::Rng;
+use sha2::{Digest, Sha256};
+
+use crate::{Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing, StateTxn};
+
+/// Carries plaintext behind a checksum. Sessions, joins and removals behave as in a real suite, so
+/// that the machinery around them can be tested; it hides nothing and must never be offered to users.
+pub struct MemoryCrypto {
+    device: DeviceId,
+}
+
+impl MemoryCrypto {
+    /// Its number on the wire: the last private one.
+    pub const SUITE: SuiteId = SuiteId(0xffff);
+
+    /// The crypto of a device.
+    pub fn new(device: DeviceId) -> Self {
+        Self { device }
+    }
+}
+
+/// State: the members of the send session of a conversation, 32 bytes each.
+fn session_key(conversation: ConversationId) -> Vec<u8> {
+    [b"send" as &[u8], conversation.as_bytes()].concat()
+}
+
+/// State: present once this device was let into a peer's log.
+fn join_key(log: LogId) -> Vec<u8> {
+    [b"join" as &[u8], log.device.as_bytes(), log.conversation.as_bytes()].concat()
+}
+
+fn checksum(device: &DeviceId, associated_data: &[u8], plaintext: &[u8]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(device.as_bytes())
+        .chain_update(Sha256::digest(associated_data))
+        .chain_update(plaintext)
+        .finalize()
+        .into()
+}
+
+impl Crypto for MemoryCrypto {
+    fn suite(&self) -> SuiteId {
+        Self::SUITE
+    }
+
+    fn caps(&self) -> CryptoCaps {
+        CryptoCaps { ratchet: false, healing: false, removal: false, post_quantum: false }
+    }
+
+    fn key_package(&self, _txn: &mut dyn StateTxn, _rng: &mut dyn Rng) -> Result<Bytes> {
+        Ok(Bytes::copy_from_slice(self.device.as_bytes()))
+    }
+
+    fn prepare(
+        &self,
+        txn: &mut dyn StateTxn,
+        _rng: &mut dyn Rng,
+        conversation: ConversationId,
+        roster: &[Member],
+    ) -> Result<Prepared> {
+        let key = session_key(conversation);
+        let stored = txn.get(&key)?.unwrap_or_default();
+        let before: Vec<DeviceId> =
+            stored.as_chunks().0.iter().map(|id| DeviceId::from_bytes(*id)).collect();
+        let mut prepared = Prepared::default();
+        let mut joins = Vec::new();
+        for member in roster {
+            let known = before.contains(&member.device) && !member.rejoin;
+            match &member.key_package {
+                _ if known => prepared.members.push(member.device),
+                Some(package) if package.as_ref() == member.device.as_bytes() => {
+                    prepared.members.push(member.device);
+                    joins.push(member.device);
+                }
+                Some(_) => {
+                    let message = "the key package belongs to another device; ask for a new one";
+                    return Err(Error::new(ErrorKind::Unauthenticated, "memory", "prepare", message));
+                }
+                None => prepared.missing.push(member.device),
+            }
+        }
+        if !joins.is_empty() || before.iter().any(|d| !prepared.members.contains(d)) {
+            let members: Vec<u8> = prepared.members.iter().flat_map(|d| *d.as_bytes()).collect();
+            txn.put(&key, members.into());
+        }
+        if !joins.is_empty() {
+            let payload = Bytes::copy_from_slice(self.device.as_bytes());
+            prepared.outgoing.push(Outgoing { devices: prepared.members.clone(), joins, payload });
+        }
+        Ok(prepared)
+    }
+
+    fn seal(&self, txn: &mut dyn StateTxn, _rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes> {
+        if txn.get(&session_key(sealing.conversation))?.is_none() {
+            let message = "there is no send session; prepare one first";
+            return Err(Error::new(ErrorKind::Bug, "memory", "seal", message));
+        }
+        let sum = checksum(&self.device, sealing.associated_data, sealing.plaintext);
+        Ok([&sum, sealing.plaintext].concat().into())
+    }
+
+    fn open(
+        &self,
+        txn: &mut dyn StateTxn,
+        _rng: &mut dyn Rng,
+        log: LogId,
+        class: EntryClass,
+        associated_data: &[u8],
+        payload: &[u8],
+    ) -> Result<Opened> {
+        match class {
+            EntryClass::Handshake if payload == log.device.as_bytes() => {
+                txn.put(&join_key(log), Bytes::from_static(b"joined"));
+                Ok(Opened::Applied)
+            }
+            EntryClass::Handshake => Ok(Opened::Rejected("the handshake is somebody else's")),
+            EntryClass::Application if txn.get(&join_key(log))?.is_none() => {
+                Ok(Opened::CannotOpen(CannotOpenReason::NoSession))
+            }
+            EntryClass::Application => match payload.split_first_chunk() {
+                Some((sum, plaintext)) if *sum == checksum(&log.device, associated_data, plaintext) => {
+                    Ok(Opened::Content(Bytes::copy_from_slice(plaintext)))
+                }
+                _ => Ok(Opened::CannotOpen(CannotOpenReason::Damaged)),
+            },
+        }
+    }
+
+    fn forget(&self) {}
+}

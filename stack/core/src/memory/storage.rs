@@ -1,0 +1,100 @@
+//! A store in a map.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use peerloom_wire::store::Table;
+
+use crate::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
+
+type Tables = BTreeMap<Table, BTreeMap<Bytes, Bytes>>;
+
+/// Keeps everything in memory. Clones share one store, so that a test can "restart" a node on it.
+#[derive(Clone, Default)]
+pub struct MemoryStorage {
+    tables: Arc<Mutex<Arc<Tables>>>,
+    faults: Faults,
+}
+
+/// Makes a [`MemoryStorage`] fail on demand.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<Option<ErrorKind>>>);
+
+impl Faults {
+    /// From now on every commit fails with `kind`; `None` ends it.
+    pub fn fail_commits(&self, kind: Option<ErrorKind>) {
+        *lock(&self.0) = kind;
+    }
+}
+
+impl MemoryStorage {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The switch that makes commits fail.
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+}
+
+impl Storage for MemoryStorage {
+    fn caps(&self) -> StorageCaps {
+        StorageCaps { durable: false }
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(MemorySnapshot(lock(&self.tables).clone())))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<()> {
+        if let Some(kind) = *lock(&self.faults.0) {
+            return Err(Error::new(kind, "memory", "commit", "this store was told to fail"));
+        }
+        let mut tables = lock(&self.tables);
+        // Copies the tables when a snapshot still looks at them.
+        let tables = Arc::make_mut(&mut tables);
+        for write in batch.writes() {
+            let table = tables.entry(write.table).or_default();
+            match &write.value {
+                Some(value) => table.insert(write.key.clone(), value.clone()),
+                None => table.remove(&write.key),
+            };
+        }
+        Ok(())
+    }
+}
+
+struct MemorySnapshot(Arc<Tables>);
+
+impl Snapshot for MemorySnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.0.get(&table).and_then(|t| t.get(key)).cloned())
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
+        let (Some(table), Some(bounds)) = (self.0.get(&table), range.bounds()) else {
+            return Ok(Vec::new());
+        };
+        let mut rows = table.range::<[u8], _>(bounds);
+        let mut size = 0;
+        let mut found = Vec::new();
+        while found.len() < page.rows && size < page.bytes {
+            let next = match order {
+                Order::Ascending => rows.next(),
+                Order::Descending => rows.next_back(),
+            };
+            let Some((key, value)) = next else { break };
+            size += key.len() + value.len();
+            found.push(Row { key: key.clone(), value: value.clone() });
+        }
+        Ok(found)
+    }
+}
+
+/// A panic elsewhere doesn't make the data wrong: every update here is a single assignment.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

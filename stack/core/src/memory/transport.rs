@@ -1,0 +1,256 @@
+//! Links between nodes of one process.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::SinkExt;
+use peerloom_wire::{Address, PublicKey};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio_util::sync::PollSender;
+
+use super::storage::lock;
+use crate::{
+    Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, LinkStats, Listener, Result, Signaling,
+    Transport, TransportCaps,
+};
+
+/// Links that wait to be accepted, and channels on a link.
+const BACKLOG: usize = 16;
+/// Frames in flight on one channel.
+const FRAMES: usize = 16;
+
+/// Where all [`MemoryTransport`]s of a test meet.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork(Arc<NetworkState>);
+
+#[derive(Default)]
+struct NetworkState {
+    listeners: Mutex<HashMap<Address, (PublicKey, mpsc::Sender<Arc<dyn Link>>)>>,
+    links: AtomicU64,
+}
+
+/// A transport whose addresses are `memory://name` on a [`MemoryNetwork`]. It counts as secured:
+/// nobody else is on the wire.
+pub struct MemoryTransport {
+    network: MemoryNetwork,
+    address: Address,
+    key: PublicKey,
+    closed: watch::Sender<bool>,
+}
+
+impl MemoryTransport {
+    /// A transport that listens at `address` with the device key `key`.
+    pub fn new(network: &MemoryNetwork, address: Address, key: PublicKey) -> Self {
+        Self { network: network.clone(), address, key, closed: watch::Sender::new(false) }
+    }
+}
+
+#[async_trait]
+impl Transport for MemoryTransport {
+    fn scheme(&self) -> &'static str {
+        "memory"
+    }
+
+    fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            secured: true,
+            nat_traversal: false,
+            needs_signaling: false,
+            max_frame: peerloom_wire::limits::CHAT_FRAME,
+        }
+    }
+
+    async fn listen(&self) -> Result<Box<dyn Listener>> {
+        let (sender, incoming) = mpsc::channel(BACKLOG);
+        lock(&self.network.0.listeners).insert(self.address.clone(), (self.key.clone(), sender));
+        Ok(Box::new(MemoryListener {
+            address: self.address.clone(),
+            incoming,
+            closed: self.closed.subscribe(),
+        }))
+    }
+
+    async fn dial(
+        &self,
+        address: &Address,
+        expected: Option<&PublicKey>,
+        _signaling: Option<Arc<dyn Signaling>>,
+    ) -> Result<Arc<dyn Link>> {
+        let error = |kind, message: &str| Error::new(kind, "memory", "dial", message);
+        let found = lock(&self.network.0.listeners).get(address).cloned();
+        let (key, listener) =
+            found.ok_or_else(|| error(ErrorKind::Unreachable, "nobody listens at this address"))?;
+        if expected.is_some_and(|expected| *expected != key) {
+            return Err(error(ErrorKind::Unauthenticated, "another device listens at this address"));
+        }
+        let number = self.network.0.links.fetch_add(1, Ordering::Relaxed);
+        let binding: [u8; 32] = Sha256::digest(number.to_be_bytes()).into();
+        let (near, far) = MemoryLink::pair(binding, self.key.clone(), key, self.closed.subscribe());
+        let gone = |_| error(ErrorKind::Unreachable, "the listener at this address is gone");
+        listener.send(Arc::new(far)).await.map_err(gone)?;
+        Ok(Arc::new(near))
+    }
+
+    async fn shutdown(&self) {
+        lock(&self.network.0.listeners).remove(&self.address);
+        self.closed.send_replace(true);
+    }
+}
+
+struct MemoryListener {
+    address: Address,
+    incoming: mpsc::Receiver<Arc<dyn Link>>,
+    closed: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Listener for MemoryListener {
+    fn addresses(&self) -> Vec<Address> {
+        vec![self.address.clone()]
+    }
+
+    async fn accept(&mut self) -> Option<Arc<dyn Link>> {
+        tokio::select! {
+            link = self.incoming.recv() => link,
+            _ = self.closed.wait_for(|closed| *closed) => None,
+        }
+    }
+}
+
+struct MemoryLink {
+    binding: [u8; 32],
+    remote: PublicKey,
+    channels: mpsc::Sender<Channel>,
+    accepted: AsyncMutex<mpsc::Receiver<Channel>>,
+    /// Why the link was closed, by either end.
+    closed: watch::Sender<Option<String>>,
+    /// Whether the dialing transport was shut down.
+    transport_closed: watch::Receiver<bool>,
+}
+
+impl MemoryLink {
+    fn pair(
+        binding: [u8; 32],
+        near_key: PublicKey,
+        far_key: PublicKey,
+        transport_closed: watch::Receiver<bool>,
+    ) -> (Self, Self) {
+        let (near_channels, far_accepted) = mpsc::channel(BACKLOG);
+        let (far_channels, near_accepted) = mpsc::channel(BACKLOG);
+        let closed = watch::Sender::new(None);
+        let link = |remote, channels, accepted| Self {
+            binding,
+            remote,
+            channels,
+            accepted: AsyncMutex::new(accepted),
+            closed: closed.clone(),
+            transport_closed: transport_closed.clone(),
+        };
+        (link(far_key, near_channels, near_accepted), link(near_key, far_channels, far_accepted))
+    }
+}
+
+fn closed_error(reason: &str) -> Error {
+    Error::new(ErrorKind::Closed, "memory", "link", format!("closed: {reason}"))
+}
+
+/// Ends with the link.
+fn frames(receiver: mpsc::Receiver<Bytes>, closed: watch::Receiver<Option<String>>) -> FrameReceiver {
+    let frames = futures_util::stream::unfold((receiver, closed), |(mut receiver, mut closed)| async move {
+        let next = tokio::select! {
+            biased;
+            frame = receiver.recv() => frame.map(Ok),
+            reason = closed.wait_for(Option::is_some) => {
+                let reason = reason.ok().and_then(|r| r.clone()).unwrap_or_default();
+                Some(Err(closed_error(&reason)))
+            }
+        };
+        next.map(|frame| (frame, (receiver, closed)))
+    });
+    Box::pin(frames)
+}
+
+fn sink(sender: mpsc::Sender<Bytes>, class: ChannelClass) -> FrameSender {
+    let sink = PollSender::new(sender).sink_map_err(|_| closed_error("by the other side"));
+    Box::pin(sink.with(move |frame: Bytes| async move {
+        if frame.len() > class.max_frame() {
+            return Err(Error::new(ErrorKind::TooLarge, "memory", "send", "the frame is longer than its class allows"));
+        }
+        Ok(frame)
+    }))
+}
+
+#[async_trait]
+impl Link for MemoryLink {
+    fn remote_key(&self) -> Option<PublicKey> {
+        Some(self.remote.clone())
+    }
+
+    fn channel_binding(&self) -> Result<[u8; 32]> {
+        Ok(self.binding)
+    }
+
+    async fn open(&self, class: ChannelClass) -> Result<Channel> {
+        if let Some(reason) = &*self.closed.borrow() {
+            return Err(closed_error(reason));
+        }
+        let (near_sender, far_receiver) = mpsc::channel(FRAMES);
+        let (far_sender, near_receiver) = mpsc::channel(FRAMES);
+        let channel = |sender, receiver| Channel {
+            class,
+            sender: sink(sender, class),
+            receiver: frames(receiver, self.closed.subscribe()),
+        };
+        let far = channel(far_sender, far_receiver);
+        self.channels.send(far).await.map_err(|_| closed_error("by the other side"))?;
+        Ok(channel(near_sender, near_receiver))
+    }
+
+    async fn accept(&self) -> Result<Channel> {
+        let mut accepted = self.accepted.lock().await;
+        tokio::select! {
+            channel = accepted.recv() => channel.ok_or_else(|| closed_error("by the other side")),
+            error = self.closed() => Err(error),
+        }
+    }
+
+    fn remote_address(&self) -> String {
+        "memory".into()
+    }
+
+    fn stats(&self) -> LinkStats {
+        LinkStats::default()
+    }
+
+    fn close(&self, reason: &str) {
+        self.closed.send_if_modified(|closed| {
+            let open = closed.is_none();
+            closed.get_or_insert_with(|| reason.into());
+            open
+        });
+    }
+
+    async fn closed(&self) -> Error {
+        let mut closed = self.closed.subscribe();
+        let mut transport = self.transport_closed.clone();
+        tokio::select! {
+            reason = closed.wait_for(Option::is_some) => {
+                closed_error(reason.ok().and_then(|r| r.clone()).unwrap_or_default().as_str())
+            }
+            _ = transport.wait_for(|closed| *closed) => {
+                self.close("the transport was shut down");
+                closed_error("the transport was shut down")
+            }
+        }
+    }
+}
+
+impl Drop for MemoryLink {
+    fn drop(&mut self) {
+        self.close("dropped");
+    }
+}

@@ -1,0 +1,215 @@
+//! The storage contract: ordered tables of bytes.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use peerloom_wire::store::Table;
+
+use crate::Result;
+
+/// Keeps ordered tables of bytes.
+///
+/// **The author's duties.** [`commit`](Storage::commit) is atomic: after it returns, or after a
+/// crash at any moment, either all writes of the batch are there or none. When it returns `Ok` and
+/// [`StorageCaps::durable`] is set, the batch survives a crash of the machine. When it returns an
+/// error the batch may or may not be there, and the next call works again as soon as the cause is
+/// gone: a store that its library poisons reopens itself. A full disk is [`ErrorKind::Full`],
+/// anything else that fails is [`ErrorKind::Storage`]. A snapshot sees exactly the batches
+/// committed before it was taken, and never blocks a commit. A table that nothing was written to
+/// is empty. Keys are up to 128 bytes, values up to 2 MiB.
+///
+/// **The caller's duties.** Calls are synchronous and may wait for a disk: they come from the
+/// store's own threads, never from an async runtime's. Commits come one at a time. Snapshots are
+/// brief.
+///
+/// [`ErrorKind::Full`]: crate::ErrorKind::Full
+/// [`ErrorKind::Storage`]: crate::ErrorKind::Storage
+pub trait Storage: Send + Sync {
+    /// What this store promises.
+    fn caps(&self) -> StorageCaps;
+
+    /// A view of the store as it is now.
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
+
+    /// Applies all writes of the batch, in their order, or none.
+    fn commit(&self, batch: &Batch) -> Result<()>;
+}
+
+/// What a store promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageCaps {
+    /// Whether a committed batch survives a crash of the machine.
+    pub durable: bool,
+}
+
+/// An unchanging view of a store.
+pub trait Snapshot: Send {
+    /// The value of a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// Rows of a range in order, at most one [`Page`]; an empty page means that the range is
+    /// exhausted.
+    fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>>;
+}
+
+/// One row of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+}
+
+/// The direction of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Lowest key first.
+    Ascending,
+    /// Highest key first.
+    Descending,
+}
+
+/// Bounds of one page: a scan stops at the first that is reached, but returns at least one row
+/// where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Most rows.
+    pub rows: usize,
+    /// Most bytes of keys and values.
+    pub bytes: usize,
+}
+
+impl Page {
+    /// Up to 256 rows or 1 MiB.
+    pub const DEFAULT: Self = Self { rows: 256, bytes: 1024 * 1024 };
+    /// One row.
+    pub const ONE: Self = Self { rows: 1, bytes: usize::MAX };
+}
+
+/// A range of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRange {
+    /// Where it begins.
+    pub start: Bound<Vec<u8>>,
+    /// Where it ends.
+    pub end: Bound<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// All keys.
+    pub fn all() -> Self {
+        Self { start: Bound::Unbounded, end: Bound::Unbounded }
+    }
+
+    /// All keys that begin with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        let mut end = prefix.to_vec();
+        // The next prefix of the same length: drop trailing 0xff, then add one.
+        while end.last() == Some(&u8::MAX) {
+            end.pop();
+        }
+        let end = match end.last_mut() {
+            Some(last) => {
+                *last += 1;
+                Bound::Excluded(end)
+            }
+            None => Bound::Unbounded,
+        };
+        Self { start: Bound::Included(prefix.to_vec()), end }
+    }
+
+    /// The same range, from just after `key`: the next page of an ascending scan.
+    pub fn after(mut self, key: &[u8]) -> Self {
+        self.start = Bound::Excluded(key.to_vec());
+        self
+    }
+
+    /// The same range, up to just before `key`: the next page of a descending scan.
+    pub fn before(mut self, key: &[u8]) -> Self {
+        self.end = Bound::Excluded(key.to_vec());
+        self
+    }
+
+    /// The bounds, borrowed; `None` when no key can lie between them.
+    pub fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+        let (start, end) = (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice));
+        // Ordered maps panic on such ranges, and an excluded start meets the end at a last page.
+        let empty = match (start, end) {
+            (Bound::Included(s), Bound::Included(e)) => s > e,
+            (Bound::Included(s) | Bound::Excluded(s), Bound::Included(e) | Bound::Excluded(e)) => s >= e,
+            _ => false,
+        };
+        (!empty).then_some((start, end))
+    }
+
+    /// Whether `key` lies in the range.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        use std::ops::RangeBounds;
+        self.bounds().is_some_and(|bounds| RangeBounds::<[u8]>::contains(&bounds, key))
+    }
+}
+
+/// Writes that are applied together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    writes: Vec<Write>,
+}
+
+/// One write of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The table.
+    pub table: Table,
+    /// The key.
+    pub key: Bytes,
+    /// The new value; `None` deletes the row.
+    pub value: Option<Bytes>,
+}
+
+impl Batch {
+    /// Sets a row.
+    pub fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.writes.push(Write { table, key: key.into(), value: Some(value.into()) });
+    }
+
+    /// Deletes a row; does nothing where there is none.
+    pub fn delete(&mut self, table: Table, key: impl Into<Bytes>) {
+        self.writes.push(Write { table, key: key.into(), value: None });
+    }
+
+    /// Adds another batch's writes after this one's.
+    pub fn append(&mut self, other: Batch) {
+        self.writes.extend(other.writes);
+    }
+
+    /// The writes, in their order.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Bytes of all keys and values.
+    pub fn size(&self) -> usize {
+        self.writes.iter().map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+}
+
+/// All rows of a range, page by page: for short tables and tools, not for message paths.
+pub fn scan_all(
+    snapshot: &dyn Snapshot,
+    table: Table,
+    mut range: KeyRange,
+    mut each: impl FnMut(Row) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let rows = snapshot.scan(table, &range, Order::Ascending, Page::DEFAULT)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        range = range.after(&last.key);
+        rows.into_iter().try_for_each(&mut each)?;
+    }
+}

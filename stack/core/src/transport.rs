@@ -1,0 +1,201 @@
+//! The transport contract: links to devices, and framed channels on them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_sink::Sink;
+use futures_util::stream::BoxStream;
+use peerloom_wire::{Address, DeviceId, PublicKey};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::{Error, Result};
+
+/// Makes links to other devices.
+///
+/// **The author's duties.** A *secured* transport encrypts, authenticates the other device's key
+/// ([`Link::remote_key`]) and gives a channel binding that both ends, and nobody else, compute; a
+/// transport that doesn't is wrapped by the stack. Nobody who hasn't authenticated can make it
+/// allocate more than a few KiB or wait for more than 10 s. Dropping a call's future abandons the
+/// attempt and frees what it held.
+///
+/// **The caller's duties.** [`listen`](Transport::listen) is called at most once, inside a Tokio
+/// runtime. Who the other side *is* gets decided by the engine's handshake on the first channel.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// The scheme of its addresses.
+    fn scheme(&self) -> &'static str;
+
+    /// What it can do.
+    fn caps(&self) -> TransportCaps;
+
+    /// Binds, and begins to accept links.
+    async fn listen(&self) -> Result<Box<dyn Listener>>;
+
+    /// Makes a link to the device at an address. With `expected`, a device with another key is an
+    /// error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated). `signaling` is given
+    /// where [`TransportCaps::needs_signaling`] is set.
+    async fn dial(
+        &self,
+        address: &Address,
+        expected: Option<&PublicKey>,
+        signaling: Option<Arc<dyn Signaling>>,
+    ) -> Result<Arc<dyn Link>>;
+
+    /// Closes all links and the listener, and waits up to a second for the peers to hear of it.
+    async fn shutdown(&self);
+}
+
+/// What a transport can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransportCaps {
+    /// Links encrypt, authenticate the device key and give a channel binding.
+    pub secured: bool,
+    /// It can reach devices behind NATs.
+    pub nat_traversal: bool,
+    /// It can dial only with a [`Signaling`].
+    pub needs_signaling: bool,
+    /// Longest frame it carries on a chat channel, in bytes; at least
+    /// [`peerloom_wire::limits::CHAT_FRAME`].
+    pub max_frame: usize,
+}
+
+/// The accepting side of a transport. Dropping it stops accepting; links live on.
+#[async_trait]
+pub trait Listener: Send {
+    /// Where others can dial this device, best first.
+    fn addresses(&self) -> Vec<Address>;
+
+    /// The next link; `None` once the transport is shut down. Failed attempts of others are
+    /// counted and logged by the transport, not returned.
+    async fn accept(&mut self) -> Option<Arc<dyn Link>>;
+}
+
+/// A connection to one device, with any number of channels on it.
+///
+/// **The author's duties.** All methods may be called concurrently. A channel whose reader is slow
+/// holds up its own writer and no other channel; a bulk channel never delays a chat or control
+/// channel by more than a frame. When the link dies, every pending call ends with an error of kind
+/// [`Closed`](crate::ErrorKind::Closed), within the transport's idle timeout.
+#[async_trait]
+pub trait Link: Send + Sync {
+    /// The key with which the other device authenticated, on a secured transport.
+    fn remote_key(&self) -> Option<PublicKey>;
+
+    /// 32 bytes that both ends of this very link compute, and nobody else.
+    fn channel_binding(&self) -> Result<[u8; 32]>;
+
+    /// Opens a channel. The other side sees it once a first frame was sent.
+    async fn open(&self, class: ChannelClass) -> Result<Channel>;
+
+    /// The next channel that the other side opened. At most 16 wait to be accepted.
+    async fn accept(&self) -> Result<Channel>;
+
+    /// Where the other side is, for people.
+    fn remote_address(&self) -> String;
+
+    /// Figures since the link was made.
+    fn stats(&self) -> LinkStats;
+
+    /// Closes the link, and with it all channels. `reason` may reach the other side.
+    fn close(&self, reason: &str);
+
+    /// Completes when the link is closed by either side or lost, and says why.
+    async fn closed(&self) -> Error;
+}
+
+/// What a channel is for; decides its priority and its longest frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChannelClass {
+    /// Handshake and receipts: small and urgent.
+    Control,
+    /// Messages.
+    Chat,
+    /// Files: yields to the others.
+    Bulk,
+}
+
+impl ChannelClass {
+    /// Longest frame, in bytes.
+    pub fn max_frame(self) -> usize {
+        match self {
+            Self::Control => peerloom_wire::limits::CONTROL_FRAME,
+            Self::Chat | Self::Bulk => peerloom_wire::limits::CHAT_FRAME,
+        }
+    }
+}
+
+/// The sending half of a channel. It is ready only while the other side has room: back-pressure.
+pub type FrameSender = Pin<Box<dyn Sink<Bytes, Error = Error> + Send>>;
+
+/// The receiving half: whole frames in the order they were sent. `None` is a clean end by the
+/// other side; a frame longer than its class allows is an error, found before anything is
+/// allocated for it.
+pub type FrameReceiver = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// An ordered, reliable stream of frames in both directions.
+pub struct Channel {
+    /// What it is for.
+    pub class: ChannelClass,
+    /// The sending half.
+    pub sender: FrameSender,
+    /// The receiving half.
+    pub receiver: FrameReceiver,
+}
+
+/// Figures of a link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Smoothed round trip, in microseconds.
+    pub rtt_us: u64,
+    /// Bytes sent, with the transport's overhead.
+    pub bytes_sent: u64,
+    /// Bytes received, with the transport's overhead.
+    pub bytes_received: u64,
+}
+
+/// Carries small messages between two devices before a link exists.
+///
+/// **The author's duties.** Messages to one device keep their order or are lost; loss is allowed,
+/// duplicates are not. What waits to be received is bounded, and drops the newest.
+#[async_trait]
+pub trait Signaling: Send + Sync {
+    /// Sends to a device. `Ok` means accepted for sending, not received.
+    async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()>;
+
+    /// What other devices send, from now on.
+    fn receive(&self) -> BoxStream<'static, Signal>;
+}
+
+/// A message of [`Signaling`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    /// Who sent it, as far as the signaling knows.
+    pub from: DeviceId,
+    /// An offer, an answer or a candidate, as the transport encodes it.
+    pub payload: Bytes,
+}
+
+/// The secret seed of this device's key. Wiped from memory when dropped, never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct DeviceSecret([u8; 32]);
+
+impl DeviceSecret {
+    /// Takes an Ed25519 seed.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self(seed)
+    }
+
+    /// The seed.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for DeviceSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DeviceSecret(…)")
+    }
+}

@@ -1,0 +1,50 @@
+//! A store in one [redb](https://docs.rs/redb) file: copy-on-write B-trees, one `fdatasync` per
+//! commit.
+
+mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use peerloom_core::kinds::{KindConfig, SettingsError};
+use peerloom_core::Kinds;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use store::RedbStorage;
+
+/// Settings of the `redb` kind.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RedbConfig {
+    /// The store's file; a relative path begins at the node's folder.
+    pub path: PathBuf,
+    /// Most memory for cached pages, in MiB.
+    pub cache_mib: u32,
+}
+
+impl Default for RedbConfig {
+    fn default() -> Self {
+        Self { path: "store.redb".into(), cache_mib: 8 }
+    }
+}
+
+impl KindConfig for RedbConfig {
+    fn validate(&self) -> Result<(), SettingsError> {
+        if !(1..=65_536).contains(&self.cache_mib) {
+            return Err(SettingsError::new("cache_mib", "the cache takes from 1 to 65536 MiB"));
+        }
+        if self.path.as_os_str().is_empty() {
+            return Err(SettingsError::new("path", "name a file, such as \"store.redb\""));
+        }
+        Ok(())
+    }
+}
+
+/// Registers the `redb` kind.
+pub fn register(kinds: &mut Kinds) {
+    kinds.stores.add("redb", "one redb file, durable at each commit", |config: RedbConfig, context| {
+        let path = context.folder.join(&config.path);
+        Ok(Arc::new(RedbStorage::open(path, config.cache_mib as usize * 1024 * 1024)?))
+    });
+}
