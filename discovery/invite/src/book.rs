@@ -68,19 +68,10 @@ impl Discovery for InviteDiscovery {
     }
 
     fn watch(&self) -> BoxStream<'static, Signed> {
-        let Some(news) = lock(&self.news).as_ref().map(broadcast::Sender::subscribe) else {
-            return futures_util::stream::empty().boxed();
-        };
-        futures_util::stream::unfold(news, |mut news| async move {
-            loop {
-                match news.recv().await {
-                    Ok(record) => return Some((record, news)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                }
-            }
-        })
-        .boxed()
+        match &*lock(&self.news) {
+            Some(news) => peerloom_core::discovery::watch_stream(news.subscribe()),
+            None => futures_util::stream::empty().boxed(),
+        }
     }
 
     async fn shutdown(&self) {

@@ -21,10 +21,10 @@ pub enum Frame {
     Withdrawal(Signed),
     /// A request to send positions again.
     GapRequest(GapRequest),
-    /// A request for a key package of a suite.
-    KeyPackageRequest(SuiteId),
-    /// Key packages.
-    KeyPackages(KeyPackages),
+    /// A request for a key package.
+    KeyPackageRequest(KeyPackageRequest),
+    /// A key package.
+    KeyPackage(KeyPackage),
     /// The sender's signed [`crate::PeerRecord`].
     Record(Signed),
 }
@@ -38,13 +38,24 @@ pub struct GapRequest {
     pub positions: RangeSet,
 }
 
-/// Key packages with which a device can be added to sessions of a suite.
+/// "Give me a key package of yours, so that I can add you to my log of this conversation."
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPackageRequest {
+    /// The suite it shall be of.
+    pub suite: SuiteId,
+    /// The conversation.
+    pub conversation: ConversationId,
+}
+
+/// The answer to a [`KeyPackageRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyPackages {
+pub struct KeyPackage {
     /// The suite.
     pub suite: SuiteId,
-    /// The packages, as the suite encodes them.
-    pub packages: Vec<Bytes>,
+    /// The conversation it was asked for.
+    pub conversation: ConversationId,
+    /// The package, as the suite encodes it.
+    pub package: Bytes,
 }
 
 static RECEIPT: Shape =
@@ -57,11 +68,11 @@ static GAP_REQUEST: Shape = Shape {
     fields: &[Field::one(1, 32), Field::nested(2, limits::RANGES, &RANGE)],
 };
 static KEY_PACKAGE_REQUEST: Shape =
-    Shape { what: "key package request", max_len: 64, fields: &[Field::one(1, 0)] };
-static KEY_PACKAGES: Shape = Shape {
-    what: "key packages",
+    Shape { what: "key package request", max_len: 64, fields: &[Field::one(1, 0), Field::one(2, 32)] };
+static KEY_PACKAGE: Shape = Shape {
+    what: "key package",
     max_len: limits::CONTROL_FRAME,
-    fields: &[Field::one(1, 0), Field::many(2, limits::KEY_PACKAGES, limits::KEY_PACKAGE)],
+    fields: &[Field::one(1, 0), Field::one(2, 32), Field::one(3, limits::KEY_PACKAGE)],
 };
 static FRAME: Shape = Shape {
     what: "frame",
@@ -73,7 +84,7 @@ static FRAME: Shape = Shape {
         Field::nested(4, 1, &RECEIPT),
         Field::nested(5, 1, &GAP_REQUEST),
         Field::nested(6, 1, &KEY_PACKAGE_REQUEST),
-        Field::nested(7, 1, &KEY_PACKAGES),
+        Field::nested(7, 1, &KEY_PACKAGE),
         Field::nested(8, 1, &RECORD),
     ],
 };
@@ -91,12 +102,14 @@ impl Frame {
                 conversation: request.conversation.encode(),
                 ranges: request.positions.to_pb(),
             }),
-            Self::KeyPackageRequest(suite) => {
-                Kind::KeyPackageRequest(pb::KeyPackageRequest { suite: suite.0.into() })
-            }
-            Self::KeyPackages(answer) => Kind::KeyPackages(pb::KeyPackages {
+            Self::KeyPackageRequest(request) => Kind::KeyPackageRequest(pb::KeyPackageRequest {
+                suite: request.suite.0.into(),
+                conversation: request.conversation.encode(),
+            }),
+            Self::KeyPackage(answer) => Kind::KeyPackage(pb::KeyPackage {
                 suite: answer.suite.0.into(),
-                packages: answer.packages.clone(),
+                conversation: answer.conversation.encode(),
+                package: answer.package.clone(),
             }),
             Self::Record(signed) => Kind::Record(signed.to_pb()),
         };
@@ -118,10 +131,14 @@ impl Frame {
                 conversation: ConversationId::decode(&pb.conversation)?,
                 positions: RangeSet::from_pb(&pb.ranges, 0, GAP_REQUEST.what)?,
             }),
-            Kind::KeyPackageRequest(pb) => Self::KeyPackageRequest(SuiteId::decode(pb.suite)?),
-            Kind::KeyPackages(pb) => Self::KeyPackages(KeyPackages {
+            Kind::KeyPackageRequest(pb) => Self::KeyPackageRequest(KeyPackageRequest {
                 suite: SuiteId::decode(pb.suite)?,
-                packages: pb.packages,
+                conversation: ConversationId::decode(&pb.conversation)?,
+            }),
+            Kind::KeyPackage(pb) => Self::KeyPackage(KeyPackage {
+                suite: SuiteId::decode(pb.suite)?,
+                conversation: ConversationId::decode(&pb.conversation)?,
+                package: pb.package,
             }),
             Kind::Record(pb) => Self::Record(Signed::from_pb(pb)),
         }))

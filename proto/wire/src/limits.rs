@@ -17,8 +17,8 @@ pub const BUNDLE_ITEMS: usize = 4096;
 /// Longest plaintext of one entry, in bytes.
 pub const BUNDLE: usize = MESSAGE_BODY + 64 * 1024;
 /// Size at which the committer closes an entry and begins the next, in bytes. A single larger
-/// message gets an entry of its own.
-pub const BUNDLE_TARGET: usize = 512 * 1024;
+/// message gets an entry of its own. Just below 256 KiB, since stores like powers of two.
+pub const BUNDLE_TARGET: usize = 252 * 1024;
 /// Longest sealed payload of one entry, in bytes.
 pub const PAYLOAD: usize = BUNDLE + 128 * 1024;
 /// Most devices that one entry is addressed to.
@@ -49,8 +49,6 @@ pub const SIGNATURE: usize = 128;
 pub const RANGES: usize = 64;
 /// Longest acknowledgement, `cannot-open` or withdrawal with its signature, in bytes.
 pub const RECEIPT: usize = 2048;
-/// Most key packages in one answer.
-pub const KEY_PACKAGES: usize = 8;
 /// Longest key package, in bytes: a hybrid post-quantum one takes 2,640.
 pub const KEY_PACKAGE: usize = 4096;
 

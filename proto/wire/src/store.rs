@@ -54,11 +54,13 @@ pub const HISTORY: Table = Table { name: "history", id_len: 0 };
 pub const HISTORY_BY_CONVERSATION: Table = Table { name: "history_by_conversation", id_len: 32 };
 /// [`Failure`] by conversation and position: own messages that will not be delivered.
 pub const FAILURES: Table = Table { name: "failures", id_len: 32 };
+/// Key packages given out and not used yet, by the asking device, the conversation and the suite.
+pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 64 };
 /// The crypto implementations' state, by the SHA-256 of suite and the implementation's own key.
 pub const CRYPTO: Table = Table { name: "crypto", id_len: 32 };
 
 /// All tables, in the order in which a copy writes them.
-pub const TABLES: [Table; 14] = [
+pub const TABLES: [Table; 15] = [
     META,
     CONTACTS,
     INVITATIONS,
@@ -72,6 +74,7 @@ pub const TABLES: [Table; 14] = [
     HISTORY,
     HISTORY_BY_CONVERSATION,
     FAILURES,
+    KEY_PACKAGES,
     CRYPTO,
 ];
 

@@ -1,8 +1,11 @@
 //! The discovery contract: from an id to a signed record.
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_wire::{DeviceId, Signed, UserId};
+
+use tokio::sync::broadcast;
 
 use crate::Result;
 
@@ -61,4 +64,18 @@ pub enum CostTier {
     Distributed,
     /// A server somebody pays for.
     Server,
+}
+
+/// The stream of a [`Discovery::watch`] over a broadcast channel: whoever lags loses the oldest.
+pub fn watch_stream(news: broadcast::Receiver<Signed>) -> BoxStream<'static, Signed> {
+    futures_util::stream::unfold(news, |mut news| async move {
+        loop {
+            match news.recv().await {
+                Ok(record) => return Some((record, news)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    })
+    .boxed()
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_wire::{DeviceCertificate, DeviceId, PeerRecord, Signed, UserId};
 use tokio::sync::broadcast;
@@ -68,17 +67,7 @@ impl Discovery for MemoryDiscovery {
     }
 
     fn watch(&self) -> BoxStream<'static, Signed> {
-        let news = self.directory.0.news.subscribe();
-        futures_util::stream::unfold(news, |mut news| async move {
-            loop {
-                match news.recv().await {
-                    Ok(record) => return Some((record, news)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                }
-            }
-        })
-        .boxed()
+        crate::discovery::watch_stream(self.directory.0.news.subscribe())
     }
 
     async fn shutdown(&self) {}

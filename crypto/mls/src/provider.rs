@@ -1,0 +1,358 @@
+//! What `openmls` runs on: the entry's transaction for state, injected randomness, our primitives.
+//!
+//! A [`Provider`] lives for one call. What it writes stays in it until [`Provider::flush`], so that
+//! an entry that turns out to be bad leaves no trace.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use openmls_traits::{
+    OpenMlsProvider,
+    random::OpenMlsRand,
+    signatures::{Signer, SignerError},
+    storage::{CURRENT_VERSION as V1, StorageProvider, traits},
+    types::SignatureScheme,
+};
+use peerloom_core::StateTxn;
+use peerloom_crypto_primitives::SigningKey;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::codec;
+
+use crate::suite::SuiteCrypto;
+
+pub(crate) type StateResult<T> = Result<T, StateError>;
+
+/// A failure below `openmls`, in the form that its error types ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StateError(pub(crate) String);
+
+impl std::fmt::Display for StateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StateError {}
+
+
+/// State, randomness and primitives for one call.
+pub(crate) struct Provider<'a> {
+    crypto: SuiteCrypto,
+    rand: SeededRand,
+    store: Store<'a>,
+}
+
+impl<'a> Provider<'a> {
+    pub(crate) fn new(txn: &'a mut dyn StateTxn, rng: &mut dyn Rng) -> Self {
+        let mut seeds = [[0; 32]; 2];
+        seeds.iter_mut().for_each(|seed| rng.fill_bytes(seed));
+        Self {
+            crypto: SuiteCrypto::new(seeds[0]),
+            rand: SeededRand(RefCell::new(ChaCha20Rng::from_seed(seeds[1]))),
+            store: Store { txn, writes: RefCell::default() },
+        }
+    }
+
+    /// Moves what was written into the transaction.
+    pub(crate) fn flush(self) {
+        for (key, value) in self.store.writes.into_inner() {
+            match value {
+                Some(value) => self.store.txn.put(&key, value),
+                None => self.store.txn.delete(&key),
+            }
+        }
+    }
+}
+
+impl<'a> OpenMlsProvider for Provider<'a> {
+    type CryptoProvider = SuiteCrypto;
+    type RandProvider = SeededRand;
+    type StorageProvider = Store<'a>;
+
+    fn storage(&self) -> &Store<'a> {
+        &self.store
+    }
+
+    fn crypto(&self) -> &SuiteCrypto {
+        &self.crypto
+    }
+
+    fn rand(&self) -> &SeededRand {
+        &self.rand
+    }
+}
+
+/// A generator that is seeded by the caller's.
+pub(crate) struct SeededRand(RefCell<ChaCha20Rng>);
+impl OpenMlsRand for SeededRand {
+    type Error = std::convert::Infallible;
+    fn random_array<const N: usize>(&self) -> Result<[u8; N], Self::Error> {
+        let mut out = [0u8; N];
+        self.0.borrow_mut().fill_bytes(&mut out);
+        Ok(out)
+    }
+    fn random_vec(&self, len: usize) -> Result<Vec<u8>, Self::Error> {
+        let mut out = vec![0u8; len];
+        self.0.borrow_mut().fill_bytes(&mut out);
+        Ok(out)
+    }
+}
+
+/// The device key as an MLS signer.
+pub(crate) struct DeviceSigner(pub(crate) SigningKey);
+
+impl Signer for DeviceSigner {
+    fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
+        Ok(self.0.sign(payload).to_vec())
+    }
+
+    fn signature_scheme(&self) -> SignatureScheme {
+        SignatureScheme::ED25519
+    }
+}
+
+/// The transaction, with this call's writes on top.
+pub(crate) struct Store<'a> {
+    txn: &'a mut dyn StateTxn,
+    writes: RefCell<BTreeMap<Vec<u8>, Option<Bytes>>>,
+}
+
+/// First byte of every key: changes when `openmls` changes what it stores.
+const STATE_VERSION: u8 = 1;
+
+// One byte per kind of record; never renumber.
+const KEY_PACKAGE: u8 = 1;
+const PSK: u8 = 2;
+const ENC_KEY_PAIR: u8 = 3;
+const SIG_KEY_PAIR: u8 = 4;
+const EPOCH_KEY_PAIRS: u8 = 5;
+const TREE: u8 = 6;
+const CONTEXT: u8 = 7;
+const INTERIM_HASH: u8 = 8;
+const CONFIRMATION_TAG: u8 = 9;
+const JOIN_CONFIG: u8 = 10;
+const OWN_LEAF_NODES: u8 = 11;
+const GROUP_STATE: u8 = 12;
+const PROPOSALS: u8 = 13;
+const OWN_LEAF_INDEX: u8 = 14;
+const EPOCH_SECRETS: u8 = 15;
+const RESUMPTION_PSKS: u8 = 16;
+const MESSAGE_SECRETS: u8 = 17;
+
+impl Store<'_> {
+    fn key(tag: u8, key: &impl Serialize) -> StateResult<Vec<u8>> {
+        let mut out = vec![STATE_VERSION, tag];
+        out.extend(codec::encode(key)?);
+        Ok(out)
+    }
+    fn write(&self, tag: u8, key: &impl Serialize, value: &impl Serialize) -> StateResult<()> {
+        // The join config (de)serialises through an untagged enum: self-describing format only.
+        let value =
+            if tag == JOIN_CONFIG { codec::encode_described(value)? } else { codec::encode(value)? };
+        self.writes.borrow_mut().insert(Self::key(tag, key)?, Some(value.into()));
+        Ok(())
+    }
+    fn read<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Option<T>> {
+        let key = Self::key(tag, key)?;
+        let written = self.writes.borrow().get(&key).cloned();
+        let value = match written {
+            Some(value) => value,
+            None => self.txn.get(&key).map_err(|e| StateError(e.to_string()))?,
+        };
+        let Some(value) = value else { return Ok(None) };
+        if tag == JOIN_CONFIG { codec::decode_described(&value) } else { codec::decode(&value) }.map(Some)
+    }
+    fn remove(&self, tag: u8, key: &impl Serialize) -> StateResult<()> {
+        self.writes.borrow_mut().insert(Self::key(tag, key)?, None);
+        Ok(())
+    }
+    /// Lists of already-encoded items.
+    fn list<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Vec<T>> {
+        Ok(self.read(tag, key)?.unwrap_or_default())
+    }
+}
+
+// The trait asks for 43 methods of three shapes; spelled out they would hide the few that differ.
+// `fn name<generics in the trait's order>(K, V) = TAG`
+macro_rules! put {
+    ($($name:ident<$($p:ident: $t:ident),+> = $tag:ident;)+) => {$(
+        fn $name<$($p: traits::$t<V1>),+>(&self, key: &K, value: &V) -> StateResult<()> {
+            self.write($tag, key, value)
+        }
+    )+};
+}
+macro_rules! get {
+    ($($name:ident<$($p:ident: $t:ident),+> = $tag:ident;)+) => {$(
+        fn $name<$($p: traits::$t<V1>),+>(&self, key: &K) -> StateResult<Option<V>> {
+            self.read($tag, key)
+        }
+    )+};
+}
+macro_rules! del {
+    ($($name:ident<$t:ident> = $tag:ident;)+) => {$(
+        fn $name<K: traits::$t<V1>>(&self, key: &K) -> StateResult<()> {
+            self.remove($tag, key)
+        }
+    )+};
+}
+
+impl StorageProvider<V1> for Store<'_> {
+    type Error = StateError;
+
+    put! {
+        write_mls_join_config<K: GroupId, V: MlsGroupJoinConfig> = JOIN_CONFIG;
+        write_tree<K: GroupId, V: TreeSync> = TREE;
+        write_interim_transcript_hash<K: GroupId, V: InterimTranscriptHash> = INTERIM_HASH;
+        write_context<K: GroupId, V: GroupContext> = CONTEXT;
+        write_confirmation_tag<K: GroupId, V: ConfirmationTag> = CONFIRMATION_TAG;
+        write_group_state<V: GroupState, K: GroupId> = GROUP_STATE;
+        write_message_secrets<K: GroupId, V: MessageSecrets> = MESSAGE_SECRETS;
+        write_resumption_psk_store<K: GroupId, V: ResumptionPskStore> = RESUMPTION_PSKS;
+        write_own_leaf_index<K: GroupId, V: LeafNodeIndex> = OWN_LEAF_INDEX;
+        write_group_epoch_secrets<K: GroupId, V: GroupEpochSecrets> = EPOCH_SECRETS;
+        write_signature_key_pair<K: SignaturePublicKey, V: SignatureKeyPair> = SIG_KEY_PAIR;
+        write_encryption_key_pair<K: EncryptionKey, V: HpkeKeyPair> = ENC_KEY_PAIR;
+        write_key_package<K: HashReference, V: KeyPackage> = KEY_PACKAGE;
+        write_psk<K: PskId, V: PskBundle> = PSK;
+    }
+    get! {
+        mls_group_join_config<K: GroupId, V: MlsGroupJoinConfig> = JOIN_CONFIG;
+        tree<K: GroupId, V: TreeSync> = TREE;
+        interim_transcript_hash<K: GroupId, V: InterimTranscriptHash> = INTERIM_HASH;
+        group_context<K: GroupId, V: GroupContext> = CONTEXT;
+        confirmation_tag<K: GroupId, V: ConfirmationTag> = CONFIRMATION_TAG;
+        group_state<V: GroupState, K: GroupId> = GROUP_STATE;
+        message_secrets<K: GroupId, V: MessageSecrets> = MESSAGE_SECRETS;
+        resumption_psk_store<K: GroupId, V: ResumptionPskStore> = RESUMPTION_PSKS;
+        own_leaf_index<K: GroupId, V: LeafNodeIndex> = OWN_LEAF_INDEX;
+        group_epoch_secrets<K: GroupId, V: GroupEpochSecrets> = EPOCH_SECRETS;
+        signature_key_pair<K: SignaturePublicKey, V: SignatureKeyPair> = SIG_KEY_PAIR;
+        encryption_key_pair<V: HpkeKeyPair, K: EncryptionKey> = ENC_KEY_PAIR;
+        key_package<K: HashReference, V: KeyPackage> = KEY_PACKAGE;
+        psk<V: PskBundle, K: PskId> = PSK;
+    }
+    del! {
+        delete_own_leaf_nodes<GroupId> = OWN_LEAF_NODES;
+        delete_group_config<GroupId> = JOIN_CONFIG;
+        delete_tree<GroupId> = TREE;
+        delete_confirmation_tag<GroupId> = CONFIRMATION_TAG;
+        delete_group_state<GroupId> = GROUP_STATE;
+        delete_context<GroupId> = CONTEXT;
+        delete_interim_transcript_hash<GroupId> = INTERIM_HASH;
+        delete_message_secrets<GroupId> = MESSAGE_SECRETS;
+        delete_all_resumption_psk_secrets<GroupId> = RESUMPTION_PSKS;
+        delete_own_leaf_index<GroupId> = OWN_LEAF_INDEX;
+        delete_group_epoch_secrets<GroupId> = EPOCH_SECRETS;
+        delete_signature_key_pair<SignaturePublicKey> = SIG_KEY_PAIR;
+        delete_encryption_key_pair<EncryptionKey> = ENC_KEY_PAIR;
+        delete_key_package<HashReference> = KEY_PACKAGE;
+        delete_psk<PskId> = PSK;
+    }
+
+    fn append_own_leaf_node<K: traits::GroupId<V1>, V: traits::LeafNode<V1>>(
+        &self,
+        group: &K,
+        leaf: &V,
+    ) -> StateResult<()> {
+        let mut items: Vec<Vec<u8>> = self.list(OWN_LEAF_NODES, group)?;
+        items.push(codec::encode(leaf)?);
+        self.write(OWN_LEAF_NODES, group, &items)
+    }
+    fn own_leaf_nodes<K: traits::GroupId<V1>, V: traits::LeafNode<V1>>(
+        &self,
+        group: &K,
+    ) -> StateResult<Vec<V>> {
+        let items: Vec<Vec<u8>> = self.list(OWN_LEAF_NODES, group)?;
+        items.iter().map(|b| codec::decode(b)).collect()
+    }
+
+    // The whole proposal queue of a group is one record: our groups never hold proposals by
+    // reference, so it is normally absent.
+    fn queue_proposal<
+        K: traits::GroupId<V1>,
+        R: traits::ProposalRef<V1>,
+        P: traits::QueuedProposal<V1>,
+    >(
+        &self,
+        group: &K,
+        reference: &R,
+        proposal: &P,
+    ) -> StateResult<()> {
+        let mut items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
+        items.push((codec::encode(reference)?, codec::encode(proposal)?));
+        self.write(PROPOSALS, group, &items)
+    }
+    fn queued_proposal_refs<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(
+        &self,
+        group: &K,
+    ) -> StateResult<Vec<R>> {
+        let items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
+        items.iter().map(|(r, _)| codec::decode(r)).collect()
+    }
+    fn queued_proposals<
+        K: traits::GroupId<V1>,
+        R: traits::ProposalRef<V1>,
+        P: traits::QueuedProposal<V1>,
+    >(
+        &self,
+        group: &K,
+    ) -> StateResult<Vec<(R, P)>> {
+        let items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
+        items.iter().map(|(r, p)| Ok((codec::decode(r)?, codec::decode(p)?))).collect()
+    }
+    fn remove_proposal<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(
+        &self,
+        group: &K,
+        reference: &R,
+    ) -> StateResult<()> {
+        let reference = codec::encode(reference)?;
+        let mut items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
+        items.retain(|(r, _)| *r != reference);
+        self.write(PROPOSALS, group, &items)
+    }
+    fn clear_proposal_queue<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(
+        &self,
+        group: &K,
+    ) -> StateResult<()> {
+        self.remove(PROPOSALS, group)
+    }
+
+    fn write_encryption_epoch_key_pairs<
+        K: traits::GroupId<V1>,
+        E: traits::EpochKey<V1>,
+        P: traits::HpkeKeyPair<V1>,
+    >(
+        &self,
+        group: &K,
+        epoch: &E,
+        leaf: u32,
+        pairs: &[P],
+    ) -> StateResult<()> {
+        self.write(EPOCH_KEY_PAIRS, &(group, epoch, leaf), &pairs)
+    }
+    fn encryption_epoch_key_pairs<
+        K: traits::GroupId<V1>,
+        E: traits::EpochKey<V1>,
+        P: traits::HpkeKeyPair<V1>,
+    >(
+        &self,
+        group: &K,
+        epoch: &E,
+        leaf: u32,
+    ) -> StateResult<Vec<P>> {
+        self.list(EPOCH_KEY_PAIRS, &(group, epoch, leaf))
+    }
+    fn delete_encryption_epoch_key_pairs<K: traits::GroupId<V1>, E: traits::EpochKey<V1>>(
+        &self,
+        group: &K,
+        epoch: &E,
+        leaf: u32,
+    ) -> StateResult<()> {
+        self.remove(EPOCH_KEY_PAIRS, &(group, epoch, leaf))
+    }
+}

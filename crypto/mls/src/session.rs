@@ -1,0 +1,441 @@
+//! Send groups and receive groups.
+
+use bytes::Bytes;
+use openmls::framing::errors::{MessageDecryptionError, SecretTreeError};
+use openmls::group::{
+    MlsGroup, MlsGroupJoinConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessMessageError, StagedCommit, StagedWelcome,
+    ValidationError, WelcomeError,
+};
+use openmls::prelude::{
+    BasicCredential, Capabilities, Credential, CredentialWithKey, ExtensionType, GroupId, KeyPackage, KeyPackageIn,
+    LeafNodeIndex, Lifetime, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, ProtocolVersion, Sender,
+    SenderRatchetConfiguration,
+};
+use openmls_traits::OpenMlsProvider;
+use peerloom_core::wire::{CannotOpenReason, ConversationId, DeviceCertificate, DeviceId, EntryClass, LogId, Signed, SuiteId, limits};
+use peerloom_core::{
+    Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing, StateTxn,
+};
+use peerloom_crypto_primitives::{SigningKey, sha256, verify};
+use rand_core::Rng;
+use tls_codec::{DeserializeBytes, Serialize};
+
+use crate::payload;
+use crate::provider::{DeviceSigner, Provider, StateError};
+use crate::suite::SUITE;
+
+/// Most devices in one send group, this one included.
+const MAX_DEVICES: usize = 32;
+/// How far behind the newest opened entry another one may still be opened, and how far ahead.
+const OUT_OF_ORDER: u32 = 64;
+const FORWARD: u32 = 4096;
+
+/// The `mls-classical` crypto.
+pub struct MlsCrypto {
+    signer: DeviceSigner,
+    certificate: Signed,
+    device: DeviceId,
+}
+
+impl MlsCrypto {
+    /// MLS ciphersuite 0x0003, in Peerloom's numbering.
+    pub const SUITE: SuiteId = SuiteId(0x0003);
+
+    /// The crypto of the device with this key and certificate.
+    pub fn new(secret: &DeviceSecret, certificate: Signed) -> Result<Self> {
+        let key = SigningKey::from_seed(secret.expose());
+        let opened = DeviceCertificate::open(&certificate, verify)?;
+        if opened.device_key != *key.public() {
+            let message = "the device's certificate is for another key";
+            return Err(Error::new(ErrorKind::Invalid, "mls", "start", message));
+        }
+        Ok(Self { signer: DeviceSigner(key), certificate, device: opened.device })
+    }
+
+    fn credential(&self) -> CredentialWithKey {
+        CredentialWithKey {
+            credential: BasicCredential::new(self.certificate.encode().to_vec()).into(),
+            signature_key: self.signer.0.public().as_bytes().to_vec().into(),
+        }
+    }
+
+    fn new_group(&self, provider: &Provider<'_>, id: &GroupId) -> Result<MlsGroup> {
+        MlsGroup::builder()
+            .with_group_id(id.clone())
+            .ciphersuite(SUITE)
+            .lifetime(always())
+            .with_capabilities(capabilities())
+            .with_wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
+            .use_ratchet_tree_extension(true)
+            .padding_size(0)
+            .max_past_epochs(0)
+            .number_of_resumption_psks(0)
+            .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
+            .build(provider, &self.signer, self.credential())
+            .map_err(|e| bug("make a group", e))
+    }
+
+    fn join(&self, provider: &Provider<'_>, log: LogId, welcome: &[u8]) -> Result<Joined> {
+        let Ok(message) = MlsMessageIn::tls_deserialize_exact_bytes(welcome) else {
+            return Ok(Joined::Bad("the welcome is malformed"));
+        };
+        let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
+            return Ok(Joined::Bad("the welcome is something else"));
+        };
+        let config = MlsGroupJoinConfig::builder()
+            .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
+            .use_ratchet_tree_extension(true)
+            .padding_size(0)
+            .max_past_epochs(0)
+            .number_of_resumption_psks(0)
+            .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
+            .build();
+        let staged = match StagedWelcome::build_from_welcome(provider, &config, welcome) {
+            Ok(builder) => builder.skip_lifetime_validation().replace_old_group().build(),
+            Err(error) => Err(error),
+        };
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(WelcomeError::NoMatchingKeyPackage) => return Ok(Joined::NotForUs),
+            Err(WelcomeError::StorageError(error)) => return Err(state_failed("join", error)),
+            Err(_) => return Ok(Joined::Bad("the welcome is invalid")),
+        };
+        if staged.group_context().group_id() != &group_id(log) {
+            return Ok(Joined::Bad("the welcome is for another log"));
+        }
+        let owner = staged.members().find(|m| m.index == owner_index());
+        let by_owner = staged.welcome_sender_index() == owner_index()
+            && owner.is_some_and(|m| certified(&m.credential, &m.signature_key) == Some(log.device));
+        if !by_owner {
+            return Ok(Joined::Bad("the welcome comes from somebody else than the log's owner"));
+        }
+        staged.into_group(provider).map_err(|e| bug("join", e))?;
+        Ok(Joined::Yes)
+    }
+
+    fn open_handshake(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, log: LogId, bytes: &[u8]) -> Result<Opened> {
+        let Some((commit, welcome)) = payload::split(bytes) else {
+            return Ok(Opened::Rejected("the handshake is malformed"));
+        };
+        if !welcome.is_empty() {
+            let provider = Provider::new(txn, rng);
+            match self.join(&provider, log, welcome)? {
+                Joined::Yes => {
+                    provider.flush();
+                    return Ok(Opened::Applied);
+                }
+                Joined::Bad(why) => return Ok(Opened::Rejected(why)),
+                Joined::NotForUs => {}
+            }
+        }
+        let provider = Provider::new(txn, rng);
+        let opened = self.open_message(&provider, log, commit, |group, content| match content {
+            ProcessedMessageContent::StagedCommitMessage(commit) if keeps_owner(&commit, log) => {
+                let merged = group.merge_staged_commit(&provider, *commit);
+                merged.map_err(|e| bug("apply a commit", e))?;
+                Ok(Opened::Applied)
+            }
+            ProcessedMessageContent::StagedCommitMessage(_) => {
+                Ok(Opened::Rejected("the commit replaces the log's owner"))
+            }
+            _ => Ok(Opened::Rejected("the handshake carries something else than a commit")),
+        })?;
+        if opened == Opened::Applied {
+            provider.flush();
+        }
+        Ok(opened)
+    }
+
+    fn open_application(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        log: LogId,
+        associated_data: &[u8],
+        bytes: &[u8],
+    ) -> Result<Opened> {
+        let Some((message, body)) = payload::split(bytes) else {
+            return Ok(Opened::CannotOpen(CannotOpenReason::Damaged));
+        };
+        let provider = Provider::new(txn, rng);
+        let expected = sha256(&[associated_data]);
+        let mut aad_matches = false;
+        let opened = self.process(&provider, log, message, |_, aad, content| {
+            aad_matches = aad == expected;
+            match content {
+                ProcessedMessageContent::ApplicationMessage(carried) => {
+                    let plaintext = payload::attach(&carried.into_bytes(), body);
+                    Ok(plaintext.map_or(Opened::CannotOpen(CannotOpenReason::Damaged), Opened::Content))
+                }
+                _ => Ok(Opened::Rejected("the entry carries something else than a message")),
+            }
+        })?;
+        match opened {
+            Opened::Content(_) if !aad_matches => Ok(Opened::CannotOpen(CannotOpenReason::Damaged)),
+            Opened::Content(_) => {
+                provider.flush();
+                Ok(opened)
+            }
+            _ => Ok(opened),
+        }
+    }
+
+    fn open_message(
+        &self,
+        provider: &Provider<'_>,
+        log: LogId,
+        message: &[u8],
+        then: impl FnOnce(&mut MlsGroup, ProcessedMessageContent) -> Result<Opened>,
+    ) -> Result<Opened> {
+        self.process(provider, log, message, |group, _, content| then(group, content))
+    }
+
+    /// Processes a message of the log's group, if its sender is the log's owner.
+    fn process(
+        &self,
+        provider: &Provider<'_>,
+        log: LogId,
+        message: &[u8],
+        then: impl FnOnce(&mut MlsGroup, &[u8], ProcessedMessageContent) -> Result<Opened>,
+    ) -> Result<Opened> {
+        let Some(mut group) = load(provider, &group_id(log))? else {
+            return Ok(Opened::CannotOpen(CannotOpenReason::NoSession));
+        };
+        let parsed = MlsMessageIn::tls_deserialize_exact_bytes(message);
+        let Some(message) = parsed.ok().and_then(|m| m.try_into_protocol_message().ok()) else {
+            return Ok(Opened::CannotOpen(CannotOpenReason::Damaged));
+        };
+        let epoch = message.epoch();
+        match group.process_message(provider, message) {
+            Ok(processed) if *processed.sender() == Sender::Member(owner_index()) => {
+                let aad = processed.aad().to_vec();
+                then(&mut group, &aad, processed.into_content())
+            }
+            Ok(_) => Ok(Opened::Rejected("the entry comes from somebody else than the log's owner")),
+            Err(error) => explain(error, epoch > group.epoch()),
+        }
+    }
+}
+
+impl Crypto for MlsCrypto {
+    fn suite(&self) -> SuiteId {
+        Self::SUITE
+    }
+
+    fn caps(&self) -> CryptoCaps {
+        CryptoCaps { ratchet: true, healing: true, removal: true, post_quantum: false }
+    }
+
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
+        let provider = Provider::new(txn, rng);
+        let bundle = KeyPackage::builder()
+            .key_package_lifetime(always())
+            .leaf_node_capabilities(capabilities())
+            .build(SUITE, &provider, &self.signer, self.credential())
+            .map_err(|e| bug("make a key package", e))?;
+        let package = bundle.key_package().tls_serialize_detached().map_err(|e| bug("make a key package", e))?;
+        provider.flush();
+        Ok(package.into())
+    }
+
+    fn prepare(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+        roster: &[Member],
+    ) -> Result<Prepared> {
+        if roster.len() >= MAX_DEVICES {
+            let message = format!("a conversation has at most {MAX_DEVICES} devices");
+            return Err(Error::new(ErrorKind::TooLarge, "mls", "prepare", message));
+        }
+        let id = group_id(LogId { device: self.device, conversation });
+        let provider = Provider::new(txn, rng);
+        let existing = load(&provider, &id)?;
+        let present: Vec<(DeviceId, LeafNodeIndex)> = existing.iter().flat_map(members).collect();
+
+        let mut prepared = Prepared::default();
+        let (mut adds, mut removes, mut joins) = (Vec::new(), Vec::new(), Vec::new());
+        for member in roster {
+            let leaf = present.iter().find(|(device, _)| *device == member.device).map(|(_, leaf)| *leaf);
+            match (leaf, &member.key_package) {
+                (Some(_), _) if !member.rejoin => prepared.members.push(member.device),
+                (leaf, Some(package)) => {
+                    adds.push(key_package_of(&provider, package, member.device)?);
+                    removes.extend(leaf);
+                    joins.push(member.device);
+                    prepared.members.push(member.device);
+                }
+                (leaf, None) => {
+                    prepared.members.extend(leaf.map(|_| member.device));
+                    prepared.missing.push(member.device);
+                }
+            }
+        }
+        let listed = |device: &DeviceId| roster.iter().any(|m| m.device == *device);
+        removes.extend(present.iter().filter(|(device, _)| !listed(device)).map(|(_, leaf)| *leaf));
+        if adds.is_empty() && removes.is_empty() {
+            return Ok(prepared);
+        }
+
+        let mut group = match existing {
+            Some(group) => group,
+            None => self.new_group(&provider, &id)?,
+        };
+        let staged = group
+            .commit_builder()
+            .propose_removals(removes)
+            .propose_adds(adds)
+            .force_self_update(true)
+            .load_psks(provider.storage())
+            .map_err(|e| bug("commit", e))?
+            .build(provider.rand(), provider.crypto(), &self.signer, |_| true)
+            .map_err(|e| bug("commit", e))?
+            .stage_commit(&provider)
+            .map_err(|e| bug("commit", e))?;
+        // The group info would let its holder join by itself; it stays here.
+        let (commit, welcome, _) = staged.into_messages();
+        let encode = |message: openmls::prelude::MlsMessageOut| {
+            message.tls_serialize_detached().map_err(|e| bug("commit", e))
+        };
+        let (commit, welcome) = (encode(commit)?, welcome.map(encode).transpose()?.unwrap_or_default());
+        group.merge_pending_commit(&provider).map_err(|e| bug("commit", e))?;
+        provider.flush();
+        prepared.outgoing.push(Outgoing {
+            devices: prepared.members.clone(),
+            joins,
+            payload: payload::join(&commit, &welcome),
+        });
+        Ok(prepared)
+    }
+
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes> {
+        if sealing.plaintext.len() > limits::BUNDLE {
+            return Err(Error::new(ErrorKind::TooLarge, "mls", "seal", "the entry is longer than its limit"));
+        }
+        let mut key = [0; 32];
+        rng.fill_bytes(&mut key);
+        let provider = Provider::new(txn, rng);
+        let log = LogId { device: self.device, conversation: sealing.conversation };
+        let Some(mut group) = load(&provider, &group_id(log))? else {
+            return Err(Error::new(ErrorKind::Bug, "mls", "seal", "there is no send group; prepare one first"));
+        };
+        let (carried, body) = payload::detach(sealing.plaintext, key);
+        group.set_aad(sha256(&[sealing.associated_data]).to_vec());
+        let message = group.create_message(&provider, &self.signer, &carried).map_err(|e| bug("seal", e))?;
+        let message = message.tls_serialize_detached().map_err(|e| bug("seal", e))?;
+        provider.flush();
+        Ok(payload::join(&message, &body))
+    }
+
+    fn open(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        log: LogId,
+        class: EntryClass,
+        associated_data: &[u8],
+        payload: &[u8],
+    ) -> Result<Opened> {
+        match class {
+            EntryClass::Handshake => self.open_handshake(txn, rng, log, payload),
+            EntryClass::Application => self.open_application(txn, rng, log, associated_data, payload),
+        }
+    }
+
+    /// Every call loads what it needs: there is nothing to drop.
+    fn forget(&self) {}
+}
+
+enum Joined {
+    Yes,
+    NotForUs,
+    Bad(&'static str),
+}
+
+/// The MLS group of a log.
+fn group_id(log: LogId) -> GroupId {
+    GroupId::from_slice(&[log.device.as_bytes().as_slice(), log.conversation.as_bytes()].concat())
+}
+
+/// Who makes a group is its first leaf, and stays there.
+fn owner_index() -> LeafNodeIndex {
+    LeafNodeIndex::new(0)
+}
+
+/// Certificates carry no expiry yet, and clocks of peers differ: MLS lifetimes are not used.
+fn always() -> Lifetime {
+    Lifetime::init(0, u64::MAX)
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities::new(None, Some(&[SUITE]), Some(&[ExtensionType::LastResort]), None, None)
+}
+
+fn load(provider: &Provider<'_>, id: &GroupId) -> Result<Option<MlsGroup>> {
+    MlsGroup::load(provider.storage(), id).map_err(|e| state_failed("load a group", e))
+}
+
+/// The device that a credential certifies, if its certificate is good and its key is the leaf's.
+fn certified(credential: &Credential, signature_key: &[u8]) -> Option<DeviceId> {
+    let blob = Bytes::copy_from_slice(credential.serialized_content());
+    let signed = Signed::decode(blob, limits::CERTIFICATE).ok()?;
+    let certificate = DeviceCertificate::open(&signed, verify).ok()?;
+    (certificate.device_key.as_bytes() == signature_key).then_some(certificate.device)
+}
+
+/// The other devices of a group, with their leaves.
+fn members(group: &MlsGroup) -> impl Iterator<Item = (DeviceId, LeafNodeIndex)> + '_ {
+    let other = |m: &openmls::prelude::Member| m.index != owner_index();
+    group.members().filter(other).filter_map(|m| Some((certified(&m.credential, &m.signature_key)?, m.index)))
+}
+
+fn key_package_of(provider: &Provider<'_>, bytes: &[u8], device: DeviceId) -> Result<KeyPackage> {
+    let bad = |message: &str| Error::new(ErrorKind::Unauthenticated, "mls", "add a device", message);
+    let parsed = KeyPackageIn::tls_deserialize_exact_bytes(bytes).map_err(|_| bad("the key package is malformed"))?;
+    let package = parsed
+        .validate(provider.crypto(), ProtocolVersion::Mls10)
+        .map_err(|_| bad("the key package is invalid"))?;
+    if package.ciphersuite() != SUITE {
+        return Err(bad("the key package is for another suite"));
+    }
+    let leaf = package.leaf_node();
+    if certified(leaf.credential(), leaf.signature_key().as_slice()) != Some(device) {
+        return Err(bad("the key package belongs to another device"));
+    }
+    Ok(package)
+}
+
+/// Whether the first leaf stays the log's owner.
+fn keeps_owner(commit: &StagedCommit, log: LogId) -> bool {
+    commit.update_path_leaf_node().is_none_or(|leaf| {
+        certified(leaf.credential(), leaf.signature_key().as_slice()) == Some(log.device)
+    })
+}
+
+fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Result<Opened> {
+    use CannotOpenReason as Reason;
+    use MessageDecryptionError as Decryption;
+    use ProcessMessageError as Process;
+    Ok(match error {
+        Process::StorageError(error) => return Err(state_failed("open", error)),
+        Process::ValidationError(ValidationError::UnableToDecrypt(Decryption::SecretTreeError(cause))) => match cause {
+            SecretTreeError::SecretReuseError => Opened::Duplicate,
+            SecretTreeError::TooDistantInTheFuture => Opened::NeedsEarlier,
+            _ => Opened::CannotOpen(Reason::KeyGone),
+        },
+        Process::ValidationError(ValidationError::WrongEpoch) if from_later_epoch => Opened::NeedsEarlier,
+        Process::ValidationError(ValidationError::WrongEpoch) => Opened::CannotOpen(Reason::KeyGone),
+        Process::ValidationError(ValidationError::WrongGroupId) => Opened::Rejected("the entry is of another group"),
+        Process::GroupStateError(_) => Opened::CannotOpen(Reason::NoSession),
+        _ => Opened::CannotOpen(Reason::Damaged),
+    })
+}
+
+fn state_failed(operation: &'static str, error: StateError) -> Error {
+    Error::new(ErrorKind::Storage, "mls", operation, "the session's state can't be read").source(error)
+}
+
+fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Bug, "mls", operation, "the MLS library refuses").source(error)
+}

@@ -1,0 +1,84 @@
+//! One QUIC connection as a link.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use peerloom_core::wire::{PublicKey, context};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkStats, Result};
+use quinn::{Connection, VarInt};
+
+use crate::channel::{channel, class_byte, closed, read_class};
+use crate::tls;
+
+/// How long a stream may take to say what it is for.
+const CLASS_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) struct QuicLink {
+    connection: Connection,
+    remote_key: PublicKey,
+}
+
+impl QuicLink {
+    /// `None`: the other side has shown no usable key.
+    pub(crate) fn new(connection: Connection) -> Option<Self> {
+        let remote_key = tls::remote_key(&connection)?;
+        Some(Self { connection, remote_key })
+    }
+}
+
+#[async_trait]
+impl Link for QuicLink {
+    fn remote_key(&self) -> Option<PublicKey> {
+        Some(self.remote_key.clone())
+    }
+
+    fn channel_binding(&self) -> Result<[u8; 32]> {
+        let mut binding = [0; 32];
+        let failed = |_| Error::new(ErrorKind::Closed, "quic", "bind", "the TLS exporter gives nothing");
+        self.connection
+            .export_keying_material(&mut binding, context::CHANNEL_BINDING, b"")
+            .map_err(failed)?;
+        Ok(binding)
+    }
+
+    async fn open(&self, class: ChannelClass) -> Result<Channel> {
+        let (mut send, receive) = self.connection.open_bi().await.map_err(|e| closed("open a channel", e))?;
+        let gone = |_| Error::new(ErrorKind::Closed, "quic", "open a channel", "the link is closed");
+        send.write_all(&[class_byte(class)]).await.map_err(gone)?;
+        Ok(channel(class, send, receive))
+    }
+
+    async fn accept(&self) -> Result<Channel> {
+        let (send, mut receive) = self.connection.accept_bi().await.map_err(|e| closed("accept a channel", e))?;
+        let late = |_| Error::new(ErrorKind::Timeout, "quic", "accept a channel", "the stream didn't say what it is for");
+        let class = tokio::time::timeout(CLASS_TIMEOUT, read_class(&mut receive)).await.map_err(late)??;
+        Ok(channel(class, send, receive))
+    }
+
+    fn remote_address(&self) -> String {
+        self.connection.remote_address().to_string()
+    }
+
+    fn stats(&self) -> LinkStats {
+        let stats = self.connection.stats();
+        LinkStats {
+            rtt_us: u64::try_from(self.connection.rtt().as_micros()).unwrap_or(u64::MAX),
+            bytes_sent: stats.udp_tx.bytes,
+            bytes_received: stats.udp_rx.bytes,
+        }
+    }
+
+    fn close(&self, reason: &str) {
+        self.connection.close(VarInt::from_u32(0), reason.as_bytes());
+    }
+
+    async fn closed(&self) -> Error {
+        closed("link", self.connection.closed().await)
+    }
+}
+
+impl Drop for QuicLink {
+    fn drop(&mut self) {
+        self.close("dropped");
+    }
+}

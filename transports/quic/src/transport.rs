@@ -1,0 +1,258 @@
+//! One UDP socket: dialing, listening, and what strangers may cost.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use peerloom_core::wire::{Address, PublicKey, limits};
+use peerloom_core::{
+    DeviceSecret, Error, ErrorKind, Link, Listener, Result, Signaling, Transport, TransportCaps,
+};
+use quinn::{ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, TransportErrorCode, VarInt};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, warn};
+
+use crate::QuicConfig;
+use crate::link::QuicLink;
+use crate::tls;
+
+/// TLS handshakes that run at once; more strangers are ignored until one ends.
+const HANDSHAKES: usize = 64;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Links that wait for the engine.
+const BACKLOG: usize = 64;
+/// Streams that the other side may have open at once.
+const STREAMS: u32 = 16;
+/// Bytes that one channel, and one whole link, may have on the way to us.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const LINK_WINDOW: u32 = 8 * 1024 * 1024;
+/// Socket buffers to ask the system for: bursts of a busy link fit.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// How long shutting down waits for the peers to hear of it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The `quic` transport.
+pub struct QuicTransport {
+    config: QuicConfig,
+    server: quinn::ServerConfig,
+    client: quinn::ClientConfig,
+    endpoint: Mutex<Option<Endpoint>>,
+}
+
+impl QuicTransport {
+    /// A transport with the device's key. Binds nothing yet.
+    pub fn new(config: QuicConfig, secret: &DeviceSecret) -> Result<Self> {
+        let wrong = |e: rustls::Error| Error::new(ErrorKind::Bug, "quic", "configure", "TLS refuses its settings").source(e);
+        let (server_tls, client_tls) = tls::configs(secret, config.require_post_quantum).map_err(wrong)?;
+        let transport = Arc::new(transport_config(&config)?);
+
+        let mut server = quinn::ServerConfig::with_crypto(server_tls);
+        server.transport_config(transport.clone());
+        server.max_incoming(256).incoming_buffer_size(16 << 10).incoming_buffer_size_total(1 << 20);
+        let mut client = quinn::ClientConfig::new(client_tls);
+        client.transport_config(transport);
+        client.token_store(Arc::new(quinn::NoneTokenStore));
+        Ok(Self { config, server, client, endpoint: Mutex::new(None) })
+    }
+
+    /// The endpoint; binds the socket at its first use.
+    fn endpoint(&self) -> Result<Endpoint> {
+        let mut slot = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(endpoint) = &*slot {
+            return Ok(endpoint.clone());
+        }
+        let address = self.config.listen_address().map_err(|e| invalid(e.message))?;
+        let failed = |e: std::io::Error| {
+            let (kind, advice) = match e.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    (ErrorKind::InUse, "another program uses this port; stop it, or set transport.listen to another one")
+                }
+                std::io::ErrorKind::AddrNotAvailable => {
+                    (ErrorKind::Invalid, "this machine has no such address; set transport.listen to one it has, or to 0.0.0.0")
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    (ErrorKind::Invalid, "ports below 1024 need privileges; set transport.listen to a higher one")
+                }
+                _ => (ErrorKind::Invalid, "the socket can't be opened; check transport.listen"),
+            };
+            Error::new(kind, "quic", "listen", format!("{address}: {advice}")).source(e)
+        };
+        let socket = UdpSocket::bind(address).map_err(failed)?;
+        let buffers = socket2::SockRef::from(&socket);
+        // The system may grant less; then bursts are lost and sent again.
+        let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = buffers.set_send_buffer_size(SOCKET_BUFFER);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(self.server.clone()), socket, Arc::new(TokioRuntime));
+        let mut endpoint = endpoint.map_err(failed)?;
+        endpoint.set_default_client_config(self.client.clone());
+        *slot = Some(endpoint.clone());
+        Ok(endpoint)
+    }
+}
+
+fn transport_config(config: &QuicConfig) -> Result<TransportConfig> {
+    let idle = IdleTimeout::try_from(config.idle_timeout.0).map_err(|_| invalid("idle_timeout is too long".into()))?;
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(config.keep_alive.0))
+        .max_idle_timeout(Some(idle))
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(LINK_WINDOW.into())
+        .send_window(u64::from(LINK_WINDOW))
+        .max_concurrent_bidi_streams(STREAMS.into())
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        .crypto_buffer_size(16 << 10)
+        .allow_spin(false);
+    Ok(transport)
+}
+
+#[async_trait]
+impl Transport for QuicTransport {
+    fn scheme(&self) -> &'static str {
+        "quic"
+    }
+
+    fn caps(&self) -> TransportCaps {
+        TransportCaps { secured: true, nat_traversal: false, needs_signaling: false, max_frame: limits::CHAT_FRAME }
+    }
+
+    async fn listen(&self) -> Result<Box<dyn Listener>> {
+        let endpoint = self.endpoint()?;
+        let failed = |e| Error::new(ErrorKind::Bug, "quic", "listen", "the socket has no address").source(e);
+        let bound = endpoint.local_addr().map_err(failed)?;
+        let advertised = self.config.advertised().map_err(|e| invalid(e.message))?;
+        let addresses = if advertised.is_empty() { own_addresses(bound) } else { advertised };
+        let (sender, links) = mpsc::channel(BACKLOG);
+        tokio::spawn(accept(endpoint, sender));
+        Ok(Box::new(QuicListener { addresses, links }))
+    }
+
+    async fn dial(
+        &self,
+        address: &Address,
+        expected: Option<&PublicKey>,
+        _signaling: Option<Arc<dyn Signaling>>,
+    ) -> Result<Arc<dyn Link>> {
+        let place: SocketAddr =
+            address.rest().parse().map_err(|_| invalid(format!("`{address}` is not a QUIC address")))?;
+        let unreachable = |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
+        let connecting = self
+            .endpoint()?
+            .connect(place, &tls::server_name(expected))
+            .map_err(|e| unreachable("this machine can't dial it").source(e))?;
+        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
+            .await
+            .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
+            .map_err(|e| explain_dial(place, e))?;
+        let link = QuicLink::new(connection).ok_or_else(|| unreachable("the other side shows no key"))?;
+        Ok(Arc::new(link))
+    }
+
+    async fn shutdown(&self) {
+        let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(endpoint) = endpoint {
+            endpoint.close(VarInt::from_u32(0), b"shutting down");
+            let _ = tokio::time::timeout(LINGER, endpoint.wait_idle()).await;
+        }
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::Invalid, "quic", "configure", message)
+}
+
+fn explain_dial(place: SocketAddr, cause: ConnectionError) -> Error {
+    // TLS alerts (RFC 8446 §6.2) arrive as crypto errors.
+    const HANDSHAKE_FAILURE: u8 = 40;
+    const ACCESS_DENIED: u8 = 49;
+    const NO_APPLICATION_PROTOCOL: u8 = 120;
+    let alert = match &cause {
+        ConnectionError::TransportError(e) => Some(e.code),
+        ConnectionError::ConnectionClosed(close) => Some(close.error_code),
+        _ => None,
+    };
+    let is = |code| alert == Some(TransportErrorCode::crypto(code));
+    let (kind, message) = if is(ACCESS_DENIED) {
+        (ErrorKind::Unauthenticated, "another device answers there; ask your contact for a new invitation")
+    } else if is(HANDSHAKE_FAILURE) {
+        (ErrorKind::Refused, "no common key exchange; one side requires post-quantum links")
+    } else if is(NO_APPLICATION_PROTOCOL) {
+        (ErrorKind::Refused, "the program there doesn't speak Peerloom's protocol version")
+    } else {
+        (ErrorKind::Unreachable, "the handshake failed")
+    };
+    Error::new(kind, "quic", "dial", format!("{place}: {message}")).source(cause)
+}
+
+/// Takes in connections until the endpoint closes or nobody wants links any more.
+async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = links.closed() => None,
+        };
+        let Some(incoming) = incoming else { return };
+        let from = incoming.remote_address();
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+            // Answering would serve whoever floods.
+            warn!(%from, "too many handshakes at once; ignored one");
+            incoming.ignore();
+            continue;
+        };
+        let links = links.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let Ok(connecting) = incoming.accept() else { return };
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+                Ok(Ok(connection)) => {
+                    let Some(link) = QuicLink::new(connection) else { return };
+                    if links.try_send(Arc::new(link)).is_err() {
+                        warn!(%from, "the node is busy; closed a new link");
+                    }
+                }
+                Ok(Err(error)) => debug!(%from, %error, "a handshake failed"),
+                Err(_) => debug!(%from, "a handshake took too long"),
+            }
+        });
+    }
+}
+
+struct QuicListener {
+    addresses: Vec<SocketAddr>,
+    links: mpsc::Receiver<Arc<dyn Link>>,
+}
+
+#[async_trait]
+impl Listener for QuicListener {
+    fn addresses(&self) -> Vec<Address> {
+        self.addresses.iter().filter_map(|a| format!("quic://{a}").parse().ok()).collect()
+    }
+
+    async fn accept(&mut self) -> Option<Arc<dyn Link>> {
+        self.links.recv().await
+    }
+}
+
+/// The addresses under which others may reach a socket.
+fn own_addresses(bound: SocketAddr) -> Vec<SocketAddr> {
+    if !bound.ip().is_unspecified() {
+        return vec![bound];
+    }
+    let reachable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => bound.is_ipv4() && !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut ips: BTreeSet<IpAddr> = interfaces.iter().map(|i| i.ip()).filter(reachable).collect();
+    if ips.is_empty() {
+        // No network: at least nodes on this machine can meet.
+        ips.insert(if bound.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    ips.into_iter().take(limits::ADDRESSES).map(|ip| SocketAddr::new(ip, bound.port())).collect()
+}
