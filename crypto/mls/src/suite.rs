@@ -35,7 +35,7 @@ impl SuiteCrypto {
         Self { seed: Zeroizing::new(seed) }
     }
     fn rng(&self, inputs: &[&[u8]]) -> ChaCha20Rng {
-        let Ok(mut mac) = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(&*self.seed) else {
+        let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(&*self.seed) else {
             unreachable!("HMAC takes keys of any length")
         };
         for input in inputs {
@@ -80,7 +80,7 @@ impl OpenMlsCrypto for SuiteCrypto {
     fn hmac(&self, h: HashType, key: &[u8], msg: &[u8]) -> Result<SecretVLBytes, CryptoError> {
         sha256(h)?;
         let mut mac =
-            <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).map_err(|_| CryptoError::InvalidLength)?;
+            <Hmac<Sha256> as KeyInit>::new_from_slice(key).map_err(|_| CryptoError::InvalidLength)?;
         mac.update(msg);
         Ok(mac.finalize().into_bytes().to_vec().into())
     }

@@ -209,6 +209,11 @@ impl Outbox {
         self.messages
     }
 
+    /// Whether somebody still needs the entry at a position.
+    pub fn holds(&self, position: Position) -> bool {
+        self.entries.contains_key(&position)
+    }
+
     /// Whether a device's view of the log has begun.
     pub fn has_joined(&self, device: &DeviceId) -> bool {
         self.cursors.contains_key(device)

@@ -116,6 +116,16 @@ impl Frame {
         pb::Frame { kind: Some(kind) }.encode_to_vec().into()
     }
 
+    /// The frame of an envelope that is encoded already, as [`Frame::encode`] would write it.
+    pub fn wrap_envelope(envelope: &Bytes) -> Bytes {
+        // Field 1, length-delimited.
+        let mut frame = Vec::with_capacity(envelope.len() + 6);
+        frame.push(0x0a);
+        prost::encoding::encode_varint(envelope.len() as u64, &mut frame);
+        frame.extend_from_slice(envelope);
+        frame.into()
+    }
+
     /// Decodes a frame; nothing in it is verified yet. `None`: a kind that a newer version added.
     pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
         use pb::frame::Kind;

@@ -1,0 +1,201 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use peerloom::Override;
+
+/// Durable, end-to-end encrypted messages between nodes, without a server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "peerloom",
+    version,
+    after_help = "Example, in two terminals:\n  peerloom -C alice init && peerloom -C alice run\n  peerloom -C alice invite"
+)]
+pub(crate) struct Arguments {
+    /// The node's folder.
+    #[arg(short = 'C', long, global = true, default_value = ".", value_name = "FOLDER")]
+    pub(crate) dir: PathBuf,
+    /// Use VALUE for KEY instead of the file's, such as storage.cache_mib=16.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<Override>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more; again for still more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a folder's configuration file and identity.
+    #[command(after_help = "Example: peerloom -C alice init --name alice")]
+    Init(Init),
+    /// Run the folder's node until Ctrl-C.
+    #[command(after_help = "Example: peerloom -C alice run")]
+    Run(Run),
+    /// Print an invitation link; whoever adds it becomes a contact.
+    #[command(after_help = "Example: peerloom -C alice invite --lifetime 1d")]
+    Invite(Invite),
+    /// Add the contact that an invitation link comes from.
+    #[command(after_help = "Example: peerloom -C bob add 'peerloom://invite/…'")]
+    Add(Add),
+    /// List the contacts, or rename one.
+    #[command(after_help = "Example: peerloom -C bob contacts --rename alice=mum")]
+    Contacts(Contacts),
+    /// Send a message. Once this ends, the message is durably accepted.
+    #[command(after_help = "Examples: peerloom -C bob send alice hello\n          fortune | peerloom -C bob send alice -")]
+    Send(Send),
+    /// Show received messages.
+    #[command(after_help = "Example: peerloom -C alice inbox --follow")]
+    Inbox(Inbox),
+    /// Show messages that wait to be delivered.
+    #[command(after_help = "Examples: peerloom -C bob queue\n          peerloom -C bob queue retry")]
+    Queue(Queue),
+    /// Show how the contacts' devices stand.
+    #[command(after_help = "Example: peerloom -C bob peers --json")]
+    Peers,
+    /// Check a configuration file without running anything.
+    #[command(after_help = "Example: peerloom check alice/peerloom.toml")]
+    Check(Check),
+    /// List every kind with its keys, defaults and documentation.
+    #[command(after_help = "Example: peerloom kinds")]
+    Kinds,
+    /// Show three nodes exchange messages while one is killed, and check that nothing was lost.
+    #[command(after_help = "Example: peerloom demo --messages 6000 --json")]
+    Demo(Demo),
+    /// Measure this machine: messages per second, delivery time, memory.
+    #[command(after_help = "Example: peerloom bench --json")]
+    Bench(Bench),
+    /// The other process of `bench`.
+    #[command(hide = true)]
+    BenchPeer(BenchPeer),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// What you are called; contacts see it.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Name of the network.
+    #[arg(long, default_value = "peerloom")]
+    pub(crate) network: String,
+    /// Address and port to listen on; by default every address, with a free port.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Don't print events.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// How long the link can be used.
+    #[arg(long, default_value = "7d", value_parser = duration)]
+    pub(crate) lifetime: std::time::Duration,
+    /// How many contacts it lets in.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) uses: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// The link that `peerloom invite` printed.
+    pub(crate) link: String,
+    /// What to call the contact.
+    #[arg(long)]
+    pub(crate) alias: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Contacts {
+    /// Give a contact another name.
+    #[arg(long, value_name = "OLD=NEW")]
+    pub(crate) rename: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The contact's name, or the beginning of their user id.
+    pub(crate) contact: String,
+    /// The text; `-` reads it from standard input.
+    pub(crate) text: String,
+    /// How long the message may wait to be delivered, instead of the configured time.
+    #[arg(long, value_parser = duration)]
+    pub(crate) ttl: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inbox {
+    /// Go on showing messages as they come.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only messages after this cursor (the `cursor` of `--json`).
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+    /// How many messages: the newest, or with --after the next.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Queue {
+    #[command(subcommand)]
+    pub(crate) action: Option<QueueAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueAction {
+    /// Try stalled messages again now.
+    #[command(after_help = "Example: peerloom -C bob queue retry alice")]
+    Retry {
+        /// Only those for this contact.
+        contact: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The file; by default the folder's.
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many messages to send in all.
+    #[arg(long, default_value_t = 3000)]
+    pub(crate) messages: usize,
+    /// Keep the three folders here instead of removing them.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// How often each figure is taken; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+    /// Idle peers to connect for the memory figure.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) peers: usize,
+    /// Only these figures (by default all).
+    #[arg(long, value_enum)]
+    pub(crate) only: Vec<crate::bench::Figure>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPeer {
+    #[command(subcommand)]
+    pub(crate) role: crate::bench::Role,
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<peerloom::core::kinds::DurationText>().map(|d| d.0)
+}

@@ -1,0 +1,15 @@
+//! The local control socket: a running node answers commands of the same user.
+//!
+//! One JSON object a line. A request has an `id` and an `op`; answers carry the same `id`, in any
+//! order. The socket's file is 0600 in the node's folder.
+
+mod client;
+mod protocol;
+mod server;
+
+pub(crate) use client::Client;
+pub(crate) use protocol::{Answer, EventView, MessageView, Request, event_view, message_view};
+pub(crate) use server::{Server, execute};
+
+/// The socket's name in the node's folder.
+pub(crate) const SOCKET: &str = "node.sock";

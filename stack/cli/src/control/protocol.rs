@@ -1,0 +1,191 @@
+//! What is asked and answered.
+
+use data_encoding::BASE64;
+use peerloom::{Cursor, Error, ErrorKind, Event, Message, MessageState, Node, Retry};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Something to do on a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum Request {
+    Status,
+    Invite { lifetime_ms: u64, uses: u32 },
+    Add { link: String, alias: Option<String> },
+    Contacts,
+    Rename { contact: String, alias: String },
+    Send { contact: String, text: String, ttl_ms: Option<u64> },
+    Inbox { after: Option<String>, limit: usize },
+    /// Answered by events until the connection ends.
+    Follow { after: Option<String> },
+    Queue,
+    Retry { contact: Option<String> },
+    Peers,
+}
+
+/// A request with its number.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Numbered {
+    pub(crate) id: u64,
+    #[serde(flatten)]
+    pub(crate) request: Request,
+}
+
+/// An answer with its request's number.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) id: u64,
+    #[serde(flatten)]
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Ok(Value),
+    Error(Failure),
+    Event(Value),
+}
+
+/// An error on its way through the socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    kind: String,
+    retry: String,
+    component: String,
+    operation: String,
+    message: String,
+}
+
+/// Kinds that commands tell apart; the others arrive as a plain failure.
+const KINDS: [ErrorKind; 6] = [
+    ErrorKind::Invalid,
+    ErrorKind::NotFound,
+    ErrorKind::Overloaded,
+    ErrorKind::Full,
+    ErrorKind::TooLarge,
+    ErrorKind::Closed,
+];
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let source = std::error::Error::source(error).map(|s| format!(" ({s})")).unwrap_or_default();
+        Self {
+            kind: format!("{:?}", error.kind()),
+            retry: format!("{:?}", error.retryable()),
+            component: error.component().into(),
+            operation: error.operation().into(),
+            message: format!("{}{source}", error.message()),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Storage);
+        let retry = match failure.retry.as_str() {
+            "Later" => Retry::Later,
+            "AfterChange" => Retry::AfterChange,
+            _ => Retry::No,
+        };
+        Error::new(kind, failure.component, failure.operation, failure.message).retry(retry)
+    }
+}
+
+/// A message, for people and scripts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MessageView {
+    pub(crate) id: String,
+    /// The contact's name.
+    pub(crate) from: String,
+    pub(crate) user: String,
+    pub(crate) sent_at_ms: u64,
+    pub(crate) received_at_ms: u64,
+    /// The text, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub(crate) content_type: String,
+    /// The body in base64, where it isn't text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<String>,
+    pub(crate) cursor: String,
+}
+
+pub(crate) fn message_view(node: &Node, message: &Message) -> MessageView {
+    let text = message.text().map(str::to_owned);
+    MessageView {
+        id: message.id.to_string(),
+        from: alias(node, &message.user),
+        user: message.user.to_string(),
+        sent_at_ms: message.sent_at_ms,
+        received_at_ms: message.received_at_ms,
+        body: if text.is_none() { Some(BASE64.encode(&message.body)) } else { None },
+        text,
+        content_type: message.content_type.clone(),
+        cursor: message.cursor.to_string(),
+    }
+}
+
+/// An event, for people and scripts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum EventView {
+    Message(MessageView),
+    Delivered { contact: String, messages: Vec<String> },
+    Failed { contact: String, messages: Vec<String>, reason: String },
+    PeerUp { contact: String, device: String },
+    PeerDown { contact: String, device: String, reason: String },
+    Online,
+    Offline,
+    Stalled { contact: String, device: String },
+    ContactAdded { contact: String, user: String },
+    Gap { contact: String, first: u64, last: u64 },
+    Lagged { missed: u64 },
+}
+
+pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
+    let of = |id: &peerloom::ConversationId| {
+        node.contacts().into_iter().find(|c| c.conversation == *id).map_or_else(|| id.short(), |c| c.alias)
+    };
+    Some(match event {
+        Event::Message(message) => EventView::Message(message_view(node, message)),
+        Event::Receipt { conversation, messages, state } => {
+            let messages = messages.iter().map(ToString::to_string).collect();
+            match state {
+                MessageState::Failed(reason) => {
+                    EventView::Failed { contact: of(conversation), messages, reason: reason.clone() }
+                }
+                _ => EventView::Delivered { contact: of(conversation), messages },
+            }
+        }
+        Event::PeerUp { user, device } => EventView::PeerUp { contact: alias(node, user), device: device.to_string() },
+        Event::PeerDown { user, device, reason } => EventView::PeerDown {
+            contact: alias(node, user),
+            device: device.to_string(),
+            reason: reason.clone(),
+        },
+        Event::Online => EventView::Online,
+        Event::Offline => EventView::Offline,
+        Event::Stalled { conversation, device } => {
+            EventView::Stalled { contact: of(conversation), device: device.to_string() }
+        }
+        Event::ContactAdded { user, alias } => {
+            EventView::ContactAdded { contact: alias.clone(), user: user.to_string() }
+        }
+        Event::Gap { conversation, first, last, .. } => {
+            EventView::Gap { contact: of(conversation), first: *first, last: *last }
+        }
+        Event::Lagged { missed } => EventView::Lagged { missed: *missed },
+        _ => return None,
+    })
+}
+
+fn alias(node: &Node, user: &peerloom::UserId) -> String {
+    node.contact(user).map_or_else(|| user.short(), |c| c.alias)
+}
+
+/// The cursor in a request; none means the beginning.
+pub(crate) fn cursor(text: Option<&str>) -> Result<Cursor, Error> {
+    text.map_or(Ok(Cursor::START), str::parse)
+}

@@ -1,0 +1,51 @@
+//! The `peerloom` command as a library, so that tests can run it under another name.
+
+mod args;
+mod bench;
+mod command;
+mod control;
+mod demo;
+mod output;
+mod process;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use peerloom::{Error, ErrorKind, Retry};
+
+use args::Arguments;
+
+/// Runs the command with the program's arguments.
+///
+/// Exit codes: 0 done; 1 failed; 2 the arguments or the file are wrong; 3 it may work later,
+/// unchanged.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    output::start_logging(arguments.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::complain(&format!("no threads can be made: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(command::run(arguments));
+    // Threads that still wait for a disk or a terminal must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            output::complain(&error.to_string());
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    match (error.kind(), error.retryable()) {
+        (ErrorKind::Invalid, _) => ExitCode::from(2),
+        (_, Retry::Later) => ExitCode::from(3),
+        _ => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,7 @@
+//! The `peerloom` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    peerloom_cli::main()
+}

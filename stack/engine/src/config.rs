@@ -1,0 +1,52 @@
+//! What an engine is made of and tuned with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerloom_core::wire::{NetworkId, store};
+use peerloom_core::{Crypto, Discovery, Storage, Transport};
+
+/// The layers, as the configuration chose them.
+pub struct Parts {
+    /// Transports, tried in this order.
+    pub transports: Vec<Arc<dyn Transport>>,
+    /// Discoveries; the cheapest are asked first.
+    pub discoveries: Vec<Arc<dyn Discovery>>,
+    /// The store, opened and prepared by [`crate::open_store`].
+    pub storage: Arc<dyn Storage>,
+    /// Crypto suites, most preferred first.
+    pub cryptos: Vec<Arc<dyn Crypto>>,
+    /// Who this node is.
+    pub identity: store::Identity,
+}
+
+/// The engine's numbers.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The network; nodes of other networks are refused.
+    pub network: NetworkId,
+    /// The delivery rules' numbers.
+    pub delivery: peerloom_delivery::Config,
+    /// How long a message may wait to be delivered.
+    pub ttl: Duration,
+    /// Most messages of one conversation that wait to be acknowledged.
+    pub max_queued_messages: usize,
+    /// Most bytes of one conversation that wait to be acknowledged.
+    pub max_queued_bytes: usize,
+    /// Most links to other devices.
+    pub max_links: usize,
+}
+
+impl EngineConfig {
+    /// The defaults, for a network.
+    pub fn new(network: NetworkId) -> Self {
+        Self {
+            network,
+            delivery: peerloom_delivery::Config::default(),
+            ttl: Duration::from_secs(7 * 24 * 3600),
+            max_queued_messages: 100_000,
+            max_queued_bytes: 256 * 1024 * 1024,
+            max_links: 1024,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Who this node talks to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use peerloom_core::wire::store::{CONTACTS, Contact, ContactDevice, Record};
+use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, UserId};
+use peerloom_core::{Error, ErrorKind, KeyRange, Result, Snapshot, storage::scan_all};
+use peerloom_crypto_primitives::verify;
+
+/// The contacts, as the delivery thread last wrote them; others read.
+#[derive(Clone, Default)]
+pub(crate) struct Contacts(Arc<RwLock<Book>>);
+
+#[derive(Default)]
+struct Book {
+    by_user: HashMap<UserId, Contact>,
+    devices: HashMap<DeviceId, DeviceCertificate>,
+    conversations: HashMap<ConversationId, UserId>,
+}
+
+impl Contacts {
+    /// Reads all contacts from the store, in place of those known.
+    pub(crate) fn reload(&self, snapshot: &dyn Snapshot) -> Result<()> {
+        let mut book = Book::default();
+        scan_all(snapshot, CONTACTS, KeyRange::all(), |row| {
+            book.insert(Contact::decode(row.value)?);
+            Ok(())
+        })?;
+        *self.write() = book;
+        Ok(())
+    }
+
+    pub(crate) fn insert(&self, contact: Contact) {
+        self.write().insert(contact);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Contact> {
+        let mut all: Vec<_> = self.read().by_user.values().cloned().collect();
+        all.sort_by(|a, b| a.alias.cmp(&b.alias));
+        all
+    }
+
+    pub(crate) fn by_user(&self, user: &UserId) -> Option<Contact> {
+        self.read().by_user.get(user).cloned()
+    }
+
+    pub(crate) fn by_conversation(&self, conversation: &ConversationId) -> Option<Contact> {
+        let book = self.read();
+        book.by_user.get(book.conversations.get(conversation)?).cloned()
+    }
+
+    /// The certificate of a device that belongs to a contact.
+    pub(crate) fn certificate(&self, device: &DeviceId) -> Option<DeviceCertificate> {
+        self.read().devices.get(device).cloned()
+    }
+
+    /// Whether a conversation is the one with this device's user.
+    pub(crate) fn shares(&self, device: &DeviceId, conversation: &ConversationId) -> bool {
+        let book = self.read();
+        let user = book.devices.get(device).map(|c| c.user);
+        user.is_some() && book.conversations.get(conversation).copied() == user
+    }
+
+    /// All devices of all contacts, with what was last known of them.
+    pub(crate) fn devices(&self) -> Vec<(UserId, ContactDevice)> {
+        let book = self.read();
+        book.by_user.values().flat_map(|c| c.devices.iter().map(|d| (c.user, d.clone()))).collect()
+    }
+
+    /// A name like `wanted` that no other contact has.
+    pub(crate) fn free_alias(&self, wanted: &str, user: &UserId) -> String {
+        let book = self.read();
+        let base = if wanted.is_empty() { user.short() } else { wanted.replace(char::is_whitespace, "-") };
+        let taken = |alias: &str| book.by_user.values().any(|c| c.alias == alias && c.user != *user);
+        let mut alias = base.clone();
+        let mut number = 2;
+        while taken(&alias) {
+            alias = format!("{base}-{number}");
+            number += 1;
+        }
+        alias
+    }
+
+    /// The contact that a person means: an alias, or the beginning of a user id (six characters or more).
+    pub(crate) fn find(&self, name: &str) -> Result<Contact> {
+        let book = self.read();
+        if let Some(contact) = book.by_user.values().find(|c| c.alias == name) {
+            return Ok(contact.clone());
+        }
+        let mut matching = book.by_user.values().filter(|c| name.len() >= 6 && c.user.to_string().starts_with(name));
+        match (matching.next(), matching.next()) {
+            (Some(contact), None) => Ok(contact.clone()),
+            (Some(_), Some(_)) => {
+                let message = format!("`{name}` begins several user ids; write more of it");
+                Err(Error::new(ErrorKind::Invalid, "contacts", "find", message))
+            }
+            (None, _) => {
+                let mut names: Vec<_> = book.by_user.values().map(|c| c.alias.as_str()).collect();
+                names.sort_unstable();
+                let known = if names.is_empty() {
+                    "there are no contacts yet; add one with `peerloom add <link>`".into()
+                } else {
+                    format!("known: {}", names.join(", "))
+                };
+                Err(Error::new(ErrorKind::NotFound, "contacts", "find", format!("no contact is called `{name}`; {known}")))
+            }
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Book> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Book> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn insert(&mut self, contact: Contact) {
+        for device in &contact.devices {
+            // Verified before it was stored; a store that was tampered with loses the device.
+            if let Ok(certificate) = DeviceCertificate::open(&device.certificate, verify) {
+                self.devices.insert(device.device, certificate);
+            }
+        }
+        self.conversations.insert(contact.conversation, contact.user);
+        self.by_user.insert(contact.user, contact);
+    }
+}
+
+/// The addresses in a device's newest record.
+pub(crate) fn addresses(device: &ContactDevice) -> Vec<peerloom_wire::Address> {
+    let record = device.record.as_ref().and_then(|r| PeerRecord::open(r, verify).ok());
+    record.map(|(record, _)| record.addresses).unwrap_or_default()
+}

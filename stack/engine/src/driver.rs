@@ -1,0 +1,289 @@
+//! The delivery thread: the only writer of the store and the only caller of the crypto.
+//!
+//! It takes what waits, handles all of it in one *turn*, and hands the turn's writes to the
+//! committer together with what may be said once they are durable. While the disk works, the next
+//! turn gathers: that makes group commits and bundles without making a lone message wait.
+
+mod contact;
+mod effects;
+mod incoming;
+mod outgoing;
+mod session;
+mod state;
+mod status;
+mod timers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerloom_core::wire::store::{META, meta};
+use peerloom_core::wire::{ConversationId, DeviceId, Frame, MessageId};
+use peerloom_core::{Error, ErrorKind, Result, Storage};
+use peerloom_delivery::Now;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::store::{Committer, Txn, View};
+
+pub(crate) use effects::Effects;
+pub(crate) use state::{Own, State};
+pub use status::QueuedEntry;
+
+/// Inputs handled in one turn, at most.
+const TURN: usize = 2048;
+/// Inputs that wait for the thread.
+const WAITING: usize = 2048;
+/// How long acknowledgements of others may stay unwritten: losing them costs a duplicate, no more.
+const LAZY: Duration = Duration::from_millis(100);
+/// How often a store that failed is tried again, and how often the clock is checked.
+const RECOVERY: Duration = Duration::from_secs(1);
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
+
+/// Something for the delivery thread.
+pub(crate) enum Input {
+    /// A message to send.
+    Send(SendRequest),
+    /// A frame from a device, with what it holds of the link's budget.
+    Frame { device: DeviceId, frame: Frame, _budget: OwnedSemaphorePermit },
+    /// A link came up, or another one took over.
+    LinkUp(DeviceId),
+    /// The last link went down.
+    LinkDown(DeviceId, String),
+    /// Anything else.
+    Call(Call),
+    /// A commit failed.
+    StoreFailed,
+    /// Finish what was accepted and end.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Work for a turn, or why there is none.
+type Call = Box<dyn FnOnce(Result<&mut Turn<'_>, &Error>) + Send>;
+
+/// A message to send.
+pub(crate) struct SendRequest {
+    pub(crate) conversation: ConversationId,
+    pub(crate) content_type: String,
+    pub(crate) body: Bytes,
+    pub(crate) ttl: Duration,
+    pub(crate) reply: oneshot::Sender<Result<MessageId>>,
+}
+
+/// The way to the delivery thread.
+#[derive(Clone)]
+pub(crate) struct DriverHandle(mpsc::Sender<Input>);
+
+impl DriverHandle {
+    /// Waits while the thread has too much to do.
+    pub(crate) async fn input(&self, input: Input) -> Result<()> {
+        self.0.send(input).await.map_err(|_| closed())
+    }
+
+    /// Runs something in a turn; the answer comes once what it wrote is durable.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Turn<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may be gone; then the answer goes nowhere.
+        let run = move |turn: Result<&mut Turn<'_>, &Error>| match turn.map(|turn| (work(turn), turn)) {
+            Ok((Ok(value), turn)) => {
+                turn.effects.reply(move |outcome| drop(reply.send(outcome.map(|()| value))));
+            }
+            Ok((Err(error), _)) => drop(reply.send(Err(error))),
+            Err(error) => drop(reply.send(Err(error.clone()))),
+        };
+        self.input(Input::Call(Box::new(run))).await?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "engine", "deliver", "the node is shut down")
+}
+
+/// Starts the thread.
+pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -> Result<DriverHandle> {
+    let (sender, inputs) = mpsc::channel(WAITING);
+    let weak = sender.downgrade();
+    let on_failure = move || {
+        // A full queue means that a turn is coming anyway.
+        if let Some(sender) = weak.upgrade() {
+            let _ = sender.try_send(Input::StoreFailed);
+        }
+    };
+    let mut view = View::new(storage.clone());
+    state.load(&view.begin(0), clock.now())?;
+    let committer = Committer::start(storage, on_failure)?;
+    let driver = Driver { inputs, state, view, committer, clock, broken: false, lazy_since: None, clock_checked: Duration::ZERO };
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+    let run = move || runtime.block_on(driver.run());
+    std::thread::Builder::new().name("peerloom-deliver".into()).spawn(run).map_err(failed)?;
+    Ok(DriverHandle(sender))
+}
+
+struct Driver {
+    inputs: mpsc::Receiver<Input>,
+    state: State,
+    view: View,
+    committer: Committer<Effects>,
+    clock: Clock,
+    /// The store failed and its state could not be read again yet.
+    broken: bool,
+    /// Since when changes wait that may be written later.
+    lazy_since: Option<Duration>,
+    clock_checked: Duration,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            let deadline = self.deadline();
+            let wait = deadline.saturating_sub(self.clock.now().mono);
+            let received = tokio::time::timeout(wait, self.inputs.recv_many(&mut batch, TURN)).await;
+            if let Ok(0) = received {
+                // Every handle is gone.
+                self.turn(Vec::new(), true);
+                return;
+            }
+            let stop = batch.iter().position(|input| matches!(input, Input::Stop(_)));
+            let stop = stop.map(|at| batch.split_off(at));
+            self.turn(std::mem::take(&mut batch), stop.is_some());
+            if let Some(Input::Stop(done)) = stop.and_then(|rest| rest.into_iter().next()) {
+                // Waits for the disk; whatever came later hears that the node is closed.
+                drop(self.committer);
+                let _ = done.send(());
+                return;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        let housekeeping = self.clock_checked + CLOCK_CHECK;
+        let lazy = self.lazy_since.map(|since| since + LAZY);
+        let broken = self.broken.then(|| self.clock.now().mono + RECOVERY);
+        let due = [self.state.timers.next(), lazy, broken].into_iter().flatten();
+        due.fold(housekeeping, Duration::min)
+    }
+
+    fn turn(&mut self, inputs: Vec<Input>, last: bool) {
+        let now = self.clock.now();
+        if (self.broken || self.committer.has_failed()) && !self.recover(now) {
+            let error = Error::new(ErrorKind::Storage, "engine", "deliver", "the store fails; free space or repair it, then try again");
+            inputs.into_iter().for_each(|input| refuse(input, &error));
+            return;
+        }
+        let mut turn = Turn {
+            state: &mut self.state,
+            txn: self.view.begin(self.committer.done()),
+            effects: Effects::default(),
+            now,
+        };
+        if now.mono >= self.clock_checked + CLOCK_CHECK {
+            self.clock_checked = now.mono;
+            self.clock.check();
+            turn.housekeeping();
+        }
+        let mut outcome = Ok(());
+        let mut inputs = inputs.into_iter();
+        for input in inputs.by_ref() {
+            outcome = turn.handle(input);
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let outcome = outcome.and_then(|()| turn.on_timers()).and_then(|()| turn.finish());
+        let lazy_due = last || self.lazy_since.is_some_and(|since| now.mono >= since + LAZY);
+        if outcome.is_ok() && (lazy_due || !turn.txn.is_empty()) {
+            turn.write_lazy();
+        }
+        let waits = turn.state.has_lazy();
+        let (mut effects, writes) = (turn.effects, turn.txn.into_writes());
+        effects.attach(&self.state.links, &self.state.events);
+        if let Err(error) = outcome {
+            // Reading failed in the middle: nothing of this turn happened.
+            error!(%error, "a turn was abandoned");
+            effects.abandon(&error);
+            inputs.for_each(|input| refuse(input, &error));
+            self.broken = true;
+            return;
+        }
+        self.lazy_since = if waits { self.lazy_since.or(Some(now.mono)) } else { None };
+        if !writes.is_empty() || !effects.is_empty() {
+            let batch = self.view.submit(self.committer.next_sequence(), writes);
+            self.committer.submit(batch, effects);
+        }
+    }
+
+    /// Drops all state that was not committed and reads it again.
+    fn recover(&mut self, now: Now) -> bool {
+        self.view.reset();
+        self.committer.begin_epoch();
+        self.lazy_since = None;
+        let loaded = self.state.load(&self.view.begin(0), now);
+        self.broken = loaded.is_err();
+        match loaded {
+            Ok(()) => info!("the store answers; state was read again"),
+            Err(error) => error!(%error, "the store still fails"),
+        }
+        !self.broken
+    }
+}
+
+/// Says no to an input. Frames are just dropped: their senders send them again.
+fn refuse(input: Input, error: &Error) {
+    match input {
+        Input::Send(request) => drop(request.reply.send(Err(error.clone()))),
+        Input::Call(work) => work(Err(error)),
+        Input::Frame { .. } | Input::LinkUp(_) | Input::LinkDown(..) | Input::StoreFailed | Input::Stop(_) => {}
+    }
+}
+
+/// One turn: the state, the transaction it writes to, and what may be said afterwards.
+pub(crate) struct Turn<'a> {
+    pub(crate) state: &'a mut State,
+    pub(crate) txn: Txn<'a>,
+    pub(crate) effects: Effects,
+    pub(crate) now: Now,
+}
+
+impl Turn<'_> {
+    /// An error means that the store can't be read: the turn is abandoned.
+    fn handle(&mut self, input: Input) -> Result<()> {
+        match input {
+            Input::Send(request) => {
+                self.on_send(request);
+                Ok(())
+            }
+            Input::Frame { device, frame, _budget } => self.on_frame(device, frame),
+            Input::LinkUp(device) => self.on_link_up(device),
+            Input::LinkDown(device, reason) => {
+                self.on_link_down(device, &reason);
+                Ok(())
+            }
+            Input::Call(work) => {
+                work(Ok(self));
+                Ok(())
+            }
+            Input::StoreFailed | Input::Stop(_) => Ok(()),
+        }
+    }
+
+    /// What follows from the turn's inputs taken together.
+    fn finish(&mut self) -> Result<()> {
+        self.seal_queues()?;
+        self.transmit()?;
+        self.acknowledge();
+        self.state.refresh_timers(self.now);
+        Ok(())
+    }
+
+    fn housekeeping(&mut self) {
+        self.txn.put(META, Bytes::from_static(meta::LAST_SEEN_TIME), self.now.wall_ms.to_be_bytes().to_vec());
+        self.expire_pending();
+    }
+}

@@ -1,0 +1,102 @@
+//! What a turn makes true, said once it is durable.
+
+use bytes::Bytes;
+use peerloom_core::wire::{DeviceId, Frame, MessageId};
+use peerloom_core::{Error, Result};
+use tokio::sync::oneshot;
+
+use crate::event::{Event, EventSource, Notice};
+use crate::net::Links;
+use crate::store::Consequence;
+
+type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Replies, frames and events of one turn.
+#[derive(Default)]
+pub(crate) struct Effects {
+    sends: Vec<(oneshot::Sender<Result<MessageId>>, MessageId)>,
+    replies: Vec<Reply>,
+    control: Vec<(DeviceId, Bytes)>,
+    chat: Vec<(DeviceId, Bytes)>,
+    notices: Vec<Notice>,
+    resets: Vec<DeviceId>,
+    wanted: Vec<DeviceId>,
+    targets: Option<(Links, EventSource)>,
+}
+
+impl Effects {
+    pub(crate) fn sent(&mut self, reply: oneshot::Sender<Result<MessageId>>, id: MessageId) {
+        self.sends.push((reply, id));
+    }
+
+    pub(crate) fn reply(&mut self, reply: impl FnOnce(Result<()>) + Send + 'static) {
+        self.replies.push(Box::new(reply));
+    }
+
+    /// A small frame, on the control channel.
+    pub(crate) fn control(&mut self, device: DeviceId, frame: &Frame) {
+        self.control.push((device, frame.encode()));
+    }
+
+    /// An encoded frame with an envelope, on the chat channel.
+    pub(crate) fn chat(&mut self, device: DeviceId, frame: Bytes) {
+        self.chat.push((device, frame));
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.notices.push(Notice::Other(event));
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.notices.push(notice);
+    }
+
+    /// Closes the links to a device, so that a new one is made.
+    pub(crate) fn reset_link(&mut self, device: DeviceId) {
+        self.resets.push(device);
+    }
+
+    /// Asks for a link to a device now.
+    pub(crate) fn want_link(&mut self, device: DeviceId) {
+        self.wanted.push(device);
+    }
+
+    pub(crate) fn attach(&mut self, links: &Links, events: &EventSource) {
+        self.targets = Some((links.clone(), events.clone()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sends.is_empty()
+            && self.replies.is_empty()
+            && self.control.is_empty()
+            && self.chat.is_empty()
+            && self.notices.is_empty()
+            && self.resets.is_empty()
+            && self.wanted.is_empty()
+    }
+
+    /// Nothing of the turn happened.
+    pub(crate) fn abandon(self, error: &Error) {
+        self.fail(error);
+    }
+}
+
+impl Consequence for Effects {
+    fn release(self) {
+        let Some((links, events)) = self.targets else { return };
+        // Acknowledgements first: they are small, and somebody waits for them.
+        self.control.into_iter().for_each(|(device, frame)| links.send_control(&device, frame));
+        self.chat.into_iter().for_each(|(device, frame)| links.send_chat(&device, frame));
+        // Whoever asked may be gone.
+        self.sends.into_iter().for_each(|(reply, id)| drop(reply.send(Ok(id))));
+        self.replies.into_iter().for_each(|reply| reply(Ok(())));
+        self.notices.into_iter().for_each(|notice| events.send(notice));
+        self.resets.iter().for_each(|device| links.reset(device));
+        self.wanted.iter().for_each(|device| links.want(*device));
+    }
+
+    fn fail(self, error: &Error) {
+        self.sends.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
+        self.replies.into_iter().for_each(|reply| reply(Err(error.clone())));
+    }
+}

@@ -1,0 +1,324 @@
+//! Peers' logs: opening, parking, acknowledging.
+
+use peerloom_core::wire::store::{
+    HISTORY, HISTORY_BY_CONVERSATION, History, IN_LOGS, IN_PARKED, QUARANTINE, Quarantined, Record, ordered_key,
+};
+use peerloom_core::wire::{
+    Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position, Signed, Withdrawal,
+    context, limits,
+};
+use peerloom_core::{Error, ErrorKind, Opened, Result};
+use peerloom_crypto_primitives::verify;
+use peerloom_delivery::{Arrival, GapAction, Inbox};
+use tracing::{debug, warn};
+
+use super::Turn;
+use super::state::{TimerKey, entry_key, history_key, log_key};
+use crate::clock::system_ms;
+use crate::event::{Event, Notice};
+use crate::history::shown;
+
+impl Turn<'_> {
+    /// A frame from a device of a contact. What is wrong with it is refused and logged; an error
+    /// means that this node's store can't be read.
+    pub(super) fn on_frame(&mut self, device: DeviceId, frame: Frame) -> Result<()> {
+        let outcome = match frame {
+            Frame::Envelope(envelope) => self.on_envelope(device, envelope),
+            Frame::Ack(signed) => self.on_ack(device, &signed),
+            Frame::CannotOpen(signed) => self.on_cannot_open(device, &signed),
+            Frame::Withdrawal(signed) => self.on_withdrawal(device, &signed),
+            Frame::GapRequest(request) => {
+                self.on_gap_request(device, &request);
+                Ok(())
+            }
+            Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
+            Frame::KeyPackage(answer) => self.on_key_package(device, answer),
+            Frame::Record(record) => self.on_record(device, record),
+        };
+        match outcome {
+            Err(error) if is_peers_fault(&error) => {
+                self.state.links.count_refused();
+                warn!(?device, %error, "refused a frame");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn on_envelope(&mut self, device: DeviceId, envelope: Envelope) -> Result<()> {
+        let log = envelope.log;
+        let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an entry", message));
+        if log.device != device || !self.state.contacts.shares(&device, &log.conversation) {
+            return refuse("it is of a log that this link has no business with");
+        }
+        let own = self.state.own.device;
+        if !envelope.recipients.contains(&own) {
+            return refuse("it is for other devices");
+        }
+        let joins = envelope.joins.contains(&own);
+        let now = self.now;
+        match self.inbox(log).on_entry(envelope.position, joins, now) {
+            Arrival::Open => self.open_from(envelope),
+            Arrival::Park => {
+                self.txn.put(IN_PARKED, entry_key(&log, envelope.position), envelope.encode());
+                Ok(())
+            }
+            Arrival::Duplicate => {
+                self.state.to_acknowledge.insert(log);
+                Ok(())
+            }
+            Arrival::NoRoom => {
+                debug!(?device, position = envelope.position, "no room to park an early entry");
+                Ok(())
+            }
+        }
+    }
+
+    fn inbox(&mut self, log: LogId) -> &mut Inbox {
+        self.state.touched.insert(TimerKey::Inbox(log));
+        let (config, now) = (&self.state.config.delivery, self.now);
+        self.state
+            .inboxes
+            .entry(log)
+            .or_insert_with(|| Inbox::restore(log, config, Default::default(), [], now))
+    }
+
+    /// Opens an entry, and then the parked ones whose turn has come.
+    fn open_from(&mut self, envelope: Envelope) -> Result<()> {
+        let log = envelope.log;
+        let mut next = self.open(envelope)?;
+        while let Some(position) = next {
+            next = match self.take_parked(log, position)? {
+                Some(envelope) => self.open(envelope)?,
+                None => None,
+            };
+        }
+        Ok(())
+    }
+
+    fn take_parked(&mut self, log: LogId, position: Position) -> Result<Option<Envelope>> {
+        let key = entry_key(&log, position);
+        let parked = self.txn.get(IN_PARKED, &key)?;
+        self.txn.delete(IN_PARKED, key);
+        self.inbox(log).unpark(position);
+        Ok(parked.map(Envelope::decode).transpose()?)
+    }
+
+    /// Opens one entry; returns the position of a parked one that is next.
+    fn open(&mut self, envelope: Envelope) -> Result<Option<Position>> {
+        let (log, position) = (envelope.log, envelope.position);
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite).cloned() else {
+            self.cannot_open(&envelope, CannotOpenReason::UnknownSuite)?;
+            return Ok(None);
+        };
+        let associated_data = match envelope.class {
+            EntryClass::Application => envelope.associated_data(),
+            EntryClass::Handshake => {
+                let certificate = self.state.contacts.certificate(&log.device);
+                let good = certificate
+                    .is_some_and(|c| verify(&c.device_key, &envelope.signing_input(), &envelope.signature));
+                if !good {
+                    return Err(Error::new(ErrorKind::Unauthenticated, "engine", "open", "the handshake's signature is wrong"));
+                }
+                Vec::new()
+            }
+        };
+        let opened = {
+            let mut state = self.txn.crypto(envelope.suite);
+            let rng = &mut self.state.rng;
+            crypto.open(&mut state, rng, log, envelope.class, &associated_data, &envelope.payload)?
+        };
+        let joins = envelope.joins.contains(&self.state.own.device);
+        match opened {
+            Opened::Applied => {
+                if joins {
+                    let void = self.inbox(log).on_joined(position);
+                    void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
+                    self.spend_key_package(log.device, log.conversation, envelope.suite.0);
+                }
+                self.settle(log, position)
+            }
+            Opened::Content(bundle) => {
+                self.keep(&envelope, bundle)?;
+                self.settle(log, position)
+            }
+            Opened::Duplicate => self.settle(log, position),
+            Opened::NeedsEarlier => {
+                self.txn.put(IN_PARKED, entry_key(&log, position), envelope.encode());
+                // Its position is parked again unless it is the very next, which a gap can't explain.
+                let now = self.now;
+                if self.inbox(log).on_entry(position, false, now) == Arrival::Open {
+                    self.cannot_open(&envelope, CannotOpenReason::KeyGone)?;
+                }
+                Ok(None)
+            }
+            Opened::CannotOpen(reason) => {
+                self.cannot_open(&envelope, reason)?;
+                Ok(None)
+            }
+            Opened::Rejected(why) => {
+                let now = self.now;
+                self.inbox(log).on_refused(position, now);
+                Err(Error::new(ErrorKind::Unauthenticated, "engine", "open", why))
+            }
+        }
+    }
+
+    fn settle(&mut self, log: LogId, position: Position) -> Result<Option<Position>> {
+        self.state.to_acknowledge.insert(log);
+        let now = self.now;
+        Ok(self.inbox(log).on_settled(position, now))
+    }
+
+    /// Stores an entry's messages and tells of them.
+    fn keep(&mut self, envelope: &Envelope, bundle: bytes::Bytes) -> Result<()> {
+        let log = envelope.log;
+        let Ok(decoded) = Bundle::decode(bundle.clone()) else {
+            // Authentic, but nothing can ever be made of it: kept for a person to look at.
+            return self.quarantine(envelope, CannotOpenReason::Damaged);
+        };
+        let mut hidden = Vec::new();
+        for (item, index) in decoded.items.iter().zip(0u16..) {
+            if item.resealed_from == 0 {
+                continue;
+            }
+            let quarantined = entry_key(&log, item.resealed_from);
+            let refused = self.txn.get(QUARANTINE, &quarantined)?.is_some();
+            if !refused && self.inbox(log).was_shown(item.resealed_from) {
+                hidden.push(index);
+            }
+        }
+        let Some(certificate) = self.state.contacts.certificate(&log.device) else { return Ok(()) };
+        let sequence = self.next_history();
+        let row = History {
+            conversation: log.conversation,
+            user: certificate.user,
+            device: log.device,
+            position: envelope.position,
+            stored_at_ms: system_ms(),
+            bundle,
+            hidden,
+        };
+        self.txn.put(HISTORY, history_key(sequence), row.encode());
+        let by_conversation = ordered_key(&[log.conversation.as_bytes()], sequence);
+        self.txn.put(HISTORY_BY_CONVERSATION, by_conversation, bytes::Bytes::new());
+        let messages = shown(sequence, &row)?;
+        if !messages.is_empty() {
+            self.effects.notice(Notice::Messages(messages.into()));
+        }
+        Ok(())
+    }
+
+    /// Keeps what can't be opened and tells the log's owner.
+    fn cannot_open(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
+        let (log, position) = (envelope.log, envelope.position);
+        warn!(device = ?log.device, position, ?reason, "an entry can't be opened; asking for it to be sealed anew");
+        self.quarantine(envelope, reason)?;
+        let now = self.now;
+        self.inbox(log).on_refused(position, now);
+        let cannot = CannotOpen { log, position, reason };
+        let signed = self.state.own.key.sign_object(context::CANNOT_OPEN, cannot.encode());
+        self.effects.control(log.device, &Frame::CannotOpen(signed));
+        Ok(())
+    }
+
+    fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
+        let key = entry_key(&envelope.log, envelope.position);
+        if self.txn.get(QUARANTINE, &key)?.is_none() {
+            let row = Quarantined { reason, since_ms: system_ms(), envelope: envelope.encode() };
+            self.txn.put(QUARANTINE, key, row.encode());
+        }
+        Ok(())
+    }
+
+    /// The log's owner takes positions back.
+    fn on_withdrawal(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
+        let withdrawal = Withdrawal::decode(signed)?;
+        let certificate = self.state.contacts.certificate(&device);
+        let good = certificate.is_some_and(|c| signed.verify(context::WITHDRAWAL, |m, s| verify(&c.device_key, m, s)).is_some());
+        if !good || !self.state.contacts.shares(&device, &withdrawal.conversation) {
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a withdrawal", "its signature is wrong"));
+        }
+        let log = LogId { device, conversation: withdrawal.conversation };
+        let now = self.now;
+        for range in withdrawal.positions.iter() {
+            // A range may claim to be endless; nobody withdraws more than the window at once.
+            for position in (range.first..=range.last).take(MAX_WITHDRAWN) {
+                let mut next = self.inbox(log).on_settled(position, now);
+                while let Some(position) = next {
+                    next = match self.take_parked(log, position)? {
+                        Some(envelope) => self.open(envelope)?,
+                        None => None,
+                    };
+                }
+            }
+        }
+        self.state.to_acknowledge.insert(log);
+        Ok(())
+    }
+
+    /// What a gap in a peer's log calls for now.
+    pub(super) fn on_inbox_timer(&mut self, log: LogId) -> Result<()> {
+        let now = self.now;
+        match self.inbox(log).on_timer(now) {
+            None => Ok(()),
+            Some(GapAction::Ask(positions)) => {
+                let request = GapRequest { conversation: log.conversation, positions };
+                self.effects.control(log.device, &Frame::GapRequest(request));
+                Ok(())
+            }
+            Some(GapAction::OpenAhead { positions, missing }) => {
+                for gap in missing.iter() {
+                    let (conversation, device) = (log.conversation, log.device);
+                    self.effects.event(Event::Gap { conversation, device, first: gap.first, last: gap.last });
+                }
+                let request = GapRequest { conversation: log.conversation, positions: missing };
+                self.effects.control(log.device, &Frame::GapRequest(request));
+                for position in positions {
+                    if let Some(envelope) = self.take_parked(log, position)? {
+                        self.open_from(envelope)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Stores how far each changed log is, and says so to its owner: one acknowledgement for all
+    /// that this turn settled.
+    pub(super) fn acknowledge(&mut self) {
+        let changed = self.state.touched.iter().filter_map(|key| match key {
+            TimerKey::Inbox(log) => Some(*log),
+            TimerKey::Outbox(_) => None,
+        });
+        for log in changed.collect::<Vec<_>>() {
+            if let Some(stored) = self.state.inboxes.get_mut(&log).and_then(Inbox::take_dirty) {
+                self.txn.put(IN_LOGS, log_key(&log), stored.encode());
+            }
+        }
+        for log in std::mem::take(&mut self.state.to_acknowledge) {
+            let Some(inbox) = self.state.inboxes.get(&log) else { continue };
+            let signed = self.state.own.key.sign_object(context::ACK, inbox.ack().encode());
+            self.effects.control(log.device, &Frame::Ack(signed));
+        }
+    }
+
+    pub(super) fn on_timers(&mut self) -> Result<()> {
+        for key in self.state.timers.take_due(self.now.mono) {
+            match key {
+                TimerKey::Outbox(id) => self.on_outbox_timer(id)?,
+                TimerKey::Inbox(log) => self.on_inbox_timer(log)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most positions of one range that a withdrawal settles at once.
+const MAX_WITHDRAWN: usize = limits::BUNDLE_ITEMS;
+
+/// Whether an error is about what a peer sent, not about this node.
+fn is_peers_fault(error: &Error) -> bool {
+    use ErrorKind as K;
+    matches!(error.kind(), K::Malformed | K::Unauthenticated | K::TooLarge | K::UnsupportedVersion)
+}

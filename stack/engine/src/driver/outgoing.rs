@@ -1,0 +1,442 @@
+//! Our own logs: accepting, sealing, transmitting, and what receivers say.
+
+use bytes::Bytes;
+use peerloom_core::wire::store::{
+    FAILURES, Failure, HISTORY, HISTORY_BY_CONVERSATION, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record,
+    ordered_key,
+};
+use peerloom_core::wire::{
+    Ack, Bundle, CannotOpen, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest, Item, LogId, MessageId, Position,
+    RangeSet, Signed, UserId, Withdrawal, context, limits,
+};
+use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
+use peerloom_crypto_primitives::verify;
+use peerloom_delivery::{Effect, NewEntry, Transmit};
+use rand::Rng;
+use tracing::{debug, warn};
+
+use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key, sealed_row};
+use super::{SendRequest, Turn};
+use crate::clock::system_ms;
+use crate::event::{Event, MessageState};
+
+impl Turn<'_> {
+    /// Accepts a message, or says why not. The reply to an accepted one waits for the disk.
+    pub(super) fn on_send(&mut self, request: SendRequest) {
+        let SendRequest { conversation, content_type, body, ttl, reply } = request;
+        if let Err(error) = self.check_room(&conversation, &content_type, body.len()) {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let mut id = [0; 16];
+        self.state.rng.fill_bytes(&mut id);
+        let item = Item {
+            id: MessageId::from_bytes(id),
+            sent_at_ms: system_ms(),
+            content_type,
+            body,
+            resealed_from: 0,
+        };
+        let expires_at_ms = self.now.wall_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        if let Some(found) = self.state.conversations.get_mut(&conversation) {
+            found.queued.push(Queued { item, expires_at_ms, reply: Some(reply) });
+            self.state.touched.insert(TimerKey::Outbox(conversation));
+        }
+    }
+
+    fn check_room(&self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
+        let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
+        let Some(conversation) = self.state.conversations.get(id) else {
+            return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());
+        };
+        if length > limits::MESSAGE_BODY {
+            return error(ErrorKind::TooLarge, format!("a message has at most {} bytes, this one {length}", limits::MESSAGE_BODY));
+        }
+        if content_type.len() > limits::CONTENT_TYPE {
+            return error(ErrorKind::TooLarge, format!("a content type has at most {} bytes", limits::CONTENT_TYPE));
+        }
+        let config = &self.state.config;
+        let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
+        let queued: usize = conversation.queued.iter().map(|q| q.item.body.len()).sum();
+        if messages >= config.max_queued_messages
+            || conversation.outbox.bytes() + conversation.pending_bytes + queued + length > config.max_queued_bytes
+        {
+            let message = format!("{messages} messages wait already; wait until the contact is reachable, or raise delivery.max_queued_messages or max_queued_bytes");
+            return error(ErrorKind::Overloaded, message);
+        }
+        Ok(())
+    }
+
+    /// Seals what was accepted, or stores it to be sealed once there is a session.
+    pub(super) fn seal_queues(&mut self) -> Result<()> {
+        let touched: Vec<ConversationId> = self
+            .state
+            .touched
+            .iter()
+            .filter_map(|key| match key {
+                TimerKey::Outbox(id) => Some(*id),
+                TimerKey::Inbox(_) => None,
+            })
+            .collect();
+        for id in touched {
+            let Some(conversation) = self.state.conversations.get(&id) else { continue };
+            if conversation.queued.is_empty() {
+                continue;
+            }
+            if conversation.members.is_none() {
+                self.prepare_session(id)?;
+            }
+            self.seal_queue(id)?;
+        }
+        Ok(())
+    }
+
+    fn seal_queue(&mut self, id: ConversationId) -> Result<()> {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
+        let queued = std::mem::take(&mut conversation.queued);
+        let ready = conversation.members.as_ref().is_some_and(|m| !m.is_empty());
+        if ready {
+            return self.seal(id, queued);
+        }
+        let sequence = self.state.pending;
+        self.state.pending += queued.len() as u64;
+        for (queued, order) in queued.into_iter().zip(sequence + 1..) {
+            let message = queued.item.id;
+            let value = Pending { item: queued.item, expires_at_ms: queued.expires_at_ms }.encode();
+            if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                conversation.pending += 1;
+                conversation.pending_bytes += value.len();
+            }
+            self.txn.put(PENDING, ordered_key(&[id.as_bytes()], order), value);
+            if let Some(reply) = queued.reply {
+                self.effects.sent(reply, message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals messages that waited for a session, before anything newer.
+    pub(super) fn seal_pending(&mut self, id: ConversationId) -> Result<()> {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
+        if conversation.pending == 0 {
+            return Ok(());
+        }
+        (conversation.pending, conversation.pending_bytes) = (0, 0);
+        let mut queued = Vec::new();
+        for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
+            let pending = Pending::decode(row.value)?;
+            queued.push(Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
+            self.txn.delete(PENDING, row.key);
+        }
+        self.seal(id, queued)
+    }
+
+    /// Seals messages in bundles, each an entry.
+    fn seal(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
+        let mut bundle: Vec<Queued> = Vec::new();
+        let mut size = 0;
+        for next in queued {
+            let length = next.item.encoded_size();
+            if !bundle.is_empty() && (size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS) {
+                self.seal_bundle(id, std::mem::take(&mut bundle))?;
+                size = 0;
+            }
+            size += length;
+            bundle.push(next);
+        }
+        if bundle.is_empty() { Ok(()) } else { self.seal_bundle(id, bundle) }
+    }
+
+    fn seal_bundle(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
+        // The entry lives as long as the message in it that lives longest.
+        let expires_at_ms = queued.iter().map(|q| q.expires_at_ms).max().unwrap_or(0);
+        let mut items = Vec::with_capacity(queued.len());
+        for next in queued {
+            if let Some(reply) = next.reply {
+                self.effects.sent(reply, next.item.id);
+            }
+            items.push(next.item);
+        }
+        let messages: Vec<MessageId> = items.iter().map(|item| item.id).collect();
+        let bundle = Bundle { items }.encode();
+        let history = self.next_history();
+        let sealed = Sealed::Application { bundle: bundle.clone() };
+        let position = self.append(id, sealed, &messages, expires_at_ms, history, &[])?;
+        let own = &self.state.own;
+        let row = History {
+            conversation: id,
+            user: own.user,
+            device: own.device,
+            position,
+            stored_at_ms: system_ms(),
+            bundle,
+            hidden: Vec::new(),
+        };
+        self.txn.put(HISTORY, history_key(history), row.encode());
+        self.txn.put(HISTORY_BY_CONVERSATION, ordered_key(&[id.as_bytes()], history), Bytes::new());
+        Ok(())
+    }
+
+    /// Appends an entry to our log: position, seal, rows.
+    pub(super) fn append(
+        &mut self,
+        id: ConversationId,
+        sealed: Sealed,
+        messages: &[MessageId],
+        expires_at_ms: u64,
+        history: u64,
+        joins: &[(DeviceId, UserId)],
+    ) -> Result<Position> {
+        let own = self.state.own.clone();
+        let crypto = self.state.crypto()?;
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
+        };
+        if std::mem::take(&mut conversation.settled_head) {
+            self.txn.delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));
+        }
+        let class = sealed.class();
+        let recipients = match &sealed {
+            Sealed::Handshake { recipients, .. } => recipients.clone(),
+            Sealed::Application { .. } => conversation.members.clone().unwrap_or_default(),
+        };
+        let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
+        let position = conversation.outbox.append(new);
+        let mut envelope = Envelope {
+            log: LogId { device: own.device, conversation: id },
+            position,
+            class,
+            suite: crypto.suite(),
+            expires_at_ms,
+            recipients: recipients.clone(),
+            joins: joins.iter().map(|(device, _)| *device).collect(),
+            hops: 0,
+            payload: Bytes::new(),
+            signature: Bytes::new(),
+        };
+        match sealed {
+            Sealed::Handshake { payload, .. } => {
+                envelope.payload = payload;
+                envelope.signature = own.key.sign(&envelope.signing_input());
+            }
+            Sealed::Application { bundle } => {
+                let associated_data = envelope.associated_data();
+                let sealing = Sealing { conversation: id, associated_data: &associated_data, plaintext: &bundle };
+                let mut state = self.txn.crypto(crypto.suite());
+                envelope.payload = crypto.seal(&mut state, &mut self.state.rng, sealing)?;
+            }
+        }
+        let encoded = envelope.encode();
+        let size = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
+        let row = OutEntry { class, size, expires_at_ms, messages: messages.to_vec(), recipients: recipients.clone(), history };
+        self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
+        self.txn.put(OUT_SEALED, own_key(&id, position), encoded);
+        conversation.outbox.set_size(position, size as usize);
+        conversation.outbox.wake(self.now);
+        conversation.entries.insert(position, OwnEntry { messages: messages.into(), history });
+        self.state.ready.extend(recipients.iter().map(|device| (id, *device)));
+        self.state.touched.insert(TimerKey::Outbox(id));
+        if !joins.is_empty() {
+            self.state.lazy_cursors.insert(id);
+        }
+        Ok(position)
+    }
+
+    /// Sends whatever fits each ready device's window.
+    pub(super) fn transmit(&mut self) -> Result<()> {
+        for (id, device) in std::mem::take(&mut self.state.ready) {
+            let mut withdrawn = RangeSet::default();
+            while let Some(conversation) = self.state.conversations.get_mut(&id) {
+                match conversation.outbox.transmit(&device, self.now) {
+                    Some(Transmit::Entry(position)) => match self.txn.get(OUT_SEALED, &own_key(&id, position))? {
+                        Some(envelope) => self.effects.chat(device, Frame::wrap_envelope(&envelope)),
+                        None => warn!(%position, "an entry that is still needed has lost its bytes"),
+                    },
+                    Some(Transmit::Withdrawal(position)) => withdrawn.insert(position, position),
+                    None => break,
+                }
+            }
+            if !withdrawn.is_empty() {
+                let withdrawal = Withdrawal { conversation: id, positions: withdrawn };
+                let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
+                self.effects.control(device, &Frame::Withdrawal(signed));
+            }
+            self.state.touched.insert(TimerKey::Outbox(id));
+        }
+        Ok(())
+    }
+
+    /// A device of a contact acknowledges.
+    pub(super) fn on_ack(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
+        let ack = Ack::decode(signed)?;
+        let id = self.own_log(device, &ack.log, signed, context::ACK)?;
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
+        let outcome = conversation.outbox.on_ack(&device, &ack, self.now);
+        for position in &outcome.delivered {
+            if let Some(entry) = conversation.entries.get(position) {
+                let messages = entry.messages.clone();
+                self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
+            }
+        }
+        self.state.lazy_cursors.insert(id);
+        self.state.ready.insert((id, device));
+        self.state.touched.insert(TimerKey::Outbox(id));
+        outcome.settled.iter().for_each(|position| self.drop_settled(id, *position));
+        Ok(())
+    }
+
+    /// Nobody needs an entry any more: its rows may go. The log's last row stays, since it says
+    /// where the log ends.
+    pub(super) fn drop_settled(&mut self, id: ConversationId, position: Position) {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return };
+        conversation.entries.remove(&position);
+        self.state.lazy_deletes.push(sealed_row(&id, position));
+        if position == conversation.outbox.head() {
+            conversation.settled_head = true;
+        } else {
+            self.state.lazy_deletes.push((OUT_ENTRIES, own_key(&id, position)));
+        }
+    }
+
+    /// Checks that a receipt is about our log, from a device that shares the conversation, and
+    /// signed by it.
+    fn own_log(&self, device: DeviceId, log: &LogId, signed: &Signed, context: &[u8]) -> Result<ConversationId> {
+        let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a receipt", message));
+        if log.device != self.state.own.device || !self.state.contacts.shares(&device, &log.conversation) {
+            return refuse("it is about another device's log");
+        }
+        let Some(certificate) = self.state.contacts.certificate(&device) else {
+            return refuse("the device is unknown");
+        };
+        match signed.verify(context, |m, s| verify(&certificate.device_key, m, s)) {
+            Some(_) => Ok(log.conversation),
+            None => refuse("its signature is wrong"),
+        }
+    }
+
+    /// A device of a contact lacks positions of our log.
+    pub(super) fn on_gap_request(&mut self, device: DeviceId, request: &GapRequest) {
+        if !self.state.contacts.shares(&device, &request.conversation) {
+            return;
+        }
+        if let Some(conversation) = self.state.conversations.get_mut(&request.conversation) {
+            conversation.outbox.on_gap_request(&device, &request.positions);
+            self.state.ready.insert((request.conversation, device));
+        }
+    }
+
+    /// A device of a contact can't open an entry of ours: it is added anew once its key package is here.
+    pub(super) fn on_cannot_open(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
+        let cannot = CannotOpen::decode(signed)?;
+        let id = self.own_log(device, &cannot.log, signed, context::CANNOT_OPEN)?;
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
+        if conversation.rejoin.contains(&device) || !conversation.outbox.on_cannot_open(&device, cannot.position) {
+            return Ok(());
+        }
+        warn!(?device, position = cannot.position, reason = ?cannot.reason, "a device can't open an entry; adding it anew");
+        conversation.rejoin.insert(device);
+        conversation.key_packages.remove(&device);
+        self.state.lazy_cursors.insert(id);
+        self.request_key_package(id, device)
+    }
+
+    /// Puts the messages of positions into new entries, with the same message ids.
+    pub(super) fn reseal(&mut self, id: ConversationId, positions: &[Position]) -> Result<()> {
+        for position in positions {
+            let history = self.state.conversations.get(&id).and_then(|c| c.entries.get(position)).map(|e| e.history);
+            let Some(history) = history.filter(|h| *h > 0) else { continue };
+            let Some(row) = self.txn.get(HISTORY, &history_key(history))? else { continue };
+            let mut bundle = Bundle::decode(History::decode(row)?.bundle)?;
+            for item in bundle.items.iter_mut().filter(|item| item.resealed_from == 0) {
+                item.resealed_from = *position;
+            }
+            let messages: Vec<MessageId> = bundle.items.iter().map(|item| item.id).collect();
+            let expires_at_ms = match self.txn.get(OUT_ENTRIES, &own_key(&id, *position))? {
+                Some(row) => OutEntry::decode(row)?.expires_at_ms,
+                None => 0,
+            };
+            self.append(id, Sealed::Application { bundle: bundle.encode() }, &messages, expires_at_ms, history, &[])?;
+        }
+        Ok(())
+    }
+
+    /// What time brought to our logs.
+    pub(super) fn on_outbox_timer(&mut self, id: ConversationId) -> Result<()> {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
+        let effects = conversation.outbox.on_timer(self.now, &mut self.state.rng);
+        self.state.touched.insert(TimerKey::Outbox(id));
+        for effect in effects {
+            match effect {
+                Effect::Connect(device) => self.effects.want_link(device),
+                Effect::ResetLink(device) => {
+                    debug!(?device, "nothing is acknowledged; making a new link");
+                    self.effects.reset_link(device);
+                }
+                Effect::Ready(device) => drop(self.state.ready.insert((id, device))),
+                Effect::Stalled(device) => self.effects.event(Event::Stalled { conversation: id, device }),
+                Effect::Settled(position) => self.drop_settled(id, position),
+                Effect::Expired { position, delivered } => self.on_expired(id, position, delivered)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_expired(&mut self, id: ConversationId, position: Position, delivered: bool) -> Result<()> {
+        self.txn.delete(OUT_SEALED, own_key(&id, position));
+        let known = self.txn.get(FAILURES, &own_key(&id, position))?.is_some();
+        let messages = self.state.conversations.get(&id).and_then(|c| c.entries.get(&position)).map(|e| e.messages.clone());
+        if let Some(messages) = messages.filter(|_| !delivered && !known) {
+            self.fail(id, position, &messages);
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId]) {
+        let reason = "it expired before it could be delivered";
+        let row = Failure { messages: messages.to_vec(), reason: reason.into() };
+        self.txn.put(FAILURES, own_key(&id, order), row.encode());
+        let state = MessageState::Failed(reason.into());
+        self.effects.event(Event::Receipt { conversation: id, messages: messages.into(), state });
+    }
+
+    /// Messages that expired before there was a session fail.
+    pub(super) fn expire_pending(&mut self) {
+        let waiting: Vec<ConversationId> =
+            self.state.conversations.iter().filter(|(_, c)| c.pending > 0).map(|(id, _)| *id).collect();
+        for id in waiting {
+            let Ok(rows) = self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes())) else { continue };
+            for row in rows {
+                let length = row.value.len();
+                let Ok(pending) = Pending::decode(row.value) else { continue };
+                if pending.expires_at_ms == 0 || pending.expires_at_ms > self.now.wall_ms {
+                    continue;
+                }
+                self.txn.delete(PENDING, row.key);
+                if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                    conversation.pending -= 1;
+                    conversation.pending_bytes -= length;
+                }
+                // Beyond every position of the log, so that it stands for itself.
+                let order = self.next_history() | 1 << 63;
+                self.fail(id, order, &[pending.item.id]);
+            }
+        }
+    }
+}
+
+/// What an entry is made of.
+pub(super) enum Sealed {
+    /// Made by the crypto already.
+    Handshake { payload: Bytes, recipients: Vec<DeviceId> },
+    /// To be sealed for the session's members.
+    Application { bundle: Bytes },
+}
+
+impl Sealed {
+    fn class(&self) -> EntryClass {
+        match self {
+            Self::Handshake { .. } => EntryClass::Handshake,
+            Self::Application { .. } => EntryClass::Application,
+        }
+    }
+}

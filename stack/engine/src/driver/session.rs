@@ -1,0 +1,116 @@
+//! Sessions: who can open what we seal.
+
+use std::collections::BTreeSet;
+
+use peerloom_core::wire::store::KEY_PACKAGES;
+use peerloom_core::wire::{ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, Position, UserId, limits, store::ordered_key};
+use peerloom_core::{ErrorKind, Member, Result};
+use tracing::warn;
+
+use super::Turn;
+use super::outgoing::Sealed;
+
+impl Turn<'_> {
+    /// Brings our send session in a conversation to the contact's devices, as far as their key
+    /// packages are here, and asks for those that are missing.
+    pub(super) fn prepare_session(&mut self, id: ConversationId) -> Result<()> {
+        let crypto = self.state.crypto()?;
+        let Some(contact) = self.state.contacts.by_conversation(&id) else { return Ok(()) };
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
+        let member = |device: DeviceId| Member {
+            device,
+            key_package: conversation.key_packages.get(&device).cloned(),
+            rejoin: conversation.rejoin.contains(&device),
+        };
+        let roster: Vec<Member> = contact.devices.iter().map(|d| member(d.device)).collect();
+        let prepared = {
+            let mut state = self.txn.crypto(crypto.suite());
+            crypto.prepare(&mut state, &mut self.state.rng, id, &roster)
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) if matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::TooLarge) => {
+                warn!(%error, "a session could not be made");
+                if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                    conversation.key_packages.clear();
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut unsettled = BTreeSet::<Position>::new();
+        if let Some(conversation) = self.state.conversations.get_mut(&id) {
+            for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
+                if conversation.rejoin.remove(device) {
+                    unsettled.extend(conversation.outbox.unsettled(device));
+                }
+                conversation.key_packages.remove(device);
+            }
+            conversation.members = Some(prepared.members);
+        }
+        for outgoing in prepared.outgoing {
+            let joins: Vec<(DeviceId, UserId)> = outgoing.joins.iter().map(|device| (*device, contact.user)).collect();
+            let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
+            self.append(id, sealed, &[], 0, 0, &joins)?;
+        }
+        self.reseal(id, &unsettled.into_iter().collect::<Vec<_>>())?;
+        let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
+        settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
+        prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
+    }
+
+    /// Asks a device for a key package, if there is a link; else its coming up asks again.
+    pub(super) fn request_key_package(&mut self, conversation: ConversationId, device: DeviceId) -> Result<()> {
+        if self.state.up.contains(&device) {
+            let suite = self.state.crypto()?.suite();
+            self.effects.control(device, &Frame::KeyPackageRequest(KeyPackageRequest { suite, conversation }));
+        }
+        Ok(())
+    }
+
+    /// A device asks for a key package of ours. Asked again before it was used, it gets the same.
+    pub(super) fn on_key_package_request(&mut self, device: DeviceId, request: KeyPackageRequest) -> Result<()> {
+        let KeyPackageRequest { suite, conversation } = request;
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == suite).cloned() else { return Ok(()) };
+        if !self.state.contacts.shares(&device, &conversation) {
+            return Ok(());
+        }
+        let key = key_package_key(&device, &conversation, suite.0);
+        let package = match self.txn.get(KEY_PACKAGES, &key)? {
+            Some(package) => package,
+            None => {
+                let mut state = self.txn.crypto(suite);
+                let package = crypto.key_package(&mut state, &mut self.state.rng)?;
+                self.txn.put(KEY_PACKAGES, key, package.clone());
+                package
+            }
+        };
+        self.effects.control(device, &Frame::KeyPackage(KeyPackage { suite, conversation, package }));
+        Ok(())
+    }
+
+    /// A key package of a device arrived.
+    pub(super) fn on_key_package(&mut self, device: DeviceId, answer: KeyPackage) -> Result<()> {
+        let ours = self.state.crypto()?.suite() == answer.suite && answer.package.len() <= limits::KEY_PACKAGE;
+        if !ours || !self.state.contacts.shares(&device, &answer.conversation) {
+            return Ok(());
+        }
+        let Some(conversation) = self.state.conversations.get_mut(&answer.conversation) else { return Ok(()) };
+        let member = conversation.members.as_ref().is_some_and(|m| m.contains(&device));
+        if member && !conversation.rejoin.contains(&device) {
+            return Ok(());
+        }
+        conversation.key_packages.insert(device, answer.package);
+        self.prepare_session(answer.conversation)?;
+        self.seal_pending(answer.conversation)
+    }
+
+    /// We joined a device's session: the key package it used is spent.
+    pub(super) fn spend_key_package(&mut self, device: DeviceId, conversation: ConversationId, suite: u16) {
+        self.txn.delete(KEY_PACKAGES, key_package_key(&device, &conversation, suite));
+    }
+}
+
+fn key_package_key(device: &DeviceId, conversation: &ConversationId, suite: u16) -> bytes::Bytes {
+    ordered_key(&[device.as_bytes(), conversation.as_bytes()], suite.into())
+}

@@ -1,0 +1,312 @@
+//! Everything the delivery thread knows, rebuilt from the store whenever that fails.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerloom_core::wire::store::{
+    IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING, Record,
+    Table, key_order, ordered_key,
+};
+use peerloom_core::wire::{
+    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, UserId,
+};
+use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
+use peerloom_crypto_primitives::SigningKey;
+use peerloom_delivery::{Inbox, Now, Outbox};
+use rand::rngs::StdRng;
+use tokio::sync::oneshot;
+
+use super::Turn;
+use super::timers::Timers;
+use crate::config::EngineConfig;
+use crate::contacts::Contacts;
+use crate::event::EventSource;
+use crate::net::Links;
+use crate::store::Txn;
+
+/// Who this node is.
+pub(crate) struct Own {
+    pub(crate) user: UserId,
+    pub(crate) device: DeviceId,
+    pub(crate) key: SigningKey,
+    pub(crate) certificate: Signed,
+    pub(crate) network: NetworkId,
+    pub(crate) name: String,
+}
+
+/// What a deadline belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum TimerKey {
+    Outbox(ConversationId),
+    Inbox(LogId),
+}
+
+/// The delivery thread's state.
+pub(crate) struct State {
+    pub(crate) config: EngineConfig,
+    pub(crate) own: Arc<Own>,
+    pub(crate) cryptos: Vec<Arc<dyn Crypto>>,
+    pub(crate) contacts: Contacts,
+    pub(crate) links: Links,
+    pub(crate) events: EventSource,
+    pub(crate) rng: StdRng,
+    pub(crate) conversations: HashMap<ConversationId, Conversation>,
+    pub(crate) inboxes: HashMap<LogId, Inbox>,
+    pub(crate) timers: Timers<TimerKey>,
+    /// Devices with a link.
+    pub(crate) up: HashSet<DeviceId>,
+    /// Sequence of the last entry in the history.
+    pub(crate) history: u64,
+    /// Sequence of the last message that waits unsealed.
+    pub(crate) pending: u64,
+    /// This device's current record, to be told to peers.
+    pub(crate) record: Option<Signed>,
+    /// Conversations and logs that this turn changed.
+    pub(crate) touched: BTreeSet<TimerKey>,
+    /// Logs to acknowledge at the end of this turn.
+    pub(crate) to_acknowledge: BTreeSet<LogId>,
+    /// Devices that may have room for more of a conversation.
+    pub(crate) ready: BTreeSet<(ConversationId, DeviceId)>,
+    /// Rows whose deletion may be written later.
+    pub(crate) lazy_deletes: Vec<(Table, Bytes)>,
+    /// Conversations whose cursors may be written later.
+    pub(crate) lazy_cursors: BTreeSet<ConversationId>,
+}
+
+/// One conversation: our own log in it, and what waits to be sealed.
+pub(crate) struct Conversation {
+    pub(crate) outbox: Outbox,
+    /// Unsettled entries of our log.
+    pub(crate) entries: BTreeMap<Position, OwnEntry>,
+    /// The log's last entry is settled; its row goes when the next is appended.
+    pub(crate) settled_head: bool,
+    /// Accepted in this turn.
+    pub(crate) queued: Vec<Queued>,
+    /// Messages that wait unsealed in the store, and their bytes.
+    pub(crate) pending: usize,
+    pub(crate) pending_bytes: usize,
+    /// The devices in the send session; `None` until it was looked at.
+    pub(crate) members: Option<Vec<DeviceId>>,
+    /// Key packages at hand.
+    pub(crate) key_packages: HashMap<DeviceId, Bytes>,
+    /// Devices to be added anew.
+    pub(crate) rejoin: BTreeSet<DeviceId>,
+}
+
+/// What is known of an own entry beside what the outbox knows.
+pub(crate) struct OwnEntry {
+    pub(crate) messages: Arc<[MessageId]>,
+    pub(crate) history: u64,
+}
+
+/// A message accepted in this turn.
+pub(crate) struct Queued {
+    pub(crate) item: Item,
+    pub(crate) expires_at_ms: u64,
+    pub(crate) reply: Option<oneshot::Sender<Result<MessageId>>>,
+}
+
+impl State {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        config: EngineConfig,
+        own: Arc<Own>,
+        cryptos: Vec<Arc<dyn Crypto>>,
+        contacts: Contacts,
+        links: Links,
+        events: EventSource,
+        rng: StdRng,
+    ) -> Self {
+        Self {
+            config,
+            own,
+            cryptos,
+            contacts,
+            links,
+            events,
+            rng,
+            conversations: HashMap::new(),
+            inboxes: HashMap::new(),
+            timers: Timers::new(),
+            up: HashSet::new(),
+            history: 0,
+            pending: 0,
+            record: None,
+            touched: BTreeSet::new(),
+            to_acknowledge: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            lazy_deletes: Vec::new(),
+            lazy_cursors: BTreeSet::new(),
+        }
+    }
+
+    /// Reads everything from the store, in place of what is known.
+    pub(crate) fn load(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
+        self.cryptos.iter().for_each(|crypto| crypto.forget());
+        self.conversations.clear();
+        self.inboxes.clear();
+        self.timers = Timers::new();
+        self.touched.clear();
+        self.to_acknowledge.clear();
+        self.ready.clear();
+        self.lazy_deletes.clear();
+        self.lazy_cursors.clear();
+        let snapshot = txn.snapshot()?;
+        self.contacts.reload(snapshot)?;
+        self.history = crate::history::last_sequence(snapshot)?;
+        self.pending = 0;
+        for contact in self.contacts.all() {
+            self.load_conversation(txn, contact.conversation, now)?;
+        }
+        self.load_inboxes(txn, now)?;
+        Ok(())
+    }
+
+    pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
+        let range = KeyRange::prefix(id.as_bytes());
+        let mut entries = BTreeMap::new();
+        let mut restored = Vec::new();
+        for row in txn.scan(OUT_ENTRIES, &range)? {
+            let (position, entry) = (key_order(&row.key)?, OutEntry::decode(row.value)?);
+            entries.insert(position, OwnEntry { messages: entry.messages.clone().into(), history: entry.history });
+            restored.push((position, entry));
+        }
+        let mut cursors = Vec::new();
+        for row in txn.scan(OUT_CURSORS, &range)? {
+            cursors.push((device_in(&row.key, 32)?, OutCursor::decode(row.value)?));
+        }
+        let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
+        for device in outbox.status(now).iter().map(|s| s.device) {
+            if self.up.contains(&device) {
+                outbox.on_link_up(&device);
+                self.ready.insert((id, device));
+            }
+        }
+        entries.retain(|position, _| outbox.holds(*position));
+        let (mut pending, mut pending_bytes) = (0, 0);
+        for row in txn.scan(PENDING, &range)? {
+            self.pending = self.pending.max(key_order(&row.key)?);
+            pending += 1;
+            pending_bytes += row.value.len();
+        }
+        let settled_head = outbox.head() > 0 && !outbox.holds(outbox.head());
+        let conversation = Conversation {
+            outbox,
+            entries,
+            settled_head,
+            queued: Vec::new(),
+            pending,
+            pending_bytes,
+            members: None,
+            key_packages: HashMap::new(),
+            rejoin: BTreeSet::new(),
+        };
+        self.conversations.insert(id, conversation);
+        self.touched.insert(TimerKey::Outbox(id));
+        Ok(())
+    }
+
+    fn load_inboxes(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
+        let mut parked: HashMap<LogId, Vec<Position>> = HashMap::new();
+        for row in txn.scan(IN_PARKED, &KeyRange::all())? {
+            parked.entry(log_in(&row.key)?).or_default().push(key_order(&row.key)?);
+        }
+        let mut stored: HashMap<LogId, InLog> = HashMap::new();
+        for row in txn.scan(IN_LOGS, &KeyRange::all())? {
+            stored.insert(log_in(&row.key)?, InLog::decode(row.value)?);
+        }
+        let logs: HashSet<LogId> = parked.keys().chain(stored.keys()).copied().collect();
+        for log in logs {
+            let inbox = Inbox::restore(
+                log,
+                &self.config.delivery,
+                stored.remove(&log).unwrap_or_default(),
+                parked.remove(&log).unwrap_or_default(),
+                now,
+            );
+            self.inboxes.insert(log, inbox);
+            self.touched.insert(TimerKey::Inbox(log));
+        }
+        Ok(())
+    }
+
+    /// Sets the deadlines of what this turn touched.
+    pub(crate) fn refresh_timers(&mut self, now: Now) {
+        for key in std::mem::take(&mut self.touched) {
+            let deadline = match key {
+                TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.outbox.next_deadline(now)),
+                TimerKey::Inbox(log) => self.inboxes.get(&log).and_then(Inbox::next_deadline),
+            };
+            self.timers.set(key, deadline);
+        }
+    }
+
+    pub(crate) fn has_lazy(&self) -> bool {
+        !self.lazy_deletes.is_empty() || !self.lazy_cursors.is_empty()
+    }
+
+    /// The suite in which new sessions are made.
+    pub(crate) fn crypto(&self) -> Result<Arc<dyn Crypto>> {
+        let none = || Error::new(ErrorKind::Invalid, "engine", "seal", "no crypto is configured; add a [[crypto]] table");
+        self.cryptos.first().cloned().ok_or_else(none)
+    }
+}
+
+impl Turn<'_> {
+    /// Writes what may be written later.
+    pub(super) fn write_lazy(&mut self) {
+        for (table, key) in std::mem::take(&mut self.state.lazy_deletes) {
+            self.txn.delete(table, key);
+        }
+        for id in std::mem::take(&mut self.state.lazy_cursors) {
+            let Some(conversation) = self.state.conversations.get_mut(&id) else { continue };
+            for (device, cursor) in conversation.outbox.take_dirty() {
+                self.txn.put(OUT_CURSORS, [id.as_bytes().as_slice(), device.as_bytes()].concat(), cursor.encode());
+            }
+        }
+    }
+
+    /// The next sequence in the history.
+    pub(super) fn next_history(&mut self) -> u64 {
+        self.state.history += 1;
+        self.state.history
+    }
+}
+
+/// The key of an own entry's rows.
+pub(super) fn own_key(conversation: &ConversationId, position: Position) -> Bytes {
+    ordered_key(&[conversation.as_bytes()], position)
+}
+
+/// The key of a peer's log, or of an entry in it.
+pub(super) fn log_key(log: &LogId) -> Bytes {
+    [log.device.as_bytes().as_slice(), log.conversation.as_bytes()].concat().into()
+}
+
+pub(super) fn entry_key(log: &LogId, position: Position) -> Bytes {
+    ordered_key(&[log.device.as_bytes(), log.conversation.as_bytes()], position)
+}
+
+/// The rows of an own entry that go once it is settled.
+pub(super) fn sealed_row(conversation: &ConversationId, position: Position) -> (Table, Bytes) {
+    (OUT_SEALED, own_key(conversation, position))
+}
+
+pub(super) fn history_key(sequence: u64) -> Bytes {
+    ordered_key(&[], sequence)
+}
+
+fn device_in(key: &[u8], at: usize) -> Result<DeviceId> {
+    let bytes = key.get(at..at + 32).and_then(|b| b.try_into().ok());
+    bytes.map(DeviceId::from_bytes).ok_or_else(damaged_key)
+}
+
+fn log_in(key: &[u8]) -> Result<LogId> {
+    let conversation = key.get(32..64).and_then(|b| b.try_into().ok()).map(ConversationId::from_bytes);
+    Ok(LogId { device: device_in(key, 0)?, conversation: conversation.ok_or_else(damaged_key)? })
+}
+
+fn damaged_key() -> Error {
+    Error::new(ErrorKind::Malformed, "store", "read", "a key is damaged; restore the store from a copy")
+}

@@ -1,0 +1,84 @@
+//! What waits, for people.
+
+use std::time::Duration;
+
+use peerloom_core::wire::store::{PENDING, Pending, Record};
+use peerloom_core::wire::{ConversationId, DeviceId, MessageId};
+use peerloom_core::{KeyRange, Result};
+
+use super::Turn;
+use super::state::TimerKey;
+
+/// A message that waits to be delivered to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedEntry {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message.
+    pub message: MessageId,
+    /// The device it waits for; `None` while there is no session with the contact.
+    pub device: Option<DeviceId>,
+    /// Attempts since the device was last heard of.
+    pub attempts: u32,
+    /// Time until the next attempt.
+    pub next_try: Option<Duration>,
+    /// Whether the scheduled attempts are used up.
+    pub stalled: bool,
+    /// Why it waits.
+    pub reason: String,
+}
+
+impl Turn<'_> {
+    /// Every message that waits, oldest first in each conversation.
+    pub(crate) fn queue(&mut self) -> Result<Vec<QueuedEntry>> {
+        let mut queue = Vec::new();
+        for (id, conversation) in &self.state.conversations {
+            for status in conversation.outbox.status(self.now) {
+                let reason = match (status.link_up, status.stalled) {
+                    (true, _) => "sent; waiting for the acknowledgement".into(),
+                    (false, stalled) => {
+                        let why = self.state.links.reason(&status.device).unwrap_or_else(|| "no link yet".into());
+                        if stalled { format!("stalled: {why}") } else { why }
+                    }
+                };
+                let entries = status.waiting.iter().filter_map(|position| conversation.entries.get(position));
+                queue.extend(entries.flat_map(|e| e.messages.iter()).map(|message| QueuedEntry {
+                    conversation: *id,
+                    message: *message,
+                    device: Some(status.device),
+                    attempts: status.attempts,
+                    next_try: status.next_try,
+                    stalled: status.stalled,
+                    reason: reason.clone(),
+                }));
+            }
+            if conversation.pending == 0 {
+                continue;
+            }
+            for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
+                queue.push(QueuedEntry {
+                    conversation: *id,
+                    message: Pending::decode(row.value)?.item.id,
+                    device: None,
+                    attempts: 0,
+                    next_try: None,
+                    stalled: false,
+                    reason: "waiting for a first link to the contact, to agree on keys".into(),
+                });
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Wakes stalled devices; returns how many.
+    pub(crate) fn retry(&mut self, only: Option<ConversationId>) -> usize {
+        let mut woken = 0;
+        for (id, conversation) in &mut self.state.conversations {
+            if only.is_none_or(|only| only == *id) {
+                woken += conversation.outbox.retry(self.now);
+                self.state.touched.insert(TimerKey::Outbox(*id));
+            }
+        }
+        woken
+    }
+}

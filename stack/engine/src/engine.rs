@@ -1,0 +1,224 @@
+//! The engine's handle: what the facade and its users call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerloom_core::wire::store::Contact;
+use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
+use peerloom_core::{Error, ErrorKind, Result};
+use peerloom_crypto_primitives::{SigningKey, verify};
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+use tokio::sync::{Mutex, oneshot};
+
+use crate::clock::Clock;
+use crate::config::{EngineConfig, Parts};
+use crate::contacts::Contacts;
+use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, State};
+use crate::event::{EventSource, EventStream, Message};
+use crate::history::{Cursor, Reader, blocking};
+use crate::net::{Links, Network, PeerStatus, Shared};
+use crate::store;
+
+/// A node: its layers, its delivery thread, its links.
+pub struct Engine {
+    driver: DriverHandle,
+    own: Arc<Own>,
+    contacts: Contacts,
+    links: Links,
+    events: EventSource,
+    reader: Reader,
+    config: EngineConfig,
+    suites: Vec<peerloom_wire::SuiteId>,
+    transports: Vec<Arc<dyn peerloom_core::Transport>>,
+    discoveries: Vec<Arc<dyn peerloom_core::Discovery>>,
+    network: Mutex<Option<Network>>,
+}
+
+impl Engine {
+    /// Takes the layers into use: reads the store, starts the delivery thread. Binds nothing yet, so
+    /// messages can be read and queued, and [`Engine::start`] brings them on their way.
+    pub async fn open(parts: Parts, config: EngineConfig) -> Result<Self> {
+        blocking(move || Self::open_now(parts, config)).await
+    }
+
+    fn open_now(parts: Parts, config: EngineConfig) -> Result<Self> {
+        let Parts { transports, discoveries, storage, cryptos, identity } = parts;
+        if identity.network != config.network {
+            let message = "the folder's identity belongs to another network; set `network` back, or use another folder";
+            return Err(Error::new(ErrorKind::Invalid, "engine", "open", message));
+        }
+        let certificate = DeviceCertificate::open(&identity.certificate, verify)?;
+        let own = Arc::new(Own {
+            user: certificate.user,
+            device: certificate.device,
+            key: SigningKey::from_seed(&identity.device_seed),
+            certificate: identity.certificate.clone(),
+            network: identity.network,
+            name: identity.name.clone(),
+        });
+        let opened = store::open(&*storage, store::MIGRATIONS, peerloom_wire::store::SCHEMA_VERSION)?;
+        let no_randomness = |_| Error::new(ErrorKind::Bug, "engine", "open", "the operating system gives no randomness");
+        let rng = StdRng::try_from_rng(&mut SysRng).map_err(no_randomness)?;
+        let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
+        let suites = cryptos.iter().map(|c| c.suite()).collect();
+        let state =
+            State::new(config.clone(), own.clone(), cryptos, contacts.clone(), links.clone(), events.clone(), rng);
+        let driver = driver::start(state, storage.clone(), Clock::new(opened.last_seen_ms))?;
+        let reader = Reader::new(storage, own.device);
+        Ok(Self {
+            driver,
+            own,
+            contacts,
+            links,
+            events,
+            reader,
+            config,
+            suites,
+            transports,
+            discoveries,
+            network: Mutex::new(None),
+        })
+    }
+
+    /// Listens, announces, and begins to reach for contacts. Does nothing when started already.
+    pub async fn start(&self) -> Result<()> {
+        let mut network = self.network.lock().await;
+        if network.is_none() {
+            let shared = Shared {
+                own: self.own.clone(),
+                suites: self.suites.clone(),
+                transports: self.transports.clone(),
+                discoveries: self.discoveries.clone(),
+                contacts: self.contacts.clone(),
+                links: self.links.clone(),
+                driver: self.driver.clone(),
+                delivery: self.config.delivery.clone(),
+                max_links: self.config.max_links,
+            };
+            *network = Some(Network::start(shared).await?);
+        }
+        Ok(())
+    }
+
+    /// This node's user.
+    pub fn user(&self) -> UserId {
+        self.own.user
+    }
+
+    /// This node's device.
+    pub fn device(&self) -> DeviceId {
+        self.own.device
+    }
+
+    /// What this node's user is called.
+    pub fn name(&self) -> &str {
+        &self.own.name
+    }
+
+    /// Where others can dial this node; empty until it is started.
+    pub async fn addresses(&self) -> Vec<Address> {
+        self.network.lock().await.as_ref().map(|n| n.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Sends a message. Once this returns, the message is durably in the log and will be delivered,
+    /// or visibly fail when `ttl` (the configured one by default) is over.
+    pub async fn send(
+        &self,
+        conversation: ConversationId,
+        content_type: String,
+        body: Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<MessageId> {
+        let (reply, answer) = oneshot::channel();
+        let ttl = ttl.unwrap_or(self.config.ttl);
+        self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply })).await?;
+        let closed = |_| Error::new(ErrorKind::Closed, "engine", "send", "the node was shut down; the message was not accepted");
+        answer.await.map_err(closed)?
+    }
+
+    /// Makes an invitation that lets `uses` contacts in during `lifetime`. The node must be started.
+    pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Signed> {
+        let ttl_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+        self.driver.call(move |turn| turn.invite(ttl_ms, uses)).await
+    }
+
+    /// Adds the contact that an invitation comes from, durably.
+    pub async fn add_contact(&self, invitation: Signed) -> Result<Contact> {
+        self.driver.call(move |turn| turn.add_contact(&invitation)).await
+    }
+
+    /// Gives a contact another name; returns the one it got, which is unique.
+    pub async fn rename_contact(&self, user: UserId, alias: String) -> Result<String> {
+        self.driver.call(move |turn| turn.rename(&user, &alias)).await
+    }
+
+    /// All contacts, by name.
+    pub fn contacts(&self) -> Vec<Contact> {
+        self.contacts.all()
+    }
+
+    /// The contact that a person means: an alias, or the beginning of a user id.
+    pub fn find_contact(&self, name: &str) -> Result<Contact> {
+        self.contacts.find(name)
+    }
+
+    /// The contact with this user id.
+    pub fn contact(&self, user: &UserId) -> Option<Contact> {
+        self.contacts.by_user(user)
+    }
+
+    /// Events from now on, and messages after `after`.
+    pub fn events(&self, after: Cursor) -> EventStream {
+        self.events.subscribe(self.reader.clone(), after)
+    }
+
+    /// The place after the newest message.
+    pub async fn now(&self) -> Result<Cursor> {
+        self.driver.call(|turn| Ok(Cursor::end_of(turn.state.history))).await
+    }
+
+    /// Received messages after a place, in order of arrival.
+    pub async fn messages_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        self.reader.messages(after, limit).await
+    }
+
+    /// The newest received messages, oldest first.
+    pub async fn newest_messages(&self, limit: usize) -> Result<Vec<Message>> {
+        self.reader.newest(limit).await
+    }
+
+    /// Messages that wait to be delivered.
+    pub async fn queue(&self) -> Result<Vec<QueuedEntry>> {
+        self.driver.call(|turn| turn.queue()).await
+    }
+
+    /// Wakes stalled devices, of one conversation or all; returns how many.
+    pub async fn retry(&self, only: Option<ConversationId>) -> Result<usize> {
+        self.driver.call(move |turn| Ok(turn.retry(only))).await
+    }
+
+    /// How the devices of all contacts stand.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let devices = self.contacts.devices();
+        devices.into_iter().map(|(user, d)| self.links.status(user, d.device, d.last_seen_ms)).collect()
+    }
+
+    /// Links and frames from outside that were refused since the node was opened.
+    pub fn refused(&self) -> u64 {
+        self.links.refused()
+    }
+
+    /// Closes links, writes what was accepted, and ends.
+    pub async fn shutdown(&self) {
+        if let Some(network) = self.network.lock().await.take() {
+            network.shutdown().await;
+        }
+        let (done, wait) = oneshot::channel();
+        if self.driver.input(Input::Stop(done)).await.is_ok() {
+            // Fails only when the thread has ended already.
+            let _ = wait.await;
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What a node tells its user.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerloom_core::wire::{ConversationId, DeviceId, MessageId, Position, UserId};
+use tokio::sync::broadcast;
+
+use crate::history::{Cursor, Reader};
+
+/// Events that may wait for a slow subscriber; then messages are read from the store again, and
+/// other events are lost with a notice.
+const BUFFER: usize = 1024;
+
+/// Messages read at once when a subscriber catches up.
+const PAGE: usize = 1024;
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message arrived, durably.
+    Message(Message),
+    /// Own messages changed their state.
+    Receipt {
+        /// The conversation.
+        conversation: ConversationId,
+        /// The messages.
+        messages: Arc<[MessageId]>,
+        /// Their state now.
+        state: MessageState,
+    },
+    /// A link to a device of a contact is up.
+    PeerUp {
+        /// The user.
+        user: UserId,
+        /// The device.
+        device: DeviceId,
+    },
+    /// The last link to a device of a contact went down.
+    PeerDown {
+        /// The user.
+        user: UserId,
+        /// The device.
+        device: DeviceId,
+        /// Why.
+        reason: String,
+    },
+    /// The first link came up: this node is online.
+    Online,
+    /// The last link went down: this node is offline.
+    Offline,
+    /// Scheduled attempts to deliver to a device are used up; its messages wait until it appears.
+    Stalled {
+        /// The conversation.
+        conversation: ConversationId,
+        /// The device.
+        device: DeviceId,
+    },
+    /// Somebody used an invitation of ours and is a contact now.
+    ContactAdded {
+        /// The user.
+        user: UserId,
+        /// What they are called here.
+        alias: String,
+    },
+    /// Entries of a peer's log are missing; what follows them is shown without them.
+    Gap {
+        /// The conversation.
+        conversation: ConversationId,
+        /// Whose log.
+        device: DeviceId,
+        /// First missing position.
+        first: Position,
+        /// Last missing position.
+        last: Position,
+    },
+    /// The subscriber was too slow: events other than messages were lost. Messages never are.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}
+
+/// The state of an own message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageState {
+    /// One device of each recipient has acknowledged it.
+    Delivered,
+    /// It will not be delivered.
+    Failed(String),
+}
+
+/// A message from a contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its name, chosen by the author.
+    pub id: MessageId,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The author.
+    pub user: UserId,
+    /// The author's device.
+    pub device: DeviceId,
+    /// When it was sent, by the author's clock, in milliseconds since the Unix epoch.
+    pub sent_at_ms: u64,
+    /// When it was stored here, in milliseconds since the Unix epoch.
+    pub received_at_ms: u64,
+    /// A media type; empty for plain text in UTF-8.
+    pub content_type: String,
+    /// The content.
+    pub body: Bytes,
+    /// Where it stands among all received messages of this node.
+    pub cursor: Cursor,
+}
+
+impl Message {
+    /// The body as text, if it is plain text in UTF-8.
+    pub fn text(&self) -> Option<&str> {
+        if !self.content_type.is_empty() && !self.content_type.starts_with("text/plain") {
+            return None;
+        }
+        std::str::from_utf8(&self.body).ok()
+    }
+}
+
+/// What goes through the channel: the messages of an entry together.
+#[derive(Debug, Clone)]
+pub(crate) enum Notice {
+    Messages(Arc<[Message]>),
+    Other(Event),
+}
+
+/// Where events come from.
+#[derive(Debug, Clone)]
+pub(crate) struct EventSource(broadcast::Sender<Notice>);
+
+impl EventSource {
+    pub(crate) fn new() -> Self {
+        Self(broadcast::channel(BUFFER).0)
+    }
+
+    pub(crate) fn send(&self, notice: Notice) {
+        // Fails only when nobody listens.
+        let _ = self.0.send(notice);
+    }
+
+    pub(crate) fn subscribe(&self, reader: Reader, after: Cursor) -> EventStream {
+        EventStream { receiver: self.0.subscribe(), reader, after, behind: true, ready: VecDeque::new() }
+    }
+}
+
+/// A subscription. Messages come exactly once and in order, however slow the subscriber.
+pub struct EventStream {
+    receiver: broadcast::Receiver<Notice>,
+    reader: Reader,
+    /// Messages up to this one have been handed out.
+    after: Cursor,
+    /// Whether messages after that must be read from the store before the channel is listened to.
+    behind: bool,
+    ready: VecDeque<Event>,
+}
+
+impl EventStream {
+    /// The next event; `None` once the node is shut down.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.behind {
+                self.catch_up().await;
+                continue;
+            }
+            match self.receiver.recv().await {
+                Ok(Notice::Other(event)) => return Some(event),
+                Ok(Notice::Messages(messages)) => self.take(messages.iter().cloned()),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    self.ready.push_back(Event::Lagged { missed });
+                    self.behind = true;
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn take(&mut self, messages: impl Iterator<Item = Message>) {
+        for message in messages {
+            // What was read from the store may still come through the channel.
+            if message.cursor > self.after {
+                self.after = message.cursor;
+                self.ready.push_back(Event::Message(message));
+            }
+        }
+    }
+
+    /// Reads a page of what was missed; an empty one means that the channel has the rest.
+    async fn catch_up(&mut self) {
+        match self.reader.messages(self.after, PAGE).await {
+            Ok(messages) => {
+                self.behind = !messages.is_empty();
+                self.take(messages.into_iter());
+            }
+            Err(error) => {
+                tracing::error!(%error, "missed messages can't be read; they are in the inbox");
+                self.behind = false;
+            }
+        }
+    }
+}

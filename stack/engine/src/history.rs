@@ -1,0 +1,150 @@
+//! Reading what was said.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerloom_core::wire::store::{HISTORY, History, Record, key_order, ordered_key};
+use peerloom_core::wire::{Bundle, DecodeError, DeviceId};
+use peerloom_core::{Error, ErrorKind, KeyRange, Order, Page, Result, Snapshot, Storage};
+
+use crate::event::Message;
+
+/// A place among all messages that this node has stored: the entry's sequence, and the message in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cursor {
+    pub(crate) sequence: u64,
+    pub(crate) index: u16,
+}
+
+impl Cursor {
+    /// Before the first message.
+    pub const START: Self = Self { sequence: 0, index: 0 };
+
+    /// After every message of an entry.
+    pub(crate) fn end_of(sequence: u64) -> Self {
+        Self { sequence, index: u16::MAX }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.sequence, self.index)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::new(ErrorKind::Invalid, "history", "read a cursor", format!("`{text}` is not a cursor such as 12.3; take one from `inbox --json`"));
+        let (sequence, index) = text.split_once('.').ok_or_else(wrong)?;
+        Ok(Self { sequence: sequence.parse().map_err(|_| wrong())?, index: index.parse().map_err(|_| wrong())? })
+    }
+}
+
+/// The messages of an entry that are to be shown.
+pub(crate) fn shown(sequence: u64, entry: &History) -> Result<Vec<Message>, DecodeError> {
+    let bundle = Bundle::decode(entry.bundle.clone())?;
+    let numbered = bundle.items.into_iter().zip(0u16..);
+    let visible = numbered.filter(|(_, index)| !entry.hidden.contains(index));
+    let message = |(item, index): (peerloom_core::wire::Item, u16)| Message {
+        id: item.id,
+        conversation: entry.conversation,
+        user: entry.user,
+        device: entry.device,
+        sent_at_ms: item.sent_at_ms,
+        received_at_ms: entry.stored_at_ms,
+        content_type: item.content_type,
+        body: item.body,
+        cursor: Cursor { sequence, index },
+    };
+    Ok(visible.map(message).collect())
+}
+
+/// Reads messages from the store, on threads that may wait.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    storage: Arc<dyn Storage>,
+    own_device: DeviceId,
+}
+
+impl Reader {
+    pub(crate) fn new(storage: Arc<dyn Storage>, own_device: DeviceId) -> Self {
+        Self { storage, own_device }
+    }
+
+    /// Received messages after a place, in order of arrival, about `limit` of them.
+    pub(crate) async fn messages(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        let reader = self.clone();
+        blocking(move || reader.read_after(after, limit)).await
+    }
+
+    /// The newest received messages, oldest first.
+    pub(crate) async fn newest(&self, limit: usize) -> Result<Vec<Message>> {
+        let reader = self.clone();
+        blocking(move || reader.read_newest(limit)).await
+    }
+
+    fn read_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        let snapshot = self.storage.snapshot()?;
+        let mut range = KeyRange::all();
+        range.start = std::ops::Bound::Included(ordered_key(&[], after.sequence).to_vec());
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let page = snapshot.scan(HISTORY, &range, Order::Ascending, Page::DEFAULT)?;
+            let Some(last) = page.last() else { break };
+            range = range.after(&last.key);
+            for row in &page {
+                found.extend(self.received(&row.key, row.value.clone())?.into_iter().filter(|m| m.cursor > after));
+                if found.len() >= limit {
+                    break;
+                }
+            }
+        }
+        // Not truncated inside an entry: the next call begins after the last cursor anyway.
+        found.truncate(limit.max(1));
+        Ok(found)
+    }
+
+    fn read_newest(&self, limit: usize) -> Result<Vec<Message>> {
+        let snapshot = self.storage.snapshot()?;
+        let mut range = KeyRange::all();
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let page = snapshot.scan(HISTORY, &range, Order::Descending, Page::DEFAULT)?;
+            let Some(last) = page.last() else { break };
+            range = range.before(&last.key);
+            for row in &page {
+                found.extend(self.received(&row.key, row.value.clone())?.into_iter().rev());
+                if found.len() >= limit {
+                    break;
+                }
+            }
+        }
+        found.truncate(limit);
+        found.reverse();
+        Ok(found)
+    }
+
+    fn received(&self, key: &Bytes, value: Bytes) -> Result<Vec<Message>> {
+        let entry = History::decode(value)?;
+        if entry.device == self.own_device {
+            return Ok(Vec::new());
+        }
+        Ok(shown(key_order(key)?, &entry)?)
+    }
+}
+
+/// The sequence of the last entry in the history.
+pub(crate) fn last_sequence(snapshot: &dyn Snapshot) -> Result<u64> {
+    let last = snapshot.scan(HISTORY, &KeyRange::all(), Order::Descending, Page::ONE)?;
+    Ok(last.first().map(|row| key_order(&row.key)).transpose()?.unwrap_or(0))
+}
+
+/// Runs what may wait for a disk on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let failed = |e| Error::new(ErrorKind::Bug, "engine", "read", "a read panicked").source(e);
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}

@@ -1,0 +1,26 @@
+//! The async shell of Peerloom: drives the delivery machines over the four layers.
+//!
+//! Two sides meet in a bounded queue. The *network side* ([`net`](self)) is async: it listens,
+//! dials, does the handshake and moves frames. The *delivery thread* is not: it alone writes the
+//! store and calls the crypto, a turn at a time, and says nothing before it is durable. The engine
+//! names no implementation; it gets them as [`Parts`].
+
+mod clock;
+mod config;
+mod contacts;
+mod driver;
+mod engine;
+mod event;
+mod history;
+mod identity;
+mod net;
+mod store;
+
+pub use config::{EngineConfig, Parts};
+pub use driver::QueuedEntry;
+pub use engine::Engine;
+pub use event::{Event, EventStream, Message, MessageState};
+pub use history::Cursor;
+pub use identity::{create_identity, open_store};
+pub use net::{LinkInfo, PeerStatus};
+pub use peerloom_delivery::Rung;

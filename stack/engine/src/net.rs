@@ -1,0 +1,138 @@
+//! Links to the devices of contacts: dialing, accepting, and what is said on them.
+
+mod dialer;
+mod handshake;
+mod link;
+mod links;
+
+use std::sync::Arc;
+
+use peerloom_core::wire::{Address, PeerRecord, SuiteId};
+use peerloom_core::{Discovery, Link, Listener, Result, Transport};
+use peerloom_delivery::Config;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::contacts::Contacts;
+use crate::driver::{DriverHandle, Own};
+
+pub(crate) use links::Links;
+pub use links::{LinkInfo, PeerStatus};
+
+/// Handshakes of strangers that run at once.
+const HANDSHAKES: usize = 64;
+/// How long our record is valid; it is told again at every link.
+const RECORD_LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// What the network side works with.
+pub(crate) struct Shared {
+    pub(crate) own: Arc<Own>,
+    pub(crate) suites: Vec<SuiteId>,
+    pub(crate) transports: Vec<Arc<dyn Transport>>,
+    pub(crate) discoveries: Vec<Arc<dyn Discovery>>,
+    pub(crate) contacts: Contacts,
+    pub(crate) links: Links,
+    pub(crate) driver: DriverHandle,
+    pub(crate) delivery: Config,
+    pub(crate) max_links: usize,
+}
+
+/// The running network side.
+pub(crate) struct Network {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+    pub(crate) addresses: Vec<Address>,
+}
+
+impl Network {
+    /// Listens on every transport, announces where, and begins to reach for contacts.
+    pub(crate) async fn start(shared: Shared) -> Result<Self> {
+        let shared = Arc::new(shared);
+        let mut listeners = Vec::new();
+        for transport in &shared.transports {
+            listeners.push(transport.listen().await?);
+        }
+        let addresses: Vec<Address> = listeners.iter().flat_map(|l| l.addresses()).take(peerloom_wire::limits::ADDRESSES).collect();
+        announce(&shared, &addresses).await?;
+
+        let mut tasks = JoinSet::new();
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        for listener in listeners {
+            tasks.spawn(accept(shared.clone(), listener, handshakes.clone()));
+        }
+        tasks.spawn(dialer::run(shared.clone()));
+        Ok(Self { shared, tasks, addresses })
+    }
+
+    /// Closes all links and stops listening.
+    pub(crate) async fn shutdown(mut self) {
+        self.tasks.abort_all();
+        self.shared.links.close_all("shutting down");
+        for transport in &self.shared.transports {
+            transport.shutdown().await;
+        }
+        for discovery in &self.shared.discoveries {
+            discovery.shutdown().await;
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Makes this device's record and gives it to the discoveries.
+async fn announce(shared: &Shared, addresses: &[Address]) -> Result<()> {
+    let record = PeerRecord {
+        network: shared.own.network,
+        certificate: shared.own.certificate.clone(),
+        addresses: addresses.to_vec(),
+        capabilities: 0,
+        suites: shared.suites.clone(),
+        key_packages: Vec::new(),
+        sequence: 0,
+        expires_at_ms: crate::clock::system_ms() + RECORD_LIFETIME_MS,
+    };
+    let signed = shared.driver.call(move |turn| turn.set_record(record)).await?;
+    for discovery in &shared.discoveries {
+        if let Err(error) = discovery.announce(signed.clone()).await {
+            warn!(%error, "the record could not be announced");
+        }
+    }
+    Ok(())
+}
+
+/// Takes in links, a bounded number of strangers at once.
+async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes: Arc<Semaphore>) {
+    let mut running = JoinSet::new();
+    loop {
+        let link: Arc<dyn Link> = tokio::select! {
+            link = listener.accept() => match link {
+                Some(link) => link,
+                None => return,
+            },
+            // Finished ones are collected as they end.
+            Some(_) = running.join_next() => continue,
+        };
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+            shared.links.count_refused();
+            link.close("busy");
+            continue;
+        };
+        let shared = shared.clone();
+        running.spawn(async move {
+            let from = link.remote_address();
+            match handshake::respond(&shared, &link).await {
+                Ok(ready) => {
+                    drop(permit);
+                    link::run(shared, link, ready).await;
+                }
+                Err(error) => {
+                    shared.links.count_refused();
+                    debug!(%from, %error, "a link was refused");
+                    // Time for the verdict to arrive before the link closes under it.
+                    let _ = tokio::time::timeout(handshake::LINGER, link.closed()).await;
+                    link.close("refused");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,167 @@
+//! Reaching for contacts' devices, each on its ladder.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use peerloom_core::wire::store::ContactDevice;
+use peerloom_core::wire::{Address, DeviceId, PeerRecord, PublicKey, UserId};
+use peerloom_core::{Error, ErrorKind, Link, Result, Target};
+use peerloom_crypto_primitives::verify;
+use peerloom_delivery::{Ladder, Now, Rung};
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use super::{Shared, handshake, link};
+use crate::contacts::addresses;
+
+/// Devices dialed at once.
+const DIALS: usize = 16;
+/// Addresses of one device that are tried, and the head start of each over the next.
+const ADDRESSES: usize = 8;
+const STAGGER: Duration = Duration::from_millis(200);
+/// How long one discovery may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The contacts are looked through at least this often.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// Keeps a link to every device of every contact, as far as they can be reached.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let start = Instant::now();
+    let now = || Now { mono: start.elapsed(), wall_ms: 0 };
+    // Only jitter comes out of it.
+    let mut rng = StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(start.elapsed().as_nanos() as u64));
+    let mut ladders: HashMap<DeviceId, Ladder> = HashMap::new();
+    let mut dials: JoinSet<(DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>)> = JoinSet::new();
+    let mut running = JoinSet::new();
+    loop {
+        let contacts = shared.contacts.devices();
+        ladders.retain(|device, _| contacts.iter().any(|(_, d)| d.device == *device));
+        let wanted = shared.links.take_wanted();
+        let mut next = now().mono + ROUND;
+        for (user, device) in contacts {
+            let ladder = ladders.entry(device.device).or_insert_with(|| Ladder::new(now()));
+            if shared.links.is_up(&device.device) {
+                ladder.on_connected();
+                continue;
+            }
+            ladder.on_disconnected(now(), &shared.delivery, &mut rng);
+            if wanted.contains(&device.device) {
+                ladder.hurry(now());
+            }
+            if dials.len() < DIALS && ladder.begin(now()) {
+                shared.links.set_rung(device.device, Rung::Discovering, ladder.reason().map(Into::into));
+                dials.spawn(reach(shared.clone(), user, device));
+                ladder.on_dialing();
+            } else if let Some(at) = ladder.next_deadline() {
+                next = next.min(at.max(now().mono + Duration::from_millis(5)));
+            }
+        }
+        let wait = next.saturating_sub(now().mono);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shared.links.changed() => {}
+            Some(_) = running.join_next() => {}
+            Some(Ok((device, outcome))) = dials.join_next() => match outcome {
+                Ok((link, ready)) => {
+                    if let Some(ladder) = ladders.get_mut(&device) {
+                        ladder.on_connected();
+                    }
+                    running.spawn(link::run(shared.clone(), link, ready));
+                    // Until the link has registered itself, the device would look unconnected.
+                    wait_registered(&shared, &device).await;
+                }
+                Err(error) => {
+                    debug!(?device, %error, "a device can't be reached");
+                    if let Some(ladder) = ladders.get_mut(&device) {
+                        ladder.on_failed(error.to_string(), now(), &shared.delivery, &mut rng);
+                        shared.links.set_rung(device, Rung::Disconnected, Some(error.to_string()));
+                    }
+                }
+            },
+        }
+    }
+}
+
+async fn wait_registered(shared: &Shared, device: &DeviceId) {
+    for _ in 0..50 {
+        if shared.links.is_up(device) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Finds, dials and greets one device.
+async fn reach(shared: Arc<Shared>, user: UserId, device: ContactDevice) -> (DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>) {
+    let id = device.device;
+    let token = shared.contacts.by_user(&user).and_then(|c| c.token);
+    let attempt = async {
+        let Some(certificate) = shared.contacts.certificate(&id) else {
+            return Err(Error::new(ErrorKind::NotFound, "engine", "dial", "the device's certificate is damaged"));
+        };
+        let link = dial_any(&shared, &device, &certificate.device_key).await?;
+        match handshake::initiate(&shared, &link, id, token).await {
+            Ok(ready) => Ok((link, ready)),
+            Err(error) => {
+                link.close("the handshake failed");
+                Err(error)
+            }
+        }
+    };
+    (id, attempt.await)
+}
+
+/// Dials every known address, each a little after the one before; then those that discoveries find,
+/// the cheapest discovery first.
+async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> Result<Arc<dyn Link>> {
+    let known = addresses(device);
+    let mut last = match dial_all(shared, &known, key).await {
+        Ok(link) => return Ok(link),
+        Err(error) => error,
+    };
+    shared.links.set_rung(device.device, Rung::Discovering, Some(last.to_string()));
+    let mut discoveries: Vec<_> = shared.discoveries.iter().collect();
+    discoveries.sort_by_key(|d| d.caps().cost);
+    for discovery in discoveries {
+        let found = tokio::time::timeout(RESOLVE_TIMEOUT, discovery.resolve(Target::Device(device.device))).await;
+        let records = found.ok().and_then(Result::ok).unwrap_or_default();
+        let genuine = records.iter().filter_map(|r| PeerRecord::open(r, verify).ok());
+        let mut fresh: Vec<Address> = genuine
+            .filter(|(record, c)| c.device == device.device && record.network == shared.own.network)
+            .flat_map(|(record, _)| record.addresses)
+            .collect();
+        fresh.retain(|address| !known.contains(address));
+        if fresh.is_empty() {
+            continue;
+        }
+        match dial_all(shared, &fresh, key).await {
+            Ok(link) => return Ok(link),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial_all(shared: &Shared, addresses: &[Address], key: &PublicKey) -> Result<Arc<dyn Link>> {
+    let mut attempts = FuturesUnordered::new();
+    for (address, number) in addresses.iter().take(ADDRESSES).zip(0u32..) {
+        let Some(transport) = shared.transports.iter().find(|t| t.scheme() == address.scheme()) else { continue };
+        attempts.push(async move {
+            tokio::time::sleep(STAGGER * number).await;
+            transport.dial(address, Some(key), None).await
+        });
+    }
+    let mut last = Error::new(ErrorKind::Unreachable, "engine", "dial", "no address of the device is known; it has to dial first");
+    while let Some(outcome) = attempts.next().await {
+        match outcome {
+            Ok(link) => return Ok(link),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

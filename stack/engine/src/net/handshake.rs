@@ -1,0 +1,192 @@
+//! One handshake for every transport: who the other side is, proved on this very link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use peerloom_core::wire::handshake::{Role, auth_input, negotiate_version};
+use peerloom_core::wire::{
+    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, limits,
+};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Result, Retry};
+use peerloom_crypto_primitives::{random, verify};
+
+use super::Shared;
+
+/// How long a handshake may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a refused link stays open for the verdict to arrive.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
+
+/// A link whose other side is known.
+pub(super) struct Ready {
+    pub(super) device: DeviceId,
+    pub(super) initiator: bool,
+    pub(super) control: Channel,
+}
+
+/// The handshake of the side that dialed `expected`.
+pub(super) async fn initiate(shared: &Shared, link: &Arc<dyn Link>, expected: DeviceId, token: Option<[u8; 16]>) -> Result<Ready> {
+    within(async {
+        let mut control = link.open(ChannelClass::Control).await?;
+        let ours = hello(shared)?;
+        let sent = ours.encode();
+        send(&mut control, sent.clone()).await?;
+        let received = receive(&mut control).await?;
+        let theirs = Hello::decode(received.clone())?;
+        let certificate = check_hello(shared, &**link, &ours, &theirs).map_err(|(_, error)| error)?;
+        if certificate.device != expected {
+            return Err(unauthenticated("another device answers there"));
+        }
+        let binding = link.channel_binding()?;
+        let auth = Auth::decode(receive(&mut control).await?)?;
+        let input = auth_input(Role::Responder, &sent, &received, &binding);
+        if !verify(&certificate.device_key, &input, &auth.signature) {
+            return Err(unauthenticated("the other side's signature is wrong"));
+        }
+        // Only now: the token is for the inviter alone.
+        let signature = shared.own.key.sign(&auth_input(Role::Initiator, &sent, &received, &binding));
+        send(&mut control, Auth { signature, token, name: shared.own.name.clone() }.encode()).await?;
+        match Verdict::decode(receive(&mut control).await?)? {
+            Verdict::Accepted => Ok(Ready { device: certificate.device, initiator: true, control }),
+            Verdict::Refused(refusal) => Err(refused(refusal)),
+        }
+    })
+    .await
+}
+
+/// The handshake of the side that was dialed.
+pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Ready> {
+    within(async {
+        let mut control = link.accept().await?;
+        if control.class != ChannelClass::Control {
+            return Err(unauthenticated("the first channel is not a control channel"));
+        }
+        let received = receive(&mut control).await?;
+        let theirs = Hello::decode(received.clone())?;
+        let ours = hello(shared)?;
+        let sent = ours.encode();
+        send(&mut control, sent.clone()).await?;
+        let binding = link.channel_binding()?;
+        let signature = shared.own.key.sign(&auth_input(Role::Responder, &received, &sent, &binding));
+        send(&mut control, Auth { signature, token: None, name: shared.own.name.clone() }.encode()).await?;
+        let verdict = judge(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
+        match verdict {
+            Ok(device) => {
+                send(&mut control, Verdict::Accepted.encode()).await?;
+                Ok(Ready { device, initiator: false, control })
+            }
+            Err((refusal, error)) => {
+                if let Some(refusal) = refusal {
+                    send(&mut control, Verdict::Refused(refusal).encode()).await?;
+                }
+                Err(error)
+            }
+        }
+    })
+    .await
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn judge(
+    shared: &Shared,
+    link: &Arc<dyn Link>,
+    ours: &Hello,
+    theirs: &Hello,
+    their_bytes: &[u8],
+    our_bytes: &[u8],
+    binding: &[u8],
+    control: &mut Channel,
+) -> Result<DeviceId, (Option<Refusal>, Error)> {
+    let certificate = check_hello(shared, &**link, ours, theirs).map_err(|(refusal, e)| (Some(refusal), e))?;
+    let local = |error: Error| (None, error);
+    let auth = Auth::decode(receive(control).await.map_err(local)?).map_err(|e| local(e.into()))?;
+    let input = auth_input(Role::Initiator, their_bytes, our_bytes, binding);
+    if !verify(&certificate.device_key, &input, &auth.signature) {
+        return Err((Some(Refusal::Unauthenticated), unauthenticated("the other side's signature is wrong")));
+    }
+    if shared.links.is_full(shared.max_links, &certificate.device) {
+        return Err((Some(Refusal::Busy), refused(Refusal::Busy)));
+    }
+    let device = certificate.device;
+    let signed = theirs.certificate.clone();
+    let known = shared.driver.call(move |turn| turn.authorize(&certificate, &signed, auth.token, &auth.name));
+    match known.await {
+        Ok(true) => Ok(device),
+        Ok(false) => Err((Some(Refusal::NotAContact), refused(Refusal::NotAContact))),
+        Err(error) => Err((Some(Refusal::Busy), error)),
+    }
+}
+
+fn hello(shared: &Shared) -> Result<Hello> {
+    let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "handshake", "no randomness").source(e);
+    Ok(Hello {
+        nonce: random().map_err(no_randomness)?,
+        version_min: WIRE_VERSION_MIN,
+        version_max: WIRE_VERSION,
+        network: shared.own.network,
+        certificate: shared.own.certificate.clone(),
+        suites: shared.suites.clone(),
+        policy: 0,
+        features: 0,
+    })
+}
+
+/// Checks what the other side says of itself; its signature comes next.
+fn check_hello(shared: &Shared, link: &dyn Link, ours: &Hello, theirs: &Hello) -> Result<DeviceCertificate, (Refusal, Error)> {
+    let refuse = |refusal| Err((refusal, refused(refusal)));
+    if theirs.network != ours.network {
+        return refuse(Refusal::Network);
+    }
+    if negotiate_version(ours, theirs).is_none() {
+        return refuse(Refusal::Version);
+    }
+    if !ours.suites.iter().any(|suite| theirs.suites.contains(suite)) {
+        return refuse(Refusal::Suite);
+    }
+    let certificate = DeviceCertificate::open(&theirs.certificate, verify).map_err(|e| (Refusal::Unauthenticated, e.into()))?;
+    // A reflected hello carries our own nonce and certificate.
+    if certificate.device == shared.own.device || theirs.nonce == ours.nonce {
+        return Err((Refusal::Unauthenticated, unauthenticated("the other side is this node itself, or reflects what it says")));
+    }
+    if link.remote_key().is_some_and(|key| key != certificate.device_key) {
+        return Err((Refusal::Unauthenticated, unauthenticated("the link's key is not the certificate's")));
+    }
+    Ok(certificate)
+}
+
+async fn within<T>(handshake: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::new(ErrorKind::Timeout, "engine", "handshake", "the other side took too long");
+    tokio::time::timeout(TIMEOUT, handshake).await.map_err(late)?
+}
+
+async fn send(control: &mut Channel, message: Bytes) -> Result<()> {
+    control.sender.send(message).await
+}
+
+async fn receive(control: &mut Channel) -> Result<Bytes> {
+    let ended = || Error::new(ErrorKind::Closed, "engine", "handshake", "the other side ended the handshake");
+    let frame = control.receiver.next().await.ok_or_else(ended)??;
+    if frame.len() > limits::HANDSHAKE_FRAME {
+        return Err(Error::new(ErrorKind::TooLarge, "engine", "handshake", "a message is longer than its limit"));
+    }
+    Ok(frame)
+}
+
+fn unauthenticated(message: &str) -> Error {
+    Error::new(ErrorKind::Unauthenticated, "engine", "handshake", message)
+}
+
+fn refused(refusal: Refusal) -> Error {
+    let message = match refusal {
+        Refusal::NotAContact => "not a contact there; ask them for an invitation and add it",
+        Refusal::Version => "the two programs share no protocol version; upgrade the older one",
+        Refusal::Suite => "the two nodes share no crypto suite; compare [[crypto]] in both files",
+        Refusal::Network => "the other node belongs to another network; compare `network` in both files",
+        Refusal::Busy => "the other node is busy; it is tried again",
+        Refusal::Unauthenticated => "the other node finds our signature or certificate wrong",
+    };
+    let error = Error::new(ErrorKind::Refused, "engine", "handshake", message);
+    if refusal == Refusal::Busy { error.retry(Retry::Later) } else { error }
+}

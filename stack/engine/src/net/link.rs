@@ -1,0 +1,121 @@
+//! One link, from the handshake to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use peerloom_core::wire::{DeviceId, Frame};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, warn};
+
+use super::Shared;
+use super::handshake::Ready;
+use crate::driver::Input;
+
+/// What one link may have waiting for the delivery thread, in KiB.
+const BUDGET_KIB: usize = 4 * 1024;
+/// How long a redundant link lives on, so that what is on its way arrives.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long the dialing side may take to open the chat channel.
+const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Carries frames both ways until the link ends.
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready) {
+    let Ready { device, initiator, control } = ready;
+    let chat = match open_chat(&link, initiator).await {
+        Ok(chat) => chat,
+        Err(error) => {
+            debug!(?device, %error, "a link ended before its chat channel was open");
+            link.close("no chat channel");
+            return;
+        }
+    };
+    let registered = shared.links.register(&shared.own.device, device, initiator, &link);
+    if let Some(redundant) = registered.redundant {
+        tokio::spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            redundant.close("redundant");
+        });
+    }
+    shared.links.poke();
+    let up = shared.driver.input(Input::LinkUp(device)).await;
+    let end = match up {
+        Ok(()) => carry(&shared, &link, device, control, chat, registered.control, registered.chat).await,
+        Err(error) => error,
+    };
+    link.close("ended");
+    debug!(?device, %end, "a link ended");
+    let taken_over = shared.links.unregister(&device, registered.id);
+    let news = if taken_over { Input::LinkUp(device) } else { Input::LinkDown(device, end.message().into()) };
+    // Fails only when the node is shut down.
+    let _ = shared.driver.input(news).await;
+    shared.links.poke();
+}
+
+async fn open_chat(link: &Arc<dyn Link>, initiator: bool) -> Result<Channel> {
+    if initiator {
+        return link.open(ChannelClass::Chat).await;
+    }
+    let late = |_| Error::new(ErrorKind::Timeout, "engine", "accept", "the dialing side opened no chat channel");
+    let channel = tokio::time::timeout(CHAT_TIMEOUT, link.accept()).await.map_err(late)??;
+    match channel.class {
+        ChannelClass::Chat => Ok(channel),
+        _ => Err(Error::new(ErrorKind::Malformed, "engine", "accept", "the second channel is not a chat channel")),
+    }
+}
+
+/// Runs the four directions together; the first that ends ends the link.
+async fn carry(
+    shared: &Shared,
+    link: &Arc<dyn Link>,
+    device: DeviceId,
+    control: Channel,
+    chat: Channel,
+    control_queue: mpsc::Receiver<Bytes>,
+    chat_queue: mpsc::Receiver<Bytes>,
+) -> Error {
+    let budget = Arc::new(Semaphore::new(BUDGET_KIB));
+    let outcome = tokio::select! {
+        end = write(control.sender, control_queue) => end,
+        end = write(chat.sender, chat_queue) => end,
+        end = read(shared, device, control.receiver, &budget) => end,
+        end = read(shared, device, chat.receiver, &budget) => end,
+        error = link.closed() => Err(error),
+    };
+    outcome.err().unwrap_or_else(|| Error::new(ErrorKind::Closed, "engine", "link", "the other side ended it"))
+}
+
+async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Result<()> {
+    while let Some(frame) = queue.recv().await {
+        channel.feed(frame).await?;
+        // Whatever else waits goes out with it.
+        while let Ok(frame) = queue.try_recv() {
+            channel.feed(frame).await?;
+        }
+        channel.flush().await?;
+    }
+    Ok(())
+}
+
+async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Arc<Semaphore>) -> Result<()> {
+    while let Some(frame) = channel.next().await {
+        let bytes = frame?;
+        let cost = u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX);
+        let frame = match Frame::decode(bytes) {
+            Ok(Some(frame)) => frame,
+            // A newer version's; not for us.
+            Ok(None) => continue,
+            Err(error) => {
+                shared.links.count_refused();
+                warn!(?device, %error, "a malformed frame; closing the link");
+                return Err(error.into());
+            }
+        };
+        let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
+        let _budget = budget.clone().acquire_many_owned(cost).await.map_err(gone)?;
+        shared.driver.input(Input::Frame { device, frame, _budget }).await?;
+    }
+    Ok(())
+}

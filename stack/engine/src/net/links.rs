@@ -1,0 +1,224 @@
+//! The links that are up, and how devices without one stand.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use peerloom_core::wire::{DeviceId, UserId};
+use peerloom_core::Link;
+use peerloom_delivery::Rung;
+use tokio::sync::{Notify, mpsc};
+use tracing::debug;
+
+/// Frames that wait to be written to a link. The delivery windows keep below that.
+const WAITING: usize = 1024;
+
+/// The links of this node. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Links(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    book: Mutex<Book>,
+    refused: AtomicU64,
+    dialer: Notify,
+}
+
+#[derive(Default)]
+struct Book {
+    /// Newest last: that one is written to.
+    up: HashMap<DeviceId, Vec<Entry>>,
+    /// Devices to be reached now.
+    wanted: HashSet<DeviceId>,
+    /// How devices without a link stand.
+    rungs: HashMap<DeviceId, (Rung, Option<String>)>,
+    next: u64,
+}
+
+struct Entry {
+    id: u64,
+    initiated: bool,
+    link: Arc<dyn Link>,
+    control: mpsc::Sender<Bytes>,
+    chat: mpsc::Sender<Bytes>,
+}
+
+/// The queues of a new link, to be written from.
+pub(super) struct Registered {
+    pub(super) id: u64,
+    pub(super) control: mpsc::Receiver<Bytes>,
+    pub(super) chat: mpsc::Receiver<Bytes>,
+    /// Another link of ours that this one makes redundant, or this one itself.
+    pub(super) redundant: Option<Arc<dyn Link>>,
+}
+
+/// A link, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Where the other side is.
+    pub address: String,
+    /// Smoothed round trip, in microseconds.
+    pub rtt_us: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+}
+
+/// How a contact's device stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its user.
+    pub user: UserId,
+    /// The device.
+    pub device: DeviceId,
+    /// Where it stands on the way to a link.
+    pub rung: Rung,
+    /// The link, if one is up.
+    pub link: Option<LinkInfo>,
+    /// Why the last attempt failed.
+    pub reason: Option<String>,
+    /// When a link was last made, in milliseconds since the Unix epoch; 0 = never.
+    pub last_seen_ms: u64,
+}
+
+impl Links {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a link. Of links dialed by both sides the lower device's survives: the higher
+    /// device closes its own. A side that dials again has lost its older link.
+    pub(super) fn register(&self, own: &DeviceId, device: DeviceId, initiated: bool, link: &Arc<dyn Link>) -> Registered {
+        let (control, control_queue) = mpsc::channel(WAITING);
+        let (chat, chat_queue) = mpsc::channel(WAITING);
+        let mut book = self.book();
+        book.next += 1;
+        let id = book.next;
+        book.rungs.remove(&device);
+        book.wanted.remove(&device);
+        let entries = book.up.entry(device).or_default();
+        entries.push(Entry { id, initiated, link: link.clone(), control, chat });
+        let same = entries.iter().find(|e| e.id != id && e.initiated == initiated);
+        let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
+        let yields = entries.iter().find(|e| e.initiated && ours_yields);
+        let redundant = same.or(yields).map(|e| e.link.clone());
+        Registered { id, control: control_queue, chat: chat_queue, redundant }
+    }
+
+    /// Removes a link. `true`: another one is left and takes over.
+    pub(super) fn unregister(&self, device: &DeviceId, id: u64) -> bool {
+        let mut book = self.book();
+        let Some(entries) = book.up.get_mut(device) else { return false };
+        entries.retain(|e| e.id != id);
+        let left = !entries.is_empty();
+        if !left {
+            book.up.remove(device);
+        }
+        left
+    }
+
+    /// Whether one more device would be too many.
+    pub(super) fn is_full(&self, max: usize, device: &DeviceId) -> bool {
+        let book = self.book();
+        book.up.len() >= max && !book.up.contains_key(device)
+    }
+
+    pub(crate) fn is_up(&self, device: &DeviceId) -> bool {
+        self.book().up.contains_key(device)
+    }
+
+    /// Queues a frame on the control channel; lost if there is no link, and then said again by the
+    /// delivery rules.
+    pub(crate) fn send_control(&self, device: &DeviceId, frame: Bytes) {
+        self.send(device, frame, |entry| &entry.control);
+    }
+
+    /// Queues a frame on the chat channel; lost if there is no link, and then sent again.
+    pub(crate) fn send_chat(&self, device: &DeviceId, frame: Bytes) {
+        self.send(device, frame, |entry| &entry.chat);
+    }
+
+    fn send(&self, device: &DeviceId, frame: Bytes, queue: impl FnOnce(&Entry) -> &mpsc::Sender<Bytes>) {
+        let book = self.book();
+        if let Some(entry) = book.up.get(device).and_then(|entries| entries.last()) {
+            if queue(entry).try_send(frame).is_err() {
+                debug!(?device, "a link's queue is full or closed; the frame is sent again later");
+            }
+        }
+    }
+
+    /// Closes the links to a device.
+    pub(crate) fn reset(&self, device: &DeviceId) {
+        if let Some(entries) = self.book().up.get(device) {
+            entries.iter().for_each(|e| e.link.close("reset"));
+        }
+    }
+
+    pub(super) fn close_all(&self, reason: &str) {
+        self.book().up.values().flatten().for_each(|e| e.link.close(reason));
+    }
+
+    /// Asks for a link to a device now.
+    pub(crate) fn want(&self, device: DeviceId) {
+        if !self.is_up(&device) {
+            self.book().wanted.insert(device);
+            self.0.dialer.notify_one();
+        }
+    }
+
+    /// Devices asked for since the last call.
+    pub(super) fn take_wanted(&self) -> HashSet<DeviceId> {
+        std::mem::take(&mut self.book().wanted)
+    }
+
+    /// Completes when something changed for the dialer.
+    pub(super) async fn changed(&self) {
+        self.0.dialer.notified().await;
+    }
+
+    pub(super) fn poke(&self) {
+        self.0.dialer.notify_one();
+    }
+
+    pub(super) fn set_rung(&self, device: DeviceId, rung: Rung, reason: Option<String>) {
+        let mut book = self.book();
+        if !book.up.contains_key(&device) {
+            book.rungs.insert(device, (rung, reason));
+        }
+    }
+
+    /// Why there is no link to a device.
+    pub(crate) fn reason(&self, device: &DeviceId) -> Option<String> {
+        self.book().rungs.get(device).and_then(|(_, reason)| reason.clone())
+    }
+
+    pub(crate) fn status(&self, user: UserId, device: DeviceId, last_seen_ms: u64) -> PeerStatus {
+        let book = self.book();
+        let link = book.up.get(&device).and_then(|entries| entries.last()).map(|entry| {
+            let stats = entry.link.stats();
+            LinkInfo {
+                address: entry.link.remote_address(),
+                rtt_us: stats.rtt_us,
+                bytes_sent: stats.bytes_sent,
+                bytes_received: stats.bytes_received,
+            }
+        });
+        let (rung, reason) = match &link {
+            Some(_) => (Rung::Connected, None),
+            None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
+        };
+        PeerStatus { user, device, rung, link, reason, last_seen_ms }
+    }
+
+    /// Something from outside was refused.
+    pub(crate) fn count_refused(&self) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Links and frames refused since the start.
+    pub(crate) fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,9 @@
+//! The store as the engine uses it: its layout, transactions, and the committer.
+
+mod committer;
+mod layout;
+mod txn;
+
+pub(crate) use committer::{Committer, Consequence};
+pub(crate) use layout::{MIGRATIONS, open};
+pub(crate) use txn::{Txn, View};

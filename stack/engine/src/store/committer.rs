@@ -1,0 +1,132 @@
+//! Group commit: batches become durable in order, and only then their effects are let go.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use peerloom_core::{Batch, Error, ErrorKind, Result, Storage};
+use tracing::error;
+
+/// Batches that wait for the one being committed. With one waiting, the next is made while the disk
+/// works; more would only make batches smaller.
+const WAITING: usize = 1;
+
+/// What a batch makes true, to be said once it is durable.
+pub(crate) trait Consequence: Send + 'static {
+    /// The batch is durable.
+    fn release(self);
+    /// It isn't, and never will be.
+    fn fail(self, error: &Error);
+}
+
+struct Job<C> {
+    sequence: u64,
+    epoch: u64,
+    batch: Batch,
+    consequence: C,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Every batch up to this sequence is done, durable or failed.
+    done: AtomicU64,
+    /// Batches of this epoch and before fail.
+    failed_epoch: AtomicU64,
+}
+
+/// The thread that owns the store's writing.
+pub(crate) struct Committer<C: Consequence> {
+    jobs: Option<mpsc::SyncSender<Job<C>>>,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
+    next: u64,
+    epoch: u64,
+}
+
+impl<C: Consequence> Committer<C> {
+    /// Starts the thread. `on_failure` is called on it when a commit failed.
+    pub(crate) fn start(storage: Arc<dyn Storage>, on_failure: impl Fn() + Send + 'static) -> Result<Self> {
+        let (sender, jobs) = mpsc::sync_channel::<Job<C>>(WAITING);
+        let progress = Arc::new(Progress::default());
+        let shared = progress.clone();
+        let run = move || {
+            while let Ok(first) = jobs.recv() {
+                let mut group = vec![first];
+                group.extend(jobs.try_iter());
+                commit(&*storage, group, &shared, &on_failure);
+            }
+        };
+        let failed = |e| Error::new(ErrorKind::Bug, "store", "start", "no thread can be made").source(e);
+        let thread = std::thread::Builder::new().name("peerloom-commit".into()).spawn(run).map_err(failed)?;
+        Ok(Self { jobs: Some(sender), progress, thread: Some(thread), next: 0, epoch: 1 })
+    }
+
+    /// Every batch up to this sequence is done.
+    pub(crate) fn done(&self) -> u64 {
+        self.progress.done.load(Ordering::Acquire)
+    }
+
+    /// Whether a batch of the current epoch failed: everything submitted since then fails too, until
+    /// [`Committer::begin_epoch`].
+    pub(crate) fn has_failed(&self) -> bool {
+        self.progress.failed_epoch.load(Ordering::Acquire) >= self.epoch
+    }
+
+    /// The caller has dropped all state that failed batches made.
+    pub(crate) fn begin_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// The sequence that the next batch gets.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.next + 1
+    }
+
+    /// Hands over a batch; waits while one is being committed and another waits.
+    pub(crate) fn submit(&mut self, batch: Batch, consequence: C) {
+        self.next += 1;
+        let job = Job { sequence: self.next, epoch: self.epoch, batch, consequence };
+        if let Some(Err(mpsc::SendError(job))) = self.jobs.as_ref().map(|jobs| jobs.send(job)) {
+            // The thread ended, which only a panic inside the store does.
+            let error = Error::new(ErrorKind::Storage, "store", "commit", "the store's thread is gone; restart the node");
+            job.consequence.fail(&error);
+        }
+    }
+}
+
+impl<C: Consequence> Drop for Committer<C> {
+    /// Waits until everything submitted is done.
+    fn drop(&mut self) {
+        self.jobs.take();
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            error!("the store's thread panicked");
+        }
+    }
+}
+
+fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &Progress, on_failure: &impl Fn()) {
+    let last = group.last().map_or(0, |job| job.sequence);
+    let failed_epoch = progress.failed_epoch.load(Ordering::Acquire);
+    let (late, mut good): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.epoch <= failed_epoch);
+    let follows = Error::new(ErrorKind::Storage, "store", "commit", "an earlier write failed; try again");
+    late.into_iter().for_each(|job| job.consequence.fail(&follows));
+
+    let mut batch = Batch::default();
+    good.iter_mut().for_each(|job| batch.append(std::mem::take(&mut job.batch)));
+    match if batch.is_empty() { Ok(()) } else { storage.commit(&batch) } {
+        Ok(()) => {
+            // First the mark, then the word: whoever hears of it may look.
+            progress.done.store(last, Ordering::Release);
+            good.into_iter().for_each(|job| job.consequence.release());
+        }
+        Err(error) => {
+            error!(%error, "the store failed; nothing of this was accepted");
+            if let Some(epoch) = good.iter().map(|job| job.epoch).max() {
+                progress.failed_epoch.store(epoch, Ordering::Release);
+            }
+            good.into_iter().for_each(|job| job.consequence.fail(&error));
+            progress.done.store(last, Ordering::Release);
+            on_failure();
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The kinds that come with Peerloom. This is the only place that lists them.
+
+use peerloom_core::Kinds;
+
+/// All built-in kinds.
+pub fn kinds() -> Kinds {
+    let mut kinds = Kinds::new();
+    peerloom_transport_quic::register(&mut kinds);
+    peerloom_discovery_invite::register(&mut kinds);
+    peerloom_storage_redb::register(&mut kinds);
+    peerloom_crypto_mls::register(&mut kinds);
+    kinds
+}

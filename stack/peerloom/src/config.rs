@@ -1,0 +1,303 @@
+//! The configuration file: one table for each layer, each with a `kind`.
+
+mod schema;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use peerloom_core::kinds::{DurationText, KindConfig, Settings, SettingsError};
+use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result};
+use peerloom_engine::EngineConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use schema::{Key, keys, nearest};
+use tree::Tree;
+
+/// The file's name inside a node's folder.
+pub const FILE_NAME: &str = "peerloom.toml";
+
+/// A validated configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's folder: relative paths begin here.
+    pub folder: PathBuf,
+    /// The file's general keys.
+    pub general: General,
+    /// How messages are delivered.
+    pub delivery: Delivery,
+    /// The layers' implementations, in the file's order.
+    pub layers: Vec<Choice>,
+}
+
+/// An implementation that the file chose.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// The layer.
+    pub layer: Layer,
+    /// The kind's name.
+    pub kind: String,
+    /// The kind's settings.
+    pub settings: Settings,
+}
+
+/// General keys, at the top of the file.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct General {
+    /// Name of the network. Nodes of different networks don't talk to each other. It can't be
+    /// changed once the folder has an identity.
+    pub network: String,
+    /// What this node's user is called. Contacts see it; taken when the identity is made.
+    pub name: String,
+}
+
+impl Default for General {
+    fn default() -> Self {
+        Self { network: "peerloom".into(), name: String::new() }
+    }
+}
+
+impl KindConfig for General {
+    fn validate(&self) -> Result<(), SettingsError> {
+        if self.network.is_empty() || self.network.len() > 64 {
+            return Err(SettingsError::new("network", "a network's name has from 1 to 64 bytes"));
+        }
+        Ok(())
+    }
+}
+
+/// The `[delivery]` table.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Delivery {
+    /// How long a message may wait to be delivered before it fails.
+    pub ttl: DurationText,
+    /// How long an acknowledgement may take while a link is up, before messages are sent again.
+    pub ack_timeout: DurationText,
+    /// Waits between attempts without a link; after the last the contact counts as stalled, and its
+    /// messages go out when it appears.
+    pub retry_delays: Vec<DurationText>,
+    /// Most messages of one conversation that wait to be acknowledged.
+    pub max_queued_messages: usize,
+    /// Most bytes of one conversation that wait to be acknowledged.
+    pub max_queued_bytes: usize,
+    /// Most links to other devices.
+    pub max_links: usize,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        let rules = EngineConfig::new(peerloom_core::wire::NetworkId::from_name(""));
+        Self {
+            ttl: DurationText(rules.ttl),
+            ack_timeout: DurationText(rules.delivery.ack_timeout),
+            retry_delays: rules.delivery.retry_delays.into_iter().map(DurationText).collect(),
+            max_queued_messages: rules.max_queued_messages,
+            max_queued_bytes: rules.max_queued_bytes,
+            max_links: rules.max_links,
+        }
+    }
+}
+
+impl KindConfig for Delivery {
+    fn validate(&self) -> Result<(), SettingsError> {
+        if self.ttl.0 < Duration::from_secs(1) {
+            return Err(SettingsError::new("ttl", "it takes at least 1s"));
+        }
+        if self.ack_timeout.0 < Duration::from_millis(100) {
+            return Err(SettingsError::new("ack_timeout", "it takes at least 100ms"));
+        }
+        if self.retry_delays.is_empty() || self.retry_delays.len() > 32 {
+            return Err(SettingsError::new("retry_delays", "list from 1 to 32 waits, such as [\"1s\", \"5s\"]"));
+        }
+        if self.max_queued_messages == 0 || self.max_queued_bytes < 1024 * 1024 {
+            return Err(SettingsError::new("max_queued_bytes", "leave room for at least one message and 1 MiB (1048576)"));
+        }
+        Ok(())
+    }
+}
+
+/// `KEY=VALUE`: a value that counts instead of the file's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The key's path, such as `storage.path` or `transport.0.listen`.
+    pub path: String,
+    /// The value as TOML; what isn't TOML counts as a string.
+    pub value: String,
+}
+
+impl std::str::FromStr for Override {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once('=') {
+            Some((path, value)) if !path.trim().is_empty() => {
+                Ok(Self { path: path.trim().into(), value: value.trim().into() })
+            }
+            _ => Err(format!("`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16")),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and validates a file. No I/O beyond reading it.
+    pub fn load(path: &Path, overrides: &[Override], kinds: &Kinds) -> Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let (kind, message) = match e.kind() {
+                std::io::ErrorKind::NotFound => {
+                    (ErrorKind::NotFound, format!("{shown}: no such file; make one with `peerloom init`"))
+                }
+                _ => (ErrorKind::Invalid, format!("{shown}: the file can't be read; check its permissions")),
+            };
+            Error::new(kind, "config", "read", message).source(e)
+        })?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::parse(&text, &shown.to_string(), folder, overrides, kinds)
+    }
+
+    /// Validates a file's text. `origin` is what errors call the file.
+    pub fn parse(text: &str, origin: &str, folder: &Path, overrides: &[Override], kinds: &Kinds) -> Result<Self> {
+        let invalid = |problems: Vec<String>| Error::new(ErrorKind::Invalid, "config", "check", problems.join("\n"));
+        let mut tree = Tree::parse(text, origin).map_err(|p| invalid(vec![p]))?;
+        for change in overrides {
+            tree.set(&change.path, &change.value).map_err(|p| invalid(vec![p]))?;
+        }
+        let mut reader = Reader { kinds, problems: Vec::new() };
+        let config = reader.read(tree, folder);
+        match config {
+            Some(config) if reader.problems.is_empty() => Ok(config),
+            _ => Err(invalid(reader.problems)),
+        }
+    }
+
+    /// The choices for one layer.
+    pub fn of(&self, layer: Layer) -> impl Iterator<Item = &Choice> {
+        self.layers.iter().filter(move |choice| choice.layer == layer)
+    }
+
+    /// The numbers the engine runs with.
+    pub fn engine(&self) -> EngineConfig {
+        let mut engine = EngineConfig::new(peerloom_core::wire::NetworkId::from_name(&self.general.network));
+        engine.ttl = self.delivery.ttl.0;
+        engine.delivery.ack_timeout = self.delivery.ack_timeout.0;
+        engine.delivery.retry_delays = self.delivery.retry_delays.iter().map(|d| d.0).collect();
+        engine.max_queued_messages = self.delivery.max_queued_messages;
+        engine.max_queued_bytes = self.delivery.max_queued_bytes;
+        engine.max_links = self.delivery.max_links;
+        engine
+    }
+}
+
+/// A file's text with overrides applied, without its comments.
+pub fn edit(text: &str, overrides: &[Override]) -> Result<String> {
+    let invalid = |problem: String| Error::new(ErrorKind::Invalid, "config", "edit", problem);
+    let mut tree = Tree::parse(text, FILE_NAME).map_err(invalid)?;
+    overrides.iter().try_for_each(|change| tree.set(&change.path, &change.value)).map_err(invalid)?;
+    toml::to_string_pretty(&tree.to_value()).map_err(|e| invalid(e.to_string()))
+}
+
+/// Turns a tree into a configuration, collecting all problems on the way.
+struct Reader<'a> {
+    kinds: &'a Kinds,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, mut tree: Tree, folder: &Path) -> Option<Config> {
+        let mut layers = Vec::new();
+        for layer in Layer::ALL {
+            let many = layer != Layer::Storage;
+            match tree.take(&layer.to_string()) {
+                None => self.problems.push(self.lacks(&tree, layer)),
+                Some(table) if !many || table.is_table() => layers.extend(self.choice(layer, table)),
+                Some(list) => match list.into_items() {
+                    Ok(items) => items.into_iter().for_each(|item| layers.extend(self.choice(layer, item))),
+                    Err(other) => {
+                        self.problems.push(format!("{}: `{layer}` is not a table; write [[{layer}]]", other.place()));
+                    }
+                },
+            }
+        }
+        let delivery = match tree.take("delivery") {
+            Some(table) => self.section::<Delivery>(table, "delivery"),
+            None => Some(Delivery::default()),
+        };
+        let general = self.section::<General>(tree, "");
+        Some(Config { folder: folder.to_path_buf(), general: general?, delivery: delivery?, layers })
+    }
+
+    fn lacks(&self, tree: &Tree, layer: Layer) -> String {
+        let names: Vec<_> = self.kinds.describe().iter().filter(|k| k.layer == layer).map(|k| k.name.to_owned()).collect();
+        let header = if layer == Layer::Storage { format!("[{layer}]") } else { format!("[[{layer}]]") };
+        let example = names.first().cloned().unwrap_or_default();
+        format!("{}: no {header} table; add one with `kind = \"{example}\"` (known: {})", tree.place(), names.join(", "))
+    }
+
+    fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
+        if !table.is_table() {
+            self.problems.push(format!("{}: `{layer}` is not a table; write [{layer}]", table.place()));
+            return None;
+        }
+        let place = table.place();
+        let known: Vec<_> = self.kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();
+        let Some(kind) = table.take("kind") else {
+            self.problems.push(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
+            return None;
+        };
+        let Some(name) = kind.as_text() else {
+            self.problems.push(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
+            return None;
+        };
+        let Some(info) = self.kinds.find(layer, name) else {
+            let guess = nearest(name, known.iter().copied()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            let problem = format!("{}: unknown {layer} kind `{name}`{guess}; known: {}", kind.place(), known.join(", "));
+            self.problems.push(problem);
+            return None;
+        };
+        if !self.check_keys(&table, info.schema, &format!("[{layer}] of kind `{name}`")) {
+            return None;
+        }
+        let Ok(settings) = table.to_settings() else { return None };
+        if let Err(error) = info.validate(&settings) {
+            self.problems.push(table.explain(&error));
+            return None;
+        }
+        Some(Choice { layer, kind: name.to_owned(), settings })
+    }
+
+    fn section<S: KindConfig + Serialize>(&mut self, table: Tree, name: &str) -> Option<S> {
+        let schema = schemars::schema_for!(S).to_value();
+        let what = if name.is_empty() { "the file".to_owned() } else { format!("[{name}]") };
+        if !self.check_keys(&table, &schema, &what) {
+            return None;
+        }
+        let settings = table.to_settings().ok()?;
+        let parsed = serde_path_to_error::deserialize::<_, S>(serde_json::Value::Object(settings));
+        let checked = parsed
+            .map_err(|e| SettingsError::new(e.path().to_string(), e.inner().to_string()))
+            .and_then(|config| config.validate().map(|()| config));
+        checked.map_err(|error| self.problems.push(table.explain(&error))).ok()
+    }
+
+    fn check_keys(&mut self, table: &Tree, schema: &serde_json::Value, what: &str) -> bool {
+        let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
+        let unknown = table.keys().filter(|(key, _)| !known.iter().any(|k| k == key));
+        let before = self.problems.len();
+        for (key, place) in unknown {
+            let names = known.iter().map(String::as_str);
+            let sections = ["transport", "discovery", "storage", "crypto", "delivery"].into_iter().filter(|_| what == "the file");
+            let guess = nearest(key, names.chain(sections)).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            let list = if known.is_empty() { "it has no keys".into() } else { format!("known: {}", known.join(", ")) };
+            self.problems.push(format!("{place}: {what} has no key `{key}`{guess}; {list}"));
+        }
+        self.problems.len() == before
+    }
+}
+
+/// The JSON Schema of a section's type.
+pub fn schema_of<S: JsonSchema>() -> serde_json::Value {
+    schemars::schema_for!(S).to_value()
+}

@@ -1,0 +1,201 @@
+//! A TOML document whose values know where they stand.
+
+use std::ops::Range;
+
+use peerloom_core::kinds::{Settings, SettingsError};
+use serde_json::Value;
+use toml::de::{DeTable, DeValue};
+
+/// A value and its place: a line of the file, or the override that set it.
+#[derive(Debug, Clone)]
+pub(super) struct Tree {
+    node: Node,
+    place: String,
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Table(Vec<(String, Tree)>),
+    List(Vec<Tree>),
+    Leaf(Value),
+}
+
+/// Text with the name that errors call it by.
+struct Source<'a> {
+    text: &'a str,
+    origin: &'a str,
+}
+
+impl Source<'_> {
+    /// `origin:line`, from a position in the text.
+    fn place(&self, span: &Range<usize>) -> String {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        format!("{}:{}", self.origin, before.matches('\n').count() + 1)
+    }
+
+    fn table(&self, table: &DeTable<'_>, place: String) -> Tree {
+        let entry = |(key, value): (&toml::Spanned<std::borrow::Cow<'_, str>>, &toml::Spanned<DeValue<'_>>)| {
+            // A key's place, not its value's: a long list begins far below its key.
+            (key.get_ref().to_string(), self.value(value.get_ref(), self.place(&key.span())))
+        };
+        Tree { node: Node::Table(table.iter().map(entry).collect()), place }
+    }
+
+    fn value(&self, value: &DeValue<'_>, place: String) -> Tree {
+        let node = match value {
+            DeValue::Table(table) => return self.table(table, place),
+            DeValue::Array(items) => {
+                let item = |item: &toml::Spanned<DeValue<'_>>| self.value(item.get_ref(), self.place(&item.span()));
+                Node::List(items.iter().map(item).collect())
+            }
+            DeValue::String(text) => Node::Leaf(Value::from(text.as_ref())),
+            DeValue::Boolean(value) => Node::Leaf(Value::from(*value)),
+            DeValue::Integer(number) => Node::Leaf(integer(number)),
+            DeValue::Float(number) => {
+                let parsed = number.as_str().replace('_', "").parse::<f64>();
+                Node::Leaf(parsed.map_or_else(|_| Value::from(number.as_str()), Value::from))
+            }
+            DeValue::Datetime(time) => Node::Leaf(Value::from(time.to_string())),
+        };
+        Tree { node, place }
+    }
+}
+
+fn integer(number: &toml::de::DeInteger<'_>) -> Value {
+    let parsed = i64::from_str_radix(&number.as_str().replace('_', ""), number.radix());
+    parsed.map_or_else(|_| Value::from(number.as_str()), Value::from)
+}
+
+impl Tree {
+    /// Parses a file; the error names the line.
+    pub(super) fn parse(text: &str, origin: &str) -> Result<Self, String> {
+        let source = Source { text, origin };
+        let document = DeTable::parse(text).map_err(|error| {
+            let place = error.span().map_or_else(|| origin.to_owned(), |span| source.place(&span));
+            format!("{place}: {}", error.message())
+        })?;
+        Ok(source.table(document.get_ref(), origin.to_owned()))
+    }
+
+    /// Sets the value at a dotted path. Numbers in the path are places in a list; one past the end
+    /// appends.
+    pub(super) fn set(&mut self, path: &str, value: &str) -> Result<(), String> {
+        let place = format!("{path}={value}");
+        let source = Source { text: value, origin: &place };
+        let parsed = DeValue::parse(value);
+        let mut value = match &parsed {
+            Ok(value) => source.value(value.get_ref(), place.clone()),
+            // What isn't TOML is meant as a string, so that nobody fights two layers of quotes.
+            Err(_) => Tree { node: Node::Leaf(Value::from(value)), place: place.clone() },
+        };
+        value.place = place.clone();
+        let mut at = self;
+        for part in path.split('.') {
+            at = at.child(part, &place)?;
+        }
+        *at = value;
+        Ok(())
+    }
+
+    fn child(&mut self, part: &str, place: &str) -> Result<&mut Tree, String> {
+        let empty = || Tree { node: Node::Table(Vec::new()), place: place.to_owned() };
+        match &mut self.node {
+            Node::Table(entries) => {
+                let at = entries.iter().position(|(key, _)| key == part).unwrap_or_else(|| {
+                    entries.push((part.to_owned(), empty()));
+                    entries.len() - 1
+                });
+                Ok(&mut entries[at].1)
+            }
+            Node::List(items) => {
+                let length = items.len();
+                match part.parse::<usize>() {
+                    Ok(index) if index <= length => {
+                        if index == length {
+                            items.push(empty());
+                        }
+                        Ok(&mut items[index])
+                    }
+                    _ => Err(format!("{place}: `{part}` is not a place in a list of {length}; the first is 0")),
+                }
+            }
+            Node::Leaf(_) => Err(format!("{place}: what stands before `.{part}` is not a table")),
+        }
+    }
+
+    pub(super) fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.node, Node::Table(_))
+    }
+
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match &self.node {
+            Node::Leaf(value) => value.as_str(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn into_items(self) -> Result<Vec<Tree>, Tree> {
+        match self.node {
+            Node::List(items) => Ok(items),
+            node => Err(Tree { node, place: self.place }),
+        }
+    }
+
+    /// Removes a key of a table.
+    pub(super) fn take(&mut self, key: &str) -> Option<Tree> {
+        match &mut self.node {
+            Node::Table(entries) => {
+                let at = entries.iter().position(|(k, _)| k == key)?;
+                Some(entries.remove(at).1)
+            }
+            _ => None,
+        }
+    }
+
+    /// The keys of a table with their places.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, String)> {
+        let entries = match &self.node {
+            Node::Table(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(|(key, value)| (key.as_str(), value.place()))
+    }
+
+    /// The values alone.
+    pub(super) fn to_settings(&self) -> Result<Settings, ()> {
+        match self.to_value() {
+            Value::Object(settings) => Ok(settings),
+            _ => Err(()),
+        }
+    }
+
+    /// The values alone, of whatever this is.
+    pub(super) fn to_value(&self) -> Value {
+        match &self.node {
+            Node::Table(entries) => entries.iter().map(|(key, value)| (key.clone(), value.to_value())).collect(),
+            Node::List(items) => items.iter().map(Tree::to_value).collect(),
+            Node::Leaf(value) => value.clone(),
+        }
+    }
+
+    /// A problem with a value of this table, with the value's place.
+    pub(super) fn explain(&self, error: &SettingsError) -> String {
+        let mut at = self;
+        for part in error.path.split(['.', '[', ']']).filter(|p| !p.is_empty()) {
+            let next = match &at.node {
+                Node::Table(entries) => entries.iter().find(|(key, _)| key == part).map(|(_, value)| value),
+                Node::List(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
+                Node::Leaf(_) => None,
+            };
+            match next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        format!("{}: {}: {}", at.place, error.path, error.message)
+    }
+}

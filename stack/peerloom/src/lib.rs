@@ -1,0 +1,26 @@
+//! Assemble a messenger that needs no server.
+//!
+//! One file chooses the layers, three lines use them:
+//!
+//! ```no_run
+//! # async fn example(invite: &str) -> peerloom::Result<()> {
+//! let node = peerloom::Node::from_file("peerloom.toml").await?;
+//! let bob = node.add_contact(invite).await?;
+//! node.conversation(bob).send("hello").await?; // durable once this returns
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What happens afterwards comes as [`Event`]s from [`Node::events`].
+
+pub mod builtin;
+pub mod config;
+mod folder;
+mod node;
+
+pub use config::{Config, Override};
+pub use node::{Contact, Conversation, Node};
+pub use peerloom_core as core;
+pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, UserId};
+pub use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Retry};
+pub use peerloom_engine::{Cursor, Event, EventStream, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung};

@@ -1,0 +1,236 @@
+//! The node that users hold.
+
+use std::borrow::Borrow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerloom_core::kinds::{CryptoContext, DiscoveryContext, StorageContext, TransportContext};
+use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, NetworkId, UserId, store};
+use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result, Storage};
+use peerloom_discovery_invite as invite;
+use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry};
+
+use crate::config::{Choice, Config};
+use crate::{builtin, folder};
+
+/// A node assembled from a configuration. Dropping it ends it; [`Node::shutdown`] ends it cleanly.
+#[derive(Clone)]
+pub struct Node {
+    engine: Arc<Engine>,
+}
+
+/// Someone this node talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// The user.
+    pub user: UserId,
+    /// What this node calls them; unique among its contacts.
+    pub alias: String,
+    /// The 1:1 conversation with them.
+    pub conversation: ConversationId,
+}
+
+impl From<store::Contact> for Contact {
+    fn from(contact: store::Contact) -> Self {
+        Self { user: contact.user, alias: contact.alias, conversation: contact.conversation }
+    }
+}
+
+/// A conversation of a node.
+pub struct Conversation<'a> {
+    node: &'a Node,
+    id: ConversationId,
+}
+
+impl Conversation<'_> {
+    /// Sends a text. Once this returns, the message is durably stored and will be delivered, or
+    /// visibly fail when the configured `delivery.ttl` is over.
+    pub async fn send(&self, text: impl Into<String>) -> Result<MessageId> {
+        self.send_bytes("", Bytes::from(text.into()), None).await
+    }
+
+    /// Sends a body of at most 1 MiB with a media type (RFC 6838; empty means plain text), and
+    /// perhaps another lifetime than the configured one.
+    pub async fn send_bytes(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<MessageId> {
+        self.node.engine.send(self.id, content_type.into(), body, ttl).await
+    }
+}
+
+impl Node {
+    /// Assembles a node from a file and starts it. A folder without an identity gets a new one.
+    pub async fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let kinds = builtin::kinds();
+        let config = Config::load(path.as_ref(), &[], &kinds)?;
+        let node = Self::open(&config, &kinds).await?;
+        node.start().await?;
+        Ok(node)
+    }
+
+    /// Assembles a node without starting it: it reads and queues, but binds no port and dials nobody.
+    pub async fn open(config: &Config, kinds: &Kinds) -> Result<Self> {
+        let network = NetworkId::from_name(&config.general.network);
+        let storage = open_store(config, kinds)?;
+        let (opened, name, folder) = (storage.clone(), config.general.name.clone(), config.folder.clone());
+        let kind = config.of(Layer::Storage).next().map(|c| c.kind.clone()).unwrap_or_default();
+        let identity = blocking(move || {
+            let identity = match peerloom_engine::open_store(&*opened)? {
+                Some(identity) => identity,
+                None => peerloom_engine::create_identity(&opened, network, &name)?,
+            };
+            folder::check_instance(&folder, &kind, &*opened)?;
+            Ok(identity)
+        })
+        .await?;
+
+        let secret = DeviceSecret::new(identity.device_seed);
+        let transport = TransportContext { secret: secret.clone(), network };
+        let discovery = DiscoveryContext { network, addresses: Vec::new() };
+        let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
+        let parts = Parts {
+            transports: build(config, Layer::Transport, |c| kinds.transports.get(&c.kind).map(|k| k.build(&c.settings, &transport)))?,
+            discoveries: build(config, Layer::Discovery, |c| kinds.discoveries.get(&c.kind).map(|k| k.build(&c.settings, &discovery)))?,
+            cryptos: build(config, Layer::Crypto, |c| kinds.cryptos.get(&c.kind).map(|k| k.build(&c.settings, &crypto)))?,
+            storage,
+            identity,
+        };
+        Ok(Self { engine: Arc::new(Engine::open(parts, config.engine()).await?) })
+    }
+
+    /// Listens, announces, and begins to reach for contacts. Does nothing when started already.
+    pub async fn start(&self) -> Result<()> {
+        self.engine.start().await
+    }
+
+    /// This node's user.
+    pub fn user(&self) -> UserId {
+        self.engine.user()
+    }
+
+    /// This node's device.
+    pub fn device(&self) -> DeviceId {
+        self.engine.device()
+    }
+
+    /// What this node's user is called.
+    pub fn name(&self) -> &str {
+        self.engine.name()
+    }
+
+    /// Where others can dial this node; empty until it is started.
+    pub async fn addresses(&self) -> Vec<Address> {
+        self.engine.addresses().await
+    }
+
+    /// Makes an invitation link that lets `uses` contacts in during `lifetime`. The node must be
+    /// started, since the link says where it listens.
+    pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<String> {
+        Ok(invite::encode(&self.engine.invite(lifetime, uses).await?))
+    }
+
+    /// Adds the contact that an invitation link comes from, durably. They learn of it at the first
+    /// link between the two nodes.
+    pub async fn add_contact(&self, link: impl AsRef<str>) -> Result<Contact> {
+        let invitation = invite::decode(link.as_ref())?;
+        Ok(self.engine.add_contact(invitation).await?.into())
+    }
+
+    /// Gives a contact another name; returns the one it got, which is unique.
+    pub async fn rename_contact(&self, contact: &Contact, alias: &str) -> Result<String> {
+        self.engine.rename_contact(contact.user, alias.into()).await
+    }
+
+    /// All contacts, by name.
+    pub fn contacts(&self) -> Vec<Contact> {
+        self.engine.contacts().into_iter().map(Contact::from).collect()
+    }
+
+    /// The contact that a person means: an alias, or the beginning of a user id.
+    pub fn find_contact(&self, name: &str) -> Result<Contact> {
+        self.engine.find_contact(name).map(Contact::from)
+    }
+
+    /// The contact with this user id.
+    pub fn contact(&self, user: &UserId) -> Option<Contact> {
+        self.engine.contact(user).map(Contact::from)
+    }
+
+    /// The conversation with a contact.
+    pub fn conversation(&self, contact: impl Borrow<Contact>) -> Conversation<'_> {
+        Conversation { node: self, id: contact.borrow().conversation }
+    }
+
+    /// Events from now on.
+    pub async fn events(&self) -> Result<EventStream> {
+        Ok(self.engine.events(self.engine.now().await?))
+    }
+
+    /// Messages after a place, and then events as they come. A program that remembers the cursor of
+    /// the last message it handled gets every message once, across restarts.
+    pub fn events_after(&self, after: Cursor) -> EventStream {
+        self.engine.events(after)
+    }
+
+    /// Received messages after a place, in order of arrival.
+    pub async fn messages_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        self.engine.messages_after(after, limit).await
+    }
+
+    /// The newest received messages, oldest first.
+    pub async fn newest_messages(&self, limit: usize) -> Result<Vec<Message>> {
+        self.engine.newest_messages(limit).await
+    }
+
+    /// Messages that wait to be delivered.
+    pub async fn queue(&self) -> Result<Vec<QueuedEntry>> {
+        self.engine.queue().await
+    }
+
+    /// Tries stalled contacts again, one or all; returns how many were stalled.
+    pub async fn retry(&self, only: Option<&Contact>) -> Result<usize> {
+        self.engine.retry(only.map(|c| c.conversation)).await
+    }
+
+    /// How the devices of all contacts stand.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.engine.peers()
+    }
+
+    /// Links and frames from outside that were refused since the node was opened.
+    pub fn refused(&self) -> u64 {
+        self.engine.refused()
+    }
+
+    /// Closes links, writes what was accepted, and ends.
+    pub async fn shutdown(&self) {
+        self.engine.shutdown().await;
+    }
+}
+
+/// Opens the store. After a crash it repairs itself first, which takes as long as its file is large.
+fn open_store(config: &Config, kinds: &Kinds) -> Result<Arc<dyn Storage>> {
+    let choice = config.of(Layer::Storage).next().ok_or_else(|| none(Layer::Storage))?;
+    folder::check_kind(&config.folder, &choice.kind)?;
+    let kind = kinds.stores.get(&choice.kind).ok_or_else(|| none(Layer::Storage))?;
+    kind.build(&choice.settings, &StorageContext { folder: config.folder.clone() })
+}
+
+fn build<T: ?Sized>(
+    config: &Config,
+    layer: Layer,
+    one: impl Fn(&Choice) -> Option<Result<Arc<T>>>,
+) -> Result<Vec<Arc<T>>> {
+    config.of(layer).map(|choice| one(choice).unwrap_or_else(|| Err(none(layer)))).collect()
+}
+
+/// A validated configuration names known kinds only; this is for one that was validated against
+/// others.
+fn none(layer: Layer) -> Error {
+    Error::new(ErrorKind::Invalid, "node", "build", format!("the configuration's {layer} kind is not registered"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let failed = |e| Error::new(ErrorKind::Bug, "node", "open", "opening the store panicked").source(e);
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
