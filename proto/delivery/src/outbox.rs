@@ -22,6 +22,8 @@ pub struct Outbox {
     /// Unsettled application entries by expiry.
     expiries: BTreeSet<(u64, Position)>,
     cursors: BTreeMap<DeviceId, Cursor>,
+    /// Devices with a link, whether they have joined or not.
+    up: BTreeSet<DeviceId>,
     bytes: usize,
     messages: usize,
 }
@@ -45,7 +47,6 @@ struct Cursor {
     dirty: bool,
     /// The next position to transmit.
     next: Position,
-    link_up: bool,
     deadline: Option<Duration>,
     attempts: u32,
     stalled: bool,
@@ -132,6 +133,7 @@ impl Outbox {
             entries: BTreeMap::new(),
             expiries: BTreeSet::new(),
             cursors: BTreeMap::new(),
+            up: BTreeSet::new(),
             bytes: 0,
             messages: 0,
         }
@@ -149,7 +151,7 @@ impl Outbox {
             let next = stored.through + 1;
             // Whoever waits gets a first attempt at once.
             let cursor =
-                Cursor { stored, dirty: false, next, link_up: false, deadline: Some(now.mono), attempts: 0, stalled: false };
+                Cursor { stored, dirty: false, next, deadline: Some(now.mono), attempts: 0, stalled: false };
             outbox.cursors.insert(device, cursor);
         }
         for (position, entry) in entries {
@@ -233,7 +235,6 @@ impl Outbox {
                 stored,
                 dirty: true,
                 next: position,
-                link_up: before.as_ref().is_some_and(|c| c.link_up),
                 deadline: before.as_ref().and_then(|c| c.deadline),
                 attempts: before.as_ref().map_or(0, |c| c.attempts),
                 stalled: before.is_some_and(|c| c.stalled),
@@ -264,10 +265,7 @@ impl Outbox {
     /// is up. Each call moves on.
     pub fn transmit(&mut self, device: &DeviceId, now: Now) -> Option<Transmit> {
         let in_flight = self.in_flight(device)?;
-        let cursor = self.cursors.get_mut(device)?;
-        if !cursor.link_up {
-            return None;
-        }
+        let cursor = self.cursors.get_mut(device).filter(|_| self.up.contains(device))?;
         let wanted = |(position, entry): &(&Position, &Entry)| {
             !cursor.stored.beyond.contains(**position) && entry.recipients.contains(device)
         };
@@ -409,8 +407,8 @@ impl Outbox {
 
     /// A link to a device came up: everything it lacks is sent again from the beginning.
     pub fn on_link_up(&mut self, device: &DeviceId) {
+        self.up.insert(*device);
         if let Some(cursor) = self.cursors.get_mut(device) {
-            cursor.link_up = true;
             cursor.next = cursor.stored.through + 1;
             cursor.deadline = None;
             cursor.attempts = 0;
@@ -422,8 +420,8 @@ impl Outbox {
     pub fn on_link_down(&mut self, device: &DeviceId, now: Now, rng: &mut dyn Rng) {
         let first = self.config.retry_delays.first().copied().unwrap_or(Duration::from_secs(1));
         let wait = self.config.jittered(first, rng);
+        self.up.remove(device);
         if let Some(cursor) = self.cursors.get_mut(device) {
-            cursor.link_up = false;
             cursor.attempts = 0;
             cursor.deadline = Some(now.mono + wait);
         }
@@ -431,8 +429,8 @@ impl Outbox {
 
     /// Entries were appended: devices without a link get a first attempt at once.
     pub fn wake(&mut self, now: Now) {
-        for cursor in self.cursors.values_mut() {
-            if !cursor.link_up && !cursor.stalled {
+        for (device, cursor) in &mut self.cursors {
+            if !self.up.contains(device) && !cursor.stalled {
                 cursor.deadline.get_or_insert(now.mono);
             }
         }
@@ -470,7 +468,7 @@ impl Outbox {
             }
             cursor.attempts += 1;
             let spent = cursor.attempts as usize > config.retry_delays.len();
-            if cursor.link_up {
+            if self.up.contains(&device) {
                 // The next transmission sets the next deadline.
                 cursor.next = cursor.stored.through + 1;
                 effects.push(if spent { Effect::ResetLink(device) } else { Effect::Ready(device) });
@@ -535,7 +533,7 @@ impl Outbox {
     pub fn status(&self, now: Now) -> Vec<DeviceStatus> {
         let status = |(device, c): (&DeviceId, &Cursor)| DeviceStatus {
             device: *device,
-            link_up: c.link_up,
+            link_up: self.up.contains(device),
             waiting: self
                 .entries
                 .range(c.stored.base.max(c.stored.through + 1)..)

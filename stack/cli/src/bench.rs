@@ -1,8 +1,155 @@
-pub(crate) use self::stub::*;
-mod stub {
-use std::process::ExitCode; use peerloom::{Override,Result}; use crate::args::Bench;
-#[derive(Debug,Clone,Copy,PartialEq,Eq,clap::ValueEnum)] pub(crate) enum Figure { Messages }
-#[derive(Debug,Clone,clap::Subcommand)] pub(crate) enum Role { RawQuic }
-pub(crate) async fn run(_:&[Override],_:bool,_:Bench)->Result<ExitCode>{Ok(ExitCode::SUCCESS)}
-pub(crate) async fn peer(_:&std::path::Path,_:Role)->Result<()>{Ok(())}
+//! Figures of this machine, each with a ceiling beside it in the same run.
+
+mod disk;
+mod idle;
+mod messages;
+mod quic;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use peerloom::{Error, ErrorKind, Override, Result};
+use serde_json::{Map, Value, json};
+
+use crate::args::Bench;
+use crate::output::{Progress, say, say_json};
+
+/// A figure that can be asked for alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Figure {
+    /// 1 KiB, 16 KiB and 64 KiB messages per second, window 1,024.
+    Messages,
+    /// One message and its acknowledgement on an idle link.
+    Latency,
+    /// Memory of each idle connected peer; the idle node itself; its start.
+    Idle,
+    /// Raw QUIC and raw disk.
+    Ceilings,
+}
+
+/// What the other process does.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub(crate) enum Role {
+    /// Swallow 1 KiB frames on a QUIC stream.
+    RawQuic,
+    /// Be many idle nodes that add one invitation.
+    IdlePeers {
+        /// How many.
+        count: usize,
+        /// An invitation with as many uses.
+        link: String,
+    },
+}
+
+/// Shared by the figures.
+struct Setup {
+    folder: PathBuf,
+    overrides: Vec<Override>,
+    progress: Progress,
+}
+
+pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Result<ExitCode> {
+    let temporary = tempfile::Builder::new()
+        .prefix("peerloom-bench-")
+        .tempdir_in(".")
+        .map_err(|e| failed("no folder can be made here").source(e))?;
+    let setup = Setup { folder: temporary.path().to_path_buf(), overrides: overrides.to_vec(), progress: Progress::new() };
+    let wanted = |figure| bench.only.is_empty() || bench.only.contains(&figure);
+    let mut figures = Map::new();
+    figures.insert("machine".into(), machine());
+    let mut runs: Vec<Map<String, Value>> = Vec::new();
+    for number in 0..bench.runs.max(1) {
+        let mut figures = Map::new();
+        let mut one = setup.clone_for(number);
+        // The ceilings first and in the same run: machines drift.
+        if wanted(Figure::Ceilings) || wanted(Figure::Messages) {
+            figures.extend(quic::measure(&mut one).await?);
+        }
+        if wanted(Figure::Ceilings) || wanted(Figure::Latency) {
+            figures.extend(disk::measure(&mut one)?);
+        }
+        if wanted(Figure::Messages) || wanted(Figure::Latency) {
+            figures.extend(messages::measure(&mut one, wanted(Figure::Messages), wanted(Figure::Latency)).await?);
+        }
+        if wanted(Figure::Idle) {
+            figures.extend(idle::measure(&mut one, bench.peers).await?);
+        }
+        runs.push(figures);
+    }
+    figures.extend(medians(&runs));
+    share(&mut figures);
+    drop(setup);
+    if json {
+        say_json(&figures);
+    } else {
+        figures.iter().for_each(|(name, value)| say(&format!("{name:32} {value}")));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Setup {
+    fn clone_for(&self, number: usize) -> Self {
+        Self {
+            folder: self.folder.join(format!("run-{number}")),
+            overrides: self.overrides.clone(),
+            progress: Progress::new(),
+        }
+    }
+}
+
+/// What the child process does.
+pub(crate) async fn peer(folder: &Path, role: Role) -> Result<()> {
+    match role {
+        Role::RawQuic => quic::serve().await,
+        Role::IdlePeers { count, link } => idle::be_peers(folder, count, &link).await,
+    }
+}
+
+/// The median of every figure over the runs.
+fn medians(runs: &[Map<String, Value>]) -> Map<String, Value> {
+    let mut medians = Map::new();
+    for name in runs.first().into_iter().flat_map(Map::keys) {
+        let mut values: Vec<f64> = runs.iter().filter_map(|run| run.get(name)?.as_f64()).collect();
+        values.sort_by(f64::total_cmp);
+        if let Some(median) = values.get(values.len() / 2) {
+            medians.insert(name.clone(), rounded(*median));
+        }
+    }
+    medians.insert("runs".into(), json!(runs.len()));
+    medians
+}
+
+/// Ratios, which stay when the machine's speed drifts.
+fn share(figures: &mut Map<String, Value>) {
+    let get = |name: &str| figures.get(name).and_then(Value::as_f64);
+    if let (Some(ours), Some(raw)) = (get("messages_per_s"), get("raw_quinn_messages_per_s")) {
+        let share = rounded(ours / raw);
+        figures.insert("share_of_raw_quinn".into(), share);
+    }
+}
+
+/// Three digits are all that a noisy machine says.
+fn rounded(value: f64) -> Value {
+    if value.abs() >= 100.0 { json!(value.round()) } else { json!((value * 1000.0).round() / 1000.0) }
+}
+
+fn machine() -> Value {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned());
+    json!({
+        "cpu": model.unwrap_or_else(|| "unknown".into()),
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "system": std::env::consts::OS,
+        "debug_build": cfg!(debug_assertions),
+    })
+}
+
+/// The value below which a share of the sorted values lies.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let index = (sorted.len() as f64 * share) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(ErrorKind::Bug, "bench", "measure", message)
 }

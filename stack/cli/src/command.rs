@@ -36,7 +36,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Send(send) => with(opened().await?, |s| self::send(s, json, send)).await,
         Command::Inbox(inbox) => self::inbox(opened().await?, json, inbox).await,
         Command::Queue(queue) => with(opened().await?, |s| self::queue(s, json, queue)).await,
-        Command::Peers => with(opened().await?, |s| self::peers(s, json)).await,
+        Command::Peers => with(opened().await?, |s| peers(s, json)).await,
         Command::Check(check) => self::check(&dir, &overrides, json, check),
         Command::Kinds => kinds::run(json),
         Command::Demo(demo) => return demo::run(&overrides, json, demo).await,

@@ -177,11 +177,9 @@ impl State {
             cursors.push((device_in(&row.key, 32)?, OutCursor::decode(row.value)?));
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
-        for device in outbox.status(now).iter().map(|s| s.device) {
-            if self.up.contains(&device) {
-                outbox.on_link_up(&device);
-                self.ready.insert((id, device));
-            }
+        for device in &self.up {
+            outbox.on_link_up(device);
+            self.ready.insert((id, *device));
         }
         entries.retain(|position, _| outbox.holds(*position));
         let (mut pending, mut pending_bytes) = (0, 0);
