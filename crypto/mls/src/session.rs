@@ -103,6 +103,9 @@ impl MlsCrypto {
         if staged.group_context().group_id() != &group_id(log) {
             return Ok(Joined::Bad("the welcome is for another log"));
         }
+        if staged.members().count() > MAX_DEVICES {
+            return Ok(Joined::Bad("the group has too many members"));
+        }
         let owner = staged.members().find(|m| m.index == owner_index());
         let by_owner = staged.welcome_sender_index() == owner_index()
             && owner.is_some_and(|m| certified(&m.credential, &m.signature_key) == Some(log.device));
@@ -114,6 +117,9 @@ impl MlsCrypto {
     }
 
     fn open_handshake(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, log: LogId, bytes: &[u8]) -> Result<Opened> {
+        if bytes.len() > limits::HANDSHAKE_PAYLOAD {
+            return Ok(Opened::Rejected("the handshake is longer than its limit"));
+        }
         let Some((commit, welcome)) = payload::split(bytes) else {
             return Ok(Opened::Rejected("the handshake is malformed"));
         };
@@ -122,7 +128,7 @@ impl MlsCrypto {
             match self.join(&provider, log, welcome)? {
                 Joined::Yes => {
                     provider.flush();
-                    return Ok(Opened::Applied);
+                    return Ok(Opened::Joined);
                 }
                 Joined::Bad(why) => return Ok(Opened::Rejected(why)),
                 Joined::NotForUs => {}
@@ -290,7 +296,8 @@ impl Crypto for MlsCrypto {
             .load_psks(provider.storage())
             .map_err(|e| bug("commit", e))?
             .build(provider.rand(), provider.crypto(), &self.signer, |_| true)
-            .map_err(|e| bug("commit", e))?
+            // The key packages are all in it that comes from outside.
+            .map_err(|e| Error::new(ErrorKind::Unauthenticated, "mls", "add devices", "a key package doesn't fit the group").source(e))?
             .stage_commit(&provider)
             .map_err(|e| bug("commit", e))?;
         // The group info would let its holder join by itself; it stays here.

@@ -16,7 +16,7 @@ pub fn encode(invitation: &Signed) -> String {
 /// missing scheme are forgiven, since links are pasted by people.
 pub fn decode(link: &str) -> Result<Signed> {
     let wrong = |message: &str| Err(Error::new(ErrorKind::Malformed, "invite", "read the link", message));
-    // Twice the longest link leaves room for line breaks.
+    // Base64 takes a third more than the bytes; the rest is room for line breaks.
     if link.len() > 4 * limits::INVITATION {
         return wrong("this is too long to be an invitation link; paste the link alone");
     }

@@ -43,7 +43,7 @@ impl Default for Config {
             window_bytes: 4 * 1024 * 1024,
             window_entries: 64,
             gap_wait: Duration::from_secs(2),
-            max_parked: 256,
+            max_parked: 64,
             max_rejoins: 3,
         }
     }

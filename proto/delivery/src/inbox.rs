@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerloom_wire::store::InLog;
-use peerloom_wire::{Ack, LogId, Position, RangeSet};
+use peerloom_wire::{Ack, LogId, Position, RangeSet, limits};
 
 use crate::{Config, Now};
 
@@ -19,8 +19,11 @@ pub struct Inbox {
     dirty: bool,
     parked: BTreeSet<Position>,
     deadline: Option<Duration>,
-    asked: bool,
+    rounds: u32,
 }
+
+/// How far beyond the settled positions a withdrawal may reach.
+const NEAR: u64 = 65_536;
 
 /// What to do with an entry that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +69,7 @@ impl Inbox {
             dirty: false,
             parked: parked.into_iter().collect(),
             deadline: None,
-            asked: false,
+            rounds: 0,
         };
         inbox.watch_gap(now);
         inbox
@@ -98,8 +101,12 @@ impl Inbox {
             let first = self.stored.base.max(1);
             self.stored.before_join.insert(first, self.stored.through);
         }
-        let beyond = std::mem::take(&mut self.stored.beyond);
-        beyond.iter().for_each(|r| self.stored.before_join.insert(r.first, r.last));
+        for settled in std::mem::take(&mut self.stored.beyond).iter() {
+            self.stored.before_join.insert(settled.first, settled.last.min(position - 1));
+            // What its owner withdrew before we joined stays settled.
+            self.stored.beyond.insert(settled.first.max(position), settled.last);
+        }
+        self.stored.before_join.keep_highest(limits::RANGES);
         self.stored.base = position;
         self.stored.through = position - 1;
         self.dirty = true;
@@ -116,11 +123,31 @@ impl Inbox {
             self.stored.through = self.stored.beyond.absorb(self.stored.through);
             self.dirty = true;
         }
+        self.after_progress(now)
+    }
+
+    fn after_progress(&mut self, now: Now) -> Option<Position> {
         self.deadline = None;
-        self.asked = false;
+        self.rounds = 0;
         self.watch_gap(now);
         let next = self.stored.through + 1;
         (self.stored.base > 0 && self.parked.contains(&next)).then_some(next)
+    }
+
+    /// The log's owner takes positions back: they are settled, as far as they are near. Returns the
+    /// next parked position whose turn it is.
+    pub fn on_withdrawn(&mut self, positions: &RangeSet, now: Now) -> Option<Position> {
+        for range in positions.iter() {
+            let near = self.stored.through.saturating_add(NEAR);
+            if self.stored.beyond.len() < limits::RANGES {
+                self.stored.beyond.insert(range.first.max(self.stored.through + 1), range.last.min(near));
+            }
+        }
+        let through = self.stored.beyond.absorb(self.stored.through);
+        self.parked.retain(|p| *p > through && !self.stored.beyond.contains(*p));
+        self.stored.through = through;
+        self.dirty = true;
+        self.after_progress(now)
     }
 
     /// A parked entry turned out to be of no use, or is about to be opened.
@@ -148,12 +175,15 @@ impl Inbox {
             return None;
         }
         let missing = self.missing();
-        self.deadline = Some(now.mono + self.gap_wait);
-        if std::mem::replace(&mut self.asked, true) {
-            Some(GapAction::OpenAhead { positions: self.parked.iter().copied().collect(), missing })
-        } else {
-            Some(GapAction::Ask(missing))
+        self.rounds += 1;
+        // Asked, opened what can be opened; then ever more patiently.
+        self.deadline = Some(now.mono + self.gap_wait * (1 << self.rounds.saturating_sub(1).min(5)));
+        if self.rounds == 1 {
+            return Some(GapAction::Ask(missing));
         }
+        // Each opening ahead may leave one more range to remember.
+        let room = limits::RANGES.saturating_sub(self.stored.beyond.len());
+        Some(GapAction::OpenAhead { positions: self.parked.iter().copied().take(room).collect(), missing })
     }
 
     /// Positions below the highest known one that are neither settled nor parked.

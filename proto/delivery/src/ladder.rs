@@ -22,6 +22,8 @@ pub enum Rung {
 /// First and longest wait between attempts to reach a device.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A link that lived this long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// The way to one device: attempts with doubling waits, for as long as the device is a contact's.
 #[derive(Debug)]
@@ -29,13 +31,15 @@ pub struct Ladder {
     rung: Rung,
     failures: u32,
     next: Duration,
+    /// When the link came up.
+    since: Duration,
     reason: Option<String>,
 }
 
 impl Ladder {
     /// A device to be reached at once.
     pub fn new(now: Now) -> Self {
-        Self { rung: Rung::Disconnected, failures: 0, next: now.mono, reason: None }
+        Self { rung: Rung::Disconnected, failures: 0, next: now.mono, since: now.mono, reason: None }
     }
 
     /// Where the device stands.
@@ -65,16 +69,30 @@ impl Ladder {
     }
 
     /// A link came up, whoever dialed.
-    pub fn on_connected(&mut self) {
-        *self = Self { rung: Rung::Connected, failures: 0, next: Duration::ZERO, reason: None };
+    pub fn on_connected(&mut self, now: Now) {
+        if self.rung != Rung::Connected {
+            self.rung = Rung::Connected;
+            self.since = now.mono;
+            self.reason = None;
+        }
     }
 
-    /// The last link went down: the first attempt comes soon.
+    /// The last link went down: the first attempt comes soon, unless links keep dying young.
     pub fn on_disconnected(&mut self, now: Now, config: &Config, rng: &mut dyn Rng) {
-        if self.rung == Rung::Connected {
-            let wait = config.jittered(FIRST_WAIT / 5, rng);
-            *self = Self { rung: Rung::Disconnected, failures: 0, next: now.mono + wait, reason: None };
+        if self.rung != Rung::Connected {
+            return;
         }
+        if now.mono.saturating_sub(self.since) >= STEADY {
+            self.failures = 0;
+        }
+        self.rung = Rung::Disconnected;
+        self.wait(FIRST_WAIT / 5, now, config, rng);
+    }
+
+    fn wait(&mut self, first: Duration, now: Now, config: &Config, rng: &mut dyn Rng) {
+        let wait = first.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
+        self.failures = self.failures.saturating_add(1);
+        self.next = now.mono + config.jittered(wait, rng);
     }
 
     /// The attempt failed.
@@ -82,10 +100,8 @@ impl Ladder {
         if self.rung == Rung::Connected {
             return;
         }
-        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
-        self.failures = self.failures.saturating_add(1);
         self.rung = Rung::Disconnected;
-        self.next = now.mono + config.jittered(wait, rng);
+        self.wait(FIRST_WAIT, now, config, rng);
         self.reason = Some(reason);
     }
 

@@ -50,7 +50,12 @@ struct Cursor {
     deadline: Option<Duration>,
     attempts: u32,
     stalled: bool,
+    /// When it last asked for positions again.
+    gap_asked: Option<Duration>,
 }
+
+/// Most positions of one gap request that are looked up.
+const MAX_ASKED: usize = 4096;
 
 /// An entry to append.
 #[derive(Debug)]
@@ -103,8 +108,6 @@ pub enum Effect {
         /// Whether one device of each recipient user had it.
         delivered: bool,
     },
-    /// Nobody needs this entry any more.
-    Settled(Position),
 }
 
 /// How delivery to one device stands.
@@ -151,7 +154,7 @@ impl Outbox {
             let next = stored.through + 1;
             // Whoever waits gets a first attempt at once.
             let cursor =
-                Cursor { stored, dirty: false, next, deadline: Some(now.mono), attempts: 0, stalled: false };
+                Cursor { stored, dirty: false, next, deadline: Some(now.mono), attempts: 0, stalled: false, gap_asked: None };
             outbox.cursors.insert(device, cursor);
         }
         for (position, entry) in entries {
@@ -211,6 +214,11 @@ impl Outbox {
         self.messages
     }
 
+    /// Entries that somebody still needs, or needs to hear the end of.
+    pub fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Whether somebody still needs the entry at a position.
     pub fn holds(&self, position: Position) -> bool {
         self.entries.contains_key(&position)
@@ -238,6 +246,7 @@ impl Outbox {
                 deadline: before.as_ref().and_then(|c| c.deadline),
                 attempts: before.as_ref().map_or(0, |c| c.attempts),
                 stalled: before.is_some_and(|c| c.stalled),
+                gap_asked: None,
             };
             self.cursors.insert(*device, cursor);
         }
@@ -307,6 +316,10 @@ impl Outbox {
             .collect();
         if news.is_empty() {
             return AckOutcome::default();
+        }
+        if news.iter().any(|p| *p > cursor.stored.base) {
+            // It opens what follows its joining: what went wrong before is over.
+            cursor.stored.rejoins = 0;
         }
         settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
         cursor.stored.through = cursor.stored.beyond.absorb(cursor.stored.through);
@@ -397,12 +410,18 @@ impl Outbox {
         settled
     }
 
-    /// A device asks for positions again: transmission goes back to the lowest of them.
-    pub fn on_gap_request(&mut self, device: &DeviceId, positions: &RangeSet) {
-        let first = positions.iter().next().map(|r| r.first);
-        if let (Some(cursor), Some(first)) = (self.cursors.get_mut(device), first) {
-            cursor.next = cursor.next.min(first.max(cursor.stored.through + 1));
-        }
+    /// A device asks for positions again: transmission goes back to the lowest of them, but not more
+    /// often than once in the gap wait. Returns positions that are no more, to be withdrawn.
+    pub fn on_gap_request(&mut self, device: &DeviceId, positions: &RangeSet, now: Now) -> RangeSet {
+        let Some(cursor) = self.cursors.get_mut(device) else { return RangeSet::default() };
+        let early = cursor.gap_asked.is_some_and(|at| now.mono < at + self.config.gap_wait / 2);
+        let Some(first) = positions.iter().next().map(|r| r.first).filter(|_| !early) else {
+            return RangeSet::default();
+        };
+        cursor.gap_asked = Some(now.mono);
+        cursor.next = cursor.next.min(first.max(cursor.stored.through + 1));
+        let asked = positions.iter().flat_map(|r| r.first..=r.last.min(self.head));
+        asked.take(MAX_ASKED).filter(|p| !self.entries.contains_key(p)).collect()
     }
 
     /// A link to a device came up: everything it lacks is sent again from the beginning.

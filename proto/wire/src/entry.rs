@@ -164,8 +164,8 @@ pub struct Item {
     pub content_type: String,
     /// The content.
     pub body: Bytes,
-    /// Where in this log it stood before it was sealed again; 0 = it wasn't.
-    pub resealed_from: Position,
+    /// Where in this log it stood before it was sealed again, oldest first.
+    pub resealed_from: Vec<Position>,
 }
 
 static ITEM: Shape = Shape {
@@ -176,7 +176,8 @@ static ITEM: Shape = Shape {
         Field::one(2, 0),
         Field::one(3, limits::CONTENT_TYPE),
         Field::one(4, limits::MESSAGE_BODY),
-        Field::one(5, 0),
+        // Packed: at most ten bytes each.
+        Field::many(5, limits::RESEALED_FROM, 10 * limits::RESEALED_FROM),
     ],
 };
 
@@ -189,7 +190,7 @@ static BUNDLE: Shape = Shape {
 impl Item {
     /// Upper bound of what the item takes in a bundle, in bytes.
     pub fn encoded_size(&self) -> usize {
-        self.body.len() + self.content_type.len() + 64
+        self.body.len() + self.content_type.len() + 64 + 10 * self.resealed_from.len()
     }
 
     pub(crate) fn to_pb(&self) -> pb::Item {
@@ -198,12 +199,15 @@ impl Item {
             sent_at_ms: self.sent_at_ms,
             content_type: self.content_type.clone(),
             body: self.body.clone(),
-            resealed_from: self.resealed_from,
+            resealed_from: self.resealed_from.clone(),
         }
     }
 
     pub(crate) fn from_pb(pb: pb::Item) -> Result<Self, DecodeError> {
         let id = pb.message_id.as_ref().try_into();
+        if pb.resealed_from.len() > limits::RESEALED_FROM {
+            return Err(DecodeError::TooMany { what: ITEM.what, max: limits::RESEALED_FROM });
+        }
         Ok(Self {
             id: MessageId::from_bytes(
                 id.map_err(|_| DecodeError::invalid(ITEM.what, "its id is not 16 bytes long"))?,

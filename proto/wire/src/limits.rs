@@ -14,6 +14,10 @@ pub const MESSAGE_BODY: usize = 1024 * 1024;
 pub const CONTENT_TYPE: usize = 127;
 /// Most messages in one entry.
 pub const BUNDLE_ITEMS: usize = 4096;
+/// Most earlier positions that a message sealed again remembers.
+pub const RESEALED_FROM: usize = 8;
+/// Longest payload of a handshake entry, in bytes.
+pub const HANDSHAKE_PAYLOAD: usize = 128 * 1024;
 /// Longest plaintext of one entry, in bytes.
 pub const BUNDLE: usize = MESSAGE_BODY + 64 * 1024;
 /// Size at which the committer closes an entry and begins the next, in bytes. A single larger

@@ -60,6 +60,11 @@ impl RangeSet {
         });
     }
 
+    /// Drops the lowest ranges until at most `max` are left.
+    pub fn keep_highest(&mut self, max: usize) {
+        self.0.drain(..self.0.len().saturating_sub(max));
+    }
+
     /// If the set begins right after `through`, removes that range and returns its end; else `through`.
     pub fn absorb(&mut self, through: u64) -> u64 {
         self.remove_through(through);
@@ -82,7 +87,7 @@ impl RangeSet {
         let mut set = Self::default();
         let mut previous = above;
         for r in ranges {
-            if r.first <= previous || r.last < r.first {
+            if r.first <= previous || r.last < r.first || r.last == u64::MAX {
                 return Err(DecodeError::Invalid { what, why: "its ranges are not ascending" });
             }
             previous = r.last;

@@ -57,8 +57,8 @@ impl Shape {
                 max: self.max_len,
             });
         }
-        // No message has more than 16 known fields; a test keeps it so.
         let mut counts = [0usize; 16];
+        debug_assert!(self.fields.len() <= counts.len(), "make room for the fields of {}", self.what);
         let mut unknown = 0usize;
         let mut rest = bytes;
         while !rest.is_empty() {

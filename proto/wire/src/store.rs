@@ -50,8 +50,6 @@ pub const IN_PARKED: Table = Table { name: "in_parked", id_len: 64 };
 pub const QUARANTINE: Table = Table { name: "quarantine", id_len: 64 };
 /// [`History`] by sequence: what was said, ours and theirs.
 pub const HISTORY: Table = Table { name: "history", id_len: 0 };
-/// Empty values by conversation and history sequence.
-pub const HISTORY_BY_CONVERSATION: Table = Table { name: "history_by_conversation", id_len: 32 };
 /// [`Failure`] by conversation and position: own messages that will not be delivered.
 pub const FAILURES: Table = Table { name: "failures", id_len: 32 };
 /// Key packages given out and not used yet, by the asking device, the conversation and the suite.
@@ -60,7 +58,7 @@ pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 64 };
 pub const CRYPTO: Table = Table { name: "crypto", id_len: 32 };
 
 /// All tables, in the order in which a copy writes them.
-pub const TABLES: [Table; 15] = [
+pub const TABLES: [Table; 14] = [
     META,
     CONTACTS,
     INVITATIONS,
@@ -72,7 +70,6 @@ pub const TABLES: [Table; 15] = [
     IN_PARKED,
     QUARANTINE,
     HISTORY,
-    HISTORY_BY_CONVERSATION,
     FAILURES,
     KEY_PACKAGES,
     CRYPTO,
@@ -316,6 +313,8 @@ pub struct OutEntry {
     pub recipients: Vec<DeviceId>,
     /// Where its plaintext stands in [`HISTORY`]; 0 = nowhere.
     pub history: u64,
+    /// Where the same messages stood before.
+    pub resealed_from: Vec<Position>,
 }
 
 impl Record for OutEntry {
@@ -333,6 +332,7 @@ impl Record for OutEntry {
             message_ids: join_message_ids(&self.messages),
             recipients: self.recipients.iter().map(DeviceId::encode).collect(),
             history: self.history,
+            resealed_from: self.resealed_from.clone(),
         }
     }
 
@@ -348,6 +348,7 @@ impl Record for OutEntry {
             messages: split_message_ids(&pb.message_ids),
             recipients: pb.recipients.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>()?,
             history: pb.history,
+            resealed_from: pb.resealed_from,
         })
     }
 }

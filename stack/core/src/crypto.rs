@@ -124,7 +124,9 @@ pub struct Outgoing {
 pub enum Opened {
     /// An application entry's plaintext.
     Content(Bytes),
-    /// A handshake entry was applied.
+    /// A handshake entry let this device in: it reads the log from here on.
+    Joined,
+    /// A handshake entry changed a session that this device is in.
     Applied,
     /// It can't be opened before an earlier entry was.
     NeedsEarlier,

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use peerloom_core::wire::store::{CONTACTS, Contact, ContactDevice, Record};
+use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, UserId};
-use peerloom_core::{Error, ErrorKind, KeyRange, Result, Snapshot, storage::scan_all};
+use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
 
 /// The contacts, as the delivery thread last wrote them; others read.
@@ -20,15 +20,11 @@ struct Book {
 }
 
 impl Contacts {
-    /// Reads all contacts from the store, in place of those known.
-    pub(crate) fn reload(&self, snapshot: &dyn Snapshot) -> Result<()> {
+    /// Takes these contacts in place of those known.
+    pub(crate) fn replace(&self, contacts: Vec<Contact>) {
         let mut book = Book::default();
-        scan_all(snapshot, CONTACTS, KeyRange::all(), |row| {
-            book.insert(Contact::decode(row.value)?);
-            Ok(())
-        })?;
+        contacts.into_iter().for_each(|contact| book.insert(contact));
         *self.write() = book;
-        Ok(())
     }
 
     pub(crate) fn insert(&self, contact: Contact) {
@@ -72,7 +68,10 @@ impl Contacts {
     pub(crate) fn free_alias(&self, wanted: &str, user: &UserId) -> String {
         let book = self.read();
         let base = if wanted.is_empty() { user.short() } else { wanted.replace(char::is_whitespace, "-") };
-        let taken = |alias: &str| book.by_user.values().any(|c| c.alias == alias && c.user != *user);
+        // Nor may a name look like somebody's id: a person who types an id means that one.
+        let taken = |alias: &str| {
+            book.by_user.values().any(|c| c.user != *user && (c.alias == alias || means(&c.user, alias)))
+        };
         let mut alias = base.clone();
         let mut number = 2;
         while taken(&alias) {
@@ -85,10 +84,11 @@ impl Contacts {
     /// The contact that a person means: an alias, or the beginning of a user id (six characters or more).
     pub(crate) fn find(&self, name: &str) -> Result<Contact> {
         let book = self.read();
-        if let Some(contact) = book.by_user.values().find(|c| c.alias == name) {
+        let by_id = name.parse().ok().and_then(|user: UserId| book.by_user.get(&user));
+        if let Some(contact) = by_id.or_else(|| book.by_user.values().find(|c| c.alias == name)) {
             return Ok(contact.clone());
         }
-        let mut matching = book.by_user.values().filter(|c| name.len() >= 6 && c.user.to_string().starts_with(name));
+        let mut matching = book.by_user.values().filter(|c| means(&c.user, name));
         match (matching.next(), matching.next()) {
             (Some(contact), None) => Ok(contact.clone()),
             (Some(_), Some(_)) => {
@@ -128,6 +128,11 @@ impl Book {
         self.conversations.insert(contact.conversation, contact.user);
         self.by_user.insert(contact.user, contact);
     }
+}
+
+/// Whether a name is the beginning of a user's id, long enough to be meant so.
+fn means(user: &UserId, name: &str) -> bool {
+    name.len() >= 6 && user.to_string().starts_with(name)
 }
 
 /// The addresses in a device's newest record.

@@ -116,6 +116,7 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
     };
     let mut view = View::new(storage.clone());
     state.load(&view.begin(0), clock.now())?;
+    state.refresh_timers(clock.now());
     let committer = Committer::start(storage, on_failure)?;
     let driver = Driver { inputs, state, view, committer, clock, broken: false, lazy_since: None, clock_checked: Duration::ZERO };
     let failed = |e: std::io::Error| Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e);
@@ -154,8 +155,9 @@ impl Driver {
             let stop = stop.map(|at| batch.split_off(at));
             self.turn(std::mem::take(&mut batch), stop.is_some());
             if let Some(Input::Stop(done)) = stop.and_then(|rest| rest.into_iter().next()) {
-                // Waits for the disk; whatever came later hears that the node is closed.
-                drop(self.committer);
+                // Waits for the disk and lets go of the store; whatever came later hears that the
+                // node is closed.
+                drop(self);
                 let _ = done.send(());
                 return;
             }
@@ -215,16 +217,20 @@ impl Driver {
         self.lazy_since = if waits { self.lazy_since.or(Some(now.mono)) } else { None };
         if !writes.is_empty() || !effects.is_empty() {
             let batch = self.view.submit(self.committer.next_sequence(), writes);
-            self.committer.submit(batch, effects);
+            let lone = self.inputs.is_empty();
+            self.committer.submit(batch, effects, lone);
         }
     }
 
     /// Drops all state that was not committed and reads it again.
     fn recover(&mut self, now: Now) -> bool {
-        self.view.reset();
-        self.committer.begin_epoch();
+        if self.committer.has_failed() {
+            self.view.reset();
+            self.committer.begin_epoch();
+        }
         self.lazy_since = None;
-        let loaded = self.state.load(&self.view.begin(0), now);
+        // Whatever was submitted and didn't fail is still on its way to the disk, and counts.
+        let loaded = self.state.load(&self.view.begin(self.committer.done()), now);
         self.broken = loaded.is_err();
         match loaded {
             Ok(()) => info!("the store answers; state was read again"),

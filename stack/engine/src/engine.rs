@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{EngineConfig, Parts};
 use crate::contacts::Contacts;
 use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, State};
-use crate::event::{EventSource, EventStream, Message};
+use crate::event::{EventSource, EventStream, Message, Notice};
 use crate::history::{Cursor, Reader, blocking};
 use crate::net::{Links, Network, PeerStatus, Shared};
 use crate::store;
@@ -65,8 +65,8 @@ impl Engine {
         let suites = cryptos.iter().map(|c| c.suite()).collect();
         let state =
             State::new(config.clone(), own.clone(), cryptos, contacts.clone(), links.clone(), events.clone(), rng);
-        let driver = driver::start(state, storage.clone(), Clock::new(opened.last_seen_ms))?;
-        let reader = Reader::new(storage, own.device);
+        let reader = Reader::new(&storage, own.device);
+        let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
             driver,
             own,
@@ -220,5 +220,6 @@ impl Engine {
             // Fails only when the thread has ended already.
             let _ = wait.await;
         }
+        self.events.send(Notice::End);
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use peerloom_core::ErrorKind;
 use peerloom_core::wire::{ConversationId, DeviceId, MessageId, Position, UserId};
 use tokio::sync::broadcast;
 
@@ -11,10 +13,11 @@ use crate::history::{Cursor, Reader};
 
 /// Events that may wait for a slow subscriber; then messages are read from the store again, and
 /// other events are lost with a notice.
-const BUFFER: usize = 1024;
+const BUFFER: usize = 512;
 
-/// Messages read at once when a subscriber catches up.
+/// Messages read at once when a subscriber catches up, and the wait when they can't be read.
 const PAGE: usize = 1024;
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +134,8 @@ impl Message {
 pub(crate) enum Notice {
     Messages(Arc<[Message]>),
     Other(Event),
+    /// The node is shut down.
+    End,
 }
 
 /// Where events come from.
@@ -148,7 +153,7 @@ impl EventSource {
     }
 
     pub(crate) fn subscribe(&self, reader: Reader, after: Cursor) -> EventStream {
-        EventStream { receiver: self.0.subscribe(), reader, after, behind: true, ready: VecDeque::new() }
+        EventStream { receiver: self.0.subscribe(), reader, after, behind: true, ended: false, ready: VecDeque::new() }
     }
 }
 
@@ -160,6 +165,7 @@ pub struct EventStream {
     after: Cursor,
     /// Whether messages after that must be read from the store before the channel is listened to.
     behind: bool,
+    ended: bool,
     ready: VecDeque<Event>,
 }
 
@@ -170,12 +176,16 @@ impl EventStream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
+            if self.ended {
+                return None;
+            }
             if self.behind {
                 self.catch_up().await;
                 continue;
             }
             match self.receiver.recv().await {
                 Ok(Notice::Other(event)) => return Some(event),
+                Ok(Notice::End) => self.ended = true,
                 Ok(Notice::Messages(messages)) => self.take(messages.iter().cloned()),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
                     self.ready.push_back(Event::Lagged { missed });
@@ -203,9 +213,13 @@ impl EventStream {
                 self.behind = !messages.is_empty();
                 self.take(messages.into_iter());
             }
-            Err(error) => {
-                tracing::error!(%error, "missed messages can't be read; they are in the inbox");
+            Err(error) if error.kind() == ErrorKind::Closed => {
                 self.behind = false;
+                self.ended = true;
+            }
+            Err(error) => {
+                tracing::error!(%error, "missed messages can't be read yet; trying again");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

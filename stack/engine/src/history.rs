@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, Record, key_order, ordered_key};
@@ -63,16 +63,22 @@ pub(crate) fn shown(sequence: u64, entry: &History) -> Result<Vec<Message>, Deco
     Ok(visible.map(message).collect())
 }
 
-/// Reads messages from the store, on threads that may wait.
+/// Reads messages from the store, on threads that may wait. It doesn't keep the store open: a node
+/// that is shut down has let go of its store, whoever still holds the node.
 #[derive(Clone)]
 pub(crate) struct Reader {
-    storage: Arc<dyn Storage>,
+    storage: Weak<dyn Storage>,
     own_device: DeviceId,
 }
 
 impl Reader {
-    pub(crate) fn new(storage: Arc<dyn Storage>, own_device: DeviceId) -> Self {
-        Self { storage, own_device }
+    pub(crate) fn new(storage: &Arc<dyn Storage>, own_device: DeviceId) -> Self {
+        Self { storage: Arc::downgrade(storage), own_device }
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let closed = || Error::new(ErrorKind::Closed, "history", "read", "the node is shut down");
+        self.storage.upgrade().ok_or_else(closed)?.snapshot()
     }
 
     /// Received messages after a place, in order of arrival, about `limit` of them.
@@ -88,7 +94,7 @@ impl Reader {
     }
 
     fn read_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
-        let snapshot = self.storage.snapshot()?;
+        let snapshot = self.snapshot()?;
         let mut range = KeyRange::all();
         range.start = std::ops::Bound::Included(ordered_key(&[], after.sequence).to_vec());
         let mut found = Vec::new();
@@ -109,7 +115,7 @@ impl Reader {
     }
 
     fn read_newest(&self, limit: usize) -> Result<Vec<Message>> {
-        let snapshot = self.storage.snapshot()?;
+        let snapshot = self.snapshot()?;
         let mut range = KeyRange::all();
         let mut found = Vec::new();
         while found.len() < limit {
@@ -135,12 +141,6 @@ impl Reader {
         }
         Ok(shown(key_order(key)?, &entry)?)
     }
-}
-
-/// The sequence of the last entry in the history.
-pub(crate) fn last_sequence(snapshot: &dyn Snapshot) -> Result<u64> {
-    let last = snapshot.scan(HISTORY, &KeyRange::all(), Order::Descending, Page::ONE)?;
-    Ok(last.first().map(|row| key_order(&row.key)).transpose()?.unwrap_or(0))
 }
 
 /// Runs what may wait for a disk on a thread for that.

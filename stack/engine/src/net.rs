@@ -6,6 +6,7 @@ mod link;
 mod links;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerloom_core::wire::{Address, PeerRecord, SuiteId};
 use peerloom_core::{Discovery, Link, Listener, Result, Transport};
@@ -62,6 +63,7 @@ impl Network {
             tasks.spawn(accept(shared.clone(), listener, handshakes.clone()));
         }
         tasks.spawn(dialer::run(shared.clone()));
+        tasks.spawn(renew(shared.clone(), addresses.clone()));
         Ok(Self { shared, tasks, addresses })
     }
 
@@ -76,6 +78,16 @@ impl Network {
             discovery.shutdown().await;
         }
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Announces again, well before the record expires.
+async fn renew(shared: Arc<Shared>, addresses: Vec<Address>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(RECORD_LIFETIME_MS / 4)).await;
+        if let Err(error) = announce(&shared, &addresses).await {
+            warn!(%error, "the record could not be renewed");
+        }
     }
 }
 
@@ -121,10 +133,7 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes
         running.spawn(async move {
             let from = link.remote_address();
             match handshake::respond(&shared, &link).await {
-                Ok(ready) => {
-                    drop(permit);
-                    link::run(shared, link, ready).await;
-                }
+                Ok(ready) => link::run(shared, link, ready, Some(permit)).await,
                 Err(error) => {
                     shared.links.count_refused();
                     debug!(%from, %error, "a link was refused");

@@ -6,4 +6,4 @@ mod txn;
 
 pub(crate) use committer::{Committer, Consequence};
 pub(crate) use layout::{MIGRATIONS, open};
-pub(crate) use txn::{Txn, View};
+pub(crate) use txn::{Txn, View, stored};

@@ -112,8 +112,14 @@ impl KindConfig for Delivery {
         if self.retry_delays.is_empty() || self.retry_delays.len() > 32 {
             return Err(SettingsError::new("retry_delays", "list from 1 to 32 waits, such as [\"1s\", \"5s\"]"));
         }
-        if self.max_queued_messages == 0 || self.max_queued_bytes < 1024 * 1024 {
-            return Err(SettingsError::new("max_queued_bytes", "leave room for at least one message and 1 MiB (1048576)"));
+        if self.max_queued_messages == 0 {
+            return Err(SettingsError::new("max_queued_messages", "leave room for at least one message"));
+        }
+        if self.max_queued_bytes < 1024 * 1024 {
+            return Err(SettingsError::new("max_queued_bytes", "leave room for at least one message of 1 MiB (1048576)"));
+        }
+        if self.max_links == 0 {
+            return Err(SettingsError::new("max_links", "leave room for at least one link"));
         }
         Ok(())
     }
@@ -214,6 +220,7 @@ impl Reader<'_> {
                 None => self.problems.push(self.lacks(&tree, layer)),
                 Some(table) if !many || table.is_table() => layers.extend(self.choice(layer, table)),
                 Some(list) => match list.into_items() {
+                    Ok(items) if items.is_empty() => self.problems.push(self.lacks(&tree, layer)),
                     Ok(items) => items.into_iter().for_each(|item| layers.extend(self.choice(layer, item))),
                     Err(other) => {
                         self.problems.push(format!("{}: `{layer}` is not a table; write [[{layer}]]", other.place()));

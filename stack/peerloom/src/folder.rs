@@ -54,7 +54,8 @@ fn read(folder: &Path) -> Result<Option<(String, String)>> {
     match fs::read_to_string(&path) {
         Ok(text) => {
             let mut lines = text.lines().map(str::to_owned);
-            Ok(lines.next().zip(lines.next()))
+            let damaged = || error(ErrorKind::Malformed, format!("{}: it is cut off; restore it from a copy", path.display()));
+            lines.next().zip(lines.next()).map(Some).ok_or_else(damaged)
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(error(ErrorKind::Storage, format!("{}: it can't be read", path.display())).source(e)),

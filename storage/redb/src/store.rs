@@ -1,18 +1,27 @@
 //! The contract over redb.
 
-use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::ops::Bound;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use peerloom_core::wire::store::Table;
 use peerloom_core::storage::Write;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
-use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition, TableError};
+use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 
-type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
-type OpenTable = Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>;
+type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// All tables are ranges of one redb table: a commit then writes one path of one tree where it would
+/// write one for each table, which is most of what a small commit costs.
+const ROWS: TableDefinition<'_, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
+
+/// A row's key in it: the table's name, a zero byte, the row's own key.
+fn full_key(table: Table, key: &[u8]) -> Vec<u8> {
+    [table.name.as_bytes(), &[0], key].concat()
+}
 
 /// A store in one redb file.
 ///
@@ -21,14 +30,16 @@ type OpenTable = Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>;
 pub struct RedbStorage {
     path: PathBuf,
     cache_bytes: usize,
-    /// `None` after an I/O error.
-    database: Mutex<Option<Arc<Database>>>,
+    database: Slot,
 }
+
+/// The open database; `None` after an I/O error.
+type Slot = Arc<Mutex<Option<Arc<Database>>>>;
 
 impl RedbStorage {
     /// Opens the file, or makes it, with at most `cache_bytes` of cached pages.
     pub fn open(path: impl Into<PathBuf>, cache_bytes: usize) -> Result<Self> {
-        let store = Self { path: path.into(), cache_bytes, database: Mutex::new(None) };
+        let store = Self { path: path.into(), cache_bytes, database: Slot::default() };
         store.database()?;
         Ok(store)
     }
@@ -42,9 +53,10 @@ impl RedbStorage {
         if let Some(database) = &*slot {
             return Ok(database.clone());
         }
-        let (path, cache) = (self.path.clone(), self.cache_bytes);
+        let (path, cache) = (&self.path, self.cache_bytes);
         // Damaged pages can make redb panic while it opens a file instead of returning an error.
-        let opened = catch_unwind(move || Builder::new().set_cache_size(cache).create(path));
+        let file = private_file(&path).map_err(|e| self.explain("open", redb::Error::Io(e)))?;
+        let opened = catch_unwind(move || Builder::new().set_cache_size(cache).create_file(file));
         let damaged = || error(ErrorKind::Malformed, "open", &self.path, "the file is damaged; restore it from a copy");
         let database = opened.map_err(|_| damaged())?.map_err(|e| self.explain("open", e.into()))?;
         let database = Arc::new(database);
@@ -52,20 +64,18 @@ impl RedbStorage {
         Ok(database)
     }
 
-    fn write(&self, database: &Database, writes: &[&Write]) -> Result<(), redb::Error> {
+    fn write(&self, database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        // A table can be open only once in a transaction.
-        for group in writes.chunk_by(|a, b| a.table == b.table) {
-            let Some(first) = group.first() else { continue };
-            let mut table = transaction.open_table(Definition::new(first.table.name))?;
-            for write in group {
-                match &write.value {
-                    Some(value) => table.insert(write.key.as_ref(), value.as_ref())?,
-                    None => table.remove(write.key.as_ref())?,
-                };
-            }
+        let mut rows = transaction.open_table(ROWS)?;
+        for write in writes {
+            let key = full_key(write.table, &write.key);
+            match &write.value {
+                Some(value) => rows.insert(key.as_slice(), value.as_ref())?,
+                None => rows.remove(key.as_slice())?,
+            };
         }
+        drop(rows);
         Ok(transaction.commit()?)
     }
 
@@ -80,59 +90,65 @@ impl Storage for RedbStorage {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        let transaction = self.database()?.begin_read().map_err(|e| self.explain("read", e.into()))?;
-        Ok(Box::new(RedbSnapshot { transaction, path: self.path.clone(), tables: Mutex::default() }))
+        let database = self.database()?;
+        let failing = Failing { path: self.path.clone(), slot: self.database.clone(), database: Arc::downgrade(&database) };
+        let transaction = database.begin_read().map_err(|e| failing.explain("read", e.into()))?;
+        let rows = match transaction.open_table(ROWS) {
+            Ok(rows) => Some(rows),
+            // Nothing was written yet.
+            Err(TableError::TableDoesNotExist(_)) => None,
+            Err(cause) => return Err(failing.explain("read", cause.into())),
+        };
+        Ok(Box::new(RedbSnapshot { rows, failing }))
     }
 
     fn commit(&self, batch: &Batch) -> Result<()> {
         let database = self.database()?;
-        let mut writes: Vec<&Write> = batch.writes().iter().collect();
-        // Stable: the order within a table stays.
-        writes.sort_by_key(|w| w.table);
-        self.write(&database, &writes).map_err(|cause| {
-            if matches!(cause, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
-                *self.lock() = None;
-            }
-            self.explain("commit", cause)
-        })
+        let failing = Failing { path: self.path.clone(), slot: self.database.clone(), database: Arc::downgrade(&database) };
+        self.write(&database, batch.writes()).map_err(|cause| failing.explain("commit", cause))
     }
 }
 
 struct RedbSnapshot {
-    transaction: ReadTransaction,
-    path: PathBuf,
-    tables: Mutex<HashMap<&'static str, Option<OpenTable>>>,
+    rows: Option<OpenTable>,
+    failing: Failing,
 }
 
-impl RedbSnapshot {
-    fn table(&self, table: Table) -> Result<Option<OpenTable>> {
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = tables.get(table.name) {
-            return Ok(open.clone());
+/// What is to be done when an operation fails. It doesn't keep the database open.
+struct Failing {
+    path: PathBuf,
+    slot: Slot,
+    database: Weak<Database>,
+}
+
+impl Failing {
+    /// After an I/O error the database is of no use any more: the next call opens it again.
+    fn explain(&self, operation: &'static str, cause: redb::Error) -> Error {
+        if matches!(cause, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
+            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            // Unless somebody has done so already.
+            if slot.as_ref().is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.database)) {
+                *slot = None;
+            }
         }
-        let open = match self.transaction.open_table(Definition::new(table.name)) {
-            Ok(open) => Some(Arc::new(open)),
-            Err(TableError::TableDoesNotExist(_)) => None,
-            Err(cause) => return Err(explain("read", &self.path, cause.into())),
-        };
-        tables.insert(table.name, open.clone());
-        Ok(open)
+        explain(operation, &self.path, cause)
     }
 }
 
 impl Snapshot for RedbSnapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        let Some(table) = self.table(table)? else { return Ok(None) };
-        let value = table.get_owned(key).map_err(|e| explain("read", &self.path, e.into()))?;
+        let Some(rows) = &self.rows else { return Ok(None) };
+        let value = rows.get_owned(full_key(table, key).as_slice()).map_err(|e| self.failing.explain("read", e.into()))?;
         Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
     }
 
     fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
-        let (Some(table), Some(bounds)) = (self.table(table)?, range.bounds()) else {
-            return Ok(Vec::new());
-        };
-        let failed = |e: redb::StorageError| explain("read", &self.path, e.into());
-        let mut rows = table.range_owned::<&[u8]>(bounds).map_err(failed)?;
+        let Some(rows) = &self.rows else { return Ok(Vec::new()) };
+        let range = within(table, range);
+        let Some(bounds) = range.bounds() else { return Ok(Vec::new()) };
+        let failed = |e: redb::StorageError| self.failing.explain("read", e.into());
+        let mut rows = rows.range_owned::<&[u8]>(bounds).map_err(failed)?;
+        let prefix = table.name.len() + 1;
         let mut found = Vec::new();
         let mut size = 0;
         while found.len() < page.rows && size < page.bytes {
@@ -142,7 +158,7 @@ impl Snapshot for RedbSnapshot {
             };
             let Some((key, value)) = next.transpose().map_err(failed)? else { break };
             let row = Row {
-                key: Bytes::copy_from_slice(key.value()),
+                key: Bytes::copy_from_slice(key.value().get(prefix..).unwrap_or_default()),
                 value: Bytes::copy_from_slice(value.value()),
             };
             size += row.key.len() + row.value.len();
@@ -150,6 +166,26 @@ impl Snapshot for RedbSnapshot {
         }
         Ok(found)
     }
+}
+
+/// Opens the file, or makes it, for this user alone: keys and messages are in there.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// A table's range as a range of all rows.
+fn within(table: Table, range: &KeyRange) -> KeyRange {
+    let whole = KeyRange::prefix(&full_key(table, &[]));
+    let full = |bound: &Bound<Vec<u8>>, open: Bound<Vec<u8>>| match bound {
+        Bound::Included(key) => Bound::Included(full_key(table, key)),
+        Bound::Excluded(key) => Bound::Excluded(full_key(table, key)),
+        Bound::Unbounded => open,
+    };
+    KeyRange { start: full(&range.start, whole.start), end: full(&range.end, whole.end) }
 }
 
 fn error(kind: ErrorKind, operation: &'static str, path: &Path, advice: &str) -> Error {

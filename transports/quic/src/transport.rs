@@ -199,6 +199,11 @@ async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>) {
         };
         let Some(incoming) = incoming else { return };
         let from = incoming.remote_address();
+        // Under load only those who answer from their address get to work.
+        if handshakes.available_permits() < HANDSHAKES / 2 && !incoming.remote_address_validated() && incoming.may_retry() {
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             // Answering would serve whoever floods.
             warn!(%from, "too many handshakes at once; ignored one");

@@ -57,14 +57,23 @@ pub(crate) struct Failure {
     message: String,
 }
 
-/// Kinds that commands tell apart; the others arrive as a plain failure.
-const KINDS: [ErrorKind; 6] = [
+/// Kinds that a node may answer with, by name.
+const KINDS: [ErrorKind; 15] = [
     ErrorKind::Invalid,
     ErrorKind::NotFound,
-    ErrorKind::Overloaded,
-    ErrorKind::Full,
-    ErrorKind::TooLarge,
+    ErrorKind::Exists,
+    ErrorKind::Malformed,
+    ErrorKind::Unauthenticated,
+    ErrorKind::Refused,
+    ErrorKind::Unreachable,
     ErrorKind::Closed,
+    ErrorKind::Timeout,
+    ErrorKind::InUse,
+    ErrorKind::Full,
+    ErrorKind::Storage,
+    ErrorKind::Overloaded,
+    ErrorKind::TooLarge,
+    ErrorKind::UnsupportedVersion,
 ];
 
 impl From<&Error> for Failure {
@@ -82,7 +91,7 @@ impl From<&Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Storage);
+        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Bug);
         let retry = match failure.retry.as_str() {
             "Later" => Retry::Later,
             "AfterChange" => Retry::AfterChange,

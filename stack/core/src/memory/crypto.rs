@@ -115,7 +115,7 @@ impl Crypto for MemoryCrypto {
         match class {
             EntryClass::Handshake if payload == log.device.as_bytes() => {
                 txn.put(&join_key(log), Bytes::from_static(b"joined"));
-                Ok(Opened::Applied)
+                Ok(Opened::Joined)
             }
             EntryClass::Handshake => Ok(Opened::Rejected("the handshake is somebody else's")),
             EntryClass::Application if txn.get(&join_key(log))?.is_none() => {

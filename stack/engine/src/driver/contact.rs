@@ -15,6 +15,7 @@ use super::Turn;
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
+use crate::store::stored;
 
 /// Most invitations that may be outstanding at once.
 const MAX_INVITATIONS: usize = 10_000;
@@ -44,7 +45,7 @@ impl Turn<'_> {
         let rows = self.txn.scan(INVITATIONS, &KeyRange::all())?;
         let mut left = rows.len();
         for row in rows {
-            if OutstandingInvitation::decode(row.value)?.expires_at_ms < now {
+            if stored::<OutstandingInvitation>(row.value)?.expires_at_ms < now {
                 self.txn.delete(INVITATIONS, row.key);
                 left -= 1;
             }
@@ -86,8 +87,7 @@ impl Turn<'_> {
         }
         let Some(token) = token else { return Ok(false) };
         let key = Bytes::from(sha256(&[&token]).to_vec());
-        let Some(row) = self.txn.get(INVITATIONS, &key)? else { return Ok(false) };
-        let mut invitation = OutstandingInvitation::decode(row)?;
+        let Some(mut invitation) = self.txn.record::<OutstandingInvitation>(INVITATIONS, &key)? else { return Ok(false) };
         if invitation.expires_at_ms < system_ms() || invitation.uses_left == 0 || certificate.user == self.state.own.user {
             return Ok(false);
         }
@@ -179,6 +179,11 @@ impl Turn<'_> {
 
     /// A link to a device came up, or another one took over.
     pub(super) fn on_link_up(&mut self, device: DeviceId) -> Result<()> {
+        // News may be late or out of order; the links themselves are not.
+        if !self.state.links.is_up(&device) {
+            self.on_link_down(device, "the link is closed");
+            return Ok(());
+        }
         let Some(certificate) = self.state.contacts.certificate(&device) else { return Ok(()) };
         if self.state.up.insert(device) {
             if self.state.up.len() == 1 {
@@ -202,17 +207,12 @@ impl Turn<'_> {
         self.state.ready.insert((id, device));
         // What was asked for on the last link may have been lost with it.
         self.prepare_session(id)?;
-        self.seal_pending_if_ready(id)
-    }
-
-    fn seal_pending_if_ready(&mut self, id: ConversationId) -> Result<()> {
-        let ready = self.state.conversations.get(&id).and_then(|c| c.members.as_ref()).is_some_and(|m| !m.is_empty());
-        if ready { self.seal_pending(id) } else { Ok(()) }
+        self.seal_pending(id)
     }
 
     /// The last link to a device went down.
     pub(super) fn on_link_down(&mut self, device: DeviceId, reason: &str) {
-        if !self.state.up.remove(&device) {
+        if self.state.links.is_up(&device) || !self.state.up.remove(&device) {
             return;
         }
         let Some(certificate) = self.state.contacts.certificate(&device) else { return };

@@ -1,11 +1,12 @@
 //! Peers' logs: opening, parking, acknowledging.
 
+use bytes::Bytes;
 use peerloom_core::wire::store::{
-    HISTORY, HISTORY_BY_CONVERSATION, History, IN_LOGS, IN_PARKED, QUARANTINE, Quarantined, Record, ordered_key,
+    HISTORY, History, IN_LOGS, IN_PARKED, QUARANTINE, Quarantined, Record,
 };
 use peerloom_core::wire::{
     Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position, Signed, Withdrawal,
-    context, limits,
+    context,
 };
 use peerloom_core::{Error, ErrorKind, Opened, Result};
 use peerloom_crypto_primitives::verify;
@@ -35,10 +36,15 @@ impl Turn<'_> {
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
             Frame::Record(record) => self.on_record(device, record),
         };
+        self.tolerate(device, outcome)
+    }
+
+    /// Refuses what a peer did wrong, and goes on; an error of this node's own stays one.
+    fn tolerate(&self, device: DeviceId, outcome: Result<()>) -> Result<()> {
         match outcome {
             Err(error) if is_peers_fault(&error) => {
                 self.state.links.count_refused();
-                warn!(?device, %error, "refused a frame");
+                warn!(?device, %error, "refused what a peer sent");
                 Ok(())
             }
             outcome => outcome,
@@ -55,7 +61,14 @@ impl Turn<'_> {
         if !envelope.recipients.contains(&own) {
             return refuse("it is for other devices");
         }
-        let joins = envelope.joins.contains(&own);
+        if envelope.class == EntryClass::Handshake {
+            let certificate = self.state.contacts.certificate(&device);
+            let good = certificate.is_some_and(|c| verify(&c.device_key, &envelope.signing_input(), &envelope.signature));
+            if !good {
+                return refuse("the handshake's signature is wrong");
+            }
+        }
+        let joins = joins(&envelope, &own);
         let now = self.now;
         match self.inbox(log).on_entry(envelope.position, joins, now) {
             Arrival::Open => self.open_from(envelope),
@@ -113,42 +126,36 @@ impl Turn<'_> {
         };
         let associated_data = match envelope.class {
             EntryClass::Application => envelope.associated_data(),
-            EntryClass::Handshake => {
-                let certificate = self.state.contacts.certificate(&log.device);
-                let good = certificate
-                    .is_some_and(|c| verify(&c.device_key, &envelope.signing_input(), &envelope.signature));
-                if !good {
-                    return Err(Error::new(ErrorKind::Unauthenticated, "engine", "open", "the handshake's signature is wrong"));
-                }
-                Vec::new()
-            }
+            // Its signature was checked when it arrived.
+            EntryClass::Handshake => Vec::new(),
         };
         let opened = {
             let mut state = self.txn.crypto(envelope.suite);
             let rng = &mut self.state.rng;
             crypto.open(&mut state, rng, log, envelope.class, &associated_data, &envelope.payload)?
         };
-        let joins = envelope.joins.contains(&self.state.own.device);
+        let announced = joins(&envelope, &self.state.own.device);
         match opened {
-            Opened::Applied => {
-                if joins {
-                    let void = self.inbox(log).on_joined(position);
-                    void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
-                    self.spend_key_package(log.device, log.conversation, envelope.suite.0);
-                }
+            Opened::Joined if announced => {
+                let void = self.inbox(log).on_joined(position);
+                void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
+                self.spend_key_package(log.device, log.conversation, envelope.suite.0);
                 self.settle(log, position)
             }
+            Opened::Applied if !announced => self.settle(log, position),
+            Opened::Joined | Opened::Applied => self.reject(log, position, "it joins where it doesn't say so, or the other way round"),
             Opened::Content(bundle) => {
                 self.keep(&envelope, bundle)?;
                 self.settle(log, position)
             }
             Opened::Duplicate => self.settle(log, position),
             Opened::NeedsEarlier => {
-                self.txn.put(IN_PARKED, entry_key(&log, position), envelope.encode());
-                // Its position is parked again unless it is the very next, which a gap can't explain.
                 let now = self.now;
-                if self.inbox(log).on_entry(position, false, now) == Arrival::Open {
-                    self.cannot_open(&envelope, CannotOpenReason::KeyGone)?;
+                match self.inbox(log).on_entry(position, false, now) {
+                    Arrival::Park => self.txn.put(IN_PARKED, entry_key(&log, position), envelope.encode()),
+                    // The very next one: no gap explains why it can't be opened.
+                    Arrival::Open => self.cannot_open(&envelope, CannotOpenReason::KeyGone)?,
+                    Arrival::Duplicate | Arrival::NoRoom => {}
                 }
                 Ok(None)
             }
@@ -156,12 +163,16 @@ impl Turn<'_> {
                 self.cannot_open(&envelope, reason)?;
                 Ok(None)
             }
-            Opened::Rejected(why) => {
-                let now = self.now;
-                self.inbox(log).on_refused(position, now);
-                Err(Error::new(ErrorKind::Unauthenticated, "engine", "open", why))
-            }
+            Opened::Rejected(why) => self.reject(log, position, why),
         }
+    }
+
+    fn reject(&mut self, log: LogId, position: Position, why: &'static str) -> Result<Option<Position>> {
+        let now = self.now;
+        self.inbox(log).on_refused(position, now);
+        self.state.links.count_refused();
+        warn!(device = ?log.device, position, why, "refused an entry");
+        Ok(None)
     }
 
     fn settle(&mut self, log: LogId, position: Position) -> Result<Option<Position>> {
@@ -171,7 +182,7 @@ impl Turn<'_> {
     }
 
     /// Stores an entry's messages and tells of them.
-    fn keep(&mut self, envelope: &Envelope, bundle: bytes::Bytes) -> Result<()> {
+    fn keep(&mut self, envelope: &Envelope, bundle: Bytes) -> Result<()> {
         let log = envelope.log;
         let Ok(decoded) = Bundle::decode(bundle.clone()) else {
             // Authentic, but nothing can ever be made of it: kept for a person to look at.
@@ -179,13 +190,12 @@ impl Turn<'_> {
         };
         let mut hidden = Vec::new();
         for (item, index) in decoded.items.iter().zip(0u16..) {
-            if item.resealed_from == 0 {
-                continue;
-            }
-            let quarantined = entry_key(&log, item.resealed_from);
-            let refused = self.txn.get(QUARANTINE, &quarantined)?.is_some();
-            if !refused && self.inbox(log).was_shown(item.resealed_from) {
+            if item.resealed_from.iter().any(|before| self.inbox(log).was_shown(*before)) {
                 hidden.push(index);
+            }
+            for before in &item.resealed_from {
+                // What couldn't be opened there is here now.
+                self.release_quarantine(log, *before)?;
             }
         }
         let Some(certificate) = self.state.contacts.certificate(&log.device) else { return Ok(()) };
@@ -200,8 +210,6 @@ impl Turn<'_> {
             hidden,
         };
         self.txn.put(HISTORY, history_key(sequence), row.encode());
-        let by_conversation = ordered_key(&[log.conversation.as_bytes()], sequence);
-        self.txn.put(HISTORY_BY_CONVERSATION, by_conversation, bytes::Bytes::new());
         let messages = shown(sequence, &row)?;
         if !messages.is_empty() {
             self.effects.notice(Notice::Messages(messages.into()));
@@ -224,9 +232,24 @@ impl Turn<'_> {
 
     fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
         let key = entry_key(&envelope.log, envelope.position);
-        if self.txn.get(QUARANTINE, &key)?.is_none() {
-            let row = Quarantined { reason, since_ms: system_ms(), envelope: envelope.encode() };
-            self.txn.put(QUARANTINE, key, row.encode());
+        let count = self.state.quarantined.get(&envelope.log).copied().unwrap_or(0);
+        if count >= MAX_QUARANTINED || self.txn.get(QUARANTINE, &key)?.is_some() {
+            return Ok(());
+        }
+        let kept = if count < MAX_QUARANTINED / 8 { envelope.encode() } else { Bytes::new() };
+        let row = Quarantined { reason, since_ms: system_ms(), envelope: kept };
+        self.txn.put(QUARANTINE, key, row.encode());
+        *self.state.quarantined.entry(envelope.log).or_default() += 1;
+        Ok(())
+    }
+
+    fn release_quarantine(&mut self, log: LogId, position: Position) -> Result<()> {
+        let key = entry_key(&log, position);
+        if self.txn.get(QUARANTINE, &key)?.is_some() {
+            self.txn.delete(QUARANTINE, key);
+            if let Some(count) = self.state.quarantined.get_mut(&log) {
+                *count = count.saturating_sub(1);
+            }
         }
         Ok(())
     }
@@ -241,20 +264,14 @@ impl Turn<'_> {
         }
         let log = LogId { device, conversation: withdrawal.conversation };
         let now = self.now;
-        for range in withdrawal.positions.iter() {
-            // A range may claim to be endless; nobody withdraws more than the window at once.
-            for position in (range.first..=range.last).take(MAX_WITHDRAWN) {
-                let mut next = self.inbox(log).on_settled(position, now);
-                while let Some(position) = next {
-                    next = match self.take_parked(log, position)? {
-                        Some(envelope) => self.open(envelope)?,
-                        None => None,
-                    };
-                }
-            }
-        }
         self.state.to_acknowledge.insert(log);
-        Ok(())
+        match self.inbox(log).on_withdrawn(&withdrawal.positions, now) {
+            Some(position) => match self.take_parked(log, position)? {
+                Some(envelope) => self.open_from(envelope),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
     }
 
     /// What a gap in a peer's log calls for now.
@@ -276,7 +293,8 @@ impl Turn<'_> {
                 self.effects.control(log.device, &Frame::GapRequest(request));
                 for position in positions {
                     if let Some(envelope) = self.take_parked(log, position)? {
-                        self.open_from(envelope)?;
+                        let opened = self.open_from(envelope);
+                        self.tolerate(log.device, opened)?;
                     }
                 }
                 Ok(())
@@ -289,7 +307,7 @@ impl Turn<'_> {
     pub(super) fn acknowledge(&mut self) {
         let changed = self.state.touched.iter().filter_map(|key| match key {
             TimerKey::Inbox(log) => Some(*log),
-            TimerKey::Outbox(_) => None,
+            TimerKey::Outbox(_) | TimerKey::Session(_) => None,
         });
         for log in changed.collect::<Vec<_>>() {
             if let Some(stored) = self.state.inboxes.get_mut(&log).and_then(Inbox::take_dirty) {
@@ -308,14 +326,20 @@ impl Turn<'_> {
             match key {
                 TimerKey::Outbox(id) => self.on_outbox_timer(id)?,
                 TimerKey::Inbox(log) => self.on_inbox_timer(log)?,
+                TimerKey::Session(id) => self.on_session_timer(id)?,
             }
         }
         Ok(())
     }
 }
 
-/// Most positions of one range that a withdrawal settles at once.
-const MAX_WITHDRAWN: usize = limits::BUNDLE_ITEMS;
+/// Most entries of one log in quarantine; an eighth of them with their bytes.
+const MAX_QUARANTINED: usize = 512;
+
+/// Whether an entry says that our view of the log begins with it.
+fn joins(envelope: &Envelope, own: &DeviceId) -> bool {
+    envelope.class == EntryClass::Handshake && envelope.joins.contains(own)
+}
 
 /// Whether an error is about what a peer sent, not about this node.
 fn is_peers_fault(error: &Error) -> bool {

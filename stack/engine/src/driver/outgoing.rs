@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    FAILURES, Failure, HISTORY, HISTORY_BY_CONVERSATION, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record,
+    FAILURES, Failure, HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record,
     ordered_key,
 };
 use peerloom_core::wire::{
@@ -19,6 +19,7 @@ use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key, sealed_row}
 use super::{SendRequest, Turn};
 use crate::clock::system_ms;
 use crate::event::{Event, MessageState};
+use crate::store::stored;
 
 impl Turn<'_> {
     /// Accepts a message, or says why not. The reply to an accepted one waits for the disk.
@@ -35,7 +36,7 @@ impl Turn<'_> {
             sent_at_ms: system_ms(),
             content_type,
             body,
-            resealed_from: 0,
+            resealed_from: Vec::new(),
         };
         let expires_at_ms = self.now.wall_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         if let Some(found) = self.state.conversations.get_mut(&conversation) {
@@ -59,6 +60,7 @@ impl Turn<'_> {
         let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
         let queued: usize = conversation.queued.iter().map(|q| q.item.body.len()).sum();
         if messages >= config.max_queued_messages
+            || conversation.outbox.entries() >= config.max_queued_messages
             || conversation.outbox.bytes() + conversation.pending_bytes + queued + length > config.max_queued_bytes
         {
             let message = format!("{messages} messages wait already; wait until the contact is reachable, or raise delivery.max_queued_messages or max_queued_bytes");
@@ -75,7 +77,7 @@ impl Turn<'_> {
             .iter()
             .filter_map(|key| match key {
                 TimerKey::Outbox(id) => Some(*id),
-                TimerKey::Inbox(_) => None,
+                TimerKey::Inbox(_) | TimerKey::Session(_) => None,
             })
             .collect();
         for id in touched {
@@ -118,13 +120,13 @@ impl Turn<'_> {
     /// Seals messages that waited for a session, before anything newer.
     pub(super) fn seal_pending(&mut self, id: ConversationId) -> Result<()> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
-        if conversation.pending == 0 {
+        if conversation.pending == 0 || conversation.members.as_ref().is_none_or(Vec::is_empty) {
             return Ok(());
         }
         (conversation.pending, conversation.pending_bytes) = (0, 0);
         let mut queued = Vec::new();
         for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
-            let pending = Pending::decode(row.value)?;
+            let pending: Pending = stored(row.value)?;
             queued.push(Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
             self.txn.delete(PENDING, row.key);
         }
@@ -137,8 +139,13 @@ impl Turn<'_> {
         let mut size = 0;
         for next in queued {
             let length = next.item.encoded_size();
-            if !bundle.is_empty() && (size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS) {
-                self.seal_bundle(id, std::mem::take(&mut bundle))?;
+            let full = size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS;
+            // One lifetime for each entry, to the second: a short one isn't stretched by its neighbours.
+            let apart = |first: &Queued| first.expires_at_ms.abs_diff(next.expires_at_ms) > 1000;
+            if full || bundle.first().is_some_and(apart) {
+                if !bundle.is_empty() {
+                    self.seal_bundle(id, std::mem::take(&mut bundle))?;
+                }
                 size = 0;
             }
             size += length;
@@ -148,7 +155,6 @@ impl Turn<'_> {
     }
 
     fn seal_bundle(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
-        // The entry lives as long as the message in it that lives longest.
         let expires_at_ms = queued.iter().map(|q| q.expires_at_ms).max().unwrap_or(0);
         let mut items = Vec::with_capacity(queued.len());
         for next in queued {
@@ -161,7 +167,7 @@ impl Turn<'_> {
         let bundle = Bundle { items }.encode();
         let history = self.next_history();
         let sealed = Sealed::Application { bundle: bundle.clone() };
-        let position = self.append(id, sealed, &messages, expires_at_ms, history, &[])?;
+        let position = self.append(id, sealed, Contents { messages: &messages, expires_at_ms, history, resealed_from: &[] }, &[])?;
         let own = &self.state.own;
         let row = History {
             conversation: id,
@@ -173,7 +179,6 @@ impl Turn<'_> {
             hidden: Vec::new(),
         };
         self.txn.put(HISTORY, history_key(history), row.encode());
-        self.txn.put(HISTORY_BY_CONVERSATION, ordered_key(&[id.as_bytes()], history), Bytes::new());
         Ok(())
     }
 
@@ -182,11 +187,10 @@ impl Turn<'_> {
         &mut self,
         id: ConversationId,
         sealed: Sealed,
-        messages: &[MessageId],
-        expires_at_ms: u64,
-        history: u64,
+        contents: Contents<'_>,
         joins: &[(DeviceId, UserId)],
     ) -> Result<Position> {
+        let Contents { messages, expires_at_ms, history, resealed_from } = contents;
         let own = self.state.own.clone();
         let crypto = self.state.crypto()?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
@@ -228,12 +232,20 @@ impl Turn<'_> {
         }
         let encoded = envelope.encode();
         let size = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
-        let row = OutEntry { class, size, expires_at_ms, messages: messages.to_vec(), recipients: recipients.clone(), history };
+        let row = OutEntry {
+            class,
+            size,
+            expires_at_ms,
+            messages: messages.to_vec(),
+            recipients: recipients.clone(),
+            history,
+            resealed_from: resealed_from.to_vec(),
+        };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), encoded);
         conversation.outbox.set_size(position, size as usize);
         conversation.outbox.wake(self.now);
-        conversation.entries.insert(position, OwnEntry { messages: messages.into(), history });
+        conversation.entries.insert(position, OwnEntry::new(&row));
         self.state.ready.extend(recipients.iter().map(|device| (id, *device)));
         self.state.touched.insert(TimerKey::Outbox(id));
         if !joins.is_empty() {
@@ -257,13 +269,18 @@ impl Turn<'_> {
                 }
             }
             if !withdrawn.is_empty() {
-                let withdrawal = Withdrawal { conversation: id, positions: withdrawn };
-                let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
-                self.effects.control(device, &Frame::Withdrawal(signed));
+                self.withdraw(id, device, withdrawn);
             }
             self.state.touched.insert(TimerKey::Outbox(id));
         }
         Ok(())
+    }
+
+    /// Tells a device that positions will never come.
+    fn withdraw(&mut self, conversation: ConversationId, device: DeviceId, positions: RangeSet) {
+        let withdrawal = Withdrawal { conversation, positions };
+        let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
+        self.effects.control(device, &Frame::Withdrawal(signed));
     }
 
     /// A device of a contact acknowledges.
@@ -320,8 +337,11 @@ impl Turn<'_> {
             return;
         }
         if let Some(conversation) = self.state.conversations.get_mut(&request.conversation) {
-            conversation.outbox.on_gap_request(&device, &request.positions);
+            let gone = conversation.outbox.on_gap_request(&device, &request.positions, self.now);
             self.state.ready.insert((request.conversation, device));
+            if !gone.is_empty() {
+                self.withdraw(request.conversation, device, gone);
+            }
         }
     }
 
@@ -343,19 +363,23 @@ impl Turn<'_> {
     /// Puts the messages of positions into new entries, with the same message ids.
     pub(super) fn reseal(&mut self, id: ConversationId, positions: &[Position]) -> Result<()> {
         for position in positions {
-            let history = self.state.conversations.get(&id).and_then(|c| c.entries.get(position)).map(|e| e.history);
-            let Some(history) = history.filter(|h| *h > 0) else { continue };
-            let Some(row) = self.txn.get(HISTORY, &history_key(history))? else { continue };
-            let mut bundle = Bundle::decode(History::decode(row)?.bundle)?;
-            for item in bundle.items.iter_mut().filter(|item| item.resealed_from == 0) {
-                item.resealed_from = *position;
-            }
+            let entry = self.state.conversations.get(&id).and_then(|c| c.entries.get(position));
+            let Some((history, mut before)) = entry.map(|e| (e.history, e.resealed_from.clone())) else { continue };
+            let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else { continue };
+            before.push(*position);
+            // The oldest positions are the least likely to matter.
+            let resealed_from = before.split_off(before.len().saturating_sub(limits::RESEALED_FROM));
+            let mut bundle = Bundle::decode(row.bundle)?;
+            bundle.items.iter_mut().for_each(|item| item.resealed_from.clone_from(&resealed_from));
             let messages: Vec<MessageId> = bundle.items.iter().map(|item| item.id).collect();
-            let expires_at_ms = match self.txn.get(OUT_ENTRIES, &own_key(&id, *position))? {
-                Some(row) => OutEntry::decode(row)?.expires_at_ms,
-                None => 0,
+            let stored = self.txn.record::<OutEntry>(OUT_ENTRIES, &own_key(&id, *position))?;
+            let contents = Contents {
+                messages: &messages,
+                expires_at_ms: stored.map_or(0, |entry| entry.expires_at_ms),
+                history,
+                resealed_from: &resealed_from,
             };
-            self.append(id, Sealed::Application { bundle: bundle.encode() }, &messages, expires_at_ms, history, &[])?;
+            self.append(id, Sealed::Application { bundle: bundle.encode() }, contents, &[])?;
         }
         Ok(())
     }
@@ -374,7 +398,6 @@ impl Turn<'_> {
                 }
                 Effect::Ready(device) => drop(self.state.ready.insert((id, device))),
                 Effect::Stalled(device) => self.effects.event(Event::Stalled { conversation: id, device }),
-                Effect::Settled(position) => self.drop_settled(id, position),
                 Effect::Expired { position, delivered } => self.on_expired(id, position, delivered)?,
             }
         }
@@ -407,7 +430,7 @@ impl Turn<'_> {
             let Ok(rows) = self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes())) else { continue };
             for row in rows {
                 let length = row.value.len();
-                let Ok(pending) = Pending::decode(row.value) else { continue };
+                let Ok(pending) = stored::<Pending>(row.value) else { continue };
                 if pending.expires_at_ms == 0 || pending.expires_at_ms > self.now.wall_ms {
                     continue;
                 }
@@ -417,11 +440,24 @@ impl Turn<'_> {
                     conversation.pending_bytes -= length;
                 }
                 // Beyond every position of the log, so that it stands for itself.
-                let order = self.next_history() | 1 << 63;
+                let order = self.state.rng.next_u64() | 1 << 63;
                 self.fail(id, order, &[pending.item.id]);
             }
         }
     }
+}
+
+/// What is in an entry, for our own records.
+pub(super) struct Contents<'a> {
+    pub(super) messages: &'a [MessageId],
+    pub(super) expires_at_ms: u64,
+    pub(super) history: u64,
+    pub(super) resealed_from: &'a [Position],
+}
+
+impl Contents<'_> {
+    /// Of a handshake entry: nothing, and for ever.
+    pub(super) const HANDSHAKE: Self = Self { messages: &[], expires_at_ms: 0, history: 0, resealed_from: &[] };
 }
 
 /// What an entry is made of.

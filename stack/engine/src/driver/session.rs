@@ -1,6 +1,7 @@
 //! Sessions: who can open what we seal.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use peerloom_core::wire::store::KEY_PACKAGES;
 use peerloom_core::wire::{ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, Position, UserId, limits, store::ordered_key};
@@ -8,7 +9,11 @@ use peerloom_core::{ErrorKind, Member, Result};
 use tracing::warn;
 
 use super::Turn;
-use super::outgoing::Sealed;
+use super::outgoing::{Contents, Sealed};
+use super::state::TimerKey;
+
+/// After this time a key package is asked for again.
+const KEY_PACKAGE_RETRY: Duration = Duration::from_secs(5);
 
 impl Turn<'_> {
     /// Brings our send session in a conversation to the contact's devices, as far as their key
@@ -34,6 +39,8 @@ impl Turn<'_> {
                 if let Some(conversation) = self.state.conversations.get_mut(&id) {
                     conversation.key_packages.clear();
                 }
+                let again = self.now.mono + KEY_PACKAGE_RETRY;
+                self.state.timers.set(TimerKey::Session(id), Some(again));
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -51,7 +58,7 @@ impl Turn<'_> {
         for outgoing in prepared.outgoing {
             let joins: Vec<(DeviceId, UserId)> = outgoing.joins.iter().map(|device| (*device, contact.user)).collect();
             let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
-            self.append(id, sealed, &[], 0, 0, &joins)?;
+            self.append(id, sealed, Contents::HANDSHAKE, &joins)?;
         }
         self.reseal(id, &unsettled.into_iter().collect::<Vec<_>>())?;
         let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
@@ -59,8 +66,20 @@ impl Turn<'_> {
         prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
     }
 
-    /// Asks a device for a key package, if there is a link; else its coming up asks again.
+    /// A session still lacks members: a request or its answer was lost.
+    pub(super) fn on_session_timer(&mut self, id: ConversationId) -> Result<()> {
+        let Some(contact) = self.state.contacts.by_conversation(&id) else { return Ok(()) };
+        if contact.devices.iter().any(|d| self.state.up.contains(&d.device)) {
+            self.prepare_session(id)?;
+            self.seal_pending(id)?;
+        }
+        Ok(())
+    }
+
+    /// Asks a device for a key package, if there is a link; its coming up, and time, ask again.
     pub(super) fn request_key_package(&mut self, conversation: ConversationId, device: DeviceId) -> Result<()> {
+        let again = self.now.mono + KEY_PACKAGE_RETRY;
+        self.state.timers.set(TimerKey::Session(conversation), Some(again));
         if self.state.up.contains(&device) {
             let suite = self.state.crypto()?.suite();
             self.effects.control(device, &Frame::KeyPackageRequest(KeyPackageRequest { suite, conversation }));

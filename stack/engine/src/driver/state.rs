@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING, Record,
-    Table, key_order, ordered_key,
+    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING, QUARANTINE, Record, Table, key_order, ordered_key,
 };
 use peerloom_core::wire::{
     ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, UserId,
@@ -23,7 +22,7 @@ use crate::config::EngineConfig;
 use crate::contacts::Contacts;
 use crate::event::EventSource;
 use crate::net::Links;
-use crate::store::Txn;
+use crate::store::{Txn, stored};
 
 /// Who this node is.
 pub(crate) struct Own {
@@ -40,6 +39,8 @@ pub(crate) struct Own {
 pub(crate) enum TimerKey {
     Outbox(ConversationId),
     Inbox(LogId),
+    /// A session that lacks members.
+    Session(ConversationId),
 }
 
 /// The delivery thread's state.
@@ -66,6 +67,8 @@ pub(crate) struct State {
     pub(crate) touched: BTreeSet<TimerKey>,
     /// Logs to acknowledge at the end of this turn.
     pub(crate) to_acknowledge: BTreeSet<LogId>,
+    /// Entries in quarantine, by log.
+    pub(crate) quarantined: HashMap<LogId, usize>,
     /// Devices that may have room for more of a conversation.
     pub(crate) ready: BTreeSet<(ConversationId, DeviceId)>,
     /// Rows whose deletion may be written later.
@@ -98,6 +101,18 @@ pub(crate) struct Conversation {
 pub(crate) struct OwnEntry {
     pub(crate) messages: Arc<[MessageId]>,
     pub(crate) history: u64,
+    /// Where the same messages stood before.
+    pub(crate) resealed_from: Vec<Position>,
+}
+
+impl OwnEntry {
+    pub(crate) fn new(entry: &OutEntry) -> Self {
+        Self {
+            messages: entry.messages.clone().into(),
+            history: entry.history,
+            resealed_from: entry.resealed_from.clone(),
+        }
+    }
 }
 
 /// A message accepted in this turn.
@@ -135,6 +150,7 @@ impl State {
             record: None,
             touched: BTreeSet::new(),
             to_acknowledge: BTreeSet::new(),
+            quarantined: HashMap::new(),
             ready: BTreeSet::new(),
             lazy_deletes: Vec::new(),
             lazy_cursors: BTreeSet::new(),
@@ -152,15 +168,21 @@ impl State {
         self.ready.clear();
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
-        let snapshot = txn.snapshot()?;
-        self.contacts.reload(snapshot)?;
-        self.history = crate::history::last_sequence(snapshot)?;
+        let contacts = txn.scan(CONTACTS, &KeyRange::all())?;
+        self.contacts.replace(contacts.into_iter().map(|row| stored(row.value)).collect::<Result<_>>()?);
+        self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
         self.pending = 0;
+        self.up = self.links.up();
         for contact in self.contacts.all() {
             self.load_conversation(txn, contact.conversation, now)?;
+            // Sessions that were being made are made anew.
+            self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
         }
-        self.load_inboxes(txn, now)?;
-        Ok(())
+        self.quarantined.clear();
+        for row in txn.scan(QUARANTINE, &KeyRange::all())? {
+            *self.quarantined.entry(log_in(&row.key)?).or_default() += 1;
+        }
+        self.load_inboxes(txn, now)
     }
 
     pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
@@ -168,13 +190,13 @@ impl State {
         let mut entries = BTreeMap::new();
         let mut restored = Vec::new();
         for row in txn.scan(OUT_ENTRIES, &range)? {
-            let (position, entry) = (key_order(&row.key)?, OutEntry::decode(row.value)?);
-            entries.insert(position, OwnEntry { messages: entry.messages.clone().into(), history: entry.history });
+            let (position, entry) = (key_order(&row.key)?, stored::<OutEntry>(row.value)?);
+            entries.insert(position, OwnEntry::new(&entry));
             restored.push((position, entry));
         }
         let mut cursors = Vec::new();
         for row in txn.scan(OUT_CURSORS, &range)? {
-            cursors.push((device_in(&row.key, 32)?, OutCursor::decode(row.value)?));
+            cursors.push((device_in(&row.key, 32)?, stored::<OutCursor>(row.value)?));
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
         for device in &self.up {
@@ -210,16 +232,16 @@ impl State {
         for row in txn.scan(IN_PARKED, &KeyRange::all())? {
             parked.entry(log_in(&row.key)?).or_default().push(key_order(&row.key)?);
         }
-        let mut stored: HashMap<LogId, InLog> = HashMap::new();
+        let mut known: HashMap<LogId, InLog> = HashMap::new();
         for row in txn.scan(IN_LOGS, &KeyRange::all())? {
-            stored.insert(log_in(&row.key)?, InLog::decode(row.value)?);
+            known.insert(log_in(&row.key)?, stored(row.value)?);
         }
-        let logs: HashSet<LogId> = parked.keys().chain(stored.keys()).copied().collect();
+        let logs: HashSet<LogId> = parked.keys().chain(known.keys()).copied().collect();
         for log in logs {
             let inbox = Inbox::restore(
                 log,
                 &self.config.delivery,
-                stored.remove(&log).unwrap_or_default(),
+                known.remove(&log).unwrap_or_default(),
                 parked.remove(&log).unwrap_or_default(),
                 now,
             );
@@ -235,6 +257,8 @@ impl State {
             let deadline = match key {
                 TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.outbox.next_deadline(now)),
                 TimerKey::Inbox(log) => self.inboxes.get(&log).and_then(Inbox::next_deadline),
+                // Set where it is needed.
+                TimerKey::Session(_) => continue,
             };
             self.timers.set(key, deadline);
         }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use peerloom_core::wire::store::{PENDING, Pending, Record};
+use peerloom_core::wire::store::{PENDING, Pending};
 use peerloom_core::wire::{ConversationId, DeviceId, MessageId};
 use peerloom_core::{KeyRange, Result};
 
 use super::Turn;
 use super::state::TimerKey;
+use crate::store::stored;
 
 /// A message that waits to be delivered to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Turn<'_> {
             for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
                 queue.push(QueuedEntry {
                     conversation: *id,
-                    message: Pending::decode(row.value)?.item.id,
+                    message: stored::<Pending>(row.value)?.item.id,
                     device: None,
                     attempts: 0,
                     next_try: None,

@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         for (user, device) in contacts {
             let ladder = ladders.entry(device.device).or_insert_with(|| Ladder::new(now()));
             if shared.links.is_up(&device.device) {
-                ladder.on_connected();
+                ladder.on_connected(now());
                 continue;
             }
             ladder.on_disconnected(now(), &shared.delivery, &mut rng);
@@ -69,9 +69,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Some(Ok((device, outcome))) = dials.join_next() => match outcome {
                 Ok((link, ready)) => {
                     if let Some(ladder) = ladders.get_mut(&device) {
-                        ladder.on_connected();
+                        ladder.on_connected(now());
                     }
-                    running.spawn(link::run(shared.clone(), link, ready));
+                    running.spawn(link::run(shared.clone(), link, ready, None));
                     // Until the link has registered itself, the device would look unconnected.
                     wait_registered(&shared, &device).await;
                 }
@@ -133,6 +133,7 @@ async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> R
         let genuine = records.iter().filter_map(|r| PeerRecord::open(r, verify).ok());
         let mut fresh: Vec<Address> = genuine
             .filter(|(record, c)| c.device == device.device && record.network == shared.own.network)
+            .filter(|(record, _)| record.expires_at_ms > crate::clock::system_ms())
             .flat_map(|(record, _)| record.addresses)
             .collect();
         fresh.retain(|address| !known.contains(address));

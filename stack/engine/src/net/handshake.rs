@@ -70,7 +70,7 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Rea
         send(&mut control, sent.clone()).await?;
         let binding = link.channel_binding()?;
         let signature = shared.own.key.sign(&auth_input(Role::Responder, &received, &sent, &binding));
-        send(&mut control, Auth { signature, token: None, name: shared.own.name.clone() }.encode()).await?;
+        send(&mut control, Auth { signature, token: None, name: String::new() }.encode()).await?;
         let verdict = judge(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
         match verdict {
             Ok(device) => {
@@ -143,6 +143,11 @@ fn check_hello(shared: &Shared, link: &dyn Link, ours: &Hello, theirs: &Hello) -
         return refuse(Refusal::Version);
     }
     if !ours.suites.iter().any(|suite| theirs.suites.contains(suite)) {
+        return refuse(Refusal::Suite);
+    }
+    // No suite of version 1 is post-quantum, and no link can tell its key exchange: whoever insists
+    // is refused, never quietly downgraded.
+    if theirs.policy != 0 {
         return refuse(Refusal::Suite);
     }
     let certificate = DeviceCertificate::open(&theirs.certificate, verify).map_err(|e| (Refusal::Unauthenticated, e.into()))?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{DeviceId, Frame};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, warn};
 
 use super::Shared;
@@ -22,7 +22,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Carries frames both ways until the link ends.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready) {
+/// `permit` counts it among the strangers until it is known.
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
     let Ready { device, initiator, control } = ready;
     let chat = match open_chat(&link, initiator).await {
         Ok(chat) => chat,
@@ -32,6 +33,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready) 
             return;
         }
     };
+    drop(permit);
     let registered = shared.links.register(&shared.own.device, device, initiator, &link);
     if let Some(redundant) = registered.redundant {
         tokio::spawn(async move {

@@ -125,6 +125,11 @@ impl Links {
         book.up.len() >= max && !book.up.contains_key(device)
     }
 
+    /// Devices with a link.
+    pub(crate) fn up(&self) -> HashSet<DeviceId> {
+        self.book().up.keys().copied().collect()
+    }
+
     pub(crate) fn is_up(&self, device: &DeviceId) -> bool {
         self.book().up.contains_key(device)
     }

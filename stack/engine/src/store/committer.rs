@@ -34,8 +34,11 @@ struct Progress {
     failed_epoch: AtomicU64,
 }
 
-/// The thread that owns the store's writing.
+/// The store's writing. Batches go to a thread of their own while there is more to do, so that the
+/// next is made while the disk works; a lone one is committed at once, which saves it two hand-overs.
 pub(crate) struct Committer<C: Consequence> {
+    storage: Arc<dyn Storage>,
+    on_failure: Arc<dyn Fn() + Send + Sync>,
     jobs: Option<mpsc::SyncSender<Job<C>>>,
     progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
@@ -44,21 +47,22 @@ pub(crate) struct Committer<C: Consequence> {
 }
 
 impl<C: Consequence> Committer<C> {
-    /// Starts the thread. `on_failure` is called on it when a commit failed.
-    pub(crate) fn start(storage: Arc<dyn Storage>, on_failure: impl Fn() + Send + 'static) -> Result<Self> {
+    /// Starts the thread. `on_failure` is called when a commit failed.
+    pub(crate) fn start(storage: Arc<dyn Storage>, on_failure: impl Fn() + Send + Sync + 'static) -> Result<Self> {
         let (sender, jobs) = mpsc::sync_channel::<Job<C>>(WAITING);
         let progress = Arc::new(Progress::default());
-        let shared = progress.clone();
+        let on_failure: Arc<dyn Fn() + Send + Sync> = Arc::new(on_failure);
+        let (shared, store, failure) = (progress.clone(), storage.clone(), on_failure.clone());
         let run = move || {
             while let Ok(first) = jobs.recv() {
                 let mut group = vec![first];
                 group.extend(jobs.try_iter());
-                commit(&*storage, group, &shared, &on_failure);
+                commit(&*store, group, &shared, &*failure);
             }
         };
         let failed = |e| Error::new(ErrorKind::Bug, "store", "start", "no thread can be made").source(e);
         let thread = std::thread::Builder::new().name("peerloom-commit".into()).spawn(run).map_err(failed)?;
-        Ok(Self { jobs: Some(sender), progress, thread: Some(thread), next: 0, epoch: 1 })
+        Ok(Self { storage, on_failure, jobs: Some(sender), progress, thread: Some(thread), next: 0, epoch: 1 })
     }
 
     /// Every batch up to this sequence is done.
@@ -82,13 +86,20 @@ impl<C: Consequence> Committer<C> {
         self.next + 1
     }
 
-    /// Hands over a batch; waits while one is being committed and another waits.
-    pub(crate) fn submit(&mut self, batch: Batch, consequence: C) {
+    /// Hands over a batch; waits while one is being committed and another waits. `lone`: nothing
+    /// else is to be done meanwhile.
+    pub(crate) fn submit(&mut self, batch: Batch, consequence: C, lone: bool) {
+        let idle = self.done() == self.next;
         self.next += 1;
         let job = Job { sequence: self.next, epoch: self.epoch, batch, consequence };
+        if idle && (lone || job.batch.is_empty()) {
+            commit(&*self.storage, vec![job], &self.progress, &*self.on_failure);
+            return;
+        }
         if let Some(Err(mpsc::SendError(job))) = self.jobs.as_ref().map(|jobs| jobs.send(job)) {
             // The thread ended, which only a panic inside the store does.
             let error = Error::new(ErrorKind::Storage, "store", "commit", "the store's thread is gone; restart the node");
+            self.progress.failed_epoch.store(job.epoch, Ordering::Release);
             job.consequence.fail(&error);
         }
     }
@@ -104,7 +115,7 @@ impl<C: Consequence> Drop for Committer<C> {
     }
 }
 
-fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &Progress, on_failure: &impl Fn()) {
+fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &Progress, on_failure: &dyn Fn()) {
     let last = group.last().map_or(0, |job| job.sequence);
     let failed_epoch = progress.failed_epoch.load(Ordering::Acquire);
     let (late, mut good): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.epoch <= failed_epoch);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{CRYPTO, Table};
-use peerloom_core::{Batch, KeyRange, Order, Page, Result, Row, Snapshot, StateTxn, Storage};
+use peerloom_core::wire::store::{CRYPTO, Record, Table};
+use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, StateTxn, Storage};
 use peerloom_crypto_primitives::sha256;
 use peerloom_wire::SuiteId;
 
@@ -65,7 +65,22 @@ impl Txn<'_> {
         if let Some(value) = self.layers().find_map(|writes| writes.get(&wanted)) {
             return Ok(value.clone());
         }
-        self.snapshot()?.get(table, key)
+        self.snapshot()?.get(table, key).map_err(own_fault)
+    }
+
+    /// The record of a key. A damaged one is this node's failure, whoever made it look.
+    pub(crate) fn record<R: Record>(&self, table: Table, key: &[u8]) -> Result<Option<R>> {
+        self.get(table, key)?.map(stored).transpose()
+    }
+
+    /// The highest key of a table from which nothing is deleted.
+    pub(crate) fn last_key(&self, table: Table) -> Result<Option<Bytes>> {
+        let page = self.snapshot()?.scan(table, &KeyRange::all(), Order::Descending, Page::ONE).map_err(own_fault)?;
+        let written = self.layers().filter_map(|writes| {
+            let until = (table, Bytes::from_static(&[u8::MAX; 16]));
+            writes.range((table, Bytes::new())..until).next_back().map(|((_, key), _)| key.clone())
+        });
+        Ok(written.chain(page.into_iter().map(|row| row.key)).max())
     }
 
     /// All rows of a range, in order: for what is short by design.
@@ -73,7 +88,7 @@ impl Txn<'_> {
         let mut rows = BTreeMap::new();
         let mut rest = range.clone();
         loop {
-            let page = self.snapshot()?.scan(table, &rest, Order::Ascending, Page::DEFAULT)?;
+            let page = self.snapshot()?.scan(table, &rest, Order::Ascending, Page::DEFAULT).map_err(own_fault)?;
             let Some(last) = page.last() else { break };
             rest = rest.after(&last.key);
             rows.extend(page.into_iter().map(|row| (row.key, row.value)));
@@ -134,6 +149,17 @@ impl Txn<'_> {
             None => unreachable!("it was just taken"),
         }
     }
+}
+
+/// A record read from the store.
+pub(crate) fn stored<R: Record>(value: Bytes) -> Result<R> {
+    R::decode(value).map_err(|e| own_fault(e.into()))
+}
+
+/// Whatever the store can't read is this node's failure, never a peer's.
+fn own_fault(error: Error) -> Error {
+    let message = "the store can't be read; if this lasts, restore it from a copy";
+    Error::new(ErrorKind::Storage, "store", "read", message).source(error)
 }
 
 /// A crypto suite's state inside a transaction.
