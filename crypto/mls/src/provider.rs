@@ -39,7 +39,6 @@ impl std::fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
-
 /// State, randomness and primitives for one call.
 pub(crate) struct Provider<'a> {
     crypto: SuiteCrypto,
@@ -54,7 +53,10 @@ impl<'a> Provider<'a> {
         Self {
             crypto: SuiteCrypto::new(seeds[0]),
             rand: SeededRand(RefCell::new(ChaCha20Rng::from_seed(seeds[1]))),
-            store: Store { txn, writes: RefCell::default() },
+            store: Store {
+                txn,
+                writes: RefCell::default(),
+            },
         }
     }
 
@@ -152,9 +154,14 @@ impl Store<'_> {
     }
     fn write(&self, tag: u8, key: &impl Serialize, value: &impl Serialize) -> StateResult<()> {
         // The join config (de)serialises through an untagged enum: self-describing format only.
-        let value =
-            if tag == JOIN_CONFIG { codec::encode_described(value)? } else { codec::encode(value)? };
-        self.writes.borrow_mut().insert(Self::key(tag, key)?, Some(value.into()));
+        let value = if tag == JOIN_CONFIG {
+            codec::encode_described(value)?
+        } else {
+            codec::encode(value)?
+        };
+        self.writes
+            .borrow_mut()
+            .insert(Self::key(tag, key)?, Some(value.into()));
         Ok(())
     }
     fn read<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Option<T>> {
@@ -165,7 +172,12 @@ impl Store<'_> {
             None => self.txn.get(&key).map_err(|e| StateError(e.to_string()))?,
         };
         let Some(value) = value else { return Ok(None) };
-        if tag == JOIN_CONFIG { codec::decode_described(&value) } else { codec::decode(&value) }.map(Some)
+        if tag == JOIN_CONFIG {
+            codec::decode_described(&value)
+        } else {
+            codec::decode(&value)
+        }
+        .map(Some)
     }
     fn remove(&self, tag: u8, key: &impl Serialize) -> StateResult<()> {
         self.writes.borrow_mut().insert(Self::key(tag, key)?, None);
@@ -303,7 +315,10 @@ impl StorageProvider<V1> for Store<'_> {
         group: &K,
     ) -> StateResult<Vec<(R, P)>> {
         let items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
-        items.iter().map(|(r, p)| Ok((codec::decode(r)?, codec::decode(p)?))).collect()
+        items
+            .iter()
+            .map(|(r, p)| Ok((codec::decode(r)?, codec::decode(p)?)))
+            .collect()
     }
     fn remove_proposal<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(
         &self,

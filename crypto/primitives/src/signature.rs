@@ -20,7 +20,10 @@ impl SigningKey {
         };
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
-        Self { pair, public: PublicKey::ed25519(public) }
+        Self {
+            pair,
+            public: PublicKey::ed25519(public),
+        }
     }
 
     /// Its public half.
@@ -48,7 +51,9 @@ impl std::fmt::Debug for SigningKey {
 /// Whether `signature` is `key`'s over `message`.
 pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
     key.algorithm() == PublicKey::ED25519
-        && UnparsedPublicKey::new(&ED25519, key.as_bytes()).verify(message, signature).is_ok()
+        && UnparsedPublicKey::new(&ED25519, key.as_bytes())
+            .verify(message, signature)
+            .is_ok()
 }
 
 #[cfg(test)]
@@ -71,6 +76,9 @@ mod tests {
     }
 
     fn data(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+        (0..hex.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+            .collect()
     }
 }

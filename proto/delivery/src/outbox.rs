@@ -153,21 +153,31 @@ impl Outbox {
         for (device, stored) in cursors {
             let next = stored.through + 1;
             // Whoever waits gets a first attempt at once.
-            let cursor =
-                Cursor { stored, dirty: false, next, deadline: Some(now.mono), attempts: 0, stalled: false, gap_asked: None };
+            let cursor = Cursor {
+                stored,
+                dirty: false,
+                next,
+                deadline: Some(now.mono),
+                attempts: 0,
+                stalled: false,
+                gap_asked: None,
+            };
             outbox.cursors.insert(device, cursor);
         }
         for (position, entry) in entries {
             outbox.head = outbox.head.max(position);
-            outbox.track(position, Entry {
-                class: entry.class,
-                size: entry.size as usize,
-                messages: entry.messages.len(),
-                expires_at_ms: entry.expires_at_ms,
-                recipients: entry.recipients,
-                delivered: false,
-                withdrawn: false,
-            });
+            outbox.track(
+                position,
+                Entry {
+                    class: entry.class,
+                    size: entry.size as usize,
+                    messages: entry.messages.len(),
+                    expires_at_ms: entry.expires_at_ms,
+                    recipients: entry.recipients,
+                    delivered: false,
+                    withdrawn: false,
+                },
+            );
         }
         let positions: Vec<Position> = outbox.entries.keys().copied().collect();
         for position in positions {
@@ -237,8 +247,13 @@ impl Outbox {
         for (device, user) in new.joins {
             let before = self.cursors.remove(device);
             let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
-            let stored =
-                OutCursor { user: *user, base: position, through: position - 1, beyond: RangeSet::default(), rejoins };
+            let stored = OutCursor {
+                user: *user,
+                base: position,
+                through: position - 1,
+                beyond: RangeSet::default(),
+                rejoins,
+            };
             let cursor = Cursor {
                 stored,
                 dirty: true,
@@ -250,15 +265,18 @@ impl Outbox {
             };
             self.cursors.insert(*device, cursor);
         }
-        self.track(position, Entry {
-            class: new.class,
-            size: 0,
-            messages: new.messages,
-            expires_at_ms: new.expires_at_ms,
-            recipients: new.recipients.to_vec(),
-            delivered: false,
-            withdrawn: false,
-        });
+        self.track(
+            position,
+            Entry {
+                class: new.class,
+                size: 0,
+                messages: new.messages,
+                expires_at_ms: new.expires_at_ms,
+                recipients: new.recipients.to_vec(),
+                delivered: false,
+                withdrawn: false,
+            },
+        );
         position
     }
 
@@ -274,41 +292,65 @@ impl Outbox {
     /// is up. Each call moves on.
     pub fn transmit(&mut self, device: &DeviceId, now: Now) -> Option<Transmit> {
         let in_flight = self.in_flight(device)?;
-        let cursor = self.cursors.get_mut(device).filter(|_| self.up.contains(device))?;
+        let cursor = self
+            .cursors
+            .get_mut(device)
+            .filter(|_| self.up.contains(device))?;
         let wanted = |(position, entry): &(&Position, &Entry)| {
             !cursor.stored.beyond.contains(**position) && entry.recipients.contains(device)
         };
-        let (position, entry) = self.entries.range(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
+        let (position, entry) = self
+            .entries
+            .range(cursor.next.max(cursor.stored.through + 1)..)
+            .find(wanted)?;
         let (bytes, entries) = in_flight;
-        let full = bytes + entry.size > self.config.window_bytes || entries >= self.config.window_entries;
+        let full =
+            bytes + entry.size > self.config.window_bytes || entries >= self.config.window_entries;
         if full && entries > 0 {
             return None;
         }
         cursor.next = position + 1;
-        cursor.deadline.get_or_insert(now.mono + self.config.ack_timeout);
-        Some(if entry.withdrawn { Transmit::Withdrawal(*position) } else { Transmit::Entry(*position) })
+        cursor
+            .deadline
+            .get_or_insert(now.mono + self.config.ack_timeout);
+        Some(if entry.withdrawn {
+            Transmit::Withdrawal(*position)
+        } else {
+            Transmit::Entry(*position)
+        })
     }
 
     /// Bytes and entries sent to a device and not acknowledged.
     fn in_flight(&self, device: &DeviceId) -> Option<(usize, usize)> {
         let cursor = self.cursors.get(device)?;
         let from = cursor.stored.through + 1;
-        let sent = if cursor.next > from { Some(self.entries.range(from..cursor.next)) } else { None };
-        let unsettled = sent.into_iter().flatten().filter(|(p, _)| !cursor.stored.beyond.contains(**p));
+        let sent = if cursor.next > from {
+            Some(self.entries.range(from..cursor.next))
+        } else {
+            None
+        };
+        let unsettled = sent
+            .into_iter()
+            .flatten()
+            .filter(|(p, _)| !cursor.stored.beyond.contains(**p));
         Some(unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1)))
     }
 
     /// A device acknowledged. The signature has been checked.
     pub fn on_ack(&mut self, device: &DeviceId, ack: &Ack, now: Now) -> AckOutcome {
         let head = self.head;
-        let Some(cursor) = self.cursors.get_mut(device) else { return AckOutcome::default() };
+        let Some(cursor) = self.cursors.get_mut(device) else {
+            return AckOutcome::default();
+        };
         // Below its base the device never had anything; above our head nothing exists.
         let mut settled = RangeSet::default();
         let mut add = |first: Position, last: Position| {
             settled.insert(first.max(cursor.stored.base), last.min(head));
         };
         add(cursor.stored.through + 1, ack.through);
-        ack.beyond.iter().for_each(|r| add(r.first.max(cursor.stored.through + 1), r.last));
+        ack.beyond
+            .iter()
+            .for_each(|r| add(r.first.max(cursor.stored.through + 1), r.last));
         let news: Vec<Position> = settled
             .iter()
             .flat_map(|r| self.entries.range(r.first..=r.last).map(|(p, _)| *p))
@@ -321,7 +363,9 @@ impl Outbox {
             // It opens what follows its joining: what went wrong before is over.
             cursor.stored.rejoins = 0;
         }
-        settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
+        settled
+            .iter()
+            .for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
         cursor.stored.through = cursor.stored.beyond.absorb(cursor.stored.through);
         cursor.next = cursor.next.max(cursor.stored.through + 1);
         cursor.dirty = true;
@@ -358,7 +402,9 @@ impl Outbox {
 
     /// Whether one device of each recipient user has settled the entry.
     fn is_delivered(&self, position: Position) -> bool {
-        let Some(entry) = self.entries.get(&position) else { return true };
+        let Some(entry) = self.entries.get(&position) else {
+            return true;
+        };
         let mut users = BTreeMap::<UserId, bool>::new();
         for device in &entry.recipients {
             if let Some(cursor) = self.cursors.get(device) {
@@ -370,9 +416,13 @@ impl Outbox {
 
     /// Whether no device needs the entry any more.
     fn is_settled(&self, position: Position) -> bool {
-        let Some(entry) = self.entries.get(&position) else { return true };
+        let Some(entry) = self.entries.get(&position) else {
+            return true;
+        };
         let done = |device: &DeviceId| {
-            self.cursors.get(device).is_none_or(|c| position < c.stored.base || c.has(position))
+            self.cursors
+                .get(device)
+                .is_none_or(|c| position < c.stored.base || c.has(position))
         };
         entry.recipients.iter().all(done)
     }
@@ -382,7 +432,11 @@ impl Outbox {
     pub fn on_cannot_open(&mut self, device: &DeviceId, position: Position) -> bool {
         let max = self.config.max_rejoins;
         match self.cursors.get_mut(device) {
-            Some(cursor) if !cursor.has(position) && position >= cursor.stored.base && cursor.stored.rejoins < max => {
+            Some(cursor)
+                if !cursor.has(position)
+                    && position >= cursor.stored.base
+                    && cursor.stored.rejoins < max =>
+            {
                 cursor.stored.rejoins += 1;
                 cursor.dirty = true;
                 true
@@ -393,35 +447,59 @@ impl Outbox {
 
     /// Application entries that a device has not settled and that have not expired.
     pub fn unsettled(&self, device: &DeviceId) -> Vec<Position> {
-        let Some(cursor) = self.cursors.get(device) else { return Vec::new() };
+        let Some(cursor) = self.cursors.get(device) else {
+            return Vec::new();
+        };
         let waiting = |(position, entry): (&Position, &Entry)| {
-            let open = !entry.withdrawn && entry.recipients.contains(device) && !cursor.has(*position);
+            let open =
+                !entry.withdrawn && entry.recipients.contains(device) && !cursor.has(*position);
             (open && entry.class == EntryClass::Application).then_some(*position)
         };
-        self.entries.range(cursor.stored.base..).filter_map(waiting).collect()
+        self.entries
+            .range(cursor.stored.base..)
+            .filter_map(waiting)
+            .collect()
     }
 
     /// Entries that became settled because devices joined anew; call after [`Outbox::append`] with
     /// joins.
     pub fn settle_before_joins(&mut self) -> Vec<Position> {
-        let settled: Vec<Position> =
-            self.entries.keys().copied().filter(|p| *p < self.head && self.is_settled(*p)).collect();
+        let settled: Vec<Position> = self
+            .entries
+            .keys()
+            .copied()
+            .filter(|p| *p < self.head && self.is_settled(*p))
+            .collect();
         settled.iter().for_each(|p| self.forget(*p));
         settled
     }
 
     /// A device asks for positions again: transmission goes back to the lowest of them, but not more
     /// often than once in the gap wait. Returns positions that are no more, to be withdrawn.
-    pub fn on_gap_request(&mut self, device: &DeviceId, positions: &RangeSet, now: Now) -> RangeSet {
-        let Some(cursor) = self.cursors.get_mut(device) else { return RangeSet::default() };
-        let early = cursor.gap_asked.is_some_and(|at| now.mono < at + self.config.gap_wait / 2);
+    pub fn on_gap_request(
+        &mut self,
+        device: &DeviceId,
+        positions: &RangeSet,
+        now: Now,
+    ) -> RangeSet {
+        let Some(cursor) = self.cursors.get_mut(device) else {
+            return RangeSet::default();
+        };
+        let early = cursor
+            .gap_asked
+            .is_some_and(|at| now.mono < at + self.config.gap_wait / 2);
         let Some(first) = positions.iter().next().map(|r| r.first).filter(|_| !early) else {
             return RangeSet::default();
         };
         cursor.gap_asked = Some(now.mono);
         cursor.next = cursor.next.min(first.max(cursor.stored.through + 1));
-        let asked = positions.iter().flat_map(|r| r.first..=r.last.min(self.head));
-        asked.take(MAX_ASKED).filter(|p| !self.entries.contains_key(p)).collect()
+        let asked = positions
+            .iter()
+            .flat_map(|r| r.first..=r.last.min(self.head));
+        asked
+            .take(MAX_ASKED)
+            .filter(|p| !self.entries.contains_key(p))
+            .collect()
     }
 
     /// A link to a device came up: everything it lacks is sent again from the beginning.
@@ -437,7 +515,12 @@ impl Outbox {
 
     /// The last link to a device went down.
     pub fn on_link_down(&mut self, device: &DeviceId, now: Now, rng: &mut dyn Rng) {
-        let first = self.config.retry_delays.first().copied().unwrap_or(Duration::from_secs(1));
+        let first = self
+            .config
+            .retry_delays
+            .first()
+            .copied()
+            .unwrap_or(Duration::from_secs(1));
         let wait = self.config.jittered(first, rng);
         self.up.remove(device);
         if let Some(cursor) = self.cursors.get_mut(device) {
@@ -480,7 +563,9 @@ impl Outbox {
         for device in due {
             let waiting = self.waits_for(&device);
             let config = &self.config;
-            let Some(cursor) = self.cursors.get_mut(&device) else { continue };
+            let Some(cursor) = self.cursors.get_mut(&device) else {
+                continue;
+            };
             cursor.deadline = None;
             if !waiting {
                 continue;
@@ -490,7 +575,11 @@ impl Outbox {
             if self.up.contains(&device) {
                 // The next transmission sets the next deadline.
                 cursor.next = cursor.stored.through + 1;
-                effects.push(if spent { Effect::ResetLink(device) } else { Effect::Ready(device) });
+                effects.push(if spent {
+                    Effect::ResetLink(device)
+                } else {
+                    Effect::Ready(device)
+                });
                 continue;
             }
             effects.push(Effect::Connect(device));
@@ -506,13 +595,23 @@ impl Outbox {
     }
 
     fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while let Some((at, position)) = self.expiries.first().copied().filter(|(at, _)| *at <= now.wall_ms) {
+        while let Some((at, position)) = self
+            .expiries
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now.wall_ms)
+        {
             self.expiries.remove(&(at, position));
-            let Some(entry) = self.entries.get_mut(&position) else { continue };
+            let Some(entry) = self.entries.get_mut(&position) else {
+                continue;
+            };
             entry.withdrawn = true;
             self.bytes -= std::mem::take(&mut entry.size);
             self.messages -= std::mem::take(&mut entry.messages);
-            effects.push(Effect::Expired { position, delivered: entry.delivered });
+            effects.push(Effect::Expired {
+                position,
+                delivered: entry.delivered,
+            });
             let recipients = entry.recipients.clone();
             for device in recipients {
                 if let Some(cursor) = self.cursors.get_mut(&device).filter(|c| !c.has(position)) {
@@ -525,7 +624,9 @@ impl Outbox {
 
     /// Whether a device lacks anything.
     fn waits_for(&self, device: &DeviceId) -> bool {
-        let Some(cursor) = self.cursors.get(device) else { return false };
+        let Some(cursor) = self.cursors.get(device) else {
+            return false;
+        };
         self.entries
             .range(cursor.stored.through + 1..)
             .any(|(p, e)| !cursor.stored.beyond.contains(*p) && e.recipients.contains(device))
@@ -534,9 +635,10 @@ impl Outbox {
     /// When [`Outbox::on_timer`] has something to do next.
     pub fn next_deadline(&self, now: Now) -> Option<Duration> {
         let retry = self.cursors.values().filter_map(|c| c.deadline).min();
-        let expiry = self.expiries.first().map(|(at, _)| {
-            now.mono + Duration::from_millis(at.saturating_sub(now.wall_ms))
-        });
+        let expiry = self
+            .expiries
+            .first()
+            .map(|(at, _)| now.mono + Duration::from_millis(at.saturating_sub(now.wall_ms)));
         [retry, expiry].into_iter().flatten().min()
     }
 

@@ -58,21 +58,34 @@ pub struct KeyPackage {
     pub package: Bytes,
 }
 
-static RECEIPT: Shape =
-    Shape { what: "receipt", max_len: limits::RECEIPT, fields: signed::SHAPE.fields };
-static RECORD: Shape =
-    Shape { what: "peer record", max_len: limits::RECORD, fields: signed::SHAPE.fields };
+static RECEIPT: Shape = Shape {
+    what: "receipt",
+    max_len: limits::RECEIPT,
+    fields: signed::SHAPE.fields,
+};
+static RECORD: Shape = Shape {
+    what: "peer record",
+    max_len: limits::RECORD,
+    fields: signed::SHAPE.fields,
+};
 static GAP_REQUEST: Shape = Shape {
     what: "gap request",
     max_len: limits::RECEIPT,
     fields: &[Field::one(1, 32), Field::nested(2, limits::RANGES, &RANGE)],
 };
-static KEY_PACKAGE_REQUEST: Shape =
-    Shape { what: "key package request", max_len: 64, fields: &[Field::one(1, 0), Field::one(2, 32)] };
+static KEY_PACKAGE_REQUEST: Shape = Shape {
+    what: "key package request",
+    max_len: 64,
+    fields: &[Field::one(1, 0), Field::one(2, 32)],
+};
 static KEY_PACKAGE: Shape = Shape {
     what: "key package",
     max_len: limits::CONTROL_FRAME,
-    fields: &[Field::one(1, 0), Field::one(2, 32), Field::one(3, limits::KEY_PACKAGE)],
+    fields: &[
+        Field::one(1, 0),
+        Field::one(2, 32),
+        Field::one(3, limits::KEY_PACKAGE),
+    ],
 };
 static FRAME: Shape = Shape {
     what: "frame",
@@ -130,8 +143,11 @@ impl Frame {
     pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
         use pb::frame::Kind;
         FRAME.check(&bytes)?;
-        let frame = pb::Frame::decode(bytes).map_err(|_| DecodeError::Malformed { what: FRAME.what })?;
-        let Some(kind) = frame.kind else { return Ok(None) };
+        let frame =
+            pb::Frame::decode(bytes).map_err(|_| DecodeError::Malformed { what: FRAME.what })?;
+        let Some(kind) = frame.kind else {
+            return Ok(None);
+        };
         Ok(Some(match kind {
             Kind::Envelope(pb) => Self::Envelope(Envelope::from_pb(pb)?),
             Kind::Ack(pb) => Self::Ack(Signed::from_pb(pb)),

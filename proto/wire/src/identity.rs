@@ -15,7 +15,9 @@ pub struct SuiteId(pub u16);
 
 impl SuiteId {
     pub(crate) fn decode(value: u32) -> Result<Self, DecodeError> {
-        u16::try_from(value).map(Self).map_err(|_| DecodeError::invalid("suite", "is above 65535"))
+        u16::try_from(value)
+            .map(Self)
+            .map_err(|_| DecodeError::invalid("suite", "is above 65535"))
     }
 }
 
@@ -32,7 +34,10 @@ impl PublicKey {
 
     /// An Ed25519 key.
     pub fn ed25519(key: [u8; 32]) -> Self {
-        Self { algorithm: Self::ED25519, key: Bytes::copy_from_slice(&key) }
+        Self {
+            algorithm: Self::ED25519,
+            key: Bytes::copy_from_slice(&key),
+        }
     }
 
     /// The algorithm's number.
@@ -48,16 +53,28 @@ impl PublicKey {
     fn decode(key: Option<pb::PublicKey>) -> Result<Self, DecodeError> {
         let key = key.ok_or(DecodeError::invalid("public key", "is missing"))?;
         if key.algorithm != u32::from(Self::ED25519) {
-            return Err(DecodeError::UnsupportedVersion { what: "public key", found: key.algorithm });
+            return Err(DecodeError::UnsupportedVersion {
+                what: "public key",
+                found: key.algorithm,
+            });
         }
         if key.key.len() != 32 {
-            return Err(DecodeError::invalid("public key", "an Ed25519 key has 32 bytes"));
+            return Err(DecodeError::invalid(
+                "public key",
+                "an Ed25519 key has 32 bytes",
+            ));
         }
-        Ok(Self { algorithm: Self::ED25519, key: key.key })
+        Ok(Self {
+            algorithm: Self::ED25519,
+            key: key.key,
+        })
     }
 
     fn to_pb(&self) -> pb::PublicKey {
-        pb::PublicKey { algorithm: self.algorithm.into(), key: self.key.clone() }
+        pb::PublicKey {
+            algorithm: self.algorithm.into(),
+            key: self.key.clone(),
+        }
     }
 }
 
@@ -84,8 +101,11 @@ pub struct DeviceCertificate {
     pub issued_at_ms: u64,
 }
 
-static PUBLIC_KEY: Shape =
-    Shape { what: "public key", max_len: 80, fields: &[Field::one(1, 0), Field::one(2, limits::KEY)] };
+static PUBLIC_KEY: Shape = Shape {
+    what: "public key",
+    max_len: 80,
+    fields: &[Field::one(1, 0), Field::one(2, limits::KEY)],
+};
 
 static CERTIFICATE: Shape = Shape {
     what: "device certificate",
@@ -116,8 +136,10 @@ impl DeviceCertificate {
 
     fn decode(body: &Bytes) -> Result<Self, DecodeError> {
         CERTIFICATE.check(body)?;
-        let pb = pb::DeviceCertificate::decode(body.clone())
-            .map_err(|_| DecodeError::Malformed { what: CERTIFICATE.what })?;
+        let pb =
+            pb::DeviceCertificate::decode(body.clone()).map_err(|_| DecodeError::Malformed {
+                what: CERTIFICATE.what,
+            })?;
         let certificate = Self {
             user: UserId::decode(&pb.user)?,
             user_key: PublicKey::decode(pb.user_key)?,
@@ -128,10 +150,16 @@ impl DeviceCertificate {
         };
         // Until keys rotate, the first key is the current one.
         if UserId::from_key(&certificate.user_key) != certificate.user {
-            return Err(DecodeError::invalid(CERTIFICATE.what, "its user id doesn't belong to its user key"));
+            return Err(DecodeError::invalid(
+                CERTIFICATE.what,
+                "its user id doesn't belong to its user key",
+            ));
         }
         if DeviceId::from_key(&certificate.device_key) != certificate.device {
-            return Err(DecodeError::invalid(CERTIFICATE.what, "its device id doesn't belong to its device key"));
+            return Err(DecodeError::invalid(
+                CERTIFICATE.what,
+                "its device id doesn't belong to its device key",
+            ));
         }
         Ok(certificate)
     }
@@ -144,8 +172,13 @@ impl DeviceCertificate {
         // The key that verifies stands inside; the id it hashes to is what makes it the right key.
         let certificate = Self::decode(signed.unverified_body())?;
         signed
-            .verify(context::DEVICE_CERTIFICATE, |m, s| verify(&certificate.user_key, m, s))
-            .ok_or(DecodeError::invalid(CERTIFICATE.what, "its signature is wrong"))?;
+            .verify(context::DEVICE_CERTIFICATE, |m, s| {
+                verify(&certificate.user_key, m, s)
+            })
+            .ok_or(DecodeError::invalid(
+                CERTIFICATE.what,
+                "its signature is wrong",
+            ))?;
         Ok(certificate)
     }
 }
@@ -172,7 +205,11 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, DecodeError> {
         let invalid = |why| Err(DecodeError::invalid("address", why));
         if text.len() > limits::ADDRESS {
-            return Err(DecodeError::TooLong { what: "address", len: text.len(), max: limits::ADDRESS });
+            return Err(DecodeError::TooLong {
+                what: "address",
+                len: text.len(),
+                max: limits::ADDRESS,
+            });
         }
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return invalid("has characters that can't be shown");
@@ -180,7 +217,11 @@ impl FromStr for Address {
         match text.split_once("://") {
             Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => {
                 let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-                if scheme.bytes().all(good) { Ok(Self(text.into())) } else { invalid("has a malformed scheme") }
+                if scheme.bytes().all(good) {
+                    Ok(Self(text.into()))
+                } else {
+                    invalid("has a malformed scheme")
+                }
             }
             _ => invalid("is not of the form scheme://place"),
         }
@@ -239,7 +280,11 @@ impl PeerRecord {
             addresses: self.addresses.iter().map(Address::to_string).collect(),
             capabilities: self.capabilities,
             suites: self.suites.iter().map(|s| s.0.into()).collect(),
-            key_packages: self.key_packages.iter().map(|h| Bytes::copy_from_slice(h)).collect(),
+            key_packages: self
+                .key_packages
+                .iter()
+                .map(|h| Bytes::copy_from_slice(h))
+                .collect(),
             sequence: self.sequence,
             expires_at_ms: self.expires_at_ms,
         };
@@ -255,7 +300,9 @@ impl PeerRecord {
         let record = Self::decode(signed.unverified_body())?;
         let certificate = DeviceCertificate::open(&record.certificate, &verify)?;
         signed
-            .verify(context::PEER_RECORD, |m, s| verify(&certificate.device_key, m, s))
+            .verify(context::PEER_RECORD, |m, s| {
+                verify(&certificate.device_key, m, s)
+            })
             .ok_or(DecodeError::invalid(RECORD.what, "its signature is wrong"))?;
         Ok((record, certificate))
     }
@@ -265,13 +312,18 @@ impl PeerRecord {
         let pb = pb::PeerRecord::decode(body.clone())
             .map_err(|_| DecodeError::Malformed { what: RECORD.what })?;
         let hash = |h: &Bytes| {
-            let wrong = DecodeError::invalid(RECORD.what, "a key package hash is not 32 bytes long");
+            let wrong =
+                DecodeError::invalid(RECORD.what, "a key package hash is not 32 bytes long");
             <[u8; 32]>::try_from(h.as_ref()).map_err(|_| wrong)
         };
         Ok(Self {
             network: NetworkId::decode(&pb.network)?,
             certificate: Signed::required(pb.certificate, RECORD.what)?,
-            addresses: pb.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?,
+            addresses: pb
+                .addresses
+                .iter()
+                .map(|a| a.parse())
+                .collect::<Result<_, _>>()?,
             capabilities: pb.capabilities,
             suites: decode_suites(&pb.suites)?,
             key_packages: pb.key_packages.iter().map(hash).collect::<Result<_, _>>()?,
@@ -283,7 +335,10 @@ impl PeerRecord {
 
 pub(crate) fn decode_suites(suites: &[u32]) -> Result<Vec<SuiteId>, DecodeError> {
     if suites.len() > limits::SUITES {
-        return Err(DecodeError::TooMany { what: "suites", max: limits::SUITES });
+        return Err(DecodeError::TooMany {
+            what: "suites",
+            max: limits::SUITES,
+        });
     }
     suites.iter().map(|s| SuiteId::decode(*s)).collect()
 }
@@ -291,7 +346,10 @@ pub(crate) fn decode_suites(suites: &[u32]) -> Result<Vec<SuiteId>, DecodeError>
 /// Makes a name from outside safe to show: no control or direction characters, at most
 /// [`limits::NAME`] bytes.
 pub fn clean_name(name: &str) -> String {
-    let shown = |c: &char| !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let shown = |c: &char| {
+        !c.is_control()
+            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
     let mut clean = String::new();
     for c in name.chars().filter(shown) {
         if clean.len() + c.len_utf8() > limits::NAME {
@@ -309,11 +367,26 @@ mod tests {
     #[test]
     fn addresses_are_checked() {
         let address: Address = "quic://127.0.0.1:4433".parse().unwrap();
-        assert_eq!((address.scheme(), address.rest()), ("quic", "127.0.0.1:4433"));
-        for wrong in ["", "quic", "://x", "quic://", "Quic://x", "quic://a b", "quic://\u{202e}"] {
+        assert_eq!(
+            (address.scheme(), address.rest()),
+            ("quic", "127.0.0.1:4433")
+        );
+        for wrong in [
+            "",
+            "quic",
+            "://x",
+            "quic://",
+            "Quic://x",
+            "quic://a b",
+            "quic://\u{202e}",
+        ] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
-        assert!(format!("q://{}", "x".repeat(200)).parse::<Address>().is_err());
+        assert!(
+            format!("q://{}", "x".repeat(200))
+                .parse::<Address>()
+                .is_err()
+        );
     }
 
     #[test]

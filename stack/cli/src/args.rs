@@ -14,7 +14,13 @@ use peerloom::Override;
 )]
 pub(crate) struct Arguments {
     /// The node's folder.
-    #[arg(short = 'C', long, global = true, default_value = ".", value_name = "FOLDER")]
+    #[arg(
+        short = 'C',
+        long,
+        global = true,
+        default_value = ".",
+        value_name = "FOLDER"
+    )]
     pub(crate) dir: PathBuf,
     /// Use VALUE for KEY instead of the file's, such as storage.cache_mib=16.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
@@ -47,13 +53,17 @@ pub(crate) enum Command {
     #[command(after_help = "Example: peerloom -C bob contacts --rename alice=mum")]
     Contacts(Contacts),
     /// Send a message. Once this ends, the message is durably accepted.
-    #[command(after_help = "Examples: peerloom -C bob send alice hello\n          fortune | peerloom -C bob send alice -")]
+    #[command(
+        after_help = "Examples: peerloom -C bob send alice hello\n          fortune | peerloom -C bob send alice -"
+    )]
     Send(Send),
     /// Show received messages.
     #[command(after_help = "Example: peerloom -C alice inbox --follow")]
     Inbox(Inbox),
     /// Show messages that wait to be delivered.
-    #[command(after_help = "Examples: peerloom -C bob queue\n          peerloom -C bob queue retry")]
+    #[command(
+        after_help = "Examples: peerloom -C bob queue\n          peerloom -C bob queue retry"
+    )]
     Queue(Queue),
     /// Show how the contacts' devices stand.
     #[command(after_help = "Example: peerloom -C bob peers --json")]
@@ -197,5 +207,6 @@ pub(crate) struct BenchPeer {
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    text.parse::<peerloom::core::kinds::DurationText>().map(|d| d.0)
+    text.parse::<peerloom::core::kinds::DurationText>()
+        .map(|d| d.0)
 }

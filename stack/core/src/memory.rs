@@ -10,7 +10,7 @@ mod storage;
 mod transport;
 
 pub use crypto::MemoryCrypto;
-pub use discovery::{MemoryDiscovery, MemoryDirectory};
+pub use discovery::{MemoryDirectory, MemoryDiscovery};
 pub use signaling::{MemorySignaling, SignalingHub};
 pub use storage::{Faults, MemoryStorage};
 pub use transport::{MemoryNetwork, MemoryTransport};

@@ -82,9 +82,15 @@ pub struct Page {
 
 impl Page {
     /// Up to 256 rows or 1 MiB.
-    pub const DEFAULT: Self = Self { rows: 256, bytes: 1024 * 1024 };
+    pub const DEFAULT: Self = Self {
+        rows: 256,
+        bytes: 1024 * 1024,
+    };
     /// One row.
-    pub const ONE: Self = Self { rows: 1, bytes: usize::MAX };
+    pub const ONE: Self = Self {
+        rows: 1,
+        bytes: usize::MAX,
+    };
 }
 
 /// A range of keys.
@@ -99,7 +105,10 @@ pub struct KeyRange {
 impl KeyRange {
     /// All keys.
     pub fn all() -> Self {
-        Self { start: Bound::Unbounded, end: Bound::Unbounded }
+        Self {
+            start: Bound::Unbounded,
+            end: Bound::Unbounded,
+        }
     }
 
     /// All keys that begin with `prefix`.
@@ -116,7 +125,10 @@ impl KeyRange {
             }
             None => Bound::Unbounded,
         };
-        Self { start: Bound::Included(prefix.to_vec()), end }
+        Self {
+            start: Bound::Included(prefix.to_vec()),
+            end,
+        }
     }
 
     /// The same range, from just after `key`: the next page of an ascending scan.
@@ -133,11 +145,16 @@ impl KeyRange {
 
     /// The bounds, borrowed; `None` when no key can lie between them.
     pub fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
-        let (start, end) = (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice));
+        let (start, end) = (
+            self.start.as_ref().map(Vec::as_slice),
+            self.end.as_ref().map(Vec::as_slice),
+        );
         // Ordered maps panic on such ranges, and an excluded start meets the end at a last page.
         let empty = match (start, end) {
             (Bound::Included(s), Bound::Included(e)) => s > e,
-            (Bound::Included(s) | Bound::Excluded(s), Bound::Included(e) | Bound::Excluded(e)) => s >= e,
+            (Bound::Included(s) | Bound::Excluded(s), Bound::Included(e) | Bound::Excluded(e)) => {
+                s >= e
+            }
             _ => false,
         };
         (!empty).then_some((start, end))
@@ -146,7 +163,8 @@ impl KeyRange {
     /// Whether `key` lies in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         use std::ops::RangeBounds;
-        self.bounds().is_some_and(|bounds| RangeBounds::<[u8]>::contains(&bounds, key))
+        self.bounds()
+            .is_some_and(|bounds| RangeBounds::<[u8]>::contains(&bounds, key))
     }
 }
 
@@ -170,12 +188,20 @@ pub struct Write {
 impl Batch {
     /// Sets a row.
     pub fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.writes.push(Write { table, key: key.into(), value: Some(value.into()) });
+        self.writes.push(Write {
+            table,
+            key: key.into(),
+            value: Some(value.into()),
+        });
     }
 
     /// Deletes a row; does nothing where there is none.
     pub fn delete(&mut self, table: Table, key: impl Into<Bytes>) {
-        self.writes.push(Write { table, key: key.into(), value: None });
+        self.writes.push(Write {
+            table,
+            key: key.into(),
+            value: None,
+        });
     }
 
     /// Adds another batch's writes after this one's.
@@ -195,7 +221,10 @@ impl Batch {
 
     /// Bytes of all keys and values.
     pub fn size(&self) -> usize {
-        self.writes.iter().map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum()
+        self.writes
+            .iter()
+            .map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len))
+            .sum()
     }
 }
 
@@ -208,7 +237,9 @@ pub fn scan_all(
 ) -> Result<()> {
     loop {
         let rows = snapshot.scan(table, &range, Order::Ascending, Page::DEFAULT)?;
-        let Some(last) = rows.last() else { return Ok(()) };
+        let Some(last) = rows.last() else {
+            return Ok(());
+        };
         range = range.after(&last.key);
         rows.into_iter().try_for_each(&mut each)?;
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{DeviceId, Frame};
-use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
+use peerloom_core::{
+    Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, warn};
 
@@ -23,8 +25,17 @@ const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Carries frames both ways until the link ends.
 /// `permit` counts it among the strangers until it is known.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
-    let Ready { device, initiator, control } = ready;
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    link: Arc<dyn Link>,
+    ready: Ready,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    let Ready {
+        device,
+        initiator,
+        control,
+    } = ready;
     let chat = match open_chat(&link, initiator).await {
         Ok(chat) => chat,
         Err(error) => {
@@ -34,7 +45,9 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, 
         }
     };
     drop(permit);
-    let registered = shared.links.register(&shared.own.device, device, initiator, &link);
+    let registered = shared
+        .links
+        .register(&shared.own.device, device, initiator, &link);
     if let Some(redundant) = registered.redundant {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
@@ -44,13 +57,28 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, 
     shared.links.poke();
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
-        Ok(()) => carry(&shared, &link, device, control, chat, registered.control, registered.chat).await,
+        Ok(()) => {
+            carry(
+                &shared,
+                &link,
+                device,
+                control,
+                chat,
+                registered.control,
+                registered.chat,
+            )
+            .await
+        }
         Err(error) => error,
     };
     link.close("ended");
     debug!(?device, %end, "a link ended");
     let taken_over = shared.links.unregister(&device, registered.id);
-    let news = if taken_over { Input::LinkUp(device) } else { Input::LinkDown(device, end.message().into()) };
+    let news = if taken_over {
+        Input::LinkUp(device)
+    } else {
+        Input::LinkDown(device, end.message().into())
+    };
     // Fails only when the node is shut down.
     let _ = shared.driver.input(news).await;
     shared.links.poke();
@@ -60,11 +88,25 @@ async fn open_chat(link: &Arc<dyn Link>, initiator: bool) -> Result<Channel> {
     if initiator {
         return link.open(ChannelClass::Chat).await;
     }
-    let late = |_| Error::new(ErrorKind::Timeout, "engine", "accept", "the dialing side opened no chat channel");
-    let channel = tokio::time::timeout(CHAT_TIMEOUT, link.accept()).await.map_err(late)??;
+    let late = |_| {
+        Error::new(
+            ErrorKind::Timeout,
+            "engine",
+            "accept",
+            "the dialing side opened no chat channel",
+        )
+    };
+    let channel = tokio::time::timeout(CHAT_TIMEOUT, link.accept())
+        .await
+        .map_err(late)??;
     match channel.class {
         ChannelClass::Chat => Ok(channel),
-        _ => Err(Error::new(ErrorKind::Malformed, "engine", "accept", "the second channel is not a chat channel")),
+        _ => Err(Error::new(
+            ErrorKind::Malformed,
+            "engine",
+            "accept",
+            "the second channel is not a chat channel",
+        )),
     }
 }
 
@@ -86,7 +128,14 @@ async fn carry(
         end = read(shared, device, chat.receiver, &budget) => end,
         error = link.closed() => Err(error),
     };
-    outcome.err().unwrap_or_else(|| Error::new(ErrorKind::Closed, "engine", "link", "the other side ended it"))
+    outcome.err().unwrap_or_else(|| {
+        Error::new(
+            ErrorKind::Closed,
+            "engine",
+            "link",
+            "the other side ended it",
+        )
+    })
 }
 
 async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Result<()> {
@@ -101,7 +150,12 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
     Ok(())
 }
 
-async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Arc<Semaphore>) -> Result<()> {
+async fn read(
+    shared: &Shared,
+    device: DeviceId,
+    mut channel: FrameReceiver,
+    budget: &Arc<Semaphore>,
+) -> Result<()> {
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
         let cost = u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX);
@@ -116,8 +170,19 @@ async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, bud
             }
         };
         let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
-        let _budget = budget.clone().acquire_many_owned(cost).await.map_err(gone)?;
-        shared.driver.input(Input::Frame { device, frame, _budget }).await?;
+        let _budget = budget
+            .clone()
+            .acquire_many_owned(cost)
+            .await
+            .map_err(gone)?;
+        shared
+            .driver
+            .input(Input::Frame {
+                device,
+                frame,
+                _budget,
+            })
+            .await?;
     }
     Ok(())
 }

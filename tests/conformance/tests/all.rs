@@ -1,0 +1,108 @@
+//! The suites over every implementation of this repository.
+
+use std::sync::Arc;
+
+use peerloom_conformance::identity::{Identity, identity};
+use peerloom_conformance::transport::Side;
+use peerloom_conformance::{crypto, discovery, signaling, storage, transport};
+use peerloom_core::memory::{
+    MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage,
+    MemoryTransport, SignalingHub,
+};
+use peerloom_core::{Crypto, Discovery};
+use peerloom_crypto_mls::MlsCrypto;
+use peerloom_discovery_invite::InviteDiscovery;
+use peerloom_storage_redb::RedbStorage;
+use peerloom_transport_quic::{QuicConfig, QuicTransport};
+
+#[test]
+fn storage_memory() {
+    let shared = MemoryStorage::new();
+    storage::run(|| Arc::new(shared.clone()));
+}
+
+#[test]
+fn storage_redb() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.redb");
+    storage::run(|| Arc::new(RedbStorage::open(&path, 4 << 20).expect("a store")));
+}
+
+#[test]
+fn crypto_memory() {
+    crypto::run(&|identity| Arc::new(MemoryCrypto::new(identity.device)));
+}
+
+#[test]
+fn crypto_mls_classical() {
+    let make = |identity: &Identity| -> Arc<dyn Crypto> {
+        Arc::new(MlsCrypto::new(&identity.secret, identity.certificate.clone()).expect("a crypto"))
+    };
+    crypto::run(&make);
+}
+
+#[tokio::test]
+async fn discovery_memory() {
+    let directory = MemoryDirectory::default();
+    let (first, second) = (
+        MemoryDiscovery::new(&directory),
+        MemoryDiscovery::new(&directory),
+    );
+    discovery::run(Arc::new(first), Arc::new(second)).await;
+}
+
+#[tokio::test]
+async fn discovery_invite() {
+    let both: Arc<dyn Discovery> = Arc::new(InviteDiscovery::default());
+    discovery::run(both.clone(), both).await;
+}
+
+#[tokio::test]
+async fn signaling_memory() {
+    let (hub, a, b) = (
+        SignalingHub::default(),
+        identity(1).device,
+        identity(2).device,
+    );
+    let first = Arc::new(MemorySignaling::new(a, &hub));
+    let second = Arc::new(MemorySignaling::new(b, &hub));
+    signaling::run((a, first), (b, second)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transport_memory() {
+    let network = MemoryNetwork::default();
+    let side = |number: u8| {
+        let identity = identity(number);
+        let address = format!("memory://{number}").parse().expect("an address");
+        Side {
+            transport: Arc::new(MemoryTransport::new(
+                &network,
+                address,
+                identity.key.clone(),
+            )),
+            key: identity.key,
+        }
+    };
+    transport::run(side(1), side(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transport_quic() {
+    for require_post_quantum in [false, true] {
+        let side = |number: u8| {
+            let identity = identity(number);
+            let config = QuicConfig {
+                listen: "127.0.0.1:0".into(),
+                require_post_quantum,
+                ..QuicConfig::default()
+            };
+            let transport = QuicTransport::new(config, &identity.secret).expect("a transport");
+            Side {
+                transport: Arc::new(transport),
+                key: identity.key,
+            }
+        };
+        transport::run(side(1), side(2)).await;
+    }
+}

@@ -1,0 +1,213 @@
+//! Running the command.
+#![allow(dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The command on a folder.
+pub fn peerloom(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments)
+        .output()
+        .expect("the command runs")
+}
+
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerloom-under-test"));
+    command
+        .arg("-C")
+        .arg(folder)
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .env("NO_COLOR", "1");
+    command
+}
+
+/// The command's result; panics with its complaint when it fails.
+pub fn ok(folder: &Path, arguments: &[&str]) -> String {
+    let output = peerloom(folder, arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// The command's JSON result.
+pub fn ok_json(folder: &Path, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    serde_json::from_str(&ok(folder, &arguments)).expect("JSON")
+}
+
+/// The complaint and exit code of a command that must fail.
+pub fn fails(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = peerloom(folder, arguments);
+    assert!(
+        !output.status.success(),
+        "{arguments:?} should fail: {}",
+        text(&output.stdout)
+    );
+    let complaint = text(&output.stderr);
+    assert!(!complaint.contains("panicked"), "{complaint}");
+    (output.status.code().expect("an exit code"), complaint)
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder with a node that listens on loopback.
+pub fn init(base: &Path, name: &str) -> PathBuf {
+    let folder = base.join(name);
+    let port = std::net::UdpSocket::bind("127.0.0.1:0")
+        .and_then(|s| s.local_addr())
+        .expect("a port")
+        .port();
+    ok(
+        &folder,
+        &[
+            "init",
+            "--name",
+            name,
+            "--network",
+            "test",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+        ],
+    );
+    folder
+}
+
+/// A node in a process of its own; killed when dropped.
+pub struct Running {
+    pub folder: PathBuf,
+    child: Child,
+}
+
+impl Running {
+    pub fn start(folder: &Path) -> Self {
+        let child = command(folder, &["run", "--quiet"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("a process");
+        let mut running = Self {
+            folder: folder.to_path_buf(),
+            child,
+        };
+        eventually("the node to answer", || {
+            assert!(
+                running.child.try_wait().expect("a status").is_none(),
+                "the node ended at once"
+            );
+            Control::connect(folder).is_some()
+        });
+        running
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a signal");
+        self.child.wait().expect("an end");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A connection to a node's control socket.
+pub struct Control {
+    reader: BufReader<UnixStream>,
+    next: u64,
+}
+
+impl Control {
+    pub fn connect(folder: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(folder.join("node.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        Some(Self {
+            reader: BufReader::new(stream),
+            next: 0,
+        })
+    }
+
+    /// Sends a request without waiting for its answer.
+    pub fn ask(&mut self, mut request: Value) -> std::io::Result<u64> {
+        self.next += 1;
+        request["id"] = json!(self.next);
+        self.reader
+            .get_mut()
+            .write_all(format!("{request}\n").as_bytes())?;
+        Ok(self.next)
+    }
+
+    /// The next answer; `None` when the node has ended.
+    pub fn answer(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => serde_json::from_str(&line).ok(),
+        }
+    }
+
+    pub fn request(&mut self, request: Value) -> Option<Value> {
+        let id = self.ask(request).ok()?;
+        loop {
+            let answer = self.answer()?;
+            if answer["id"] == id {
+                return Some(answer);
+            }
+        }
+    }
+}
+
+/// Makes two nodes contacts of each other; `first` must be running.
+pub fn introduce(first: &Path, second: &Path) {
+    let link = ok(first, &["invite"]);
+    ok(second, &["add", link.trim()]);
+}
+
+/// The ids of everything a node has received.
+pub fn inbox_ids(folder: &Path) -> Vec<String> {
+    let mut control = Control::connect(folder).expect("a running node");
+    let mut ids = Vec::new();
+    let mut after = "0.0".to_owned();
+    loop {
+        let answer = control
+            .request(json!({ "op": "inbox", "after": after, "limit": 5000 }))
+            .expect("an answer");
+        let page = answer["ok"].as_array().expect("messages").clone();
+        let Some(last) = page.last() else { return ids };
+        after = last["cursor"].as_str().expect("a cursor").to_owned();
+        ids.extend(
+            page.iter()
+                .map(|m| m["id"].as_str().expect("an id").to_owned()),
+        );
+    }
+}
