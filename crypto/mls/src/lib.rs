@@ -19,14 +19,8 @@ pub use session::MlsCrypto;
 
 /// Registers the `mls-classical` kind.
 pub fn register(kinds: &mut Kinds) {
-    let summary =
-        "MLS with X25519, ChaCha20-Poly1305, SHA-256, Ed25519: forward secrecy and healing";
-    kinds
-        .cryptos
-        .add("mls-classical", summary, |_: NoSettings, context| {
-            Ok(Arc::new(MlsCrypto::new(
-                &context.secret,
-                context.certificate.clone(),
-            )?))
-        });
+    let summary = "MLS with X25519, ChaCha20-Poly1305, SHA-256, Ed25519: forward secrecy and healing";
+    kinds.cryptos.add("mls-classical", summary, |_: NoSettings, context| {
+        Ok(Arc::new(MlsCrypto::new(&context.secret, context.certificate.clone())?))
+    });
 }

@@ -53,10 +53,7 @@ impl<'a> Provider<'a> {
         Self {
             crypto: SuiteCrypto::new(seeds[0]),
             rand: SeededRand(RefCell::new(ChaCha20Rng::from_seed(seeds[1]))),
-            store: Store {
-                txn,
-                writes: RefCell::default(),
-            },
+            store: Store { txn, writes: RefCell::default() },
         }
     }
 
@@ -154,14 +151,8 @@ impl Store<'_> {
     }
     fn write(&self, tag: u8, key: &impl Serialize, value: &impl Serialize) -> StateResult<()> {
         // The join config (de)serialises through an untagged enum: self-describing format only.
-        let value = if tag == JOIN_CONFIG {
-            codec::encode_described(value)?
-        } else {
-            codec::encode(value)?
-        };
-        self.writes
-            .borrow_mut()
-            .insert(Self::key(tag, key)?, Some(value.into()));
+        let value = if tag == JOIN_CONFIG { codec::encode_described(value)? } else { codec::encode(value)? };
+        self.writes.borrow_mut().insert(Self::key(tag, key)?, Some(value.into()));
         Ok(())
     }
     fn read<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Option<T>> {
@@ -172,12 +163,7 @@ impl Store<'_> {
             None => self.txn.get(&key).map_err(|e| StateError(e.to_string()))?,
         };
         let Some(value) = value else { return Ok(None) };
-        if tag == JOIN_CONFIG {
-            codec::decode_described(&value)
-        } else {
-            codec::decode(&value)
-        }
-        .map(Some)
+        if tag == JOIN_CONFIG { codec::decode_described(&value) } else { codec::decode(&value) }.map(Some)
     }
     fn remove(&self, tag: u8, key: &impl Serialize) -> StateResult<()> {
         self.writes.borrow_mut().insert(Self::key(tag, key)?, None);
@@ -275,21 +261,14 @@ impl StorageProvider<V1> for Store<'_> {
         items.push(codec::encode(leaf)?);
         self.write(OWN_LEAF_NODES, group, &items)
     }
-    fn own_leaf_nodes<K: traits::GroupId<V1>, V: traits::LeafNode<V1>>(
-        &self,
-        group: &K,
-    ) -> StateResult<Vec<V>> {
+    fn own_leaf_nodes<K: traits::GroupId<V1>, V: traits::LeafNode<V1>>(&self, group: &K) -> StateResult<Vec<V>> {
         let items: Vec<Vec<u8>> = self.list(OWN_LEAF_NODES, group)?;
         items.iter().map(|b| codec::decode(b)).collect()
     }
 
     // The whole proposal queue of a group is one record: our groups never hold proposals by
     // reference, so it is normally absent.
-    fn queue_proposal<
-        K: traits::GroupId<V1>,
-        R: traits::ProposalRef<V1>,
-        P: traits::QueuedProposal<V1>,
-    >(
+    fn queue_proposal<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>, P: traits::QueuedProposal<V1>>(
         &self,
         group: &K,
         reference: &R,
@@ -306,19 +285,12 @@ impl StorageProvider<V1> for Store<'_> {
         let items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
         items.iter().map(|(r, _)| codec::decode(r)).collect()
     }
-    fn queued_proposals<
-        K: traits::GroupId<V1>,
-        R: traits::ProposalRef<V1>,
-        P: traits::QueuedProposal<V1>,
-    >(
+    fn queued_proposals<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>, P: traits::QueuedProposal<V1>>(
         &self,
         group: &K,
     ) -> StateResult<Vec<(R, P)>> {
         let items: Vec<(Vec<u8>, Vec<u8>)> = self.list(PROPOSALS, group)?;
-        items
-            .iter()
-            .map(|(r, p)| Ok((codec::decode(r)?, codec::decode(p)?)))
-            .collect()
+        items.iter().map(|(r, p)| Ok((codec::decode(r)?, codec::decode(p)?))).collect()
     }
     fn remove_proposal<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(
         &self,
@@ -330,18 +302,11 @@ impl StorageProvider<V1> for Store<'_> {
         items.retain(|(r, _)| *r != reference);
         self.write(PROPOSALS, group, &items)
     }
-    fn clear_proposal_queue<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(
-        &self,
-        group: &K,
-    ) -> StateResult<()> {
+    fn clear_proposal_queue<K: traits::GroupId<V1>, R: traits::ProposalRef<V1>>(&self, group: &K) -> StateResult<()> {
         self.remove(PROPOSALS, group)
     }
 
-    fn write_encryption_epoch_key_pairs<
-        K: traits::GroupId<V1>,
-        E: traits::EpochKey<V1>,
-        P: traits::HpkeKeyPair<V1>,
-    >(
+    fn write_encryption_epoch_key_pairs<K: traits::GroupId<V1>, E: traits::EpochKey<V1>, P: traits::HpkeKeyPair<V1>>(
         &self,
         group: &K,
         epoch: &E,
@@ -350,11 +315,7 @@ impl StorageProvider<V1> for Store<'_> {
     ) -> StateResult<()> {
         self.write(EPOCH_KEY_PAIRS, &(group, epoch, leaf), &pairs)
     }
-    fn encryption_epoch_key_pairs<
-        K: traits::GroupId<V1>,
-        E: traits::EpochKey<V1>,
-        P: traits::HpkeKeyPair<V1>,
-    >(
+    fn encryption_epoch_key_pairs<K: traits::GroupId<V1>, E: traits::EpochKey<V1>, P: traits::HpkeKeyPair<V1>>(
         &self,
         group: &K,
         epoch: &E,

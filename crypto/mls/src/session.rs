@@ -3,22 +3,20 @@
 use bytes::Bytes;
 use openmls::framing::errors::{MessageDecryptionError, SecretTreeError};
 use openmls::group::{
-    MlsGroup, MlsGroupJoinConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessMessageError,
-    StagedCommit, StagedWelcome, ValidationError, WelcomeError,
+    MlsGroup, MlsGroupJoinConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessMessageError, StagedCommit, StagedWelcome,
+    ValidationError, WelcomeError,
 };
 use openmls::prelude::{
-    BasicCredential, Capabilities, Credential, CredentialWithKey, ExtensionType, GroupId,
-    KeyPackage, KeyPackageIn, LeafNodeIndex, Lifetime, MlsMessageBodyIn, MlsMessageIn,
-    ProcessedMessageContent, ProtocolVersion, Sender, SenderRatchetConfiguration,
+    BasicCredential, Capabilities, Credential, CredentialWithKey, ExtensionType, GroupId, KeyPackage, KeyPackageIn,
+    LeafNodeIndex, Lifetime, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, ProtocolVersion, Sender,
+    SenderRatchetConfiguration,
 };
 use openmls_traits::OpenMlsProvider;
 use peerloom_core::wire::{
-    CannotOpenReason, ConversationId, DeviceCertificate, DeviceId, EntryClass, LogId, Signed,
-    SuiteId, limits,
+    CannotOpenReason, ConversationId, DeviceCertificate, DeviceId, EntryClass, LogId, Signed, SuiteId, limits,
 };
 use peerloom_core::{
-    Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result,
-    Sealing, StateTxn,
+    Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing, StateTxn,
 };
 use peerloom_crypto_primitives::{SigningKey, sha256, verify};
 use rand_core::Rng;
@@ -53,11 +51,7 @@ impl MlsCrypto {
             let message = "the device's certificate is for another key";
             return Err(Error::new(ErrorKind::Invalid, "mls", "start", message));
         }
-        Ok(Self {
-            signer: DeviceSigner(key),
-            certificate,
-            device: opened.device,
-        })
+        Ok(Self { signer: DeviceSigner(key), certificate, device: opened.device })
     }
 
     fn credential(&self) -> CredentialWithKey {
@@ -99,10 +93,7 @@ impl MlsCrypto {
             .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
             .build();
         let staged = match StagedWelcome::build_from_welcome(provider, &config, welcome) {
-            Ok(builder) => builder
-                .skip_lifetime_validation()
-                .replace_old_group()
-                .build(),
+            Ok(builder) => builder.skip_lifetime_validation().replace_old_group().build(),
             Err(error) => Err(error),
         };
         let staged = match staged {
@@ -119,24 +110,15 @@ impl MlsCrypto {
         }
         let owner = staged.members().find(|m| m.index == owner_index());
         let by_owner = staged.welcome_sender_index() == owner_index()
-            && owner
-                .is_some_and(|m| certified(&m.credential, &m.signature_key) == Some(log.device));
+            && owner.is_some_and(|m| certified(&m.credential, &m.signature_key) == Some(log.device));
         if !by_owner {
-            return Ok(Joined::Bad(
-                "the welcome comes from somebody else than the log's owner",
-            ));
+            return Ok(Joined::Bad("the welcome comes from somebody else than the log's owner"));
         }
         staged.into_group(provider).map_err(|e| bug("join", e))?;
         Ok(Joined::Yes)
     }
 
-    fn open_handshake(
-        &self,
-        txn: &mut dyn StateTxn,
-        rng: &mut dyn Rng,
-        log: LogId,
-        bytes: &[u8],
-    ) -> Result<Opened> {
+    fn open_handshake(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, log: LogId, bytes: &[u8]) -> Result<Opened> {
         if bytes.len() > limits::HANDSHAKE_PAYLOAD {
             return Ok(Opened::Rejected("the handshake is longer than its limit"));
         }
@@ -164,9 +146,7 @@ impl MlsCrypto {
             ProcessedMessageContent::StagedCommitMessage(_) => {
                 Ok(Opened::Rejected("the commit replaces the log's owner"))
             }
-            _ => Ok(Opened::Rejected(
-                "the handshake carries something else than a commit",
-            )),
+            _ => Ok(Opened::Rejected("the handshake carries something else than a commit")),
         })?;
         if opened == Opened::Applied {
             provider.flush();
@@ -193,14 +173,9 @@ impl MlsCrypto {
             match content {
                 ProcessedMessageContent::ApplicationMessage(carried) => {
                     let plaintext = payload::attach(&carried.into_bytes(), body);
-                    Ok(plaintext.map_or(
-                        Opened::CannotOpen(CannotOpenReason::Damaged),
-                        Opened::Content,
-                    ))
+                    Ok(plaintext.map_or(Opened::CannotOpen(CannotOpenReason::Damaged), Opened::Content))
                 }
-                _ => Ok(Opened::Rejected(
-                    "the entry carries something else than a message",
-                )),
+                _ => Ok(Opened::Rejected("the entry carries something else than a message")),
             }
         })?;
         match opened {
@@ -220,9 +195,7 @@ impl MlsCrypto {
         message: &[u8],
         then: impl FnOnce(&mut MlsGroup, ProcessedMessageContent) -> Result<Opened>,
     ) -> Result<Opened> {
-        self.process(provider, log, message, |group, _, content| {
-            then(group, content)
-        })
+        self.process(provider, log, message, |group, _, content| then(group, content))
     }
 
     /// Processes a message of the log's group, if its sender is the log's owner.
@@ -246,9 +219,7 @@ impl MlsCrypto {
                 let aad = processed.aad().to_vec();
                 then(&mut group, &aad, processed.into_content())
             }
-            Ok(_) => Ok(Opened::Rejected(
-                "the entry comes from somebody else than the log's owner",
-            )),
+            Ok(_) => Ok(Opened::Rejected("the entry comes from somebody else than the log's owner")),
             Err(error) => explain(error, epoch > group.epoch()),
         }
     }
@@ -260,12 +231,7 @@ impl Crypto for MlsCrypto {
     }
 
     fn caps(&self) -> CryptoCaps {
-        CryptoCaps {
-            ratchet: true,
-            healing: true,
-            removal: true,
-            post_quantum: false,
-        }
+        CryptoCaps { ratchet: true, healing: true, removal: true, post_quantum: false }
     }
 
     fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
@@ -275,10 +241,7 @@ impl Crypto for MlsCrypto {
             .leaf_node_capabilities(capabilities())
             .build(SUITE, &provider, &self.signer, self.credential())
             .map_err(|e| bug("make a key package", e))?;
-        let package = bundle
-            .key_package()
-            .tls_serialize_detached()
-            .map_err(|e| bug("make a key package", e))?;
+        let package = bundle.key_package().tls_serialize_detached().map_err(|e| bug("make a key package", e))?;
         provider.flush();
         Ok(package.into())
     }
@@ -294,10 +257,7 @@ impl Crypto for MlsCrypto {
             let message = format!("a conversation has at most {MAX_DEVICES} devices");
             return Err(Error::new(ErrorKind::TooLarge, "mls", "prepare", message));
         }
-        let id = group_id(LogId {
-            device: self.device,
-            conversation,
-        });
+        let id = group_id(LogId { device: self.device, conversation });
         let provider = Provider::new(txn, rng);
         let existing = load(&provider, &id)?;
         let present: Vec<(DeviceId, LeafNodeIndex)> = existing.iter().flat_map(members).collect();
@@ -305,10 +265,7 @@ impl Crypto for MlsCrypto {
         let mut prepared = Prepared::default();
         let (mut adds, mut removes, mut joins) = (Vec::new(), Vec::new(), Vec::new());
         for member in roster {
-            let leaf = present
-                .iter()
-                .find(|(device, _)| *device == member.device)
-                .map(|(_, leaf)| *leaf);
+            let leaf = present.iter().find(|(device, _)| *device == member.device).map(|(_, leaf)| *leaf);
             match (leaf, &member.key_package) {
                 (Some(_), _) if !member.rejoin => prepared.members.push(member.device),
                 (leaf, Some(package)) => {
@@ -324,12 +281,7 @@ impl Crypto for MlsCrypto {
             }
         }
         let listed = |device: &DeviceId| roster.iter().any(|m| m.device == *device);
-        removes.extend(
-            present
-                .iter()
-                .filter(|(device, _)| !listed(device))
-                .map(|(_, leaf)| *leaf),
-        );
+        removes.extend(present.iter().filter(|(device, _)| !listed(device)).map(|(_, leaf)| *leaf));
         if adds.is_empty() && removes.is_empty() {
             return Ok(prepared);
         }
@@ -348,30 +300,17 @@ impl Crypto for MlsCrypto {
             .build(provider.rand(), provider.crypto(), &self.signer, |_| true)
             // The key packages are all in it that comes from outside.
             .map_err(|e| {
-                Error::new(
-                    ErrorKind::Unauthenticated,
-                    "mls",
-                    "add devices",
-                    "a key package doesn't fit the group",
-                )
-                .source(e)
+                Error::new(ErrorKind::Unauthenticated, "mls", "add devices", "a key package doesn't fit the group")
+                    .source(e)
             })?
             .stage_commit(&provider)
             .map_err(|e| bug("commit", e))?;
         // The group info would let its holder join by itself; it stays here.
         let (commit, welcome, _) = staged.into_messages();
-        let encode = |message: openmls::prelude::MlsMessageOut| {
-            message
-                .tls_serialize_detached()
-                .map_err(|e| bug("commit", e))
-        };
-        let (commit, welcome) = (
-            encode(commit)?,
-            welcome.map(encode).transpose()?.unwrap_or_default(),
-        );
-        group
-            .merge_pending_commit(&provider)
-            .map_err(|e| bug("commit", e))?;
+        let encode =
+            |message: openmls::prelude::MlsMessageOut| message.tls_serialize_detached().map_err(|e| bug("commit", e));
+        let (commit, welcome) = (encode(commit)?, welcome.map(encode).transpose()?.unwrap_or_default());
+        group.merge_pending_commit(&provider).map_err(|e| bug("commit", e))?;
         provider.flush();
         prepared.outgoing.push(Outgoing {
             devices: prepared.members.clone(),
@@ -381,43 +320,21 @@ impl Crypto for MlsCrypto {
         Ok(prepared)
     }
 
-    fn seal(
-        &self,
-        txn: &mut dyn StateTxn,
-        rng: &mut dyn Rng,
-        sealing: Sealing<'_>,
-    ) -> Result<Bytes> {
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes> {
         if sealing.plaintext.len() > limits::BUNDLE {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                "mls",
-                "seal",
-                "the entry is longer than its limit",
-            ));
+            return Err(Error::new(ErrorKind::TooLarge, "mls", "seal", "the entry is longer than its limit"));
         }
         let mut key = [0; 32];
         rng.fill_bytes(&mut key);
         let provider = Provider::new(txn, rng);
-        let log = LogId {
-            device: self.device,
-            conversation: sealing.conversation,
-        };
+        let log = LogId { device: self.device, conversation: sealing.conversation };
         let Some(mut group) = load(&provider, &group_id(log))? else {
-            return Err(Error::new(
-                ErrorKind::Bug,
-                "mls",
-                "seal",
-                "there is no send group; prepare one first",
-            ));
+            return Err(Error::new(ErrorKind::Bug, "mls", "seal", "there is no send group; prepare one first"));
         };
         let (carried, body) = payload::detach(sealing.plaintext, key);
         group.set_aad(sha256(&[sealing.associated_data]).to_vec());
-        let message = group
-            .create_message(&provider, &self.signer, &carried)
-            .map_err(|e| bug("seal", e))?;
-        let message = message
-            .tls_serialize_detached()
-            .map_err(|e| bug("seal", e))?;
+        let message = group.create_message(&provider, &self.signer, &carried).map_err(|e| bug("seal", e))?;
+        let message = message.tls_serialize_detached().map_err(|e| bug("seal", e))?;
         provider.flush();
         Ok(payload::join(&message, &body))
     }
@@ -433,9 +350,7 @@ impl Crypto for MlsCrypto {
     ) -> Result<Opened> {
         match class {
             EntryClass::Handshake => self.open_handshake(txn, rng, log, payload),
-            EntryClass::Application => {
-                self.open_application(txn, rng, log, associated_data, payload)
-            }
+            EntryClass::Application => self.open_application(txn, rng, log, associated_data, payload),
         }
     }
 
@@ -451,13 +366,7 @@ enum Joined {
 
 /// The MLS group of a log.
 fn group_id(log: LogId) -> GroupId {
-    GroupId::from_slice(
-        &[
-            log.device.as_bytes().as_slice(),
-            log.conversation.as_bytes(),
-        ]
-        .concat(),
-    )
+    GroupId::from_slice(&[log.device.as_bytes().as_slice(), log.conversation.as_bytes()].concat())
 }
 
 /// Who makes a group is its first leaf, and stays there.
@@ -471,13 +380,7 @@ fn always() -> Lifetime {
 }
 
 fn capabilities() -> Capabilities {
-    Capabilities::new(
-        None,
-        Some(&[SUITE]),
-        Some(&[ExtensionType::LastResort]),
-        None,
-        None,
-    )
+    Capabilities::new(None, Some(&[SUITE]), Some(&[ExtensionType::LastResort]), None, None)
 }
 
 fn load(provider: &Provider<'_>, id: &GroupId) -> Result<Option<MlsGroup>> {
@@ -495,20 +398,14 @@ fn certified(credential: &Credential, signature_key: &[u8]) -> Option<DeviceId> 
 /// The other devices of a group, with their leaves.
 fn members(group: &MlsGroup) -> impl Iterator<Item = (DeviceId, LeafNodeIndex)> + '_ {
     let other = |m: &openmls::prelude::Member| m.index != owner_index();
-    group
-        .members()
-        .filter(other)
-        .filter_map(|m| Some((certified(&m.credential, &m.signature_key)?, m.index)))
+    group.members().filter(other).filter_map(|m| Some((certified(&m.credential, &m.signature_key)?, m.index)))
 }
 
 fn key_package_of(provider: &Provider<'_>, bytes: &[u8], device: DeviceId) -> Result<KeyPackage> {
-    let bad =
-        |message: &str| Error::new(ErrorKind::Unauthenticated, "mls", "add a device", message);
-    let parsed = KeyPackageIn::tls_deserialize_exact_bytes(bytes)
-        .map_err(|_| bad("the key package is malformed"))?;
-    let package = parsed
-        .validate(provider.crypto(), ProtocolVersion::Mls10)
-        .map_err(|_| bad("the key package is invalid"))?;
+    let bad = |message: &str| Error::new(ErrorKind::Unauthenticated, "mls", "add a device", message);
+    let parsed = KeyPackageIn::tls_deserialize_exact_bytes(bytes).map_err(|_| bad("the key package is malformed"))?;
+    let package =
+        parsed.validate(provider.crypto(), ProtocolVersion::Mls10).map_err(|_| bad("the key package is invalid"))?;
     if package.ciphersuite() != SUITE {
         return Err(bad("the key package is for another suite"));
     }
@@ -521,9 +418,9 @@ fn key_package_of(provider: &Provider<'_>, bytes: &[u8], device: DeviceId) -> Re
 
 /// Whether the first leaf stays the log's owner.
 fn keeps_owner(commit: &StagedCommit, log: LogId) -> bool {
-    commit.update_path_leaf_node().is_none_or(|leaf| {
-        certified(leaf.credential(), leaf.signature_key().as_slice()) == Some(log.device)
-    })
+    commit
+        .update_path_leaf_node()
+        .is_none_or(|leaf| certified(leaf.credential(), leaf.signature_key().as_slice()) == Some(log.device))
 }
 
 fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Result<Opened> {
@@ -532,35 +429,21 @@ fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Re
     use ProcessMessageError as Process;
     Ok(match error {
         Process::StorageError(error) => return Err(state_failed("open", error)),
-        Process::ValidationError(ValidationError::UnableToDecrypt(
-            Decryption::SecretTreeError(cause),
-        )) => match cause {
+        Process::ValidationError(ValidationError::UnableToDecrypt(Decryption::SecretTreeError(cause))) => match cause {
             SecretTreeError::SecretReuseError => Opened::Duplicate,
             SecretTreeError::TooDistantInTheFuture => Opened::NeedsEarlier,
             _ => Opened::CannotOpen(Reason::KeyGone),
         },
-        Process::ValidationError(ValidationError::WrongEpoch) if from_later_epoch => {
-            Opened::NeedsEarlier
-        }
-        Process::ValidationError(ValidationError::WrongEpoch) => {
-            Opened::CannotOpen(Reason::KeyGone)
-        }
-        Process::ValidationError(ValidationError::WrongGroupId) => {
-            Opened::Rejected("the entry is of another group")
-        }
+        Process::ValidationError(ValidationError::WrongEpoch) if from_later_epoch => Opened::NeedsEarlier,
+        Process::ValidationError(ValidationError::WrongEpoch) => Opened::CannotOpen(Reason::KeyGone),
+        Process::ValidationError(ValidationError::WrongGroupId) => Opened::Rejected("the entry is of another group"),
         Process::GroupStateError(_) => Opened::CannotOpen(Reason::NoSession),
         _ => Opened::CannotOpen(Reason::Damaged),
     })
 }
 
 fn state_failed(operation: &'static str, error: StateError) -> Error {
-    Error::new(
-        ErrorKind::Storage,
-        "mls",
-        operation,
-        "the session's state can't be read",
-    )
-    .source(error)
+    Error::new(ErrorKind::Storage, "mls", operation, "the session's state can't be read").source(error)
 }
 
 fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -11,14 +11,14 @@ use chacha20poly1305::{
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use hpke::{
-    Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305 as HpkeAead,
-    kdf::HkdfSha256, kem::X25519HkdfSha256 as X25519,
+    Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305 as HpkeAead, kdf::HkdfSha256,
+    kem::X25519HkdfSha256 as X25519,
 };
 use openmls_traits::{
     crypto::OpenMlsCrypto,
     types::{
-        AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeAeadType, HpkeCiphertext,
-        HpkeConfig, HpkeKdfType, HpkeKemType, HpkeKeyPair, KemOutput, SignatureScheme,
+        AeadType, Ciphersuite, CryptoError, ExporterSecret, HashType, HpkeAeadType, HpkeCiphertext, HpkeConfig,
+        HpkeKdfType, HpkeKemType, HpkeKeyPair, KemOutput, SignatureScheme,
     },
 };
 use peerloom_core::wire::PublicKey;
@@ -29,8 +29,7 @@ use tls_codec::SecretVLBytes;
 use zeroize::Zeroizing;
 
 /// MLS ciphersuite 0x0003 (RFC 9420 §17.1).
-pub(crate) const SUITE: Ciphersuite =
-    Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
+pub(crate) const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
 
 /// The primitives, for one call.
 pub(crate) struct SuiteCrypto {
@@ -39,9 +38,7 @@ pub(crate) struct SuiteCrypto {
 
 impl SuiteCrypto {
     pub(crate) fn new(seed: [u8; 32]) -> Self {
-        Self {
-            seed: Zeroizing::new(seed),
-        }
+        Self { seed: Zeroizing::new(seed) }
     }
     fn rng(&self, inputs: &[&[u8]]) -> ChaCha20Rng {
         let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(&*self.seed) else {
@@ -56,76 +53,43 @@ impl SuiteCrypto {
 }
 
 fn sha256(h: HashType) -> Result<(), CryptoError> {
-    if h == HashType::Sha2_256 {
-        Ok(())
-    } else {
-        Err(CryptoError::UnsupportedHashAlgorithm)
-    }
+    if h == HashType::Sha2_256 { Ok(()) } else { Err(CryptoError::UnsupportedHashAlgorithm) }
 }
-fn chacha(
-    a: AeadType,
-    key: &[u8],
-    nonce: &[u8],
-) -> Result<(ChaCha20Poly1305, chacha20poly1305::Nonce), CryptoError> {
+fn chacha(a: AeadType, key: &[u8], nonce: &[u8]) -> Result<(ChaCha20Poly1305, chacha20poly1305::Nonce), CryptoError> {
     if a != AeadType::ChaCha20Poly1305 {
         return Err(CryptoError::UnsupportedAeadAlgorithm);
     }
     let cipher = ChaCha20Poly1305::new_from_slice(key).map_err(|_| CryptoError::InvalidLength)?;
-    Ok((
-        cipher,
-        nonce.try_into().map_err(|_| CryptoError::InvalidLength)?,
-    ))
+    Ok((cipher, nonce.try_into().map_err(|_| CryptoError::InvalidLength)?))
 }
 fn ed25519(s: SignatureScheme) -> Result<(), CryptoError> {
-    if s == SignatureScheme::ED25519 {
-        Ok(())
-    } else {
-        Err(CryptoError::UnsupportedSignatureScheme)
-    }
+    if s == SignatureScheme::ED25519 { Ok(()) } else { Err(CryptoError::UnsupportedSignatureScheme) }
 }
 fn hpke_suite(c: &HpkeConfig) -> Result<(), CryptoError> {
     match (c.0, c.1, c.2) {
-        (HpkeKemType::DhKem25519, HpkeKdfType::HkdfSha256, HpkeAeadType::ChaCha20Poly1305) => {
-            Ok(())
-        }
+        (HpkeKemType::DhKem25519, HpkeKdfType::HkdfSha256, HpkeAeadType::ChaCha20Poly1305) => Ok(()),
         _ => Err(CryptoError::UnsupportedCiphersuite),
     }
 }
 
 impl OpenMlsCrypto for SuiteCrypto {
     fn supports(&self, suite: Ciphersuite) -> Result<(), CryptoError> {
-        if suite == SUITE {
-            Ok(())
-        } else {
-            Err(CryptoError::UnsupportedCiphersuite)
-        }
+        if suite == SUITE { Ok(()) } else { Err(CryptoError::UnsupportedCiphersuite) }
     }
     fn supported_ciphersuites(&self) -> Vec<Ciphersuite> {
         vec![SUITE]
     }
-    fn hkdf_extract(
-        &self,
-        h: HashType,
-        salt: &[u8],
-        ikm: &[u8],
-    ) -> Result<SecretVLBytes, CryptoError> {
+    fn hkdf_extract(&self, h: HashType, salt: &[u8], ikm: &[u8]) -> Result<SecretVLBytes, CryptoError> {
         sha256(h)?;
         Ok(Hkdf::<Sha256>::extract(Some(salt), ikm).0.to_vec().into())
     }
     fn hmac(&self, h: HashType, key: &[u8], msg: &[u8]) -> Result<SecretVLBytes, CryptoError> {
         sha256(h)?;
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key)
-            .map_err(|_| CryptoError::InvalidLength)?;
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).map_err(|_| CryptoError::InvalidLength)?;
         mac.update(msg);
         Ok(mac.finalize().into_bytes().to_vec().into())
     }
-    fn hkdf_expand(
-        &self,
-        h: HashType,
-        prk: &[u8],
-        info: &[u8],
-        len: usize,
-    ) -> Result<SecretVLBytes, CryptoError> {
+    fn hkdf_expand(&self, h: HashType, prk: &[u8], info: &[u8], len: usize) -> Result<SecretVLBytes, CryptoError> {
         sha256(h)?;
         let mut out = vec![0u8; len];
         Hkdf::<Sha256>::from_prk(prk)
@@ -147,8 +111,7 @@ impl OpenMlsCrypto for SuiteCrypto {
         aad: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let (c, n) = chacha(a, key, nonce)?;
-        c.encrypt(&n, Payload { msg, aad })
-            .map_err(|_| CryptoError::CryptoLibraryError)
+        c.encrypt(&n, Payload { msg, aad }).map_err(|_| CryptoError::CryptoLibraryError)
     }
     fn aead_decrypt(
         &self,
@@ -159,28 +122,17 @@ impl OpenMlsCrypto for SuiteCrypto {
         aad: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let (c, n) = chacha(a, key, nonce)?;
-        c.decrypt(&n, Payload { msg, aad })
-            .map_err(|_| CryptoError::AeadDecryptionError)
+        c.decrypt(&n, Payload { msg, aad }).map_err(|_| CryptoError::AeadDecryptionError)
     }
     /// Device keys are made elsewhere.
     fn signature_key_gen(&self, _: SignatureScheme) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
         Err(CryptoError::UnsupportedSignatureScheme)
     }
-    fn verify_signature(
-        &self,
-        s: SignatureScheme,
-        data: &[u8],
-        pk: &[u8],
-        sig: &[u8],
-    ) -> Result<(), CryptoError> {
+    fn verify_signature(&self, s: SignatureScheme, data: &[u8], pk: &[u8], sig: &[u8]) -> Result<(), CryptoError> {
         ed25519(s)?;
         let key = pk.try_into().map_err(|_| CryptoError::CryptoLibraryError)?;
         let good = peerloom_crypto_primitives::verify(&PublicKey::ed25519(key), data, sig);
-        if good {
-            Ok(())
-        } else {
-            Err(CryptoError::InvalidSignature)
-        }
+        if good { Ok(()) } else { Err(CryptoError::InvalidSignature) }
     }
     /// The device key signs through its own `Signer`, never as bytes.
     fn sign(&self, _: SignatureScheme, _: &[u8], _: &[u8]) -> Result<Vec<u8>, CryptoError> {
@@ -195,8 +147,7 @@ impl OpenMlsCrypto for SuiteCrypto {
         pt: &[u8],
     ) -> Result<HpkeCiphertext, CryptoError> {
         hpke_suite(&c)?;
-        let pk =
-            <X25519 as Kem>::PublicKey::from_bytes(pk_r).map_err(|_| CryptoError::InvalidLength)?;
+        let pk = <X25519 as Kem>::PublicKey::from_bytes(pk_r).map_err(|_| CryptoError::InvalidLength)?;
         let mut rng = self.rng(&[b"seal", pk_r, info, aad, pt]);
         let (enc, ct) = hpke::single_shot_seal_with_rng::<HpkeAead, HkdfSha256, X25519>(
             &OpModeS::Base,
@@ -207,10 +158,7 @@ impl OpenMlsCrypto for SuiteCrypto {
             &mut rng,
         )
         .map_err(|_| CryptoError::HpkeEncryptionError)?;
-        Ok(HpkeCiphertext {
-            kem_output: enc.to_bytes().to_vec().into(),
-            ciphertext: ct.into(),
-        })
+        Ok(HpkeCiphertext { kem_output: enc.to_bytes().to_vec().into(), ciphertext: ct.into() })
     }
     fn hpke_open(
         &self,
@@ -223,8 +171,7 @@ impl OpenMlsCrypto for SuiteCrypto {
         hpke_suite(&c)?;
         let bad = |_| CryptoError::HpkeDecryptionError;
         let sk = <X25519 as Kem>::PrivateKey::from_bytes(sk_r).map_err(bad)?;
-        let enc =
-            <X25519 as Kem>::EncappedKey::from_bytes(input.kem_output.as_slice()).map_err(bad)?;
+        let enc = <X25519 as Kem>::EncappedKey::from_bytes(input.kem_output.as_slice()).map_err(bad)?;
         hpke::single_shot_open::<HpkeAead, HkdfSha256, X25519>(
             &OpModeR::Base,
             &sk,
@@ -245,19 +192,13 @@ impl OpenMlsCrypto for SuiteCrypto {
         len: usize,
     ) -> Result<(KemOutput, ExporterSecret), CryptoError> {
         hpke_suite(&c)?;
-        let pk = <X25519 as Kem>::PublicKey::from_bytes(pk_r)
-            .map_err(|_| CryptoError::SenderSetupError)?;
+        let pk = <X25519 as Kem>::PublicKey::from_bytes(pk_r).map_err(|_| CryptoError::SenderSetupError)?;
         let mut rng = self.rng(&[b"export", pk_r, info, ctx]);
-        let (enc, cx) = hpke::setup_sender_with_rng::<HpkeAead, HkdfSha256, X25519>(
-            &OpModeS::Base,
-            &pk,
-            info,
-            &mut rng,
-        )
-        .map_err(|_| CryptoError::SenderSetupError)?;
+        let (enc, cx) =
+            hpke::setup_sender_with_rng::<HpkeAead, HkdfSha256, X25519>(&OpModeS::Base, &pk, info, &mut rng)
+                .map_err(|_| CryptoError::SenderSetupError)?;
         let mut out = vec![0u8; len];
-        cx.export(ctx, &mut out)
-            .map_err(|_| CryptoError::ExporterError)?;
+        cx.export(ctx, &mut out).map_err(|_| CryptoError::ExporterError)?;
         Ok((enc.to_bytes().to_vec(), out.into()))
     }
     fn hpke_setup_receiver_and_export(
@@ -270,24 +211,17 @@ impl OpenMlsCrypto for SuiteCrypto {
         len: usize,
     ) -> Result<ExporterSecret, CryptoError> {
         hpke_suite(&c)?;
-        let sk = <X25519 as Kem>::PrivateKey::from_bytes(sk_r)
+        let sk = <X25519 as Kem>::PrivateKey::from_bytes(sk_r).map_err(|_| CryptoError::ReceiverSetupError)?;
+        let enc = <X25519 as Kem>::EncappedKey::from_bytes(enc).map_err(|_| CryptoError::ReceiverSetupError)?;
+        let cx = hpke::setup_receiver::<HpkeAead, HkdfSha256, X25519>(&OpModeR::Base, &sk, &enc, info)
             .map_err(|_| CryptoError::ReceiverSetupError)?;
-        let enc = <X25519 as Kem>::EncappedKey::from_bytes(enc)
-            .map_err(|_| CryptoError::ReceiverSetupError)?;
-        let cx =
-            hpke::setup_receiver::<HpkeAead, HkdfSha256, X25519>(&OpModeR::Base, &sk, &enc, info)
-                .map_err(|_| CryptoError::ReceiverSetupError)?;
         let mut out = vec![0u8; len];
-        cx.export(ctx, &mut out)
-            .map_err(|_| CryptoError::ExporterError)?;
+        cx.export(ctx, &mut out).map_err(|_| CryptoError::ExporterError)?;
         Ok(out.into())
     }
     fn derive_hpke_keypair(&self, c: HpkeConfig, ikm: &[u8]) -> Result<HpkeKeyPair, CryptoError> {
         hpke_suite(&c)?;
         let (sk, pk) = X25519::derive_keypair(ikm);
-        Ok(HpkeKeyPair {
-            private: sk.to_bytes().to_vec().into(),
-            public: pk.to_bytes().to_vec(),
-        })
+        Ok(HpkeKeyPair { private: sk.to_bytes().to_vec().into(), public: pk.to_bytes().to_vec() })
     }
 }

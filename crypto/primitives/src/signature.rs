@@ -20,10 +20,7 @@ impl SigningKey {
         };
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
-        Self {
-            pair,
-            public: PublicKey::ed25519(public),
-        }
+        Self { pair, public: PublicKey::ed25519(public) }
     }
 
     /// Its public half.
@@ -51,9 +48,7 @@ impl std::fmt::Debug for SigningKey {
 /// Whether `signature` is `key`'s over `message`.
 pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
     key.algorithm() == PublicKey::ED25519
-        && UnparsedPublicKey::new(&ED25519, key.as_bytes())
-            .verify(message, signature)
-            .is_ok()
+        && UnparsedPublicKey::new(&ED25519, key.as_bytes()).verify(message, signature).is_ok()
 }
 
 #[cfg(test)]
@@ -64,10 +59,7 @@ mod tests {
     fn matches_rfc_8032_test_1() {
         let seed = data("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
         let key = SigningKey::from_seed(&seed.try_into().unwrap());
-        assert_eq!(
-            key.public().as_bytes(),
-            data("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
-        );
+        assert_eq!(key.public().as_bytes(), data("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"));
         let signature = key.sign(b"");
         assert_eq!(signature[..4], data("e5564300"));
         assert!(verify(key.public(), b"", &signature));
@@ -76,9 +68,6 @@ mod tests {
     }
 
     fn data(hex: &str) -> Vec<u8> {
-        (0..hex.len())
-            .step_by(2)
-            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
-            .collect()
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
     }
 }

@@ -25,10 +25,7 @@ pub struct InviteDiscovery {
 
 impl Default for InviteDiscovery {
     fn default() -> Self {
-        Self {
-            records: Mutex::default(),
-            news: Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0)),
-        }
+        Self { records: Mutex::default(), news: Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0)) }
     }
 }
 
@@ -39,12 +36,7 @@ impl InviteDiscovery {
         let (_, certificate) = PeerRecord::open(&record, |_, _, _| true)?;
         let mut records = lock(&self.records);
         if records.len() >= MAX_RECORDS && !records.contains_key(&certificate.device) {
-            return Err(Error::new(
-                ErrorKind::Overloaded,
-                "invite",
-                "hand over",
-                "too many records; restart the node",
-            ));
+            return Err(Error::new(ErrorKind::Overloaded, "invite", "hand over", "too many records; restart the node"));
         }
         records.insert(certificate.device, (certificate.user, record.clone()));
         if let Some(news) = &*lock(&self.news) {
@@ -58,9 +50,7 @@ impl InviteDiscovery {
 #[async_trait]
 impl Discovery for InviteDiscovery {
     fn caps(&self) -> DiscoveryCaps {
-        DiscoveryCaps {
-            cost: CostTier::Local,
-        }
+        DiscoveryCaps { cost: CostTier::Local }
     }
 
     /// The own record is known like any other; it travels when a person hands over an invitation.
@@ -74,11 +64,7 @@ impl Discovery for InviteDiscovery {
             Target::User(target) => *user == target,
             Target::Device(target) => **device == target,
         };
-        Ok(records
-            .iter()
-            .filter(wanted)
-            .map(|(_, (_, record))| record.clone())
-            .collect())
+        Ok(records.iter().filter(wanted).map(|(_, (_, record))| record.clone()).collect())
     }
 
     fn watch(&self) -> BoxStream<'static, Signed> {

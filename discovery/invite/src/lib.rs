@@ -17,9 +17,5 @@ pub use link::{PREFIX, decode, encode};
 /// Registers the `invite` kind.
 pub fn register(kinds: &mut Kinds) {
     let summary = "records handed over in invitation links; asks nobody";
-    kinds
-        .discoveries
-        .add("invite", summary, |_: NoSettings, _| {
-            Ok(Arc::new(InviteDiscovery::default()))
-        });
+    kinds.discoveries.add("invite", summary, |_: NoSettings, _| Ok(Arc::new(InviteDiscovery::default())));
 }

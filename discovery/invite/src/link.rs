@@ -15,28 +15,16 @@ pub fn encode(invitation: &Signed) -> String {
 /// The signed invitation of a link; nothing in it is verified yet. White space, line breaks and a
 /// missing scheme are forgiven, since links are pasted by people.
 pub fn decode(link: &str) -> Result<Signed> {
-    let wrong = |message: &str| {
-        Err(Error::new(
-            ErrorKind::Malformed,
-            "invite",
-            "read the link",
-            message,
-        ))
-    };
+    let wrong = |message: &str| Err(Error::new(ErrorKind::Malformed, "invite", "read the link", message));
     // Base64 takes a third more than the bytes; the rest is room for line breaks.
     if link.len() > 4 * limits::INVITATION {
         return wrong("this is too long to be an invitation link; paste the link alone");
     }
     let link: String = link.chars().filter(|c| !c.is_whitespace()).collect();
-    let text = match link
-        .strip_prefix(PREFIX)
-        .or_else(|| link.strip_prefix("invite/"))
-    {
+    let text = match link.strip_prefix(PREFIX).or_else(|| link.strip_prefix("invite/")) {
         Some(text) => text,
         None if link.contains("://") => {
-            return wrong(
-                "this is another kind of link; an invitation begins with peerloom://invite/",
-            );
+            return wrong("this is another kind of link; an invitation begins with peerloom://invite/");
         }
         None => &link,
     };
@@ -63,9 +51,7 @@ mod tests {
     use super::*;
 
     fn signed() -> Signed {
-        Signed::sign(b"test", b"hello there".as_slice().into(), |_| {
-            vec![7; 64].into()
-        })
+        Signed::sign(b"test", b"hello there".as_slice().into(), |_| vec![7; 64].into())
     }
 
     #[test]
@@ -81,15 +67,7 @@ mod tests {
     #[test]
     fn other_texts_are_refused() {
         let long = "a".repeat(100_000);
-        for text in [
-            "",
-            "peerloom://invite/",
-            "https://example.org",
-            "h€llo",
-            &long,
-            "AAAA",
-            "peerloom://invite/x",
-        ] {
+        for text in ["", "peerloom://invite/", "https://example.org", "h€llo", &long, "AAAA", "peerloom://invite/x"] {
             let error = decode(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Malformed, "{text:.40}");
         }

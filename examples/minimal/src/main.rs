@@ -21,11 +21,7 @@ async fn main() -> peerloom::Result<()> {
             Event::Message(message) => {
                 println!("message: {}", message.text().unwrap_or("(not text)"))
             }
-            Event::Receipt {
-                state: MessageState::Delivered,
-                messages,
-                ..
-            } => {
+            Event::Receipt { state: MessageState::Delivered, messages, .. } => {
                 println!("delivered: {}", messages.len());
                 break;
             }

@@ -102,22 +102,16 @@ impl Inbox {
             self.stored.before_join.insert(first, self.stored.through);
         }
         for settled in std::mem::take(&mut self.stored.beyond).iter() {
-            self.stored
-                .before_join
-                .insert(settled.first, settled.last.min(position - 1));
+            self.stored.before_join.insert(settled.first, settled.last.min(position - 1));
             // What its owner withdrew before we joined stays settled.
-            self.stored
-                .beyond
-                .insert(settled.first.max(position), settled.last);
+            self.stored.beyond.insert(settled.first.max(position), settled.last);
         }
         self.stored.before_join.keep_highest(limits::RANGES);
         self.stored.base = position;
         self.stored.through = position - 1;
         self.dirty = true;
         let later = self.parked.split_off(&position);
-        std::mem::replace(&mut self.parked, later)
-            .into_iter()
-            .collect()
+        std::mem::replace(&mut self.parked, later).into_iter().collect()
     }
 
     /// An entry is settled: opened, or withdrawn by its owner. Returns the next parked position
@@ -146,15 +140,11 @@ impl Inbox {
         for range in positions.iter() {
             let near = self.stored.through.saturating_add(NEAR);
             if self.stored.beyond.len() < limits::RANGES {
-                self.stored.beyond.insert(
-                    range.first.max(self.stored.through + 1),
-                    range.last.min(near),
-                );
+                self.stored.beyond.insert(range.first.max(self.stored.through + 1), range.last.min(near));
             }
         }
         let through = self.stored.beyond.absorb(self.stored.through);
-        self.parked
-            .retain(|p| *p > through && !self.stored.beyond.contains(*p));
+        self.parked.retain(|p| *p > through && !self.stored.beyond.contains(*p));
         self.stored.through = through;
         self.dirty = true;
         self.after_progress(now)
@@ -187,41 +177,27 @@ impl Inbox {
         let missing = self.missing();
         self.rounds += 1;
         // Asked, opened what can be opened; then ever more patiently.
-        self.deadline =
-            Some(now.mono + self.gap_wait * (1 << self.rounds.saturating_sub(1).min(5)));
+        self.deadline = Some(now.mono + self.gap_wait * (1 << self.rounds.saturating_sub(1).min(5)));
         if self.rounds == 1 {
             return Some(GapAction::Ask(missing));
         }
         // Each opening ahead may leave one more range to remember.
         let room = limits::RANGES.saturating_sub(self.stored.beyond.len());
-        Some(GapAction::OpenAhead {
-            positions: self.parked.iter().copied().take(room).collect(),
-            missing,
-        })
+        Some(GapAction::OpenAhead { positions: self.parked.iter().copied().take(room).collect(), missing })
     }
 
     /// Positions below the highest known one that are neither settled nor parked.
     fn missing(&self) -> RangeSet {
         let mut missing = RangeSet::default();
         let mut next = self.stored.through + 1;
-        for known in self
-            .parked
-            .iter()
-            .copied()
-            .chain(self.stored.beyond.iter().map(|r| r.first))
-            .collect::<BTreeSet<_>>()
+        for known in
+            self.parked.iter().copied().chain(self.stored.beyond.iter().map(|r| r.first)).collect::<BTreeSet<_>>()
         {
             if known < next {
                 continue;
             }
             missing.insert(next, known - 1);
-            next = self
-                .stored
-                .beyond
-                .iter()
-                .find(|r| r.first == known)
-                .map_or(known, |r| r.last)
-                + 1;
+            next = self.stored.beyond.iter().find(|r| r.first == known).map_or(known, |r| r.last) + 1;
         }
         missing
     }
@@ -245,11 +221,7 @@ impl Inbox {
 
     /// What to tell the log's owner.
     pub fn ack(&self) -> Ack {
-        Ack {
-            log: self.log,
-            through: self.stored.through,
-            beyond: self.stored.beyond.clone(),
-        }
+        Ack { log: self.log, through: self.stored.through, beyond: self.stored.beyond.clone() }
     }
 
     /// The state to be stored, if it changed since the last call.
@@ -264,27 +236,15 @@ mod tests {
 
     use super::*;
 
-    const NOW: Now = Now {
-        mono: Duration::ZERO,
-        wall_ms: 0,
-    };
+    const NOW: Now = Now { mono: Duration::ZERO, wall_ms: 0 };
 
     fn at(seconds: u64) -> Now {
-        Now {
-            mono: Duration::from_secs(seconds),
-            wall_ms: 0,
-        }
+        Now { mono: Duration::from_secs(seconds), wall_ms: 0 }
     }
 
     fn inbox() -> Inbox {
-        let log = LogId {
-            device: DeviceId::from_bytes([1; 32]),
-            conversation: ConversationId::from_bytes([2; 32]),
-        };
-        let config = Config {
-            max_parked: 3,
-            ..Config::default()
-        };
+        let log = LogId { device: DeviceId::from_bytes([1; 32]), conversation: ConversationId::from_bytes([2; 32]) };
+        let config = Config { max_parked: 3, ..Config::default() };
         Inbox::restore(log, &config, InLog::default(), [], NOW)
     }
 
@@ -317,18 +277,9 @@ mod tests {
         assert_eq!(inbox.on_timer(at(1)), None);
         let missing: RangeSet = [2, 3].into_iter().collect();
         assert_eq!(inbox.on_timer(at(2)), Some(GapAction::Ask(missing.clone())));
-        assert_eq!(
-            inbox.on_timer(at(4)),
-            Some(GapAction::OpenAhead {
-                positions: vec![4],
-                missing
-            })
-        );
+        assert_eq!(inbox.on_timer(at(4)), Some(GapAction::OpenAhead { positions: vec![4], missing }));
         assert_eq!(inbox.on_settled(4, at(4)), None);
-        assert_eq!(
-            (inbox.ack().through, inbox.ack().beyond.contains(4)),
-            (1, true)
-        );
+        assert_eq!((inbox.ack().through, inbox.ack().beyond.contains(4)), (1, true));
         // The late ones still come in, each once.
         assert_eq!(inbox.on_entry(3, false, at(5)), Arrival::Park);
         assert_eq!(inbox.on_entry(2, false, at(5)), Arrival::Open);
@@ -363,13 +314,7 @@ mod tests {
     fn a_log_that_never_let_us_in_is_parked() {
         let mut inbox = inbox();
         assert_eq!(inbox.on_entry(1, false, NOW), Arrival::Park);
-        assert_eq!(
-            inbox.on_timer(at(2)),
-            Some(GapAction::Ask(RangeSet::default()))
-        );
-        assert!(matches!(
-            inbox.on_timer(at(4)),
-            Some(GapAction::OpenAhead { .. })
-        ));
+        assert_eq!(inbox.on_timer(at(2)), Some(GapAction::Ask(RangeSet::default())));
+        assert!(matches!(inbox.on_timer(at(4)), Some(GapAction::OpenAhead { .. })));
     }
 }

@@ -39,13 +39,7 @@ pub struct Ladder {
 impl Ladder {
     /// A device to be reached at once.
     pub fn new(now: Now) -> Self {
-        Self {
-            rung: Rung::Disconnected,
-            failures: 0,
-            next: now.mono,
-            since: now.mono,
-            reason: None,
-        }
+        Self { rung: Rung::Disconnected, failures: 0, next: now.mono, since: now.mono, reason: None }
     }
 
     /// Where the device stands.
@@ -96,9 +90,7 @@ impl Ladder {
     }
 
     fn wait(&mut self, first: Duration, now: Now, config: &Config, rng: &mut dyn Rng) {
-        let wait = first
-            .saturating_mul(1 << self.failures.min(10))
-            .min(LONGEST_WAIT);
+        let wait = first.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
         self.failures = self.failures.saturating_add(1);
         self.next = now.mono + config.jittered(wait, rng);
     }

@@ -247,13 +247,8 @@ impl Outbox {
         for (device, user) in new.joins {
             let before = self.cursors.remove(device);
             let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
-            let stored = OutCursor {
-                user: *user,
-                base: position,
-                through: position - 1,
-                beyond: RangeSet::default(),
-                rejoins,
-            };
+            let stored =
+                OutCursor { user: *user, base: position, through: position - 1, beyond: RangeSet::default(), rejoins };
             let cursor = Cursor {
                 stored,
                 dirty: true,
@@ -292,47 +287,27 @@ impl Outbox {
     /// is up. Each call moves on.
     pub fn transmit(&mut self, device: &DeviceId, now: Now) -> Option<Transmit> {
         let in_flight = self.in_flight(device)?;
-        let cursor = self
-            .cursors
-            .get_mut(device)
-            .filter(|_| self.up.contains(device))?;
+        let cursor = self.cursors.get_mut(device).filter(|_| self.up.contains(device))?;
         let wanted = |(position, entry): &(&Position, &Entry)| {
             !cursor.stored.beyond.contains(**position) && entry.recipients.contains(device)
         };
-        let (position, entry) = self
-            .entries
-            .range(cursor.next.max(cursor.stored.through + 1)..)
-            .find(wanted)?;
+        let (position, entry) = self.entries.range(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
         let (bytes, entries) = in_flight;
-        let full =
-            bytes + entry.size > self.config.window_bytes || entries >= self.config.window_entries;
+        let full = bytes + entry.size > self.config.window_bytes || entries >= self.config.window_entries;
         if full && entries > 0 {
             return None;
         }
         cursor.next = position + 1;
-        cursor
-            .deadline
-            .get_or_insert(now.mono + self.config.ack_timeout);
-        Some(if entry.withdrawn {
-            Transmit::Withdrawal(*position)
-        } else {
-            Transmit::Entry(*position)
-        })
+        cursor.deadline.get_or_insert(now.mono + self.config.ack_timeout);
+        Some(if entry.withdrawn { Transmit::Withdrawal(*position) } else { Transmit::Entry(*position) })
     }
 
     /// Bytes and entries sent to a device and not acknowledged.
     fn in_flight(&self, device: &DeviceId) -> Option<(usize, usize)> {
         let cursor = self.cursors.get(device)?;
         let from = cursor.stored.through + 1;
-        let sent = if cursor.next > from {
-            Some(self.entries.range(from..cursor.next))
-        } else {
-            None
-        };
-        let unsettled = sent
-            .into_iter()
-            .flatten()
-            .filter(|(p, _)| !cursor.stored.beyond.contains(**p));
+        let sent = if cursor.next > from { Some(self.entries.range(from..cursor.next)) } else { None };
+        let unsettled = sent.into_iter().flatten().filter(|(p, _)| !cursor.stored.beyond.contains(**p));
         Some(unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1)))
     }
 
@@ -348,9 +323,7 @@ impl Outbox {
             settled.insert(first.max(cursor.stored.base), last.min(head));
         };
         add(cursor.stored.through + 1, ack.through);
-        ack.beyond
-            .iter()
-            .for_each(|r| add(r.first.max(cursor.stored.through + 1), r.last));
+        ack.beyond.iter().for_each(|r| add(r.first.max(cursor.stored.through + 1), r.last));
         let news: Vec<Position> = settled
             .iter()
             .flat_map(|r| self.entries.range(r.first..=r.last).map(|(p, _)| *p))
@@ -363,9 +336,7 @@ impl Outbox {
             // It opens what follows its joining: what went wrong before is over.
             cursor.stored.rejoins = 0;
         }
-        settled
-            .iter()
-            .for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
+        settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
         cursor.stored.through = cursor.stored.beyond.absorb(cursor.stored.through);
         cursor.next = cursor.next.max(cursor.stored.through + 1);
         cursor.dirty = true;
@@ -419,11 +390,8 @@ impl Outbox {
         let Some(entry) = self.entries.get(&position) else {
             return true;
         };
-        let done = |device: &DeviceId| {
-            self.cursors
-                .get(device)
-                .is_none_or(|c| position < c.stored.base || c.has(position))
-        };
+        let done =
+            |device: &DeviceId| self.cursors.get(device).is_none_or(|c| position < c.stored.base || c.has(position));
         entry.recipients.iter().all(done)
     }
 
@@ -432,11 +400,7 @@ impl Outbox {
     pub fn on_cannot_open(&mut self, device: &DeviceId, position: Position) -> bool {
         let max = self.config.max_rejoins;
         match self.cursors.get_mut(device) {
-            Some(cursor)
-                if !cursor.has(position)
-                    && position >= cursor.stored.base
-                    && cursor.stored.rejoins < max =>
-            {
+            Some(cursor) if !cursor.has(position) && position >= cursor.stored.base && cursor.stored.rejoins < max => {
                 cursor.stored.rejoins += 1;
                 cursor.dirty = true;
                 true
@@ -451,55 +415,35 @@ impl Outbox {
             return Vec::new();
         };
         let waiting = |(position, entry): (&Position, &Entry)| {
-            let open =
-                !entry.withdrawn && entry.recipients.contains(device) && !cursor.has(*position);
+            let open = !entry.withdrawn && entry.recipients.contains(device) && !cursor.has(*position);
             (open && entry.class == EntryClass::Application).then_some(*position)
         };
-        self.entries
-            .range(cursor.stored.base..)
-            .filter_map(waiting)
-            .collect()
+        self.entries.range(cursor.stored.base..).filter_map(waiting).collect()
     }
 
     /// Entries that became settled because devices joined anew; call after [`Outbox::append`] with
     /// joins.
     pub fn settle_before_joins(&mut self) -> Vec<Position> {
-        let settled: Vec<Position> = self
-            .entries
-            .keys()
-            .copied()
-            .filter(|p| *p < self.head && self.is_settled(*p))
-            .collect();
+        let settled: Vec<Position> =
+            self.entries.keys().copied().filter(|p| *p < self.head && self.is_settled(*p)).collect();
         settled.iter().for_each(|p| self.forget(*p));
         settled
     }
 
     /// A device asks for positions again: transmission goes back to the lowest of them, but not more
     /// often than once in the gap wait. Returns positions that are no more, to be withdrawn.
-    pub fn on_gap_request(
-        &mut self,
-        device: &DeviceId,
-        positions: &RangeSet,
-        now: Now,
-    ) -> RangeSet {
+    pub fn on_gap_request(&mut self, device: &DeviceId, positions: &RangeSet, now: Now) -> RangeSet {
         let Some(cursor) = self.cursors.get_mut(device) else {
             return RangeSet::default();
         };
-        let early = cursor
-            .gap_asked
-            .is_some_and(|at| now.mono < at + self.config.gap_wait / 2);
+        let early = cursor.gap_asked.is_some_and(|at| now.mono < at + self.config.gap_wait / 2);
         let Some(first) = positions.iter().next().map(|r| r.first).filter(|_| !early) else {
             return RangeSet::default();
         };
         cursor.gap_asked = Some(now.mono);
         cursor.next = cursor.next.min(first.max(cursor.stored.through + 1));
-        let asked = positions
-            .iter()
-            .flat_map(|r| r.first..=r.last.min(self.head));
-        asked
-            .take(MAX_ASKED)
-            .filter(|p| !self.entries.contains_key(p))
-            .collect()
+        let asked = positions.iter().flat_map(|r| r.first..=r.last.min(self.head));
+        asked.take(MAX_ASKED).filter(|p| !self.entries.contains_key(p)).collect()
     }
 
     /// A link to a device came up: everything it lacks is sent again from the beginning.
@@ -515,12 +459,7 @@ impl Outbox {
 
     /// The last link to a device went down.
     pub fn on_link_down(&mut self, device: &DeviceId, now: Now, rng: &mut dyn Rng) {
-        let first = self
-            .config
-            .retry_delays
-            .first()
-            .copied()
-            .unwrap_or(Duration::from_secs(1));
+        let first = self.config.retry_delays.first().copied().unwrap_or(Duration::from_secs(1));
         let wait = self.config.jittered(first, rng);
         self.up.remove(device);
         if let Some(cursor) = self.cursors.get_mut(device) {
@@ -575,11 +514,7 @@ impl Outbox {
             if self.up.contains(&device) {
                 // The next transmission sets the next deadline.
                 cursor.next = cursor.stored.through + 1;
-                effects.push(if spent {
-                    Effect::ResetLink(device)
-                } else {
-                    Effect::Ready(device)
-                });
+                effects.push(if spent { Effect::ResetLink(device) } else { Effect::Ready(device) });
                 continue;
             }
             effects.push(Effect::Connect(device));
@@ -595,12 +530,7 @@ impl Outbox {
     }
 
     fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while let Some((at, position)) = self
-            .expiries
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now.wall_ms)
-        {
+        while let Some((at, position)) = self.expiries.first().copied().filter(|(at, _)| *at <= now.wall_ms) {
             self.expiries.remove(&(at, position));
             let Some(entry) = self.entries.get_mut(&position) else {
                 continue;
@@ -608,10 +538,7 @@ impl Outbox {
             entry.withdrawn = true;
             self.bytes -= std::mem::take(&mut entry.size);
             self.messages -= std::mem::take(&mut entry.messages);
-            effects.push(Effect::Expired {
-                position,
-                delivered: entry.delivered,
-            });
+            effects.push(Effect::Expired { position, delivered: entry.delivered });
             let recipients = entry.recipients.clone();
             for device in recipients {
                 if let Some(cursor) = self.cursors.get_mut(&device).filter(|c| !c.has(position)) {
@@ -635,18 +562,15 @@ impl Outbox {
     /// When [`Outbox::on_timer`] has something to do next.
     pub fn next_deadline(&self, now: Now) -> Option<Duration> {
         let retry = self.cursors.values().filter_map(|c| c.deadline).min();
-        let expiry = self
-            .expiries
-            .first()
-            .map(|(at, _)| now.mono + Duration::from_millis(at.saturating_sub(now.wall_ms)));
+        let expiry =
+            self.expiries.first().map(|(at, _)| now.mono + Duration::from_millis(at.saturating_sub(now.wall_ms)));
         [retry, expiry].into_iter().flatten().min()
     }
 
     /// Cursors that changed since the last call, to be stored.
     pub fn take_dirty(&mut self) -> Vec<(DeviceId, OutCursor)> {
-        let dirty = |(device, c): (&DeviceId, &mut Cursor)| {
-            std::mem::take(&mut c.dirty).then(|| (*device, c.stored.clone()))
-        };
+        let dirty =
+            |(device, c): (&DeviceId, &mut Cursor)| std::mem::take(&mut c.dirty).then(|| (*device, c.stored.clone()));
         self.cursors.iter_mut().filter_map(dirty).collect()
     }
 

@@ -5,13 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use peerloom_delivery::{
-    Arrival, Config, Effect, GapAction, Inbox, NewEntry, Now, Outbox, Transmit,
-};
+use peerloom_delivery::{Arrival, Config, Effect, GapAction, Inbox, NewEntry, Now, Outbox, Transmit};
 use peerloom_wire::store::{InLog, OutCursor, OutEntry};
-use peerloom_wire::{
-    Ack, ConversationId, DeviceId, EntryClass, LogId, MessageId, Position, RangeSet, UserId,
-};
+use peerloom_wire::{Ack, ConversationId, DeviceId, EntryClass, LogId, MessageId, Position, RangeSet, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -65,17 +61,11 @@ fn node_of(device: &DeviceId) -> usize {
 }
 
 fn log_of(node: usize) -> LogId {
-    LogId {
-        device: device(node),
-        conversation: ConversationId::from_bytes([9; 32]),
-    }
+    LogId { device: device(node), conversation: ConversationId::from_bytes([9; 32]) }
 }
 
 fn config() -> Config {
-    Config {
-        window_entries: 8,
-        ..Config::default()
-    }
+    Config { window_entries: 8, ..Config::default() }
 }
 
 impl Node {
@@ -84,32 +74,13 @@ impl Node {
         let cursors = disk.cursors.iter().map(|(n, c)| (device(*n), c.clone()));
         let outbox = Outbox::restore(config(), entries, cursors, now);
         let mut inboxes = BTreeMap::new();
-        let known: BTreeSet<usize> = disk
-            .logs
-            .keys()
-            .copied()
-            .chain(disk.parked.keys().map(|(n, _)| *n))
-            .collect();
+        let known: BTreeSet<usize> = disk.logs.keys().copied().chain(disk.parked.keys().map(|(n, _)| *n)).collect();
         for peer in known {
-            let parked: Vec<Position> = disk
-                .parked
-                .keys()
-                .filter(|(n, _)| *n == peer)
-                .map(|(_, p)| *p)
-                .collect();
+            let parked: Vec<Position> = disk.parked.keys().filter(|(n, _)| *n == peer).map(|(_, p)| *p).collect();
             let stored = disk.logs.get(&peer).cloned().unwrap_or_default();
-            inboxes.insert(
-                peer,
-                Inbox::restore(log_of(peer), &config(), stored, parked, now),
-            );
+            inboxes.insert(peer, Inbox::restore(log_of(peer), &config(), stored, parked, now));
         }
-        Self {
-            me,
-            disk,
-            outbox,
-            inboxes,
-            up: BTreeSet::new(),
-        }
+        Self { me, disk, outbox, inboxes, up: BTreeSet::new() }
     }
 
     /// Writes what may be written late: how far others are, and what nobody needs any more. In one
@@ -131,22 +102,10 @@ impl Node {
         rng: &mut StdRng,
     ) {
         let recipients: Vec<DeviceId> = peers.iter().map(|p| device(*p)).collect();
-        let users: Vec<(DeviceId, UserId)> = joins
-            .iter()
-            .map(|p| (device(*p), UserId::from_bytes([*p as u8 + 1; 32])))
-            .collect();
-        let class = if message.is_some() {
-            EntryClass::Application
-        } else {
-            EntryClass::Handshake
-        };
-        let new = NewEntry {
-            class,
-            expires_at_ms,
-            recipients: &recipients,
-            joins: &users,
-            messages: 1,
-        };
+        let users: Vec<(DeviceId, UserId)> =
+            joins.iter().map(|p| (device(*p), UserId::from_bytes([*p as u8 + 1; 32]))).collect();
+        let class = if message.is_some() { EntryClass::Application } else { EntryClass::Handshake };
+        let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins: &users, messages: 1 };
         let position = self.outbox.append(new);
         self.outbox.set_size(position, 1000);
         self.outbox.wake(now);
@@ -161,15 +120,7 @@ impl Node {
         };
         // The last entry is always kept; those before it may go.
         self.disk.entries.insert(position, row);
-        self.disk.sealed.insert(
-            position,
-            Bytes {
-                position,
-                joins: joins.to_vec(),
-                message,
-                nonce: rng.random(),
-            },
-        );
+        self.disk.sealed.insert(position, Bytes { position, joins: joins.to_vec(), message, nonce: rng.random() });
         self.disk.accepted.extend(message);
         self.write_cursors();
     }
@@ -177,9 +128,7 @@ impl Node {
     fn prune(&mut self) {
         let head = self.outbox.head();
         let outbox = &self.outbox;
-        self.disk
-            .entries
-            .retain(|p, _| *p == head || outbox.holds(*p));
+        self.disk.entries.retain(|p, _| *p == head || outbox.holds(*p));
         self.disk.sealed.retain(|p, _| outbox.holds(*p));
     }
 
@@ -212,11 +161,8 @@ impl Node {
             }
             Packet::Gap(positions) => {
                 let gone = self.outbox.on_gap_request(&device(from), &positions, now);
-                let mut packets: Vec<Packet> = gone
-                    .iter()
-                    .flat_map(|r| r.first..=r.last)
-                    .map(Packet::Withdrawal)
-                    .collect();
+                let mut packets: Vec<Packet> =
+                    gone.iter().flat_map(|r| r.first..=r.last).map(Packet::Withdrawal).collect();
                 packets.extend(self.transmit(from, now));
                 packets
             }
@@ -224,9 +170,7 @@ impl Node {
     }
 
     fn inbox(&mut self, peer: usize, now: Now) -> &mut Inbox {
-        self.inboxes
-            .entry(peer)
-            .or_insert_with(|| Inbox::restore(log_of(peer), &config(), InLog::default(), [], now))
+        self.inboxes.entry(peer).or_insert_with(|| Inbox::restore(log_of(peer), &config(), InLog::default(), [], now))
     }
 
     fn on_entry(&mut self, from: usize, bytes: Bytes, now: Now) -> Vec<Packet> {
@@ -250,8 +194,7 @@ impl Node {
     fn open(&mut self, from: usize, bytes: Bytes, now: Now) -> Option<Position> {
         if bytes.joins.contains(&self.me) {
             let void = self.inbox(from, now).on_joined(bytes.position);
-            void.iter()
-                .for_each(|p| drop(self.disk.parked.remove(&(from, *p))));
+            void.iter().for_each(|p| drop(self.disk.parked.remove(&(from, *p))));
         }
         self.disk.shown.extend(bytes.message.map(|m| (from, m)));
         let next = self.inbox(from, now).on_settled(bytes.position, now);
@@ -261,11 +204,7 @@ impl Node {
 
     fn open_parked(&mut self, from: usize, mut next: Option<Position>, now: Now) {
         while let Some(position) = next {
-            let bytes = self
-                .disk
-                .parked
-                .remove(&(from, position))
-                .expect("what is parked is on disk");
+            let bytes = self.disk.parked.remove(&(from, position)).expect("what is parked is on disk");
             self.inbox(from, now).unpark(position);
             next = self.open(from, bytes, now);
         }
@@ -279,11 +218,7 @@ impl Node {
     }
 
     fn ack(&self, peer: usize) -> Vec<Packet> {
-        self.inboxes
-            .get(&peer)
-            .map(|inbox| Packet::Ack(inbox.ack()))
-            .into_iter()
-            .collect()
+        self.inboxes.get(&peer).map(|inbox| Packet::Ack(inbox.ack())).into_iter().collect()
     }
 
     fn timers(&mut self, now: Now, rng: &mut StdRng) -> Vec<(usize, Packet)> {
@@ -344,29 +279,13 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let count = rng.random_range(2..=4);
-        let now = Now {
-            mono: Duration::ZERO,
-            wall_ms: 1,
-        };
-        let nodes = (0..count)
-            .map(|me| Node::restart(me, Disk::default(), now))
-            .collect();
-        Self {
-            rng,
-            nodes,
-            now: Duration::ZERO,
-            order: 0,
-            wire: BTreeMap::new(),
-            left: BTreeMap::new(),
-            trouble: true,
-        }
+        let now = Now { mono: Duration::ZERO, wall_ms: 1 };
+        let nodes = (0..count).map(|me| Node::restart(me, Disk::default(), now)).collect();
+        Self { rng, nodes, now: Duration::ZERO, order: 0, wire: BTreeMap::new(), left: BTreeMap::new(), trouble: true }
     }
 
     fn time(&self) -> Now {
-        Now {
-            mono: self.now,
-            wall_ms: self.now.as_millis() as u64 + 1,
-        }
+        Now { mono: self.now, wall_ms: self.now.as_millis() as u64 + 1 }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -375,39 +294,23 @@ impl Simulation {
 
     fn send(&mut self, from: usize, to: usize, packet: Packet) {
         if let Packet::Entry(bytes) = &packet {
-            let first = self
-                .left
-                .entry((from, bytes.position))
-                .or_insert_with(|| bytes.clone());
+            let first = self.left.entry((from, bytes.position)).or_insert_with(|| bytes.clone());
             assert_eq!(first, bytes, "an entry left with other bytes than before");
         }
         let linked = self.nodes[from].up.contains(&to);
         if !linked || (self.trouble && self.chance(15)) {
             return;
         }
-        let copies = if self.trouble && self.chance(10) {
-            2
-        } else {
-            1
-        };
+        let copies = if self.trouble && self.chance(10) { 2 } else { 1 };
         for _ in 0..copies {
-            let delay = if self.trouble {
-                self.rng.random_range(1..400)
-            } else {
-                5
-            };
+            let delay = if self.trouble { self.rng.random_range(1..400) } else { 5 };
             self.order += 1;
-            self.wire.insert(
-                (self.now + Duration::from_millis(delay), self.order),
-                (from, to, packet.clone()),
-            );
+            self.wire.insert((self.now + Duration::from_millis(delay), self.order), (from, to, packet.clone()));
         }
     }
 
     fn send_all(&mut self, from: usize, packets: Vec<(usize, Packet)>) {
-        packets
-            .into_iter()
-            .for_each(|(to, packet)| self.send(from, to, packet));
+        packets.into_iter().for_each(|(to, packet)| self.send(from, to, packet));
     }
 
     fn link(&mut self, a: usize, b: usize, up: bool) {
@@ -418,9 +321,7 @@ impl Simulation {
                 let packets = self.nodes[from].transmit(to, now);
                 self.send_all(from, packets.into_iter().map(|p| (to, p)).collect());
             } else if !up && self.nodes[from].up.remove(&to) {
-                self.nodes[from]
-                    .outbox
-                    .on_link_down(&device(to), now, &mut self.rng);
+                self.nodes[from].outbox.on_link_down(&device(to), now, &mut self.rng);
             }
         }
     }
@@ -439,17 +340,9 @@ impl Simulation {
     }
 
     fn say(&mut self, node: usize, message: u64) {
-        let (now, peers) = (
-            self.time(),
-            (0..self.nodes.len())
-                .filter(|n| *n != node)
-                .collect::<Vec<_>>(),
-        );
-        let joins: Vec<usize> = peers
-            .iter()
-            .copied()
-            .filter(|p| !self.nodes[node].outbox.has_joined(&device(*p)))
-            .collect();
+        let (now, peers) = (self.time(), (0..self.nodes.len()).filter(|n| *n != node).collect::<Vec<_>>());
+        let joins: Vec<usize> =
+            peers.iter().copied().filter(|p| !self.nodes[node].outbox.has_joined(&device(*p))).collect();
         let sender = &mut self.nodes[node];
         if !joins.is_empty() {
             sender.append(&peers, &joins, None, 0, now, &mut self.rng);
@@ -481,10 +374,7 @@ impl Simulation {
         let count = self.nodes.len();
         let mut message = 0;
         for _ in 0..self.rng.random_range(200..800) {
-            let (a, b) = (
-                self.rng.random_range(0..count),
-                self.rng.random_range(0..count),
-            );
+            let (a, b) = (self.rng.random_range(0..count), self.rng.random_range(0..count));
             match self.rng.random_range(0..100) {
                 0..30 => {
                     message += 1;
@@ -508,17 +398,8 @@ impl Simulation {
         for _ in 0..20_000 {
             self.step();
             self.nodes.iter_mut().for_each(Node::write_cursors);
-            let waiting = self.nodes.iter().any(|n| {
-                n.outbox
-                    .status(self.time())
-                    .iter()
-                    .any(|s| !s.waiting.is_empty())
-            });
-            quiet = if waiting || !self.wire.is_empty() {
-                0
-            } else {
-                quiet + 1
-            };
+            let waiting = self.nodes.iter().any(|n| n.outbox.status(self.time()).iter().any(|s| !s.waiting.is_empty()));
+            quiet = if waiting || !self.wire.is_empty() { 0 } else { quiet + 1 };
             if quiet > 100 {
                 break;
             }
@@ -529,29 +410,14 @@ impl Simulation {
     fn check(&self) {
         for sender in &self.nodes {
             for receiver in self.nodes.iter().filter(|n| n.me != sender.me) {
-                let shown: Vec<u64> = receiver
-                    .disk
-                    .shown
-                    .iter()
-                    .filter(|(from, _)| *from == sender.me)
-                    .map(|(_, m)| *m)
-                    .collect();
+                let shown: Vec<u64> =
+                    receiver.disk.shown.iter().filter(|(from, _)| *from == sender.me).map(|(_, m)| *m).collect();
                 let unique: BTreeSet<u64> = shown.iter().copied().collect();
-                assert_eq!(
-                    unique.len(),
-                    shown.len(),
-                    "{} shown twice at {}",
-                    sender.me,
-                    receiver.me
-                );
+                assert_eq!(unique.len(), shown.len(), "{} shown twice at {}", sender.me, receiver.me);
                 let accepted: BTreeSet<u64> = sender.disk.accepted.iter().copied().collect();
                 assert_eq!(unique, accepted, "from {} at {}", sender.me, receiver.me);
             }
-            assert_eq!(
-                sender.outbox.entries(),
-                0,
-                "nothing is kept once everybody has it"
-            );
+            assert_eq!(sender.outbox.entries(), 0, "nothing is kept once everybody has it");
             assert!(sender.disk.entries.len() <= 1 && sender.disk.sealed.is_empty());
             for log in sender.disk.logs.values() {
                 assert!(log.beyond.is_empty(), "a settled log is one number");
@@ -609,12 +475,7 @@ fn what_expires_is_withdrawn_and_blocks_nobody() {
     simulation.link(0, 1, true);
     (0..200).for_each(|_| simulation.step());
     simulation.nodes[0].write_cursors();
-    let shown: Vec<u64> = simulation.nodes[1]
-        .disk
-        .shown
-        .iter()
-        .map(|(_, m)| *m)
-        .collect();
+    let shown: Vec<u64> = simulation.nodes[1].disk.shown.iter().map(|(_, m)| *m).collect();
     assert_eq!(shown, [1, 3]);
     assert_eq!(simulation.nodes[0].outbox.entries(), 0);
 }

@@ -4,9 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::shape::{Field, Shape};
-use crate::{
-    ConversationId, DecodeError, DeviceId, MessageId, SuiteId, WIRE_VERSION, context, limits, pb,
-};
+use crate::{ConversationId, DecodeError, DeviceId, MessageId, SuiteId, WIRE_VERSION, context, limits, pb};
 
 /// A position in a log. The first is 1; 0 stands for "none yet".
 pub type Position = u64;
@@ -76,22 +74,13 @@ pub(crate) static ENVELOPE: Shape = Shape {
 impl Envelope {
     /// What the suite authenticates beside an application entry's plaintext: everything but the hops.
     pub fn associated_data(&self) -> Vec<u8> {
-        let header = Self {
-            payload: Bytes::new(),
-            signature: Bytes::new(),
-            hops: 0,
-            ..self.clone()
-        };
+        let header = Self { payload: Bytes::new(), signature: Bytes::new(), hops: 0, ..self.clone() };
         [context::ENTRY_HEADER, &header.encode()].concat()
     }
 
     /// What the owner signs of a handshake entry: everything but the hops and the signature.
     pub fn signing_input(&self) -> Vec<u8> {
-        let unsigned = Self {
-            signature: Bytes::new(),
-            hops: 0,
-            ..self.clone()
-        };
+        let unsigned = Self { signature: Bytes::new(), hops: 0, ..self.clone() };
         [context::HANDSHAKE_ENTRY, &unsigned.encode()].concat()
     }
 
@@ -103,9 +92,7 @@ impl Envelope {
     /// Decodes an envelope; nothing in it is verified yet.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         ENVELOPE.check(&bytes)?;
-        let pb = pb::Envelope::decode(bytes).map_err(|_| DecodeError::Malformed {
-            what: ENVELOPE.what,
-        })?;
+        let pb = pb::Envelope::decode(bytes).map_err(|_| DecodeError::Malformed { what: ENVELOPE.what })?;
         Self::from_pb(pb)
     }
 
@@ -131,22 +118,12 @@ impl Envelope {
 
     pub(crate) fn from_pb(pb: pb::Envelope) -> Result<Self, DecodeError> {
         if pb.version != WIRE_VERSION {
-            return Err(DecodeError::UnsupportedVersion {
-                what: ENVELOPE.what,
-                found: pb.version,
-            });
+            return Err(DecodeError::UnsupportedVersion { what: ENVELOPE.what, found: pb.version });
         }
         if pb.position == 0 || pb.position == u64::MAX {
-            return Err(DecodeError::invalid(
-                ENVELOPE.what,
-                "its position is out of range",
-            ));
+            return Err(DecodeError::invalid(ENVELOPE.what, "its position is out of range"));
         }
-        let devices = |ids: &[Bytes]| {
-            ids.iter()
-                .map(|d| DeviceId::decode(d))
-                .collect::<Result<_, _>>()
-        };
+        let devices = |ids: &[Bytes]| ids.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>();
         Ok(Self {
             log: LogId {
                 device: DeviceId::decode(&pb.device)?,
@@ -204,11 +181,8 @@ static ITEM: Shape = Shape {
     ],
 };
 
-static BUNDLE: Shape = Shape {
-    what: "bundle",
-    max_len: limits::BUNDLE,
-    fields: &[Field::nested(1, limits::BUNDLE_ITEMS, &ITEM)],
-};
+static BUNDLE: Shape =
+    Shape { what: "bundle", max_len: limits::BUNDLE, fields: &[Field::nested(1, limits::BUNDLE_ITEMS, &ITEM)] };
 
 impl Item {
     /// Upper bound of what the item takes in a bundle, in bytes.
@@ -229,15 +203,10 @@ impl Item {
     pub(crate) fn from_pb(pb: pb::Item) -> Result<Self, DecodeError> {
         let id = pb.message_id.as_ref().try_into();
         if pb.resealed_from.len() > limits::RESEALED_FROM {
-            return Err(DecodeError::TooMany {
-                what: ITEM.what,
-                max: limits::RESEALED_FROM,
-            });
+            return Err(DecodeError::TooMany { what: ITEM.what, max: limits::RESEALED_FROM });
         }
         Ok(Self {
-            id: MessageId::from_bytes(
-                id.map_err(|_| DecodeError::invalid(ITEM.what, "its id is not 16 bytes long"))?,
-            ),
+            id: MessageId::from_bytes(id.map_err(|_| DecodeError::invalid(ITEM.what, "its id is not 16 bytes long"))?),
             sent_at_ms: pb.sent_at_ms,
             content_type: pb.content_type,
             body: pb.body,
@@ -249,24 +218,13 @@ impl Item {
 impl Bundle {
     /// Its bytes, as they are sealed and stored.
     pub fn encode(&self) -> Bytes {
-        pb::Bundle {
-            items: self.items.iter().map(Item::to_pb).collect(),
-        }
-        .encode_to_vec()
-        .into()
+        pb::Bundle { items: self.items.iter().map(Item::to_pb).collect() }.encode_to_vec().into()
     }
 
     /// Decodes a bundle; the bodies are slices of `bytes`, not copies.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         BUNDLE.check(&bytes)?;
-        let pb =
-            pb::Bundle::decode(bytes).map_err(|_| DecodeError::Malformed { what: BUNDLE.what })?;
-        Ok(Self {
-            items: pb
-                .items
-                .into_iter()
-                .map(Item::from_pb)
-                .collect::<Result<_, _>>()?,
-        })
+        let pb = pb::Bundle::decode(bytes).map_err(|_| DecodeError::Malformed { what: BUNDLE.what })?;
+        Ok(Self { items: pb.items.into_iter().map(Item::from_pb).collect::<Result<_, _>>()? })
     }
 }

@@ -56,10 +56,7 @@ impl fmt::Display for DecodeError {
             Self::Malformed { what } => write!(f, "{what}: malformed"),
             Self::Invalid { what, why } => write!(f, "{what}: {why}"),
             Self::UnsupportedVersion { what, found } => {
-                write!(
-                    f,
-                    "{what}: version {found} is newer than this program; upgrade it"
-                )
+                write!(f, "{what}: version {found} is newer than this program; upgrade it")
             }
         }
     }

@@ -58,34 +58,19 @@ pub struct KeyPackage {
     pub package: Bytes,
 }
 
-static RECEIPT: Shape = Shape {
-    what: "receipt",
-    max_len: limits::RECEIPT,
-    fields: signed::SHAPE.fields,
-};
-static RECORD: Shape = Shape {
-    what: "peer record",
-    max_len: limits::RECORD,
-    fields: signed::SHAPE.fields,
-};
+static RECEIPT: Shape = Shape { what: "receipt", max_len: limits::RECEIPT, fields: signed::SHAPE.fields };
+static RECORD: Shape = Shape { what: "peer record", max_len: limits::RECORD, fields: signed::SHAPE.fields };
 static GAP_REQUEST: Shape = Shape {
     what: "gap request",
     max_len: limits::RECEIPT,
     fields: &[Field::one(1, 32), Field::nested(2, limits::RANGES, &RANGE)],
 };
-static KEY_PACKAGE_REQUEST: Shape = Shape {
-    what: "key package request",
-    max_len: 64,
-    fields: &[Field::one(1, 0), Field::one(2, 32)],
-};
+static KEY_PACKAGE_REQUEST: Shape =
+    Shape { what: "key package request", max_len: 64, fields: &[Field::one(1, 0), Field::one(2, 32)] };
 static KEY_PACKAGE: Shape = Shape {
     what: "key package",
     max_len: limits::CONTROL_FRAME,
-    fields: &[
-        Field::one(1, 0),
-        Field::one(2, 32),
-        Field::one(3, limits::KEY_PACKAGE),
-    ],
+    fields: &[Field::one(1, 0), Field::one(2, 32), Field::one(3, limits::KEY_PACKAGE)],
 };
 static FRAME: Shape = Shape {
     what: "frame",
@@ -143,8 +128,7 @@ impl Frame {
     pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
         use pb::frame::Kind;
         FRAME.check(&bytes)?;
-        let frame =
-            pb::Frame::decode(bytes).map_err(|_| DecodeError::Malformed { what: FRAME.what })?;
+        let frame = pb::Frame::decode(bytes).map_err(|_| DecodeError::Malformed { what: FRAME.what })?;
         let Some(kind) = frame.kind else {
             return Ok(None);
         };

@@ -75,12 +75,10 @@ impl Hello {
     /// Decodes a hello; nothing in it is verified yet.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         HELLO.check(&bytes)?;
-        let pb =
-            pb::Hello::decode(bytes).map_err(|_| DecodeError::Malformed { what: HELLO.what })?;
+        let pb = pb::Hello::decode(bytes).map_err(|_| DecodeError::Malformed { what: HELLO.what })?;
         let nonce = pb.nonce.as_ref().try_into();
         Ok(Self {
-            nonce: nonce
-                .map_err(|_| DecodeError::invalid(HELLO.what, "its nonce is not 32 bytes long"))?,
+            nonce: nonce.map_err(|_| DecodeError::invalid(HELLO.what, "its nonce is not 32 bytes long"))?,
             version_min: pb.version_min,
             version_max: pb.version_max,
             network: NetworkId::decode(&pb.network)?,
@@ -106,11 +104,7 @@ pub struct Auth {
 static AUTH: Shape = Shape {
     what: "auth",
     max_len: limits::HANDSHAKE_FRAME,
-    fields: &[
-        Field::one(1, limits::SIGNATURE),
-        Field::one(2, 16),
-        Field::one(3, limits::NAME),
-    ],
+    fields: &[Field::one(1, limits::SIGNATURE), Field::one(2, 16), Field::one(3, limits::NAME)],
 };
 
 impl Auth {
@@ -118,10 +112,7 @@ impl Auth {
     pub fn encode(&self) -> Bytes {
         let auth = pb::Auth {
             signature: self.signature.clone(),
-            token: self
-                .token
-                .map(|t| Bytes::copy_from_slice(&t))
-                .unwrap_or_default(),
+            token: self.token.map(|t| Bytes::copy_from_slice(&t)).unwrap_or_default(),
             name: self.name.clone(),
         };
         auth.encode_to_vec().into()
@@ -131,18 +122,16 @@ impl Auth {
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         AUTH.check(&bytes)?;
         let pb = pb::Auth::decode(bytes).map_err(|_| DecodeError::Malformed { what: AUTH.what })?;
-        let token =
-            match pb.token.len() {
-                0 => None,
-                _ => Some(pb.token.as_ref().try_into().map_err(|_| {
-                    DecodeError::invalid(AUTH.what, "its token is not 16 bytes long")
-                })?),
-            };
-        Ok(Self {
-            signature: pb.signature,
-            token,
-            name: clean_name(&pb.name),
-        })
+        let token = match pb.token.len() {
+            0 => None,
+            _ => Some(
+                pb.token
+                    .as_ref()
+                    .try_into()
+                    .map_err(|_| DecodeError::invalid(AUTH.what, "its token is not 16 bytes long"))?,
+            ),
+        };
+        Ok(Self { signature: pb.signature, token, name: clean_name(&pb.name) })
     }
 }
 
@@ -150,12 +139,7 @@ impl Auth {
 ///
 /// `HANDSHAKE ‖ role ‖ len ‖ initiator hello ‖ len ‖ responder hello ‖ len ‖ channel binding`, lengths
 /// as 4 bytes big-endian. Ids, network, versions, suites and policy stand in the hellos.
-pub fn auth_input(
-    role: Role,
-    initiator_hello: &[u8],
-    responder_hello: &[u8],
-    binding: &[u8],
-) -> Vec<u8> {
+pub fn auth_input(role: Role, initiator_hello: &[u8], responder_hello: &[u8], binding: &[u8]) -> Vec<u8> {
     let role = match role {
         Role::Initiator => 1,
         Role::Responder => 2,
@@ -196,11 +180,7 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
-static VERDICT: Shape = Shape {
-    what: "verdict",
-    max_len: limits::HANDSHAKE_FRAME,
-    fields: &[Field::one(1, 0)],
-};
+static VERDICT: Shape = Shape { what: "verdict", max_len: limits::HANDSHAKE_FRAME, fields: &[Field::one(1, 0)] };
 
 impl Verdict {
     /// Its bytes on the wire.
@@ -220,8 +200,7 @@ impl Verdict {
     /// Decodes a verdict.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         VERDICT.check(&bytes)?;
-        let pb = pb::Verdict::decode(bytes)
-            .map_err(|_| DecodeError::Malformed { what: VERDICT.what })?;
+        let pb = pb::Verdict::decode(bytes).map_err(|_| DecodeError::Malformed { what: VERDICT.what })?;
         Ok(match pb.code {
             0 => Self::Accepted,
             1 => Self::Refused(Refusal::NotAContact),
@@ -231,10 +210,7 @@ impl Verdict {
             5 => Self::Refused(Refusal::Busy),
             6 => Self::Refused(Refusal::Unauthenticated),
             found => {
-                return Err(DecodeError::UnsupportedVersion {
-                    what: VERDICT.what,
-                    found,
-                });
+                return Err(DecodeError::UnsupportedVersion { what: VERDICT.what, found });
             }
         })
     }

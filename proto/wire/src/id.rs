@@ -70,9 +70,7 @@ impl<K: IdKind> Id<K> {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let bytes = bytes
-            .try_into()
-            .map_err(|_| DecodeError::invalid(K::NAME, "is not 32 bytes long"))?;
+        let bytes = bytes.try_into().map_err(|_| DecodeError::invalid(K::NAME, "is not 32 bytes long"))?;
         Ok(Self::from_bytes(bytes))
     }
 
@@ -99,22 +97,14 @@ impl NetworkId {
 impl UserId {
     /// The id of the user whose first key is `key`.
     pub fn from_key(key: &PublicKey) -> Self {
-        Self::hash(&[
-            context::USER_ID,
-            &key.algorithm().to_be_bytes(),
-            key.as_bytes(),
-        ])
+        Self::hash(&[context::USER_ID, &key.algorithm().to_be_bytes(), key.as_bytes()])
     }
 }
 
 impl DeviceId {
     /// The id of the device whose first key is `key`.
     pub fn from_key(key: &PublicKey) -> Self {
-        Self::hash(&[
-            context::DEVICE_ID,
-            &key.algorithm().to_be_bytes(),
-            key.as_bytes(),
-        ])
+        Self::hash(&[context::DEVICE_ID, &key.algorithm().to_be_bytes(), key.as_bytes()])
     }
 }
 
@@ -122,12 +112,7 @@ impl ConversationId {
     /// The 1:1 conversation of two users: the same whoever asks.
     pub fn direct(network: &NetworkId, a: &UserId, b: &UserId) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
-        Self::hash(&[
-            context::DIRECT_CONVERSATION,
-            network.as_bytes(),
-            low.as_bytes(),
-            high.as_bytes(),
-        ])
+        Self::hash(&[context::DIRECT_CONVERSATION, network.as_bytes(), low.as_bytes(), high.as_bytes()])
     }
 }
 
@@ -222,9 +207,7 @@ impl FromStr for MessageId {
         if text.len() != 26 {
             return Err(invalid());
         }
-        let bytes = BASE32_NOPAD
-            .decode(text.to_ascii_uppercase().as_bytes())
-            .map_err(|_| invalid())?;
+        let bytes = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).map_err(|_| invalid())?;
         Ok(Self(bytes.try_into().map_err(|_| invalid())?))
     }
 }
@@ -248,9 +231,6 @@ mod tests {
     fn a_direct_conversation_has_one_name() {
         let network = NetworkId::from_name("test");
         let (a, b) = (UserId::from_bytes([1; 32]), UserId::from_bytes([2; 32]));
-        assert_eq!(
-            ConversationId::direct(&network, &a, &b),
-            ConversationId::direct(&network, &b, &a)
-        );
+        assert_eq!(ConversationId::direct(&network, &a, &b), ConversationId::direct(&network, &b, &a));
     }
 }

@@ -15,9 +15,7 @@ pub struct SuiteId(pub u16);
 
 impl SuiteId {
     pub(crate) fn decode(value: u32) -> Result<Self, DecodeError> {
-        u16::try_from(value)
-            .map(Self)
-            .map_err(|_| DecodeError::invalid("suite", "is above 65535"))
+        u16::try_from(value).map(Self).map_err(|_| DecodeError::invalid("suite", "is above 65535"))
     }
 }
 
@@ -34,10 +32,7 @@ impl PublicKey {
 
     /// An Ed25519 key.
     pub fn ed25519(key: [u8; 32]) -> Self {
-        Self {
-            algorithm: Self::ED25519,
-            key: Bytes::copy_from_slice(&key),
-        }
+        Self { algorithm: Self::ED25519, key: Bytes::copy_from_slice(&key) }
     }
 
     /// The algorithm's number.
@@ -53,28 +48,16 @@ impl PublicKey {
     fn decode(key: Option<pb::PublicKey>) -> Result<Self, DecodeError> {
         let key = key.ok_or(DecodeError::invalid("public key", "is missing"))?;
         if key.algorithm != u32::from(Self::ED25519) {
-            return Err(DecodeError::UnsupportedVersion {
-                what: "public key",
-                found: key.algorithm,
-            });
+            return Err(DecodeError::UnsupportedVersion { what: "public key", found: key.algorithm });
         }
         if key.key.len() != 32 {
-            return Err(DecodeError::invalid(
-                "public key",
-                "an Ed25519 key has 32 bytes",
-            ));
+            return Err(DecodeError::invalid("public key", "an Ed25519 key has 32 bytes"));
         }
-        Ok(Self {
-            algorithm: Self::ED25519,
-            key: key.key,
-        })
+        Ok(Self { algorithm: Self::ED25519, key: key.key })
     }
 
     fn to_pb(&self) -> pb::PublicKey {
-        pb::PublicKey {
-            algorithm: self.algorithm.into(),
-            key: self.key.clone(),
-        }
+        pb::PublicKey { algorithm: self.algorithm.into(), key: self.key.clone() }
     }
 }
 
@@ -101,11 +84,8 @@ pub struct DeviceCertificate {
     pub issued_at_ms: u64,
 }
 
-static PUBLIC_KEY: Shape = Shape {
-    what: "public key",
-    max_len: 80,
-    fields: &[Field::one(1, 0), Field::one(2, limits::KEY)],
-};
+static PUBLIC_KEY: Shape =
+    Shape { what: "public key", max_len: 80, fields: &[Field::one(1, 0), Field::one(2, limits::KEY)] };
 
 static CERTIFICATE: Shape = Shape {
     what: "device certificate",
@@ -136,10 +116,8 @@ impl DeviceCertificate {
 
     fn decode(body: &Bytes) -> Result<Self, DecodeError> {
         CERTIFICATE.check(body)?;
-        let pb =
-            pb::DeviceCertificate::decode(body.clone()).map_err(|_| DecodeError::Malformed {
-                what: CERTIFICATE.what,
-            })?;
+        let pb = pb::DeviceCertificate::decode(body.clone())
+            .map_err(|_| DecodeError::Malformed { what: CERTIFICATE.what })?;
         let certificate = Self {
             user: UserId::decode(&pb.user)?,
             user_key: PublicKey::decode(pb.user_key)?,
@@ -150,35 +128,21 @@ impl DeviceCertificate {
         };
         // Until keys rotate, the first key is the current one.
         if UserId::from_key(&certificate.user_key) != certificate.user {
-            return Err(DecodeError::invalid(
-                CERTIFICATE.what,
-                "its user id doesn't belong to its user key",
-            ));
+            return Err(DecodeError::invalid(CERTIFICATE.what, "its user id doesn't belong to its user key"));
         }
         if DeviceId::from_key(&certificate.device_key) != certificate.device {
-            return Err(DecodeError::invalid(
-                CERTIFICATE.what,
-                "its device id doesn't belong to its device key",
-            ));
+            return Err(DecodeError::invalid(CERTIFICATE.what, "its device id doesn't belong to its device key"));
         }
         Ok(certificate)
     }
 
     /// Decodes a certificate and checks the user key's signature with `verify(key, message, signature)`.
-    pub fn open(
-        signed: &Signed,
-        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
-    ) -> Result<Self, DecodeError> {
+    pub fn open(signed: &Signed, verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool) -> Result<Self, DecodeError> {
         // The key that verifies stands inside; the id it hashes to is what makes it the right key.
         let certificate = Self::decode(signed.unverified_body())?;
         signed
-            .verify(context::DEVICE_CERTIFICATE, |m, s| {
-                verify(&certificate.user_key, m, s)
-            })
-            .ok_or(DecodeError::invalid(
-                CERTIFICATE.what,
-                "its signature is wrong",
-            ))?;
+            .verify(context::DEVICE_CERTIFICATE, |m, s| verify(&certificate.user_key, m, s))
+            .ok_or(DecodeError::invalid(CERTIFICATE.what, "its signature is wrong"))?;
         Ok(certificate)
     }
 }
@@ -205,11 +169,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, DecodeError> {
         let invalid = |why| Err(DecodeError::invalid("address", why));
         if text.len() > limits::ADDRESS {
-            return Err(DecodeError::TooLong {
-                what: "address",
-                len: text.len(),
-                max: limits::ADDRESS,
-            });
+            return Err(DecodeError::TooLong { what: "address", len: text.len(), max: limits::ADDRESS });
         }
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return invalid("has characters that can't be shown");
@@ -217,11 +177,7 @@ impl FromStr for Address {
         match text.split_once("://") {
             Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => {
                 let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-                if scheme.bytes().all(good) {
-                    Ok(Self(text.into()))
-                } else {
-                    invalid("has a malformed scheme")
-                }
+                if scheme.bytes().all(good) { Ok(Self(text.into())) } else { invalid("has a malformed scheme") }
             }
             _ => invalid("is not of the form scheme://place"),
         }
@@ -280,11 +236,7 @@ impl PeerRecord {
             addresses: self.addresses.iter().map(Address::to_string).collect(),
             capabilities: self.capabilities,
             suites: self.suites.iter().map(|s| s.0.into()).collect(),
-            key_packages: self
-                .key_packages
-                .iter()
-                .map(|h| Bytes::copy_from_slice(h))
-                .collect(),
+            key_packages: self.key_packages.iter().map(|h| Bytes::copy_from_slice(h)).collect(),
             sequence: self.sequence,
             expires_at_ms: self.expires_at_ms,
         };
@@ -300,30 +252,22 @@ impl PeerRecord {
         let record = Self::decode(signed.unverified_body())?;
         let certificate = DeviceCertificate::open(&record.certificate, &verify)?;
         signed
-            .verify(context::PEER_RECORD, |m, s| {
-                verify(&certificate.device_key, m, s)
-            })
+            .verify(context::PEER_RECORD, |m, s| verify(&certificate.device_key, m, s))
             .ok_or(DecodeError::invalid(RECORD.what, "its signature is wrong"))?;
         Ok((record, certificate))
     }
 
     fn decode(body: &Bytes) -> Result<Self, DecodeError> {
         RECORD.check(body)?;
-        let pb = pb::PeerRecord::decode(body.clone())
-            .map_err(|_| DecodeError::Malformed { what: RECORD.what })?;
+        let pb = pb::PeerRecord::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: RECORD.what })?;
         let hash = |h: &Bytes| {
-            let wrong =
-                DecodeError::invalid(RECORD.what, "a key package hash is not 32 bytes long");
+            let wrong = DecodeError::invalid(RECORD.what, "a key package hash is not 32 bytes long");
             <[u8; 32]>::try_from(h.as_ref()).map_err(|_| wrong)
         };
         Ok(Self {
             network: NetworkId::decode(&pb.network)?,
             certificate: Signed::required(pb.certificate, RECORD.what)?,
-            addresses: pb
-                .addresses
-                .iter()
-                .map(|a| a.parse())
-                .collect::<Result<_, _>>()?,
+            addresses: pb.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?,
             capabilities: pb.capabilities,
             suites: decode_suites(&pb.suites)?,
             key_packages: pb.key_packages.iter().map(hash).collect::<Result<_, _>>()?,
@@ -335,10 +279,7 @@ impl PeerRecord {
 
 pub(crate) fn decode_suites(suites: &[u32]) -> Result<Vec<SuiteId>, DecodeError> {
     if suites.len() > limits::SUITES {
-        return Err(DecodeError::TooMany {
-            what: "suites",
-            max: limits::SUITES,
-        });
+        return Err(DecodeError::TooMany { what: "suites", max: limits::SUITES });
     }
     suites.iter().map(|s| SuiteId::decode(*s)).collect()
 }
@@ -367,26 +308,11 @@ mod tests {
     #[test]
     fn addresses_are_checked() {
         let address: Address = "quic://127.0.0.1:4433".parse().unwrap();
-        assert_eq!(
-            (address.scheme(), address.rest()),
-            ("quic", "127.0.0.1:4433")
-        );
-        for wrong in [
-            "",
-            "quic",
-            "://x",
-            "quic://",
-            "Quic://x",
-            "quic://a b",
-            "quic://\u{202e}",
-        ] {
+        assert_eq!((address.scheme(), address.rest()), ("quic", "127.0.0.1:4433"));
+        for wrong in ["", "quic", "://x", "quic://", "Quic://x", "quic://a b", "quic://\u{202e}"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
-        assert!(
-            format!("q://{}", "x".repeat(200))
-                .parse::<Address>()
-                .is_err()
-        );
+        assert!(format!("q://{}", "x".repeat(200)).parse::<Address>().is_err());
     }
 
     #[test]

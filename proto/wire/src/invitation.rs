@@ -5,9 +5,7 @@ use prost::Message;
 
 use crate::identity::clean_name;
 use crate::shape::{Field, Shape};
-use crate::{
-    DecodeError, DeviceCertificate, PeerRecord, PublicKey, Signed, context, limits, pb, signed,
-};
+use crate::{DecodeError, DeviceCertificate, PeerRecord, PublicKey, Signed, context, limits, pb, signed};
 
 /// What the inviter hands to the invited, signed by the inviting device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +23,7 @@ pub struct Invitation {
 static SHAPE: Shape = Shape {
     what: "invitation",
     max_len: limits::INVITATION,
-    fields: &[
-        Field::nested(1, 1, &signed::SHAPE),
-        Field::one(2, 16),
-        Field::one(3, 0),
-        Field::one(4, limits::NAME),
-    ],
+    fields: &[Field::nested(1, 1, &signed::SHAPE), Field::one(2, 16), Field::one(3, 0), Field::one(4, limits::NAME)],
 };
 
 impl Invitation {
@@ -53,21 +46,17 @@ impl Invitation {
     ) -> Result<(Self, PeerRecord, DeviceCertificate), DecodeError> {
         let body = signed.unverified_body();
         SHAPE.check(body)?;
-        let pb = pb::Invitation::decode(body.clone())
-            .map_err(|_| DecodeError::Malformed { what: SHAPE.what })?;
+        let pb = pb::Invitation::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: SHAPE.what })?;
         let token = pb.token.as_ref().try_into();
         let invitation = Self {
             record: Signed::required(pb.record, SHAPE.what)?,
-            token: token
-                .map_err(|_| DecodeError::invalid(SHAPE.what, "its token is not 16 bytes long"))?,
+            token: token.map_err(|_| DecodeError::invalid(SHAPE.what, "its token is not 16 bytes long"))?,
             expires_at_ms: pb.expires_at_ms,
             name: clean_name(&pb.name),
         };
         let (record, certificate) = PeerRecord::open(&invitation.record, &verify)?;
         signed
-            .verify(context::INVITATION, |m, s| {
-                verify(&certificate.device_key, m, s)
-            })
+            .verify(context::INVITATION, |m, s| verify(&certificate.device_key, m, s))
             .ok_or(DecodeError::invalid(SHAPE.what, "its signature is wrong"))?;
         Ok((invitation, record, certificate))
     }

@@ -6,6 +6,7 @@
 //! is allocated), and the validation that turns a protobuf message into a Rust type.
 
 pub mod context;
+pub mod decoders;
 pub mod entry;
 pub mod error;
 pub mod frame;

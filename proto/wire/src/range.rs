@@ -43,9 +43,7 @@ impl RangeSet {
             return;
         }
         let from = self.0.partition_point(|r| r.last.saturating_add(1) < first);
-        let to = self
-            .0
-            .partition_point(|r| r.first <= last.saturating_add(1));
+        let to = self.0.partition_point(|r| r.first <= last.saturating_add(1));
         let mut merged = Range { first, last };
         if let Some(touched) = self.0.get(from..to).filter(|t| !t.is_empty()) {
             merged.first = merged.first.min(touched[0].first);
@@ -78,35 +76,19 @@ impl RangeSet {
 
     /// The lowest ranges, as many as one message may carry.
     pub(crate) fn to_pb(&self) -> Vec<pb::Range> {
-        self.iter()
-            .take(limits::RANGES)
-            .map(|r| pb::Range {
-                first: r.first,
-                last: r.last,
-            })
-            .collect()
+        self.iter().take(limits::RANGES).map(|r| pb::Range { first: r.first, last: r.last }).collect()
     }
 
     /// Takes ascending, disjoint, non-empty ranges above `above`.
-    pub(crate) fn from_pb(
-        ranges: &[pb::Range],
-        above: u64,
-        what: &'static str,
-    ) -> Result<Self, DecodeError> {
+    pub(crate) fn from_pb(ranges: &[pb::Range], above: u64, what: &'static str) -> Result<Self, DecodeError> {
         if ranges.len() > limits::RANGES {
-            return Err(DecodeError::TooMany {
-                what,
-                max: limits::RANGES,
-            });
+            return Err(DecodeError::TooMany { what, max: limits::RANGES });
         }
         let mut set = Self::default();
         let mut previous = above;
         for r in ranges {
             if r.first <= previous || r.last < r.first || r.last == u64::MAX {
-                return Err(DecodeError::Invalid {
-                    what,
-                    why: "its ranges are not ascending",
-                });
+                return Err(DecodeError::Invalid { what, why: "its ranges are not ascending" });
             }
             previous = r.last;
             set.insert(r.first, r.last);

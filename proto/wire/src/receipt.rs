@@ -50,10 +50,7 @@ impl CannotOpenReason {
             2 => Ok(Self::KeyGone),
             3 => Ok(Self::Damaged),
             4 => Ok(Self::UnknownSuite),
-            found => Err(DecodeError::UnsupportedVersion {
-                what: "cannot-open reason",
-                found,
-            }),
+            found => Err(DecodeError::UnsupportedVersion { what: "cannot-open reason", found }),
         }
     }
 }
@@ -78,32 +75,18 @@ pub struct Withdrawal {
     pub positions: RangeSet,
 }
 
-pub(crate) static RANGE: Shape = Shape {
-    what: "range",
-    max_len: 24,
-    fields: &[Field::one(1, 0), Field::one(2, 0)],
-};
+pub(crate) static RANGE: Shape = Shape { what: "range", max_len: 24, fields: &[Field::one(1, 0), Field::one(2, 0)] };
 
 static ACK: Shape = Shape {
     what: "acknowledgement",
     max_len: limits::RECEIPT,
-    fields: &[
-        Field::one(1, 32),
-        Field::one(2, 32),
-        Field::one(3, 0),
-        Field::nested(4, limits::RANGES, &RANGE),
-    ],
+    fields: &[Field::one(1, 32), Field::one(2, 32), Field::one(3, 0), Field::nested(4, limits::RANGES, &RANGE)],
 };
 
 static CANNOT_OPEN: Shape = Shape {
     what: "cannot-open",
     max_len: limits::RECEIPT,
-    fields: &[
-        Field::one(1, 32),
-        Field::one(2, 32),
-        Field::one(3, 0),
-        Field::one(4, 0),
-    ],
+    fields: &[Field::one(1, 32), Field::one(2, 32), Field::one(3, 0), Field::one(4, 0)],
 };
 
 static WITHDRAWAL: Shape = Shape {
@@ -129,8 +112,7 @@ impl Ack {
     pub fn decode(signed: &Signed) -> Result<Self, DecodeError> {
         let body = signed.unverified_body();
         ACK.check(body)?;
-        let pb =
-            pb::Ack::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: ACK.what })?;
+        let pb = pb::Ack::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: ACK.what })?;
         Ok(Self {
             log: log_id(&pb.log_device, &pb.conversation)?,
             through: pb.through,
@@ -155,9 +137,7 @@ impl CannotOpen {
     pub fn decode(signed: &Signed) -> Result<Self, DecodeError> {
         let body = signed.unverified_body();
         CANNOT_OPEN.check(body)?;
-        let pb = pb::CannotOpen::decode(body.clone()).map_err(|_| DecodeError::Malformed {
-            what: CANNOT_OPEN.what,
-        })?;
+        let pb = pb::CannotOpen::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: CANNOT_OPEN.what })?;
         Ok(Self {
             log: log_id(&pb.log_device, &pb.conversation)?,
             position: pb.position,
@@ -169,10 +149,7 @@ impl CannotOpen {
 impl Withdrawal {
     /// The bytes to sign under [`crate::context::WITHDRAWAL`].
     pub fn encode(&self) -> Bytes {
-        let withdrawal = pb::Withdrawal {
-            conversation: self.conversation.encode(),
-            ranges: self.positions.to_pb(),
-        };
+        let withdrawal = pb::Withdrawal { conversation: self.conversation.encode(), ranges: self.positions.to_pb() };
         withdrawal.encode_to_vec().into()
     }
 
@@ -180,9 +157,7 @@ impl Withdrawal {
     pub fn decode(signed: &Signed) -> Result<Self, DecodeError> {
         let body = signed.unverified_body();
         WITHDRAWAL.check(body)?;
-        let pb = pb::Withdrawal::decode(body.clone()).map_err(|_| DecodeError::Malformed {
-            what: WITHDRAWAL.what,
-        })?;
+        let pb = pb::Withdrawal::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: WITHDRAWAL.what })?;
         Ok(Self {
             conversation: ConversationId::decode(&pb.conversation)?,
             positions: RangeSet::from_pb(&pb.ranges, 0, WITHDRAWAL.what)?,
@@ -191,8 +166,5 @@ impl Withdrawal {
 }
 
 fn log_id(device: &[u8], conversation: &[u8]) -> Result<LogId, DecodeError> {
-    Ok(LogId {
-        device: DeviceId::decode(device)?,
-        conversation: ConversationId::decode(conversation)?,
-    })
+    Ok(LogId { device: DeviceId::decode(device)?, conversation: ConversationId::decode(conversation)? })
 }

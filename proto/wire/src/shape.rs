@@ -33,32 +33,17 @@ pub struct Field {
 impl Field {
     /// A field that stands at most once and whose value has at most `max_len` bytes (0 for a number).
     pub const fn one(number: u32, max_len: usize) -> Self {
-        Self {
-            number,
-            max_count: 1,
-            max_len,
-            nested: None,
-        }
+        Self { number, max_count: 1, max_len, nested: None }
     }
 
     /// A repeated field.
     pub const fn many(number: u32, max_count: usize, max_len: usize) -> Self {
-        Self {
-            number,
-            max_count,
-            max_len,
-            nested: None,
-        }
+        Self { number, max_count, max_len, nested: None }
     }
 
     /// A message, up to `max_count` times.
     pub const fn nested(number: u32, max_count: usize, shape: &'static Shape) -> Self {
-        Self {
-            number,
-            max_count,
-            max_len: shape.max_len,
-            nested: Some(shape),
-        }
+        Self { number, max_count, max_len: shape.max_len, nested: Some(shape) }
     }
 }
 
@@ -66,18 +51,10 @@ impl Shape {
     /// Refuses bytes that are too long, malformed, or have too many elements.
     pub fn check(&self, bytes: &[u8]) -> Result<(), DecodeError> {
         if bytes.len() > self.max_len {
-            return Err(DecodeError::TooLong {
-                what: self.what,
-                len: bytes.len(),
-                max: self.max_len,
-            });
+            return Err(DecodeError::TooLong { what: self.what, len: bytes.len(), max: self.max_len });
         }
         let mut counts = [0usize; 16];
-        debug_assert!(
-            self.fields.len() <= counts.len(),
-            "make room for the fields of {}",
-            self.what
-        );
+        debug_assert!(self.fields.len() <= counts.len(), "make room for the fields of {}", self.what);
         let mut unknown = 0usize;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -98,11 +75,7 @@ impl Shape {
                 // Groups are obsolete and nest without a length.
                 _ => return Err(self.malformed()),
             };
-            let known = self
-                .fields
-                .iter()
-                .zip(counts.iter_mut())
-                .find(|(f, _)| f.number == number);
+            let known = self.fields.iter().zip(counts.iter_mut()).find(|(f, _)| f.number == number);
             let Some((field, count)) = known else {
                 unknown += 1;
                 if unknown > limits::UNKNOWN_FIELDS {
@@ -115,11 +88,7 @@ impl Shape {
                 return Err(self.too_many(field.max_count));
             }
             if value.len() > field.max_len {
-                return Err(DecodeError::TooLong {
-                    what: self.what,
-                    len: value.len(),
-                    max: field.max_len,
-                });
+                return Err(DecodeError::TooLong { what: self.what, len: value.len(), max: field.max_len });
             }
             if let Some(nested) = field.nested {
                 nested.check(value)?;
@@ -143,10 +112,7 @@ impl Shape {
     }
 
     fn too_many(&self, max: usize) -> DecodeError {
-        DecodeError::TooMany {
-            what: self.what,
-            max,
-        }
+        DecodeError::TooMany { what: self.what, max }
     }
 }
 
@@ -154,55 +120,26 @@ impl Shape {
 mod tests {
     use super::*;
 
-    static INNER: Shape = Shape {
-        what: "inner",
-        max_len: 8,
-        fields: &[Field::one(1, 4)],
-    };
-    static OUTER: Shape = Shape {
-        what: "outer",
-        max_len: 1024,
-        fields: &[Field::nested(1, 2, &INNER), Field::one(2, 0)],
-    };
+    static INNER: Shape = Shape { what: "inner", max_len: 8, fields: &[Field::one(1, 4)] };
+    static OUTER: Shape =
+        Shape { what: "outer", max_len: 1024, fields: &[Field::nested(1, 2, &INNER), Field::one(2, 0)] };
 
     #[test]
     fn counts_lengths_and_nesting_are_limited() {
         assert_eq!(OUTER.check(&[0x0a, 2, 0x0a, 0]), Ok(()));
         let three = [0x0a, 0].repeat(3);
-        assert_eq!(
-            OUTER.check(&three),
-            Err(DecodeError::TooMany {
-                what: "outer",
-                max: 2
-            })
-        );
+        assert_eq!(OUTER.check(&three), Err(DecodeError::TooMany { what: "outer", max: 2 }));
         let long = [0x0a, 7, 0x0a, 5, 0, 0, 0, 0, 0];
-        assert_eq!(
-            OUTER.check(&long),
-            Err(DecodeError::TooLong {
-                what: "inner",
-                len: 5,
-                max: 4
-            })
-        );
+        assert_eq!(OUTER.check(&long), Err(DecodeError::TooLong { what: "inner", len: 5, max: 4 }));
         let unknown = [0x18, 1].repeat(limits::UNKNOWN_FIELDS + 1);
-        assert!(matches!(
-            OUTER.check(&unknown),
-            Err(DecodeError::TooMany { .. })
-        ));
+        assert!(matches!(OUTER.check(&unknown), Err(DecodeError::TooMany { .. })));
     }
 
     #[test]
     fn truncated_and_grouped_messages_are_malformed() {
         for bytes in [&[0x0a][..], &[0x0a, 9, 1], &[0x0b], &[0xff; 11], &[0x11, 1]] {
-            assert_eq!(
-                OUTER.check(bytes),
-                Err(DecodeError::Malformed { what: "outer" })
-            );
+            assert_eq!(OUTER.check(bytes), Err(DecodeError::Malformed { what: "outer" }));
         }
-        assert!(matches!(
-            OUTER.check(&[0; 2000]),
-            Err(DecodeError::TooLong { .. })
-        ));
+        assert!(matches!(OUTER.check(&[0; 2000]), Err(DecodeError::TooLong { .. })));
     }
 }

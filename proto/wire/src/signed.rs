@@ -19,10 +19,7 @@ pub struct Signed {
 pub(crate) static SHAPE: Shape = Shape {
     what: "signed object",
     max_len: limits::CHAT_FRAME,
-    fields: &[
-        Field::one(1, limits::CHAT_FRAME),
-        Field::one(2, limits::SIGNATURE),
-    ],
+    fields: &[Field::one(1, limits::CHAT_FRAME), Field::one(2, limits::SIGNATURE)],
 };
 
 impl Signed {
@@ -33,11 +30,7 @@ impl Signed {
     }
 
     /// The body, if `verify(message, signature)` finds the signature good.
-    pub fn verify(
-        &self,
-        context: &[u8],
-        verify: impl FnOnce(&[u8], &[u8]) -> bool,
-    ) -> Option<&Bytes> {
+    pub fn verify(&self, context: &[u8], verify: impl FnOnce(&[u8], &[u8]) -> bool) -> Option<&Bytes> {
         verify(&signing_input(context, &self.body), &self.signature).then_some(&self.body)
     }
 
@@ -49,15 +42,10 @@ impl Signed {
     /// Decodes bytes of at most `max_len`.
     pub fn decode(bytes: Bytes, max_len: usize) -> Result<Self, DecodeError> {
         if bytes.len() > max_len {
-            return Err(DecodeError::TooLong {
-                what: SHAPE.what,
-                len: bytes.len(),
-                max: max_len,
-            });
+            return Err(DecodeError::TooLong { what: SHAPE.what, len: bytes.len(), max: max_len });
         }
         SHAPE.check(&bytes)?;
-        let signed =
-            pb::Signed::decode(bytes).map_err(|_| DecodeError::Malformed { what: SHAPE.what })?;
+        let signed = pb::Signed::decode(bytes).map_err(|_| DecodeError::Malformed { what: SHAPE.what })?;
         Ok(Self::from_pb(signed))
     }
 
@@ -67,27 +55,15 @@ impl Signed {
     }
 
     pub(crate) fn from_pb(signed: pb::Signed) -> Self {
-        Self {
-            body: signed.body,
-            signature: signed.signature,
-        }
+        Self { body: signed.body, signature: signed.signature }
     }
 
-    pub(crate) fn required(
-        signed: Option<pb::Signed>,
-        what: &'static str,
-    ) -> Result<Self, DecodeError> {
-        signed.map(Self::from_pb).ok_or(DecodeError::Invalid {
-            what,
-            why: "lacks a signed object",
-        })
+    pub(crate) fn required(signed: Option<pb::Signed>, what: &'static str) -> Result<Self, DecodeError> {
+        signed.map(Self::from_pb).ok_or(DecodeError::Invalid { what, why: "lacks a signed object" })
     }
 
     pub(crate) fn to_pb(&self) -> pb::Signed {
-        pb::Signed {
-            body: self.body.clone(),
-            signature: self.signature.clone(),
-        }
+        pb::Signed { body: self.body.clone(), signature: self.signature.clone() }
     }
 }
 

@@ -10,8 +10,7 @@ use prost::Message;
 use crate::entry::{EntryClass, Item};
 use crate::range::RangeSet;
 use crate::{
-    CannotOpenReason, ConversationId, DecodeError, DeviceId, MessageId, NetworkId, Position,
-    Signed, UserId, pb,
+    CannotOpenReason, ConversationId, DecodeError, DeviceId, MessageId, NetworkId, Position, Signed, UserId, pb,
 };
 
 /// Version of the store's layout: tables, keys and record versions together.
@@ -30,75 +29,33 @@ pub struct Table {
 }
 
 /// Facts about the store itself, by a 16-byte name (see [`meta`]).
-pub const META: Table = Table {
-    name: "meta",
-    id_len: 16,
-};
+pub const META: Table = Table { name: "meta", id_len: 16 };
 /// [`Contact`] by user.
-pub const CONTACTS: Table = Table {
-    name: "contacts",
-    id_len: 32,
-};
+pub const CONTACTS: Table = Table { name: "contacts", id_len: 32 };
 /// [`OutstandingInvitation`] by the SHA-256 of its token.
-pub const INVITATIONS: Table = Table {
-    name: "invitations",
-    id_len: 32,
-};
+pub const INVITATIONS: Table = Table { name: "invitations", id_len: 32 };
 /// [`Pending`] by conversation and sequence.
-pub const PENDING: Table = Table {
-    name: "pending",
-    id_len: 32,
-};
+pub const PENDING: Table = Table { name: "pending", id_len: 32 };
 /// [`OutEntry`] by conversation and position: our own logs.
-pub const OUT_ENTRIES: Table = Table {
-    name: "out_entries",
-    id_len: 32,
-};
+pub const OUT_ENTRIES: Table = Table { name: "out_entries", id_len: 32 };
 /// The sealed envelope of an own entry, by conversation and position; gone once all devices have it.
-pub const OUT_SEALED: Table = Table {
-    name: "out_sealed",
-    id_len: 32,
-};
+pub const OUT_SEALED: Table = Table { name: "out_sealed", id_len: 32 };
 /// [`OutCursor`] by conversation and device.
-pub const OUT_CURSORS: Table = Table {
-    name: "out_cursors",
-    id_len: 64,
-};
+pub const OUT_CURSORS: Table = Table { name: "out_cursors", id_len: 64 };
 /// [`InLog`] by device and conversation.
-pub const IN_LOGS: Table = Table {
-    name: "in_logs",
-    id_len: 64,
-};
+pub const IN_LOGS: Table = Table { name: "in_logs", id_len: 64 };
 /// Envelopes that came too early, by device, conversation and position.
-pub const IN_PARKED: Table = Table {
-    name: "in_parked",
-    id_len: 64,
-};
+pub const IN_PARKED: Table = Table { name: "in_parked", id_len: 64 };
 /// [`Quarantined`] by device, conversation and position.
-pub const QUARANTINE: Table = Table {
-    name: "quarantine",
-    id_len: 64,
-};
+pub const QUARANTINE: Table = Table { name: "quarantine", id_len: 64 };
 /// [`History`] by sequence: what was said, ours and theirs.
-pub const HISTORY: Table = Table {
-    name: "history",
-    id_len: 0,
-};
+pub const HISTORY: Table = Table { name: "history", id_len: 0 };
 /// [`Failure`] by conversation and position: own messages that will not be delivered.
-pub const FAILURES: Table = Table {
-    name: "failures",
-    id_len: 32,
-};
+pub const FAILURES: Table = Table { name: "failures", id_len: 32 };
 /// Key packages given out and not used yet, by the asking device, the conversation and the suite.
-pub const KEY_PACKAGES: Table = Table {
-    name: "key_packages",
-    id_len: 64,
-};
+pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 64 };
 /// The crypto implementations' state, by the SHA-256 of suite and the implementation's own key.
-pub const CRYPTO: Table = Table {
-    name: "crypto",
-    id_len: 32,
-};
+pub const CRYPTO: Table = Table { name: "crypto", id_len: 32 };
 
 /// All tables, in the order in which a copy writes them.
 pub const TABLES: [Table; 14] = [
@@ -141,9 +98,7 @@ pub fn ordered_key(ids: &[&[u8]], order: u64) -> Bytes {
 
 /// The order at a key's end.
 pub fn key_order(key: &[u8]) -> Result<u64, DecodeError> {
-    let (_, order) = key
-        .split_last_chunk()
-        .ok_or(DecodeError::invalid("key", "has no order"))?;
+    let (_, order) = key.split_last_chunk().ok_or(DecodeError::invalid("key", "has no order"))?;
     Ok(u64::from_be_bytes(*order))
 }
 
@@ -176,10 +131,7 @@ pub trait Record: Sized {
                 let pb = Self::Pb::decode(value.slice(1..));
                 Self::from_pb(pb.map_err(|_| DecodeError::Malformed { what: Self::NAME })?)
             }
-            Some(&found) => Err(DecodeError::UnsupportedVersion {
-                what: Self::NAME,
-                found: found.into(),
-            }),
+            Some(&found) => Err(DecodeError::UnsupportedVersion { what: Self::NAME, found: found.into() }),
             None => Err(DecodeError::Malformed { what: Self::NAME }),
         }
     }
@@ -216,10 +168,7 @@ impl Record for Identity {
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         let seed = |bytes: &Bytes| {
-            bytes
-                .as_ref()
-                .try_into()
-                .map_err(|_| DecodeError::invalid(Self::NAME, "a seed is not 32 bytes long"))
+            bytes.as_ref().try_into().map_err(|_| DecodeError::invalid(Self::NAME, "a seed is not 32 bytes long"))
         };
         Ok(Self {
             user_seed: seed(&pb.user_seed)?,
@@ -278,10 +227,7 @@ impl Record for Contact {
             devices: self.devices.iter().map(device).collect(),
             added_at_ms: self.added_at_ms,
             conversation: self.conversation.encode(),
-            token: self
-                .token
-                .map(|t| Bytes::copy_from_slice(&t))
-                .unwrap_or_default(),
+            token: self.token.map(|t| Bytes::copy_from_slice(&t)).unwrap_or_default(),
         }
     }
 
@@ -297,11 +243,7 @@ impl Record for Contact {
         Ok(Self {
             user: UserId::decode(&pb.user)?,
             alias: pb.alias,
-            devices: pb
-                .devices
-                .into_iter()
-                .map(device)
-                .collect::<Result<_, DecodeError>>()?,
+            devices: pb.devices.into_iter().map(device).collect::<Result<_, DecodeError>>()?,
             added_at_ms: pb.added_at_ms,
             conversation: ConversationId::decode(&pb.conversation)?,
             token: pb.token.as_ref().try_into().ok(),
@@ -323,17 +265,11 @@ impl Record for OutstandingInvitation {
     type Pb = pb::StoredInvitation;
 
     fn to_pb(&self) -> Self::Pb {
-        pb::StoredInvitation {
-            expires_at_ms: self.expires_at_ms,
-            uses_left: self.uses_left,
-        }
+        pb::StoredInvitation { expires_at_ms: self.expires_at_ms, uses_left: self.uses_left }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        Ok(Self {
-            expires_at_ms: pb.expires_at_ms,
-            uses_left: pb.uses_left,
-        })
+        Ok(Self { expires_at_ms: pb.expires_at_ms, uses_left: pb.uses_left })
     }
 }
 
@@ -351,20 +287,12 @@ impl Record for Pending {
     type Pb = pb::PendingMessage;
 
     fn to_pb(&self) -> Self::Pb {
-        pb::PendingMessage {
-            item: Some(self.item.to_pb()),
-            expires_at_ms: self.expires_at_ms,
-        }
+        pb::PendingMessage { item: Some(self.item.to_pb()), expires_at_ms: self.expires_at_ms }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        let item = pb
-            .item
-            .ok_or(DecodeError::invalid(Self::NAME, "lacks its message"))?;
-        Ok(Self {
-            item: Item::from_pb(item)?,
-            expires_at_ms: pb.expires_at_ms,
-        })
+        let item = pb.item.ok_or(DecodeError::invalid(Self::NAME, "lacks its message"))?;
+        Ok(Self { item: Item::from_pb(item)?, expires_at_ms: pb.expires_at_ms })
     }
 }
 
@@ -416,11 +344,7 @@ impl Record for OutEntry {
             size: pb.size,
             expires_at_ms: pb.expires_at_ms,
             messages: split_message_ids(&pb.message_ids),
-            recipients: pb
-                .recipients
-                .iter()
-                .map(|d| DeviceId::decode(d))
-                .collect::<Result<_, _>>()?,
+            recipients: pb.recipients.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>()?,
             history: pb.history,
             resealed_from: pb.resealed_from,
         })
@@ -496,12 +420,7 @@ impl Record for InLog {
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         let beyond = RangeSet::from_pb(&pb.beyond, pb.through, Self::NAME)?;
         let before_join = RangeSet::from_pb(&pb.before_join, 0, Self::NAME)?;
-        Ok(Self {
-            base: pb.base,
-            through: pb.through,
-            beyond,
-            before_join,
-        })
+        Ok(Self { base: pb.base, through: pb.through, beyond, before_join })
     }
 }
 
@@ -536,12 +455,7 @@ impl Record for History {
             position: self.position,
             stored_at_ms: self.stored_at_ms,
             bundle: self.bundle.clone(),
-            hidden: self
-                .hidden
-                .iter()
-                .flat_map(|i| i.to_be_bytes())
-                .collect::<Vec<_>>()
-                .into(),
+            hidden: self.hidden.iter().flat_map(|i| i.to_be_bytes()).collect::<Vec<_>>().into(),
         }
     }
 
@@ -553,13 +467,7 @@ impl Record for History {
             position: pb.position,
             stored_at_ms: pb.stored_at_ms,
             bundle: pb.bundle,
-            hidden: pb
-                .hidden
-                .as_chunks()
-                .0
-                .iter()
-                .map(|i| u16::from_be_bytes(*i))
-                .collect(),
+            hidden: pb.hidden.as_chunks().0.iter().map(|i| u16::from_be_bytes(*i)).collect(),
         })
     }
 }
@@ -578,17 +486,11 @@ impl Record for Failure {
     type Pb = pb::StoredFailure;
 
     fn to_pb(&self) -> Self::Pb {
-        pb::StoredFailure {
-            message_ids: join_message_ids(&self.messages),
-            reason: self.reason.clone(),
-        }
+        pb::StoredFailure { message_ids: join_message_ids(&self.messages), reason: self.reason.clone() }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        Ok(Self {
-            messages: split_message_ids(&pb.message_ids),
-            reason: pb.reason,
-        })
+        Ok(Self { messages: split_message_ids(&pb.message_ids), reason: pb.reason })
     }
 }
 
@@ -608,35 +510,19 @@ impl Record for Quarantined {
     type Pb = pb::Quarantined;
 
     fn to_pb(&self) -> Self::Pb {
-        pb::Quarantined {
-            reason: self.reason.code(),
-            since_ms: self.since_ms,
-            envelope: self.envelope.clone(),
-        }
+        pb::Quarantined { reason: self.reason.code(), since_ms: self.since_ms, envelope: self.envelope.clone() }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         let reason = CannotOpenReason::from_code(pb.reason)?;
-        Ok(Self {
-            reason,
-            since_ms: pb.since_ms,
-            envelope: pb.envelope,
-        })
+        Ok(Self { reason, since_ms: pb.since_ms, envelope: pb.envelope })
     }
 }
 
 fn join_message_ids(ids: &[MessageId]) -> Bytes {
-    ids.iter()
-        .flat_map(|id| *id.as_bytes())
-        .collect::<Vec<_>>()
-        .into()
+    ids.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<_>>().into()
 }
 
 fn split_message_ids(bytes: &[u8]) -> Vec<MessageId> {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|id| MessageId::from_bytes(*id))
-        .collect()
+    bytes.as_chunks().0.iter().map(|id| MessageId::from_bytes(*id)).collect()
 }

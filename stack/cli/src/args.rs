@@ -14,13 +14,7 @@ use peerloom::Override;
 )]
 pub(crate) struct Arguments {
     /// The node's folder.
-    #[arg(
-        short = 'C',
-        long,
-        global = true,
-        default_value = ".",
-        value_name = "FOLDER"
-    )]
+    #[arg(short = 'C', long, global = true, default_value = ".", value_name = "FOLDER")]
     pub(crate) dir: PathBuf,
     /// Use VALUE for KEY instead of the file's, such as storage.cache_mib=16.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
@@ -61,9 +55,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example: peerloom -C alice inbox --follow")]
     Inbox(Inbox),
     /// Show messages that wait to be delivered.
-    #[command(
-        after_help = "Examples: peerloom -C bob queue\n          peerloom -C bob queue retry"
-    )]
+    #[command(after_help = "Examples: peerloom -C bob queue\n          peerloom -C bob queue retry")]
     Queue(Queue),
     /// Show how the contacts' devices stand.
     #[command(after_help = "Example: peerloom -C bob peers --json")]
@@ -207,6 +199,5 @@ pub(crate) struct BenchPeer {
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    text.parse::<peerloom::core::kinds::DurationText>()
-        .map(|d| d.0)
+    text.parse::<peerloom::core::kinds::DurationText>().map(|d| d.0)
 }

@@ -53,11 +53,8 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
         .prefix("peerloom-bench-")
         .tempdir_in(".")
         .map_err(|e| failed("no folder can be made here").source(e))?;
-    let setup = Setup {
-        folder: temporary.path().to_path_buf(),
-        overrides: overrides.to_vec(),
-        progress: Progress::new(),
-    };
+    let setup =
+        Setup { folder: temporary.path().to_path_buf(), overrides: overrides.to_vec(), progress: Progress::new() };
     let wanted = |figure| bench.only.is_empty() || bench.only.contains(&figure);
     let mut figures = Map::new();
     figures.insert("machine".into(), machine());
@@ -73,10 +70,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
             figures.extend(disk::measure(&mut one)?);
         }
         if wanted(Figure::Messages) || wanted(Figure::Latency) {
-            figures.extend(
-                messages::measure(&mut one, wanted(Figure::Messages), wanted(Figure::Latency))
-                    .await?,
-            );
+            figures.extend(messages::measure(&mut one, wanted(Figure::Messages), wanted(Figure::Latency)).await?);
         }
         if wanted(Figure::Idle) {
             figures.extend(idle::measure(&mut one, bench.peers).await?);
@@ -89,9 +83,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
     if json {
         say_json(&figures);
     } else {
-        figures
-            .iter()
-            .for_each(|(name, value)| say(&format!("{name:32} {value}")));
+        figures.iter().for_each(|(name, value)| say(&format!("{name:32} {value}")));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -118,10 +110,7 @@ pub(crate) async fn peer(folder: &Path, role: Role) -> Result<()> {
 fn medians(runs: &[Map<String, Value>]) -> Map<String, Value> {
     let mut medians = Map::new();
     for name in runs.first().into_iter().flat_map(Map::keys) {
-        let mut values: Vec<f64> = runs
-            .iter()
-            .filter_map(|run| run.get(name)?.as_f64())
-            .collect();
+        let mut values: Vec<f64> = runs.iter().filter_map(|run| run.get(name)?.as_f64()).collect();
         values.sort_by(f64::total_cmp);
         if let Some(median) = values.get(values.len() / 2) {
             medians.insert(name.clone(), rounded(*median));
@@ -142,11 +131,7 @@ fn share(figures: &mut Map<String, Value>) {
 
 /// Three digits are all that a noisy machine says.
 fn rounded(value: f64) -> Value {
-    if value.abs() >= 100.0 {
-        json!(value.round())
-    } else {
-        json!((value * 1000.0).round() / 1000.0)
-    }
+    if value.abs() >= 100.0 { json!(value.round()) } else { json!((value * 1000.0).round() / 1000.0) }
 }
 
 fn machine() -> Value {
@@ -166,10 +151,7 @@ fn machine() -> Value {
 /// The value below which a share of the sorted values lies.
 fn percentile(sorted: &[f64], share: f64) -> f64 {
     let index = (sorted.len() as f64 * share) as usize;
-    sorted
-        .get(index.min(sorted.len().saturating_sub(1)))
-        .copied()
-        .unwrap_or(0.0)
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }
 
 fn failed(message: &str) -> Error {

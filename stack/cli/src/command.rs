@@ -10,9 +10,7 @@ use peerloom::config::FILE_NAME;
 use peerloom::{Config, Error, ErrorKind, Result, builtin};
 use serde_json::{Value, json};
 
-use crate::args::{
-    Add, Arguments, Check, Command, Contacts, Inbox, Invite, Queue, QueueAction, Run, Send,
-};
+use crate::args::{Add, Arguments, Check, Command, Contacts, Inbox, Invite, Queue, QueueAction, Run, Send};
 use crate::control::{EventView, MessageView, Request, SOCKET};
 use crate::output::{note, printable, say, say_json, table};
 use crate::session::Session;
@@ -22,13 +20,7 @@ pub(crate) use init::{free_port, init_folder};
 
 /// Runs the command that the arguments ask for.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments {
-        dir,
-        overrides,
-        json,
-        command,
-        ..
-    } = arguments;
+    let Arguments { dir, overrides, json, command, .. } = arguments;
     let opened = || Session::open(&dir, &overrides);
     let done = match command {
         Command::Init(init) => init::run(&dir, &overrides, json, init).await,
@@ -40,9 +32,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
             done
         }
         Command::Add(add) => with(opened().await?, |s| self::add(s, json, add)).await,
-        Command::Contacts(contacts) => {
-            with(opened().await?, |s| self::contacts(s, json, contacts)).await
-        }
+        Command::Contacts(contacts) => with(opened().await?, |s| self::contacts(s, json, contacts)).await,
         Command::Send(send) => with(opened().await?, |s| self::send(s, json, send)).await,
         Command::Inbox(inbox) => self::inbox(opened().await?, json, inbox).await,
         Command::Queue(queue) => with(opened().await?, |s| self::queue(s, json, queue)).await,
@@ -71,8 +61,7 @@ where
 
 async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
     if let Session::Remote(_) = session {
-        let message =
-            format!("a node runs on this folder already (its socket is {SOCKET}); end it first");
+        let message = format!("a node runs on this folder already (its socket is {SOCKET}); end it first");
         return Err(Error::new(ErrorKind::InUse, "run", "start", message));
     }
     session.start().await?;
@@ -80,17 +69,9 @@ async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
     if json {
         say_json(&status);
     } else {
-        let addresses: Vec<&str> = status["addresses"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        note(&format!(
-            "{} listens at {}; Ctrl-C ends it",
-            text(&status, "name"),
-            addresses.join(", ")
-        ));
+        let addresses: Vec<&str> =
+            status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        note(&format!("{} listens at {}; Ctrl-C ends it", text(&status, "name"), addresses.join(", ")));
     }
     let ended = tokio::select! {
         ended = session.follow(None, |event| if !run.quiet { show_event(&event, json) }) => ended,
@@ -117,58 +98,34 @@ async fn interrupted() {
 async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
     session.start().await?;
     let lifetime_ms = u64::try_from(invite.lifetime.as_millis()).unwrap_or(u64::MAX);
-    let answer = session
-        .request(Request::Invite {
-            lifetime_ms,
-            uses: invite.uses,
-        })
-        .await?;
+    let answer = session.request(Request::Invite { lifetime_ms, uses: invite.uses }).await?;
     if json {
         say_json(&answer);
     } else {
         say(&text(&answer, "link"));
         if let Session::Local { .. } = session {
-            note(
-                "note: no node runs on this folder; start `peerloom run` so that the link leads somewhere",
-            );
+            note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");
         }
     }
     Ok(())
 }
 
 async fn add(session: std::sync::Arc<Session>, json: bool, add: Add) -> Result<()> {
-    let answer = session
-        .request(Request::Add {
-            link: add.link,
-            alias: add.alias,
-        })
-        .await?;
+    let answer = session.request(Request::Add { link: add.link, alias: add.alias }).await?;
     if json {
         say_json(&answer);
     } else {
         let contact = printable(&text(&answer, "contact"));
-        say(&format!(
-            "added {contact}; send with: peerloom send {contact} hello"
-        ));
+        say(&format!("added {contact}; send with: peerloom send {contact} hello"));
     }
     Ok(())
 }
 
 async fn contacts(session: std::sync::Arc<Session>, json: bool, contacts: Contacts) -> Result<()> {
     if let Some(rename) = contacts.rename {
-        let wrong = || {
-            Error::new(
-                ErrorKind::Invalid,
-                "contacts",
-                "rename",
-                "write --rename OLD=NEW",
-            )
-        };
+        let wrong = || Error::new(ErrorKind::Invalid, "contacts", "rename", "write --rename OLD=NEW");
         let (contact, alias) = rename.split_once('=').ok_or_else(wrong)?;
-        let request = Request::Rename {
-            contact: contact.into(),
-            alias: alias.into(),
-        };
+        let request = Request::Rename { contact: contact.into(), alias: alias.into() };
         let answer = session.request(request).await?;
         if json {
             say_json(&answer)
@@ -181,42 +138,22 @@ async fn contacts(session: std::sync::Arc<Session>, json: bool, contacts: Contac
     if json {
         say_json(&answer);
     } else {
-        let rows: Vec<_> = rows(&answer)
-            .map(|c| vec![printable(&text(c, "contact")), text(c, "user")])
-            .collect();
+        let rows: Vec<_> = rows(&answer).map(|c| vec![printable(&text(c, "contact")), text(c, "user")]).collect();
         table(&["contact", "user"], &rows);
     }
     Ok(())
 }
 
 async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Result<()> {
-    let text = if send.text == "-" {
-        read_stdin()?
-    } else {
-        send.text
-    };
-    let ttl_ms = send
-        .ttl
-        .map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-    let answer = session
-        .request(Request::Send {
-            contact: send.contact,
-            text,
-            ttl_ms,
-        })
-        .await?;
+    let text = if send.text == "-" { read_stdin()? } else { send.text };
+    let ttl_ms = send.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    let answer = session.request(Request::Send { contact: send.contact, text, ttl_ms }).await?;
     if json {
         say_json(&answer);
     } else {
-        say(&format!(
-            "accepted {} for {}",
-            self::text(&answer, "id"),
-            printable(&self::text(&answer, "contact"))
-        ));
+        say(&format!("accepted {} for {}", self::text(&answer, "id"), printable(&self::text(&answer, "contact"))));
         if let Session::Local { .. } = *session {
-            note(
-                "note: no node runs on this folder; the message goes out once `peerloom run` does",
-            );
+            note("note: no node runs on this folder; the message goes out once `peerloom run` does");
         }
     }
     Ok(())
@@ -226,30 +163,14 @@ async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Resul
 fn read_stdin() -> Result<String> {
     let limit = peerloom::core::wire::limits::MESSAGE_BODY as u64;
     let mut text = String::new();
-    let failed = |e| {
-        Error::new(
-            ErrorKind::Invalid,
-            "send",
-            "read standard input",
-            "the text is not UTF-8",
-        )
-        .source(e)
-    };
+    let failed = |e| Error::new(ErrorKind::Invalid, "send", "read standard input", "the text is not UTF-8").source(e);
     // One byte more than allowed, so that too long a text is refused rather than cut.
-    std::io::stdin()
-        .take(limit + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    std::io::stdin().take(limit + 1).read_to_string(&mut text).map_err(failed)?;
     Ok(text)
 }
 
 async fn inbox(session: Session, json: bool, inbox: Inbox) -> Result<()> {
-    let answer = session
-        .request(Request::Inbox {
-            after: inbox.after.clone(),
-            limit: inbox.limit,
-        })
-        .await?;
+    let answer = session.request(Request::Inbox { after: inbox.after.clone(), limit: inbox.limit }).await?;
     rows(&answer).for_each(|message| show_message(message, json));
     let mut done = Ok(());
     if inbox.follow {
@@ -276,10 +197,7 @@ async fn queue(session: std::sync::Arc<Session>, json: bool, queue: Queue) -> Re
         if json {
             say_json(&answer);
         } else {
-            say(&format!(
-                "{} stalled devices are tried again",
-                answer["woken"]
-            ));
+            say(&format!("{} stalled devices are tried again", answer["woken"]));
         }
         return Ok(());
     }
@@ -301,10 +219,7 @@ async fn queue(session: std::sync::Arc<Session>, json: bool, queue: Queue) -> Re
             printable(&text(entry, "reason")),
         ]
     };
-    table(
-        &["message", "contact", "attempts", "next try", "reason"],
-        &rows(&answer).map(row).collect::<Vec<_>>(),
-    );
+    table(&["message", "contact", "attempts", "next try", "reason"], &rows(&answer).map(row).collect::<Vec<_>>());
     Ok(())
 }
 
@@ -315,54 +230,27 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
         return Ok(());
     }
     let row = |peer: &Value| {
-        let rtt = peer["rtt_us"]
-            .as_u64()
-            .map_or_else(|| "-".into(), |us| format!("{:.1}ms", us as f64 / 1000.0));
+        let rtt = peer["rtt_us"].as_u64().map_or_else(|| "-".into(), |us| format!("{:.1}ms", us as f64 / 1000.0));
         let device: String = text(peer, "device").chars().take(10).collect();
         let detail = match text(peer, "address") {
             address if address.is_empty() => printable(&text(peer, "reason")),
             address => address,
         };
-        vec![
-            printable(&text(peer, "contact")),
-            device,
-            text(peer, "state"),
-            rtt,
-            detail,
-        ]
+        vec![printable(&text(peer, "contact")), device, text(peer, "state"), rtt, detail]
     };
-    table(
-        &["contact", "device", "state", "rtt", "where, or why not"],
-        &rows(&answer).map(row).collect::<Vec<_>>(),
-    );
+    table(&["contact", "device", "state", "rtt", "where, or why not"], &rows(&answer).map(row).collect::<Vec<_>>());
     Ok(())
 }
 
-fn check(
-    dir: &std::path::Path,
-    overrides: &[peerloom::Override],
-    json: bool,
-    check: Check,
-) -> Result<()> {
+fn check(dir: &std::path::Path, overrides: &[peerloom::Override], json: bool, check: Check) -> Result<()> {
     let path = check.file.unwrap_or_else(|| dir.join(FILE_NAME));
     let config = Config::load(&path, overrides, &builtin::kinds())?;
-    let chosen = config
-        .layers
-        .iter()
-        .map(|c| format!("{} {}", c.layer, c.kind));
+    let chosen = config.layers.iter().map(|c| format!("{} {}", c.layer, c.kind));
     if json {
-        let layers: Vec<_> = config
-            .layers
-            .iter()
-            .map(|c| json!({ "layer": c.layer, "kind": c.kind }))
-            .collect();
+        let layers: Vec<_> = config.layers.iter().map(|c| json!({ "layer": c.layer, "kind": c.kind })).collect();
         say_json(&json!({ "ok": true, "file": path, "layers": layers }));
     } else {
-        say(&format!(
-            "{}: good ({})",
-            path.display(),
-            chosen.collect::<Vec<_>>().join(", ")
-        ));
+        say(&format!("{}: good ({})", path.display(), chosen.collect::<Vec<_>>().join(", ")));
     }
     Ok(())
 }
@@ -380,15 +268,9 @@ fn show_event(event: &Value, json: bool) {
         EventView::Delivered { contact, messages } => {
             format!("{contact}: {} delivered", messages.len())
         }
-        EventView::Failed {
-            contact,
-            messages,
-            reason,
-        } => format!("{contact}: {} failed: {reason}", messages.len()),
+        EventView::Failed { contact, messages, reason } => format!("{contact}: {} failed: {reason}", messages.len()),
         EventView::PeerUp { contact, .. } => format!("{contact} is connected"),
-        EventView::PeerDown {
-            contact, reason, ..
-        } => format!("{contact} is gone: {reason}"),
+        EventView::PeerDown { contact, reason, .. } => format!("{contact} is gone: {reason}"),
         EventView::Online => "online".into(),
         EventView::Offline => "offline".into(),
         EventView::Stalled { contact, .. } => {
@@ -397,11 +279,7 @@ fn show_event(event: &Value, json: bool) {
         EventView::ContactAdded { contact, .. } => {
             format!("{contact} used an invitation and is a contact now")
         }
-        EventView::Gap {
-            contact,
-            first,
-            last,
-        } => format!("{contact}: entries {first} to {last} are missing"),
+        EventView::Gap { contact, first, last } => format!("{contact}: entries {first} to {last} are missing"),
         EventView::Lagged { missed } => format!("{missed} events were missed"),
     };
     say(&format!("* {}", printable(&line)));
@@ -419,16 +297,8 @@ fn show(message: &MessageView) {
     let body = match (&message.text, &message.body) {
         (Some(text), _) => printable(text),
         (None, body) => {
-            let kind = if message.content_type.is_empty() {
-                "bytes"
-            } else {
-                &message.content_type
-            };
-            format!(
-                "[{}, {} characters of base64]",
-                printable(kind),
-                body.as_ref().map_or(0, String::len)
-            )
+            let kind = if message.content_type.is_empty() { "bytes" } else { &message.content_type };
+            format!("[{}, {} characters of base64]", printable(kind), body.as_ref().map_or(0, String::len))
         }
     };
     say(&format!("{}: {body}", printable(&message.from)));
@@ -440,9 +310,5 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 fn rows(value: &Value) -> impl DoubleEndedIterator<Item = &Value> {
-    value
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-        .iter()
+    value.as_array().map(Vec::as_slice).unwrap_or_default().iter()
 }

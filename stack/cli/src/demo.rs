@@ -51,12 +51,8 @@ struct Summary {
 type Clients = Arc<Mutex<Vec<Option<Client>>>>;
 
 pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode> {
-    let temporary =
-        tempfile::tempdir().map_err(|e| failed("no temporary folder can be made").source(e))?;
-    let base = demo
-        .keep
-        .clone()
-        .unwrap_or_else(|| temporary.path().to_path_buf());
+    let temporary = tempfile::tempdir().map_err(|e| failed("no temporary folder can be made").source(e))?;
+    let base = demo.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     let folders: Vec<PathBuf> = NAMES.iter().map(|name| base.join(name)).collect();
     for (name, folder) in NAMES.iter().zip(&folders) {
         let listen = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
@@ -72,12 +68,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     for folder in &folders {
         nodes.push(Some(NodeProcess::start(folder).await?));
     }
-    let clients: Clients = Arc::new(Mutex::new(
-        nodes
-            .iter()
-            .map(|n| n.as_ref().map(|n| n.client.clone()))
-            .collect(),
-    ));
+    let clients: Clients = Arc::new(Mutex::new(nodes.iter().map(|n| n.as_ref().map(|n| n.client.clone())).collect()));
     introduce(&clients).await?;
     wait_for_links(&clients, &progress).await?;
 
@@ -91,11 +82,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     // In the middle of the stream: no warning, no clean-up.
     let half = demo.messages / 2;
     while sent.load(Ordering::Relaxed) < half && !streams.is_empty() {
-        progress.set(&format!(
-            "{} of {} messages accepted",
-            sent.load(Ordering::Relaxed),
-            demo.messages
-        ));
+        progress.set(&format!("{} of {} messages accepted", sent.load(Ordering::Relaxed), demo.messages));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     clients.lock().await[VICTIM] = None;
@@ -103,20 +90,13 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
         let pid = victim.pid();
         victim.kill().await?;
         if !json {
-            say(&format!(
-                "killed {} (process {pid}, SIGKILL) after {half} messages",
-                NAMES[VICTIM]
-            ));
+            say(&format!("killed {} (process {pid}, SIGKILL) after {half} messages", NAMES[VICTIM]));
         }
     }
     tokio::time::sleep(DEAD).await;
     let restarted = NodeProcess::start(&folders[VICTIM]).await?;
     if !json {
-        say(&format!(
-            "started {} again; it answered after {} ms",
-            NAMES[VICTIM],
-            restarted.ready_after.as_millis()
-        ));
+        say(&format!("started {} again; it answered after {} ms", NAMES[VICTIM], restarted.ready_after.as_millis()));
     }
     clients.lock().await[VICTIM] = Some(restarted.client.clone());
     nodes[VICTIM] = Some(restarted);
@@ -132,31 +112,18 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     if demo.keep.is_some() {
         note(&format!("the three folders are in {}", base.display()));
     }
-    let good = summary.sent == summary.delivered
-        && summary.lost == 0
-        && summary.duplicates == 0
-        && summary.sent > 0;
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let good = summary.sent == summary.delivered && summary.lost == 0 && summary.duplicates == 0 && summary.sent > 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
-    (0..NAMES.len()).flat_map(|from| {
-        (0..NAMES.len())
-            .filter(move |to| *to != from)
-            .map(move |to| (from, to))
-    })
+    (0..NAMES.len()).flat_map(|from| (0..NAMES.len()).filter(move |to| *to != from).map(move |to| (from, to)))
 }
 
 fn show_file(name: &str, folder: &Path) {
     say(&format!("--- {name}/{FILE_NAME}"));
     let text = std::fs::read_to_string(folder.join(FILE_NAME)).unwrap_or_default();
-    text.lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .for_each(say);
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).for_each(say);
 }
 
 async fn client(clients: &Clients, node: usize) -> Option<Client> {
@@ -167,18 +134,10 @@ async fn client(clients: &Clients, node: usize) -> Option<Client> {
 async fn introduce(clients: &Clients) -> Result<()> {
     for inviter in 0..NAMES.len() {
         for invited in inviter + 1..NAMES.len() {
-            let (Some(a), Some(b)) = (
-                client(clients, inviter).await,
-                client(clients, invited).await,
-            ) else {
+            let (Some(a), Some(b)) = (client(clients, inviter).await, client(clients, invited).await) else {
                 continue;
             };
-            let answer = a
-                .request(Request::Invite {
-                    lifetime_ms: 3_600_000,
-                    uses: 1,
-                })
-                .await?;
+            let answer = a.request(Request::Invite { lifetime_ms: 3_600_000, uses: 1 }).await?;
             let link = answer["link"].as_str().unwrap_or_default().to_owned();
             b.request(Request::Add { link, alias: None }).await?;
         }
@@ -195,12 +154,7 @@ async fn wait_for_links(clients: &Clients, progress: &Progress) -> Result<()> {
                 continue;
             };
             let peers = client.request(Request::Peers).await?;
-            up += peers
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|p| p["state"] == "connected")
-                .count();
+            up += peers.as_array().into_iter().flatten().filter(|p| p["state"] == "connected").count();
         }
         progress.set(&format!("{up} of 6 links are up"));
         if up == pairs().count() {
@@ -254,13 +208,7 @@ async fn send_one(clients: &Clients, from: usize, to: usize) -> Result<String> {
         let answer = match client(clients, from).await {
             Some(client) => {
                 let text = format!("from {} to {}", NAMES[from], NAMES[to]);
-                client
-                    .request(Request::Send {
-                        contact: NAMES[to].into(),
-                        text,
-                        ttl_ms: None,
-                    })
-                    .await
+                client.request(Request::Send { contact: NAMES[to].into(), text, ttl_ms: None }).await
             }
             None => Err(failed("the sender is dead")),
         };
@@ -273,11 +221,7 @@ async fn send_one(clients: &Clients, from: usize, to: usize) -> Result<String> {
 }
 
 /// Waits until everything accepted was shown, then counts what every node shows.
-async fn collect(
-    clients: &Clients,
-    accepted: &HashMap<String, usize>,
-    progress: &Progress,
-) -> Result<Summary> {
+async fn collect(clients: &Clients, accepted: &HashMap<String, usize>, progress: &Progress) -> Result<Summary> {
     let begin = Instant::now();
     loop {
         let mut shown: HashMap<(usize, String), usize> = HashMap::new();
@@ -291,24 +235,15 @@ async fn collect(
                 *shown.entry((node, message.id)).or_default() += 1;
             }
         }
-        let delivered = accepted
-            .iter()
-            .filter(|(id, to)| shown.contains_key(&(**to, (*id).clone())))
-            .count();
-        progress.set(&format!(
-            "{delivered} of {} messages delivered",
-            accepted.len()
-        ));
+        let delivered = accepted.iter().filter(|(id, to)| shown.contains_key(&(**to, (*id).clone()))).count();
+        progress.set(&format!("{delivered} of {} messages delivered", accepted.len()));
         if delivered < accepted.len() && begin.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         }
         times.sort_by(f64::total_cmp);
         let percentile = |p: f64| {
-            times
-                .get(((times.len() as f64 * p) as usize).min(times.len().saturating_sub(1)))
-                .copied()
-                .unwrap_or(0.0)
+            times.get(((times.len() as f64 * p) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or(0.0)
         };
         let ids: HashSet<&String> = accepted.keys().collect();
         return Ok(Summary {
@@ -327,15 +262,8 @@ async fn collect(
 async fn inbox(client: &Client) -> Result<Vec<MessageView>> {
     let mut all: Vec<MessageView> = Vec::new();
     loop {
-        let after = all
-            .last()
-            .map_or_else(|| "0.0".to_owned(), |m| m.cursor.clone());
-        let page = client
-            .request(Request::Inbox {
-                after: Some(after),
-                limit: 5000,
-            })
-            .await?;
+        let after = all.last().map_or_else(|| "0.0".to_owned(), |m| m.cursor.clone());
+        let page = client.request(Request::Inbox { after: Some(after), limit: 5000 }).await?;
         let page: Vec<MessageView> =
             serde_json::from_value(page).map_err(|e| failed("an inbox can't be read").source(e))?;
         if page.is_empty() {
@@ -350,31 +278,14 @@ fn report(summary: &Summary, json: bool, took: Duration) {
         say_json(summary);
         return;
     }
-    let Summary {
-        sent,
-        delivered,
-        lost,
-        duplicates,
-        in_doubt,
-        p50_ms,
-        p99_ms,
-    } = summary;
+    let Summary { sent, delivered, lost, duplicates, in_doubt, p50_ms, p99_ms } = summary;
     say("");
-    say(&format!(
-        "sent         {sent:>8}   accepted by a node, in {:.1} s",
-        took.as_secs_f64()
-    ));
-    say(&format!(
-        "delivered    {delivered:>8}   shown at the receiver"
-    ));
+    say(&format!("sent         {sent:>8}   accepted by a node, in {:.1} s", took.as_secs_f64()));
+    say(&format!("delivered    {delivered:>8}   shown at the receiver"));
     say(&format!("shown twice  {duplicates:>8}"));
     say(&format!("lost         {lost:>8}"));
-    say(&format!(
-        "in doubt     {in_doubt:>8}   shown, though the crash swallowed the sender's answer"
-    ));
-    say(&format!(
-        "delivery     p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms (those to and from a dead node included)"
-    ));
+    say(&format!("in doubt     {in_doubt:>8}   shown, though the crash swallowed the sender's answer"));
+    say(&format!("delivery     p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms (those to and from a dead node included)"));
 }
 
 fn failed(message: &str) -> Error {

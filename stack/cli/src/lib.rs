@@ -23,11 +23,7 @@ use args::Arguments;
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     output::start_logging(arguments.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             output::complain(&format!("no threads can be made: {error}"));

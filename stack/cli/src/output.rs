@@ -33,9 +33,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self {
-            shown: std::io::stderr().is_terminal(),
-        }
+        Self { shown: std::io::stderr().is_terminal() }
     }
 
     pub(crate) fn set(&self, message: &str) {
@@ -60,10 +58,7 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         say(padded.join("  ").trim_end());
     };
     line(&mut heading.iter().copied());
@@ -94,11 +89,7 @@ pub(crate) fn start_logging(verbose: u8) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
 #[cfg(test)]
@@ -107,9 +98,6 @@ mod tests {
 
     #[test]
     fn terminals_are_not_controlled_from_outside() {
-        assert_eq!(
-            printable("a\u{1b}[2Jb\rc\u{202e}\nd"),
-            "a␛[2Jb␍c\u{fffd}\nd"
-        );
+        assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}\nd"), "a␛[2Jb␍c\u{fffd}\nd");
     }
 }

@@ -35,16 +35,10 @@ impl NodeProcess {
             .map_err(|e| failed("the program can't be started").source(e))?;
         loop {
             if let Some(client) = Client::connect(folder).await {
-                return Ok(Self {
-                    child,
-                    client,
-                    ready_after: begin.elapsed(),
-                });
+                return Ok(Self { child, client, ready_after: begin.elapsed() });
             }
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(failed(&format!(
-                    "a node ended at once ({status}); its message stands above"
-                )));
+                return Err(failed(&format!("a node ended at once ({status}); its message stands above")));
             }
             if begin.elapsed() > READY {
                 return Err(failed("a node doesn't answer"));
@@ -60,17 +54,13 @@ impl NodeProcess {
 
     /// Kills it as a crash would: SIGKILL, no clean-up.
     pub(crate) async fn kill(mut self) -> Result<()> {
-        self.child
-            .kill()
-            .await
-            .map_err(|e| failed("a node can't be killed").source(e))
+        self.child.kill().await.map_err(|e| failed("a node can't be killed").source(e))
     }
 }
 
 /// This very program.
 pub(crate) fn program() -> Result<Command> {
-    let path =
-        std::env::current_exe().map_err(|e| failed("the program doesn't find itself").source(e))?;
+    let path = std::env::current_exe().map_err(|e| failed("the program doesn't find itself").source(e))?;
     Ok(Command::new(path))
 }
 
@@ -78,9 +68,7 @@ pub(crate) fn program() -> Result<Command> {
 pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.split_whitespace().next())
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0)
+    line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// Processor time a process has used, in clock ticks of 10 ms.
@@ -88,11 +76,7 @@ pub(crate) fn ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold spaces; user and system time are the 12th and 13th after it.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    rest.split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|n| n.parse::<u64>().ok())
-        .sum()
+    rest.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
 }
 
 fn failed(message: &str) -> Error {

@@ -37,10 +37,7 @@ impl Session {
             opened => opened?,
         };
         let server = Server::start(folder, node.clone())?;
-        Ok(Self::Local {
-            node,
-            _server: server,
-        })
+        Ok(Self::Local { node, _server: server })
     }
 
     /// Makes sure that the node is on the network.
@@ -60,23 +57,14 @@ impl Session {
     }
 
     /// Calls `each` for every event until it says stop, or the node ends.
-    pub(crate) async fn follow(
-        &self,
-        after: Option<String>,
-        mut each: impl FnMut(Value),
-    ) -> Result<()> {
+    pub(crate) async fn follow(&self, after: Option<String>, mut each: impl FnMut(Value)) -> Result<()> {
         match self {
             Self::Remote(client) => {
                 let mut events = client.follow(after).await?;
                 while let Some(event) = events.next().await {
                     each(event);
                 }
-                Err(Error::new(
-                    ErrorKind::Closed,
-                    "control",
-                    "follow",
-                    "the node that ran on this folder has ended",
-                ))
+                Err(Error::new(ErrorKind::Closed, "control", "follow", "the node that ran on this folder has ended"))
             }
             Self::Local { node, .. } => {
                 let mut events = match after {
@@ -84,8 +72,7 @@ impl Session {
                     None => node.events().await?,
                 };
                 while let Some(event) = events.next().await {
-                    let view =
-                        event_view(node, &event).and_then(|view| serde_json::to_value(view).ok());
+                    let view = event_view(node, &event).and_then(|view| serde_json::to_value(view).ok());
                     view.into_iter().for_each(&mut each);
                 }
                 Ok(())

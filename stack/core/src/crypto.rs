@@ -44,12 +44,7 @@ pub trait Crypto: Send + Sync {
 
     /// Seals `plaintext` for the members of the send session. `sealing.associated_data` is
     /// authenticated with it.
-    fn seal(
-        &self,
-        txn: &mut dyn StateTxn,
-        rng: &mut dyn Rng,
-        sealing: Sealing<'_>,
-    ) -> Result<Bytes>;
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes>;
 
     /// Opens an entry of another device's log. An `Err` is a failure of this node (its store, say);
     /// whatever is wrong with the entry is an [`Opened`].

@@ -83,9 +83,7 @@ impl Error {
         use ErrorKind as K;
         let retry = match kind {
             K::Unreachable | K::Closed | K::Timeout | K::Overloaded => Retry::Later,
-            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage => {
-                Retry::AfterChange
-            }
+            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage => Retry::AfterChange,
             _ => Retry::No,
         };
         Self(Box::new(Inner {
@@ -138,13 +136,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
-            component,
-            operation,
-            message,
-            source,
-            ..
-        } = &*self.0;
+        let Inner { component, operation, message, source, .. } = &*self.0;
         write!(f, "{component}: {operation}: {message}")?;
         match source {
             Some(source) => write!(f, " ({source})"),
@@ -169,8 +161,9 @@ impl From<peerloom_wire::DecodeError> for Error {
     fn from(error: peerloom_wire::DecodeError) -> Self {
         let kind = match error {
             peerloom_wire::DecodeError::UnsupportedVersion { .. } => ErrorKind::UnsupportedVersion,
-            peerloom_wire::DecodeError::TooLong { .. }
-            | peerloom_wire::DecodeError::TooMany { .. } => ErrorKind::TooLarge,
+            peerloom_wire::DecodeError::TooLong { .. } | peerloom_wire::DecodeError::TooMany { .. } => {
+                ErrorKind::TooLarge
+            }
             _ => ErrorKind::Malformed,
         };
         Self::new(kind, "wire", "decode", error.to_string())

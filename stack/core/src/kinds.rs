@@ -35,12 +35,7 @@ pub enum Layer {
 
 impl Layer {
     /// All layers, in the order of the file.
-    pub const ALL: [Self; 4] = [
-        Self::Transport,
-        Self::Discovery,
-        Self::Storage,
-        Self::Crypto,
-    ];
+    pub const ALL: [Self; 4] = [Self::Transport, Self::Discovery, Self::Storage, Self::Crypto];
 }
 
 impl fmt::Display for Layer {
@@ -69,10 +64,7 @@ pub struct SettingsError {
 impl SettingsError {
     /// An error about the value of `path`.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            message: message.into(),
-        }
+        Self { path: path.into(), message: message.into() }
     }
 }
 
@@ -146,10 +138,7 @@ pub struct Registry<T: ?Sized, C> {
 
 impl<T: ?Sized + 'static, C: 'static> Registry<T, C> {
     fn new(layer: Layer) -> Self {
-        Self {
-            layer,
-            kinds: BTreeMap::new(),
-        }
+        Self { layer, kinds: BTreeMap::new() }
     }
 
     /// Registers a kind; of two with one name the later wins.
@@ -163,12 +152,7 @@ impl<T: ?Sized + 'static, C: 'static> Registry<T, C> {
         let build = move |settings: &Settings, context: &C| {
             let config = parse::<S>(settings).map_err(|e| {
                 let place = format!("{layer}.{}", e.path);
-                crate::Error::new(
-                    crate::ErrorKind::Invalid,
-                    name,
-                    "configure",
-                    format!("{place}: {}", e.message),
-                )
+                crate::Error::new(crate::ErrorKind::Invalid, name, "configure", format!("{place}: {}", e.message))
             })?;
             build(config, context)
         };
@@ -270,21 +254,15 @@ impl Kinds {
 
     /// The kind of a layer with this name.
     pub fn find(&self, layer: Layer, name: &str) -> Option<KindInfo<'_>> {
-        self.describe()
-            .into_iter()
-            .find(|k| k.layer == layer && k.name == name)
+        self.describe().into_iter().find(|k| k.layer == layer && k.name == name)
     }
 }
 
 fn parse<S: KindConfig>(settings: &Settings) -> Result<S, SettingsError> {
-    let config: S =
-        serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|e| {
-            let path = e.path().to_string();
-            SettingsError::new(
-                if path == "." { String::new() } else { path },
-                e.inner().to_string(),
-            )
-        })?;
+    let config: S = serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|e| {
+        let path = e.path().to_string();
+        SettingsError::new(if path == "." { String::new() } else { path }, e.inner().to_string())
+    })?;
     config.validate()?;
     Ok(config)
 }
@@ -296,16 +274,8 @@ pub struct DurationText(pub Duration);
 impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
-        let units = [
-            ("d", 86_400_000),
-            ("h", 3_600_000),
-            ("m", 60_000),
-            ("s", 1_000),
-        ];
-        match units
-            .into_iter()
-            .find(|(_, unit)| ms >= *unit && ms % unit == 0)
-        {
+        let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+        match units.into_iter().find(|(_, unit)| ms >= *unit && ms % unit == 0) {
             Some((name, unit)) => write!(f, "{}{name}", ms / unit),
             None => write!(f, "{ms}ms"),
         }
@@ -316,26 +286,20 @@ impl std::str::FromStr for DurationText {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let wrong =
-            |_| format!("`{text}` is not a duration such as \"500ms\", \"5s\", \"90m\" or \"7d\"");
+        let wrong = |_| format!("`{text}` is not a duration such as \"500ms\", \"5s\", \"90m\" or \"7d\"");
         humantime::parse_duration(text).map(Self).map_err(wrong)
     }
 }
 
 impl<'de> Deserialize<'de> for DurationText {
-    fn deserialize<D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
 }
 
 impl Serialize for DurationText {
-    fn serialize<S: serde::Serializer>(
-        &self,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }

@@ -22,8 +22,8 @@ pub use error::{Error, ErrorKind, Result, Retry};
 pub use kinds::{Kinds, Layer, Settings};
 pub use storage::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
 pub use transport::{
-    Channel, ChannelClass, DeviceSecret, FrameReceiver, FrameSender, Link, LinkStats, Listener,
-    Signal, Signaling, Transport, TransportCaps,
+    Channel, ChannelClass, DeviceSecret, FrameReceiver, FrameSender, Link, LinkStats, Listener, Signal, Signaling,
+    Transport, TransportCaps,
 };
 
 pub use peerloom_wire as wire;

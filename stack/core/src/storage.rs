@@ -82,15 +82,9 @@ pub struct Page {
 
 impl Page {
     /// Up to 256 rows or 1 MiB.
-    pub const DEFAULT: Self = Self {
-        rows: 256,
-        bytes: 1024 * 1024,
-    };
+    pub const DEFAULT: Self = Self { rows: 256, bytes: 1024 * 1024 };
     /// One row.
-    pub const ONE: Self = Self {
-        rows: 1,
-        bytes: usize::MAX,
-    };
+    pub const ONE: Self = Self { rows: 1, bytes: usize::MAX };
 }
 
 /// A range of keys.
@@ -105,10 +99,7 @@ pub struct KeyRange {
 impl KeyRange {
     /// All keys.
     pub fn all() -> Self {
-        Self {
-            start: Bound::Unbounded,
-            end: Bound::Unbounded,
-        }
+        Self { start: Bound::Unbounded, end: Bound::Unbounded }
     }
 
     /// All keys that begin with `prefix`.
@@ -125,10 +116,7 @@ impl KeyRange {
             }
             None => Bound::Unbounded,
         };
-        Self {
-            start: Bound::Included(prefix.to_vec()),
-            end,
-        }
+        Self { start: Bound::Included(prefix.to_vec()), end }
     }
 
     /// The same range, from just after `key`: the next page of an ascending scan.
@@ -145,16 +133,11 @@ impl KeyRange {
 
     /// The bounds, borrowed; `None` when no key can lie between them.
     pub fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
-        let (start, end) = (
-            self.start.as_ref().map(Vec::as_slice),
-            self.end.as_ref().map(Vec::as_slice),
-        );
+        let (start, end) = (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice));
         // Ordered maps panic on such ranges, and an excluded start meets the end at a last page.
         let empty = match (start, end) {
             (Bound::Included(s), Bound::Included(e)) => s > e,
-            (Bound::Included(s) | Bound::Excluded(s), Bound::Included(e) | Bound::Excluded(e)) => {
-                s >= e
-            }
+            (Bound::Included(s) | Bound::Excluded(s), Bound::Included(e) | Bound::Excluded(e)) => s >= e,
             _ => false,
         };
         (!empty).then_some((start, end))
@@ -163,8 +146,7 @@ impl KeyRange {
     /// Whether `key` lies in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         use std::ops::RangeBounds;
-        self.bounds()
-            .is_some_and(|bounds| RangeBounds::<[u8]>::contains(&bounds, key))
+        self.bounds().is_some_and(|bounds| RangeBounds::<[u8]>::contains(&bounds, key))
     }
 }
 
@@ -188,20 +170,12 @@ pub struct Write {
 impl Batch {
     /// Sets a row.
     pub fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.writes.push(Write {
-            table,
-            key: key.into(),
-            value: Some(value.into()),
-        });
+        self.writes.push(Write { table, key: key.into(), value: Some(value.into()) });
     }
 
     /// Deletes a row; does nothing where there is none.
     pub fn delete(&mut self, table: Table, key: impl Into<Bytes>) {
-        self.writes.push(Write {
-            table,
-            key: key.into(),
-            value: None,
-        });
+        self.writes.push(Write { table, key: key.into(), value: None });
     }
 
     /// Adds another batch's writes after this one's.
@@ -221,10 +195,7 @@ impl Batch {
 
     /// Bytes of all keys and values.
     pub fn size(&self) -> usize {
-        self.writes
-            .iter()
-            .map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len))
-            .sum()
+        self.writes.iter().map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum()
     }
 }
 

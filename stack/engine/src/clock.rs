@@ -27,25 +27,15 @@ impl Clock {
     pub(crate) fn new(last_seen_ms: u64) -> Self {
         let system = system_ms();
         if system + millis(JUMP) < last_seen_ms {
-            warn!(
-                behind_ms = last_seen_ms - system,
-                "the system's clock went back since the last run; set it right"
-            );
+            warn!(behind_ms = last_seen_ms - system, "the system's clock went back since the last run; set it right");
         }
-        Self {
-            start: Instant::now(),
-            base_ms: system.max(last_seen_ms),
-            jumped_at: None,
-        }
+        Self { start: Instant::now(), base_ms: system.max(last_seen_ms), jumped_at: None }
     }
 
     /// The time.
     pub(crate) fn now(&self) -> Now {
         let mono = self.start.elapsed();
-        Now {
-            mono,
-            wall_ms: self.base_ms + millis(mono),
-        }
+        Now { mono, wall_ms: self.base_ms + millis(mono) }
     }
 
     /// Compares with the system's clock; call now and then.
@@ -60,10 +50,7 @@ impl Clock {
             return;
         }
         let since = *self.jumped_at.get_or_insert_with(|| {
-            warn!(
-                steady,
-                system_ms, "the system's clock jumped; expiry goes by the old time for now"
-            );
+            warn!(steady, system_ms, "the system's clock jumped; expiry goes by the old time for now");
             mono
         });
         if mono.saturating_sub(since) >= BELIEVE_AFTER {
@@ -76,9 +63,7 @@ impl Clock {
 
 /// The system's time in milliseconds since the Unix epoch, for showing to people.
 pub(crate) fn system_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, millis)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -90,11 +75,7 @@ mod tests {
     use super::*;
 
     fn clock() -> Clock {
-        Clock {
-            start: Instant::now(),
-            base_ms: 1_000_000_000,
-            jumped_at: None,
-        }
+        Clock { start: Instant::now(), base_ms: 1_000_000_000, jumped_at: None }
     }
 
     const YEAR_MS: u64 = 365 * 24 * 3_600_000;

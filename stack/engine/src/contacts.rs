@@ -23,9 +23,7 @@ impl Contacts {
     /// Takes these contacts in place of those known.
     pub(crate) fn replace(&self, contacts: Vec<Contact>) {
         let mut book = Book::default();
-        contacts
-            .into_iter()
-            .for_each(|contact| book.insert(contact));
+        contacts.into_iter().for_each(|contact| book.insert(contact));
         *self.write() = book;
     }
 
@@ -45,9 +43,7 @@ impl Contacts {
 
     pub(crate) fn by_conversation(&self, conversation: &ConversationId) -> Option<Contact> {
         let book = self.read();
-        book.by_user
-            .get(book.conversations.get(conversation)?)
-            .cloned()
+        book.by_user.get(book.conversations.get(conversation)?).cloned()
     }
 
     /// The certificate of a device that belongs to a contact.
@@ -65,26 +61,16 @@ impl Contacts {
     /// All devices of all contacts, with what was last known of them.
     pub(crate) fn devices(&self) -> Vec<(UserId, ContactDevice)> {
         let book = self.read();
-        book.by_user
-            .values()
-            .flat_map(|c| c.devices.iter().map(|d| (c.user, d.clone())))
-            .collect()
+        book.by_user.values().flat_map(|c| c.devices.iter().map(|d| (c.user, d.clone()))).collect()
     }
 
     /// A name like `wanted` that no other contact has.
     pub(crate) fn free_alias(&self, wanted: &str, user: &UserId) -> String {
         let book = self.read();
-        let base = if wanted.is_empty() {
-            user.short()
-        } else {
-            wanted.replace(char::is_whitespace, "-")
-        };
+        let base = if wanted.is_empty() { user.short() } else { wanted.replace(char::is_whitespace, "-") };
         // Nor may a name look like somebody's id: a person who types an id means that one.
-        let taken = |alias: &str| {
-            book.by_user
-                .values()
-                .any(|c| c.user != *user && (c.alias == alias || means(&c.user, alias)))
-        };
+        let taken =
+            |alias: &str| book.by_user.values().any(|c| c.user != *user && (c.alias == alias || means(&c.user, alias)));
         let mut alias = base.clone();
         let mut number = 2;
         while taken(&alias) {
@@ -97,10 +83,7 @@ impl Contacts {
     /// The contact that a person means: an alias, or the beginning of a user id (six characters or more).
     pub(crate) fn find(&self, name: &str) -> Result<Contact> {
         let book = self.read();
-        let by_id = name
-            .parse()
-            .ok()
-            .and_then(|user: UserId| book.by_user.get(&user));
+        let by_id = name.parse().ok().and_then(|user: UserId| book.by_user.get(&user));
         if let Some(contact) = by_id.or_else(|| book.by_user.values().find(|c| c.alias == name)) {
             return Ok(contact.clone());
         }
@@ -146,8 +129,7 @@ impl Book {
                 self.devices.insert(device.device, certificate);
             }
         }
-        self.conversations
-            .insert(contact.conversation, contact.user);
+        self.conversations.insert(contact.conversation, contact.user);
         self.by_user.insert(contact.user, contact);
     }
 }
@@ -159,11 +141,6 @@ fn means(user: &UserId, name: &str) -> bool {
 
 /// The addresses in a device's newest record.
 pub(crate) fn addresses(device: &ContactDevice) -> Vec<peerloom_wire::Address> {
-    let record = device
-        .record
-        .as_ref()
-        .and_then(|r| PeerRecord::open(r, verify).ok());
-    record
-        .map(|(record, _)| record.addresses)
-        .unwrap_or_default()
+    let record = device.record.as_ref().and_then(|r| PeerRecord::open(r, verify).ok());
+    record.map(|(record, _)| record.addresses).unwrap_or_default()
 }

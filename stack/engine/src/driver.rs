@@ -46,11 +46,7 @@ pub(crate) enum Input {
     /// A message to send.
     Send(SendRequest),
     /// A frame from a device, with what it holds of the link's budget.
-    Frame {
-        device: DeviceId,
-        frame: Frame,
-        _budget: OwnedSemaphorePermit,
-    },
+    Frame { device: DeviceId, frame: Frame, _budget: OwnedSemaphorePermit },
     /// A link came up, or another one took over.
     LinkUp(DeviceId),
     /// The last link went down.
@@ -92,35 +88,24 @@ impl DriverHandle {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         // Whoever asked may be gone; then the answer goes nowhere.
-        let run =
-            move |turn: Result<&mut Turn<'_>, &Error>| match turn.map(|turn| (work(turn), turn)) {
-                Ok((Ok(value), turn)) => {
-                    turn.effects
-                        .reply(move |outcome| drop(reply.send(outcome.map(|()| value))));
-                }
-                Ok((Err(error), _)) => drop(reply.send(Err(error))),
-                Err(error) => drop(reply.send(Err(error.clone()))),
-            };
+        let run = move |turn: Result<&mut Turn<'_>, &Error>| match turn.map(|turn| (work(turn), turn)) {
+            Ok((Ok(value), turn)) => {
+                turn.effects.reply(move |outcome| drop(reply.send(outcome.map(|()| value))));
+            }
+            Ok((Err(error), _)) => drop(reply.send(Err(error))),
+            Err(error) => drop(reply.send(Err(error.clone()))),
+        };
         self.input(Input::Call(Box::new(run))).await?;
         answer.await.map_err(|_| closed())?
     }
 }
 
 fn closed() -> Error {
-    Error::new(
-        ErrorKind::Closed,
-        "engine",
-        "deliver",
-        "the node is shut down",
-    )
+    Error::new(ErrorKind::Closed, "engine", "deliver", "the node is shut down")
 }
 
 /// Starts the thread.
-pub(crate) fn start(
-    mut state: State,
-    storage: Arc<dyn Storage>,
-    clock: Clock,
-) -> Result<DriverHandle> {
+pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -> Result<DriverHandle> {
     let (sender, inputs) = mpsc::channel(WAITING);
     let weak = sender.downgrade();
     let on_failure = move || {
@@ -143,18 +128,10 @@ pub(crate) fn start(
         lazy_since: None,
         clock_checked: Duration::ZERO,
     };
-    let failed = |e: std::io::Error| {
-        Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e)
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(failed)?;
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let run = move || runtime.block_on(driver.run());
-    std::thread::Builder::new()
-        .name("peerloom-deliver".into())
-        .spawn(run)
-        .map_err(failed)?;
+    std::thread::Builder::new().name("peerloom-deliver".into()).spawn(run).map_err(failed)?;
     Ok(DriverHandle(sender))
 }
 
@@ -177,16 +154,13 @@ impl Driver {
         loop {
             let deadline = self.deadline();
             let wait = deadline.saturating_sub(self.clock.now().mono);
-            let received =
-                tokio::time::timeout(wait, self.inputs.recv_many(&mut batch, TURN)).await;
+            let received = tokio::time::timeout(wait, self.inputs.recv_many(&mut batch, TURN)).await;
             if let Ok(0) = received {
                 // Every handle is gone.
                 self.turn(Vec::new(), true);
                 return;
             }
-            let stop = batch
-                .iter()
-                .position(|input| matches!(input, Input::Stop(_)));
+            let stop = batch.iter().position(|input| matches!(input, Input::Stop(_)));
             let stop = stop.map(|at| batch.split_off(at));
             self.turn(std::mem::take(&mut batch), stop.is_some());
             if let Some(Input::Stop(done)) = stop.and_then(|rest| rest.into_iter().next()) {
@@ -203,9 +177,7 @@ impl Driver {
         let housekeeping = self.clock_checked + CLOCK_CHECK;
         let lazy = self.lazy_since.map(|since| since + LAZY);
         let broken = self.broken.then(|| self.clock.now().mono + RECOVERY);
-        let due = [self.state.timers.next(), lazy, broken]
-            .into_iter()
-            .flatten();
+        let due = [self.state.timers.next(), lazy, broken].into_iter().flatten();
         due.fold(housekeeping, Duration::min)
     }
 
@@ -240,13 +212,8 @@ impl Driver {
                 break;
             }
         }
-        let outcome = outcome
-            .and_then(|()| turn.on_timers())
-            .and_then(|()| turn.finish());
-        let lazy_due = last
-            || self
-                .lazy_since
-                .is_some_and(|since| now.mono >= since + LAZY);
+        let outcome = outcome.and_then(|()| turn.on_timers()).and_then(|()| turn.finish());
+        let lazy_due = last || self.lazy_since.is_some_and(|since| now.mono >= since + LAZY);
         if outcome.is_ok() && (lazy_due || !turn.txn.is_empty()) {
             turn.write_lazy();
         }
@@ -261,11 +228,7 @@ impl Driver {
             self.broken = true;
             return;
         }
-        self.lazy_since = if waits {
-            self.lazy_since.or(Some(now.mono))
-        } else {
-            None
-        };
+        self.lazy_since = if waits { self.lazy_since.or(Some(now.mono)) } else { None };
         if !writes.is_empty() || !effects.is_empty() {
             let batch = self.view.submit(self.committer.next_sequence(), writes);
             let lone = self.inputs.is_empty();
@@ -281,9 +244,7 @@ impl Driver {
         }
         self.lazy_since = None;
         // Whatever was submitted and didn't fail is still on its way to the disk, and counts.
-        let loaded = self
-            .state
-            .load(&self.view.begin(self.committer.done()), now);
+        let loaded = self.state.load(&self.view.begin(self.committer.done()), now);
         self.broken = loaded.is_err();
         match loaded {
             Ok(()) => info!("the store answers; state was read again"),
@@ -298,11 +259,7 @@ fn refuse(input: Input, error: &Error) {
     match input {
         Input::Send(request) => drop(request.reply.send(Err(error.clone()))),
         Input::Call(work) => work(Err(error)),
-        Input::Frame { .. }
-        | Input::LinkUp(_)
-        | Input::LinkDown(..)
-        | Input::StoreFailed
-        | Input::Stop(_) => {}
+        Input::Frame { .. } | Input::LinkUp(_) | Input::LinkDown(..) | Input::StoreFailed | Input::Stop(_) => {}
     }
 }
 
@@ -322,11 +279,7 @@ impl Turn<'_> {
                 self.on_send(request);
                 Ok(())
             }
-            Input::Frame {
-                device,
-                frame,
-                _budget,
-            } => self.on_frame(device, frame),
+            Input::Frame { device, frame, _budget } => self.on_frame(device, frame),
             Input::LinkUp(device) => self.on_link_up(device),
             Input::LinkDown(device, reason) => {
                 self.on_link_down(device, &reason);
@@ -350,11 +303,7 @@ impl Turn<'_> {
     }
 
     fn housekeeping(&mut self) {
-        self.txn.put(
-            META,
-            Bytes::from_static(meta::LAST_SEEN_TIME),
-            self.now.wall_ms.to_be_bytes().to_vec(),
-        );
+        self.txn.put(META, Bytes::from_static(meta::LAST_SEEN_TIME), self.now.wall_ms.to_be_bytes().to_vec());
         self.expire_pending();
     }
 }

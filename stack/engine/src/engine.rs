@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::wire::store::Contact;
-use peerloom_core::wire::{
-    Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId,
-};
+use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
@@ -46,13 +44,7 @@ impl Engine {
     }
 
     fn open_now(parts: Parts, config: EngineConfig) -> Result<Self> {
-        let Parts {
-            transports,
-            discoveries,
-            storage,
-            cryptos,
-            identity,
-        } = parts;
+        let Parts { transports, discoveries, storage, cryptos, identity } = parts;
         if identity.network != config.network {
             let message = "the folder's identity belongs to another network; set `network` back, or use another folder";
             return Err(Error::new(ErrorKind::Invalid, "engine", "open", message));
@@ -66,31 +58,14 @@ impl Engine {
             network: identity.network,
             name: identity.name.clone(),
         });
-        let opened = store::open(
-            &*storage,
-            store::MIGRATIONS,
-            peerloom_wire::store::SCHEMA_VERSION,
-        )?;
-        let no_randomness = |_| {
-            Error::new(
-                ErrorKind::Bug,
-                "engine",
-                "open",
-                "the operating system gives no randomness",
-            )
-        };
+        let opened = store::open(&*storage, store::MIGRATIONS, peerloom_wire::store::SCHEMA_VERSION)?;
+        let no_randomness =
+            |_| Error::new(ErrorKind::Bug, "engine", "open", "the operating system gives no randomness");
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(no_randomness)?;
         let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
         let suites = cryptos.iter().map(|c| c.suite()).collect();
-        let state = State::new(
-            config.clone(),
-            own.clone(),
-            cryptos,
-            contacts.clone(),
-            links.clone(),
-            events.clone(),
-            rng,
-        );
+        let state =
+            State::new(config.clone(), own.clone(), cryptos, contacts.clone(), links.clone(), events.clone(), rng);
         let reader = Reader::new(&storage, own.device);
         let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
@@ -145,12 +120,7 @@ impl Engine {
 
     /// Where others can dial this node; empty until it is started.
     pub async fn addresses(&self) -> Vec<Address> {
-        self.network
-            .lock()
-            .await
-            .as_ref()
-            .map(|n| n.addresses.clone())
-            .unwrap_or_default()
+        self.network.lock().await.as_ref().map(|n| n.addresses.clone()).unwrap_or_default()
     }
 
     /// Sends a message. Once this returns, the message is durably in the log and will be delivered,
@@ -164,46 +134,26 @@ impl Engine {
     ) -> Result<MessageId> {
         let (reply, answer) = oneshot::channel();
         let ttl = ttl.unwrap_or(self.config.ttl);
-        self.driver
-            .input(Input::Send(SendRequest {
-                conversation,
-                content_type,
-                body,
-                ttl,
-                reply,
-            }))
-            .await?;
-        let closed = |_| {
-            Error::new(
-                ErrorKind::Closed,
-                "engine",
-                "send",
-                "the node was shut down; the message was not accepted",
-            )
-        };
+        self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply })).await?;
+        let closed =
+            |_| Error::new(ErrorKind::Closed, "engine", "send", "the node was shut down; the message was not accepted");
         answer.await.map_err(closed)?
     }
 
     /// Makes an invitation that lets `uses` contacts in during `lifetime`. The node must be started.
     pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Signed> {
         let ttl_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-        self.driver
-            .call(move |turn| turn.invite(ttl_ms, uses))
-            .await
+        self.driver.call(move |turn| turn.invite(ttl_ms, uses)).await
     }
 
     /// Adds the contact that an invitation comes from, durably.
     pub async fn add_contact(&self, invitation: Signed) -> Result<Contact> {
-        self.driver
-            .call(move |turn| turn.add_contact(&invitation))
-            .await
+        self.driver.call(move |turn| turn.add_contact(&invitation)).await
     }
 
     /// Gives a contact another name; returns the one it got, which is unique.
     pub async fn rename_contact(&self, user: UserId, alias: String) -> Result<String> {
-        self.driver
-            .call(move |turn| turn.rename(&user, &alias))
-            .await
+        self.driver.call(move |turn| turn.rename(&user, &alias)).await
     }
 
     /// All contacts, by name.
@@ -228,9 +178,7 @@ impl Engine {
 
     /// The place after the newest message.
     pub async fn now(&self) -> Result<Cursor> {
-        self.driver
-            .call(|turn| Ok(Cursor::end_of(turn.state.history)))
-            .await
+        self.driver.call(|turn| Ok(Cursor::end_of(turn.state.history))).await
     }
 
     /// Received messages after a place, in order of arrival.
@@ -256,10 +204,7 @@ impl Engine {
     /// How the devices of all contacts stand.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let devices = self.contacts.devices();
-        devices
-            .into_iter()
-            .map(|(user, d)| self.links.status(user, d.device, d.last_seen_ms))
-            .collect()
+        devices.into_iter().map(|(user, d)| self.links.status(user, d.device, d.last_seen_ms)).collect()
     }
 
     /// Links and frames from outside that were refused since the node was opened.

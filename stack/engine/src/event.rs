@@ -153,14 +153,7 @@ impl EventSource {
     }
 
     pub(crate) fn subscribe(&self, reader: Reader, after: Cursor) -> EventStream {
-        EventStream {
-            receiver: self.0.subscribe(),
-            reader,
-            after,
-            behind: true,
-            ended: false,
-            ready: VecDeque::new(),
-        }
+        EventStream { receiver: self.0.subscribe(), reader, after, behind: true, ended: false, ready: VecDeque::new() }
     }
 }
 

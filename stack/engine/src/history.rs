@@ -20,17 +20,11 @@ pub struct Cursor {
 
 impl Cursor {
     /// Before the first message.
-    pub const START: Self = Self {
-        sequence: 0,
-        index: 0,
-    };
+    pub const START: Self = Self { sequence: 0, index: 0 };
 
     /// After every message of an entry.
     pub(crate) fn end_of(sequence: u64) -> Self {
-        Self {
-            sequence,
-            index: u16::MAX,
-        }
+        Self { sequence, index: u16::MAX }
     }
 }
 
@@ -53,10 +47,7 @@ impl FromStr for Cursor {
             )
         };
         let (sequence, index) = text.split_once('.').ok_or_else(wrong)?;
-        Ok(Self {
-            sequence: sequence.parse().map_err(|_| wrong())?,
-            index: index.parse().map_err(|_| wrong())?,
-        })
+        Ok(Self { sequence: sequence.parse().map_err(|_| wrong())?, index: index.parse().map_err(|_| wrong())? })
     }
 }
 
@@ -89,21 +80,11 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(storage: &Arc<dyn Storage>, own_device: DeviceId) -> Self {
-        Self {
-            storage: Arc::downgrade(storage),
-            own_device,
-        }
+        Self { storage: Arc::downgrade(storage), own_device }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        let closed = || {
-            Error::new(
-                ErrorKind::Closed,
-                "history",
-                "read",
-                "the node is shut down",
-            )
-        };
+        let closed = || Error::new(ErrorKind::Closed, "history", "read", "the node is shut down");
         self.storage.upgrade().ok_or_else(closed)?.snapshot()
     }
 
@@ -129,11 +110,7 @@ impl Reader {
             let Some(last) = page.last() else { break };
             range = range.after(&last.key);
             for row in &page {
-                found.extend(
-                    self.received(&row.key, row.value.clone())?
-                        .into_iter()
-                        .filter(|m| m.cursor > after),
-                );
+                found.extend(self.received(&row.key, row.value.clone())?.into_iter().filter(|m| m.cursor > after));
                 if found.len() >= limit {
                     break;
                 }
@@ -153,11 +130,7 @@ impl Reader {
             let Some(last) = page.last() else { break };
             range = range.before(&last.key);
             for row in &page {
-                found.extend(
-                    self.received(&row.key, row.value.clone())?
-                        .into_iter()
-                        .rev(),
-                );
+                found.extend(self.received(&row.key, row.value.clone())?.into_iter().rev());
                 if found.len() >= limit {
                     break;
                 }
@@ -178,9 +151,7 @@ impl Reader {
 }
 
 /// Runs what may wait for a disk on a thread for that.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let failed = |e| Error::new(ErrorKind::Bug, "engine", "read", "a read panicked").source(e);
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

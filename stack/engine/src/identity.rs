@@ -18,37 +18,14 @@ pub fn open_store(storage: &dyn Storage) -> Result<Option<Identity>> {
 }
 
 /// Makes a user and its first device, and stores them.
-pub fn create_identity(
-    storage: &Arc<dyn Storage>,
-    network: NetworkId,
-    name: &str,
-) -> Result<Identity> {
+pub fn create_identity(storage: &Arc<dyn Storage>, network: NetworkId, name: &str) -> Result<Identity> {
     if open_store(&**storage)?.is_some() {
         let message = "the store holds an identity already; use another folder for another one";
-        return Err(Error::new(
-            ErrorKind::Exists,
-            "engine",
-            "make an identity",
-            message,
-        ));
+        return Err(Error::new(ErrorKind::Exists, "engine", "make an identity", message));
     }
-    let no_randomness = |e| {
-        Error::new(
-            ErrorKind::Bug,
-            "engine",
-            "make an identity",
-            "no randomness",
-        )
-        .source(e)
-    };
-    let (user_seed, device_seed) = (
-        random().map_err(no_randomness)?,
-        random().map_err(no_randomness)?,
-    );
-    let (user, device) = (
-        SigningKey::from_seed(&user_seed),
-        SigningKey::from_seed(&device_seed),
-    );
+    let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "make an identity", "no randomness").source(e);
+    let (user_seed, device_seed) = (random().map_err(no_randomness)?, random().map_err(no_randomness)?);
+    let (user, device) = (SigningKey::from_seed(&user_seed), SigningKey::from_seed(&device_seed));
     let certificate = DeviceCertificate {
         user: UserId::from_key(user.public()),
         user_key: user.public().clone(),
@@ -58,20 +35,10 @@ pub fn create_identity(
         issued_at_ms: system_ms(),
     };
     let certificate = user.sign_object(context::DEVICE_CERTIFICATE, certificate.encode());
-    let identity = Identity {
-        user_seed,
-        device_seed,
-        certificate,
-        network,
-        name: clean_name(name),
-    };
+    let identity = Identity { user_seed, device_seed, certificate, network, name: clean_name(name) };
     let mut batch = Batch::default();
     batch.put(META, Bytes::from_static(meta::IDENTITY), identity.encode());
-    batch.put(
-        META,
-        Bytes::from_static(meta::INSTANCE),
-        random::<16>().map_err(no_randomness)?.to_vec(),
-    );
+    batch.put(META, Bytes::from_static(meta::INSTANCE), random::<16>().map_err(no_randomness)?.to_vec());
     storage.commit(&batch)?;
     Ok(identity)
 }

@@ -54,11 +54,8 @@ impl Network {
         for transport in &shared.transports {
             listeners.push(transport.listen().await?);
         }
-        let addresses: Vec<Address> = listeners
-            .iter()
-            .flat_map(|l| l.addresses())
-            .take(peerloom_wire::limits::ADDRESSES)
-            .collect();
+        let addresses: Vec<Address> =
+            listeners.iter().flat_map(|l| l.addresses()).take(peerloom_wire::limits::ADDRESSES).collect();
         announce(&shared, &addresses).await?;
 
         let mut tasks = JoinSet::new();
@@ -68,11 +65,7 @@ impl Network {
         }
         tasks.spawn(dialer::run(shared.clone()));
         tasks.spawn(renew(shared.clone(), addresses.clone()));
-        Ok(Self {
-            shared,
-            tasks,
-            addresses,
-        })
+        Ok(Self { shared, tasks, addresses })
     }
 
     /// Closes all links and stops listening.
@@ -111,10 +104,7 @@ async fn announce(shared: &Shared, addresses: &[Address]) -> Result<()> {
         sequence: 0,
         expires_at_ms: crate::clock::system_ms() + RECORD_LIFETIME_MS,
     };
-    let signed = shared
-        .driver
-        .call(move |turn| turn.set_record(record))
-        .await?;
+    let signed = shared.driver.call(move |turn| turn.set_record(record)).await?;
     for discovery in &shared.discoveries {
         if let Err(error) = discovery.announce(signed.clone()).await {
             warn!(%error, "the record could not be announced");

@@ -55,20 +55,14 @@ pub struct General {
 
 impl Default for General {
     fn default() -> Self {
-        Self {
-            network: "peerloom".into(),
-            name: String::new(),
-        }
+        Self { network: "peerloom".into(), name: String::new() }
     }
 }
 
 impl KindConfig for General {
     fn validate(&self) -> Result<(), SettingsError> {
         if self.network.is_empty() || self.network.len() > 64 {
-            return Err(SettingsError::new(
-                "network",
-                "a network's name has from 1 to 64 bytes",
-            ));
+            return Err(SettingsError::new("network", "a network's name has from 1 to 64 bytes"));
         }
         Ok(())
     }
@@ -99,12 +93,7 @@ impl Default for Delivery {
         Self {
             ttl: DurationText(rules.ttl),
             ack_timeout: DurationText(rules.delivery.ack_timeout),
-            retry_delays: rules
-                .delivery
-                .retry_delays
-                .into_iter()
-                .map(DurationText)
-                .collect(),
+            retry_delays: rules.delivery.retry_delays.into_iter().map(DurationText).collect(),
             max_queued_messages: rules.max_queued_messages,
             max_queued_bytes: rules.max_queued_bytes,
             max_links: rules.max_links,
@@ -121,16 +110,10 @@ impl KindConfig for Delivery {
             return Err(SettingsError::new("ack_timeout", "it takes at least 100ms"));
         }
         if self.retry_delays.is_empty() || self.retry_delays.len() > 32 {
-            return Err(SettingsError::new(
-                "retry_delays",
-                "list from 1 to 32 waits, such as [\"1s\", \"5s\"]",
-            ));
+            return Err(SettingsError::new("retry_delays", "list from 1 to 32 waits, such as [\"1s\", \"5s\"]"));
         }
         if self.max_queued_messages == 0 {
-            return Err(SettingsError::new(
-                "max_queued_messages",
-                "leave room for at least one message",
-            ));
+            return Err(SettingsError::new("max_queued_messages", "leave room for at least one message"));
         }
         if self.max_queued_bytes < 1024 * 1024 {
             return Err(SettingsError::new(
@@ -139,10 +122,7 @@ impl KindConfig for Delivery {
             ));
         }
         if self.max_links == 0 {
-            return Err(SettingsError::new(
-                "max_links",
-                "leave room for at least one link",
-            ));
+            return Err(SettingsError::new("max_links", "leave room for at least one link"));
         }
         Ok(())
     }
@@ -162,13 +142,10 @@ impl std::str::FromStr for Override {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once('=') {
-            Some((path, value)) if !path.trim().is_empty() => Ok(Self {
-                path: path.trim().into(),
-                value: value.trim().into(),
-            }),
-            _ => Err(format!(
-                "`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16"
-            )),
+            Some((path, value)) if !path.trim().is_empty() => {
+                Ok(Self { path: path.trim().into(), value: value.trim().into() })
+            }
+            _ => Err(format!("`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16")),
         }
     }
 }
@@ -179,44 +156,25 @@ impl Config {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|e| {
             let (kind, message) = match e.kind() {
-                std::io::ErrorKind::NotFound => (
-                    ErrorKind::NotFound,
-                    format!("{shown}: no such file; make one with `peerloom init`"),
-                ),
-                _ => (
-                    ErrorKind::Invalid,
-                    format!("{shown}: the file can't be read; check its permissions"),
-                ),
+                std::io::ErrorKind::NotFound => {
+                    (ErrorKind::NotFound, format!("{shown}: no such file; make one with `peerloom init`"))
+                }
+                _ => (ErrorKind::Invalid, format!("{shown}: the file can't be read; check its permissions")),
             };
             Error::new(kind, "config", "read", message).source(e)
         })?;
-        let folder = path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self::parse(&text, &shown.to_string(), folder, overrides, kinds)
     }
 
     /// Validates a file's text. `origin` is what errors call the file.
-    pub fn parse(
-        text: &str,
-        origin: &str,
-        folder: &Path,
-        overrides: &[Override],
-        kinds: &Kinds,
-    ) -> Result<Self> {
-        let invalid = |problems: Vec<String>| {
-            Error::new(ErrorKind::Invalid, "config", "check", problems.join("\n"))
-        };
+    pub fn parse(text: &str, origin: &str, folder: &Path, overrides: &[Override], kinds: &Kinds) -> Result<Self> {
+        let invalid = |problems: Vec<String>| Error::new(ErrorKind::Invalid, "config", "check", problems.join("\n"));
         let mut tree = Tree::parse(text, origin).map_err(|p| invalid(vec![p]))?;
         for change in overrides {
-            tree.set(&change.path, &change.value)
-                .map_err(|p| invalid(vec![p]))?;
+            tree.set(&change.path, &change.value).map_err(|p| invalid(vec![p]))?;
         }
-        let mut reader = Reader {
-            kinds,
-            problems: Vec::new(),
-        };
+        let mut reader = Reader { kinds, problems: Vec::new() };
         let config = reader.read(tree, folder);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
@@ -226,16 +184,12 @@ impl Config {
 
     /// The choices for one layer.
     pub fn of(&self, layer: Layer) -> impl Iterator<Item = &Choice> {
-        self.layers
-            .iter()
-            .filter(move |choice| choice.layer == layer)
+        self.layers.iter().filter(move |choice| choice.layer == layer)
     }
 
     /// The numbers the engine runs with.
     pub fn engine(&self) -> EngineConfig {
-        let mut engine = EngineConfig::new(peerloom_core::wire::NetworkId::from_name(
-            &self.general.network,
-        ));
+        let mut engine = EngineConfig::new(peerloom_core::wire::NetworkId::from_name(&self.general.network));
         engine.ttl = self.delivery.ttl.0;
         engine.delivery.ack_timeout = self.delivery.ack_timeout.0;
         engine.delivery.retry_delays = self.delivery.retry_delays.iter().map(|d| d.0).collect();
@@ -250,10 +204,7 @@ impl Config {
 pub fn edit(text: &str, overrides: &[Override]) -> Result<String> {
     let invalid = |problem: String| Error::new(ErrorKind::Invalid, "config", "edit", problem);
     let mut tree = Tree::parse(text, FILE_NAME).map_err(invalid)?;
-    overrides
-        .iter()
-        .try_for_each(|change| tree.set(&change.path, &change.value))
-        .map_err(invalid)?;
+    overrides.iter().try_for_each(|change| tree.set(&change.path, &change.value)).map_err(invalid)?;
     toml::to_string_pretty(&tree.to_value()).map_err(|e| invalid(e.to_string()))
 }
 
@@ -270,19 +221,12 @@ impl Reader<'_> {
             let many = layer != Layer::Storage;
             match tree.take(&layer.to_string()) {
                 None => self.problems.push(self.lacks(&tree, layer)),
-                Some(table) if !many || table.is_table() => {
-                    layers.extend(self.choice(layer, table))
-                }
+                Some(table) if !many || table.is_table() => layers.extend(self.choice(layer, table)),
                 Some(list) => match list.into_items() {
                     Ok(items) if items.is_empty() => self.problems.push(self.lacks(&tree, layer)),
-                    Ok(items) => items
-                        .into_iter()
-                        .for_each(|item| layers.extend(self.choice(layer, item))),
+                    Ok(items) => items.into_iter().for_each(|item| layers.extend(self.choice(layer, item))),
                     Err(other) => {
-                        self.problems.push(format!(
-                            "{}: `{layer}` is not a table; write [[{layer}]]",
-                            other.place()
-                        ));
+                        self.problems.push(format!("{}: `{layer}` is not a table; write [[{layer}]]", other.place()));
                     }
                 },
             }
@@ -292,27 +236,13 @@ impl Reader<'_> {
             None => Some(Delivery::default()),
         };
         let general = self.section::<General>(tree, "");
-        Some(Config {
-            folder: folder.to_path_buf(),
-            general: general?,
-            delivery: delivery?,
-            layers,
-        })
+        Some(Config { folder: folder.to_path_buf(), general: general?, delivery: delivery?, layers })
     }
 
     fn lacks(&self, tree: &Tree, layer: Layer) -> String {
-        let names: Vec<_> = self
-            .kinds
-            .describe()
-            .iter()
-            .filter(|k| k.layer == layer)
-            .map(|k| k.name.to_owned())
-            .collect();
-        let header = if layer == Layer::Storage {
-            format!("[{layer}]")
-        } else {
-            format!("[[{layer}]]")
-        };
+        let names: Vec<_> =
+            self.kinds.describe().iter().filter(|k| k.layer == layer).map(|k| k.name.to_owned()).collect();
+        let header = if layer == Layer::Storage { format!("[{layer}]") } else { format!("[[{layer}]]") };
         let example = names.first().cloned().unwrap_or_default();
         format!(
             "{}: no {header} table; add one with `kind = \"{example}\"` (known: {})",
@@ -323,44 +253,24 @@ impl Reader<'_> {
 
     fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
         if !table.is_table() {
-            self.problems.push(format!(
-                "{}: `{layer}` is not a table; write [{layer}]",
-                table.place()
-            ));
+            self.problems.push(format!("{}: `{layer}` is not a table; write [{layer}]", table.place()));
             return None;
         }
         let place = table.place();
-        let known: Vec<_> = self
-            .kinds
-            .describe()
-            .into_iter()
-            .filter(|k| k.layer == layer)
-            .map(|k| k.name)
-            .collect();
+        let known: Vec<_> = self.kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();
         let Some(kind) = table.take("kind") else {
-            self.problems.push(format!(
-                "{place}: [{layer}] lacks `kind`; known: {}",
-                known.join(", ")
-            ));
+            self.problems.push(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
             return None;
         };
         let Some(name) = kind.as_text() else {
-            self.problems.push(format!(
-                "{}: `kind` is not a string; known: {}",
-                kind.place(),
-                known.join(", ")
-            ));
+            self.problems.push(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
             return None;
         };
         let Some(info) = self.kinds.find(layer, name) else {
-            let guess = nearest(name, known.iter().copied())
-                .map(|n| format!(", did you mean `{n}`?"))
-                .unwrap_or_default();
-            let problem = format!(
-                "{}: unknown {layer} kind `{name}`{guess}; known: {}",
-                kind.place(),
-                known.join(", ")
-            );
+            let guess =
+                nearest(name, known.iter().copied()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            let problem =
+                format!("{}: unknown {layer} kind `{name}`{guess}; known: {}", kind.place(), known.join(", "));
             self.problems.push(problem);
             return None;
         };
@@ -374,20 +284,12 @@ impl Reader<'_> {
             self.problems.push(table.explain(&error));
             return None;
         }
-        Some(Choice {
-            layer,
-            kind: name.to_owned(),
-            settings,
-        })
+        Some(Choice { layer, kind: name.to_owned(), settings })
     }
 
     fn section<S: KindConfig + Serialize>(&mut self, table: Tree, name: &str) -> Option<S> {
         let schema = schemars::schema_for!(S).to_value();
-        let what = if name.is_empty() {
-            "the file".to_owned()
-        } else {
-            format!("[{name}]")
-        };
+        let what = if name.is_empty() { "the file".to_owned() } else { format!("[{name}]") };
         if !self.check_keys(&table, &schema, &what) {
             return None;
         }
@@ -396,32 +298,21 @@ impl Reader<'_> {
         let checked = parsed
             .map_err(|e| SettingsError::new(e.path().to_string(), e.inner().to_string()))
             .and_then(|config| config.validate().map(|()| config));
-        checked
-            .map_err(|error| self.problems.push(table.explain(&error)))
-            .ok()
+        checked.map_err(|error| self.problems.push(table.explain(&error))).ok()
     }
 
     fn check_keys(&mut self, table: &Tree, schema: &serde_json::Value, what: &str) -> bool {
         let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
-        let unknown = table
-            .keys()
-            .filter(|(key, _)| !known.iter().any(|k| k == key));
+        let unknown = table.keys().filter(|(key, _)| !known.iter().any(|k| k == key));
         let before = self.problems.len();
         for (key, place) in unknown {
             let names = known.iter().map(String::as_str);
-            let sections = ["transport", "discovery", "storage", "crypto", "delivery"]
-                .into_iter()
-                .filter(|_| what == "the file");
-            let guess = nearest(key, names.chain(sections))
-                .map(|n| format!(", did you mean `{n}`?"))
-                .unwrap_or_default();
-            let list = if known.is_empty() {
-                "it has no keys".into()
-            } else {
-                format!("known: {}", known.join(", "))
-            };
-            self.problems
-                .push(format!("{place}: {what} has no key `{key}`{guess}; {list}"));
+            let sections =
+                ["transport", "discovery", "storage", "crypto", "delivery"].into_iter().filter(|_| what == "the file");
+            let guess =
+                nearest(key, names.chain(sections)).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            let list = if known.is_empty() { "it has no keys".into() } else { format!("known: {}", known.join(", ")) };
+            self.problems.push(format!("{place}: {what} has no key `{key}`{guess}; {list}"));
         }
         self.problems.len() == before
     }

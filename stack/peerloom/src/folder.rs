@@ -31,10 +31,7 @@ pub(crate) fn check_kind(folder: &Path, kind: &str) -> Result<()> {
 /// Refuses a store that was exchanged for another, or an old copy of it: its keys would be used
 /// twice. Writes the note where there is none yet.
 pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -> Result<()> {
-    let instance = storage
-        .snapshot()?
-        .get(META, meta::INSTANCE)?
-        .unwrap_or_default();
+    let instance = storage.snapshot()?.get(META, meta::INSTANCE)?.unwrap_or_default();
     let instance = HEXLOWER.encode(&instance);
     match read(folder)? {
         Some((_, noted)) if noted != instance => {
@@ -47,11 +44,7 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
         Some(_) => Ok(()),
         None => {
             let failed = |e| {
-                error(
-                    ErrorKind::Storage,
-                    format!("{}: the folder can't be written to", folder.display()),
-                )
-                .source(e)
+                error(ErrorKind::Storage, format!("{}: the folder can't be written to", folder.display())).source(e)
             };
             fs::write(folder.join(NOTE), format!("{kind}\n{instance}\n")).map_err(failed)
         }
@@ -63,19 +56,11 @@ fn read(folder: &Path) -> Result<Option<(String, String)>> {
     match fs::read_to_string(&path) {
         Ok(text) => {
             let mut lines = text.lines().map(str::to_owned);
-            let damaged = || {
-                error(
-                    ErrorKind::Malformed,
-                    format!("{}: it is cut off; restore it from a copy", path.display()),
-                )
-            };
+            let damaged =
+                || error(ErrorKind::Malformed, format!("{}: it is cut off; restore it from a copy", path.display()));
             lines.next().zip(lines.next()).map(Some).ok_or_else(damaged)
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(error(
-            ErrorKind::Storage,
-            format!("{}: it can't be read", path.display()),
-        )
-        .source(e)),
+        Err(e) => Err(error(ErrorKind::Storage, format!("{}: it can't be read", path.display())).source(e)),
     }
 }

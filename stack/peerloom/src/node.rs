@@ -34,11 +34,7 @@ pub struct Contact {
 
 impl From<store::Contact> for Contact {
     fn from(contact: store::Contact) -> Self {
-        Self {
-            user: contact.user,
-            alias: contact.alias,
-            conversation: contact.conversation,
-        }
+        Self { user: contact.user, alias: contact.alias, conversation: contact.conversation }
     }
 }
 
@@ -57,16 +53,8 @@ impl Conversation<'_> {
 
     /// Sends a body of at most 1 MiB with a media type (RFC 6838; empty means plain text), and
     /// perhaps another lifetime than the configured one.
-    pub async fn send_bytes(
-        &self,
-        content_type: &str,
-        body: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<MessageId> {
-        self.node
-            .engine
-            .send(self.id, content_type.into(), body, ttl)
-            .await
+    pub async fn send_bytes(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<MessageId> {
+        self.node.engine.send(self.id, content_type.into(), body, ttl).await
     }
 }
 
@@ -84,16 +72,8 @@ impl Node {
     pub async fn open(config: &Config, kinds: &Kinds) -> Result<Self> {
         let network = NetworkId::from_name(&config.general.network);
         let storage = open_store(config, kinds)?;
-        let (opened, name, folder) = (
-            storage.clone(),
-            config.general.name.clone(),
-            config.folder.clone(),
-        );
-        let kind = config
-            .of(Layer::Storage)
-            .next()
-            .map(|c| c.kind.clone())
-            .unwrap_or_default();
+        let (opened, name, folder) = (storage.clone(), config.general.name.clone(), config.folder.clone());
+        let kind = config.of(Layer::Storage).next().map(|c| c.kind.clone()).unwrap_or_default();
         let identity = blocking(move || {
             let identity = match peerloom_engine::open_store(&*opened)? {
                 Some(identity) => identity,
@@ -105,43 +85,23 @@ impl Node {
         .await?;
 
         let secret = DeviceSecret::new(identity.device_seed);
-        let transport = TransportContext {
-            secret: secret.clone(),
-            network,
-        };
-        let discovery = DiscoveryContext {
-            network,
-            addresses: Vec::new(),
-        };
-        let crypto = CryptoContext {
-            secret,
-            certificate: identity.certificate.clone(),
-        };
+        let transport = TransportContext { secret: secret.clone(), network };
+        let discovery = DiscoveryContext { network, addresses: Vec::new() };
+        let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
         let parts = Parts {
             transports: build(config, Layer::Transport, |c| {
-                kinds
-                    .transports
-                    .get(&c.kind)
-                    .map(|k| k.build(&c.settings, &transport))
+                kinds.transports.get(&c.kind).map(|k| k.build(&c.settings, &transport))
             })?,
             discoveries: build(config, Layer::Discovery, |c| {
-                kinds
-                    .discoveries
-                    .get(&c.kind)
-                    .map(|k| k.build(&c.settings, &discovery))
+                kinds.discoveries.get(&c.kind).map(|k| k.build(&c.settings, &discovery))
             })?,
             cryptos: build(config, Layer::Crypto, |c| {
-                kinds
-                    .cryptos
-                    .get(&c.kind)
-                    .map(|k| k.build(&c.settings, &crypto))
+                kinds.cryptos.get(&c.kind).map(|k| k.build(&c.settings, &crypto))
             })?,
             storage,
             identity,
         };
-        Ok(Self {
-            engine: Arc::new(Engine::open(parts, config.engine()).await?),
-        })
+        Ok(Self { engine: Arc::new(Engine::open(parts, config.engine()).await?) })
     }
 
     /// Listens, announces, and begins to reach for contacts. Does nothing when started already.
@@ -189,11 +149,7 @@ impl Node {
 
     /// All contacts, by name.
     pub fn contacts(&self) -> Vec<Contact> {
-        self.engine
-            .contacts()
-            .into_iter()
-            .map(Contact::from)
-            .collect()
+        self.engine.contacts().into_iter().map(Contact::from).collect()
     }
 
     /// The contact that a person means: an alias, or the beginning of a user id.
@@ -208,10 +164,7 @@ impl Node {
 
     /// The conversation with a contact.
     pub fn conversation(&self, contact: impl Borrow<Contact>) -> Conversation<'_> {
-        Conversation {
-            node: self,
-            id: contact.borrow().conversation,
-        }
+        Conversation { node: self, id: contact.borrow().conversation }
     }
 
     /// Events from now on.
@@ -263,21 +216,10 @@ impl Node {
 
 /// Opens the store. After a crash it repairs itself first, which takes as long as its file is large.
 fn open_store(config: &Config, kinds: &Kinds) -> Result<Arc<dyn Storage>> {
-    let choice = config
-        .of(Layer::Storage)
-        .next()
-        .ok_or_else(|| none(Layer::Storage))?;
+    let choice = config.of(Layer::Storage).next().ok_or_else(|| none(Layer::Storage))?;
     folder::check_kind(&config.folder, &choice.kind)?;
-    let kind = kinds
-        .stores
-        .get(&choice.kind)
-        .ok_or_else(|| none(Layer::Storage))?;
-    kind.build(
-        &choice.settings,
-        &StorageContext {
-            folder: config.folder.clone(),
-        },
-    )
+    let kind = kinds.stores.get(&choice.kind).ok_or_else(|| none(Layer::Storage))?;
+    kind.build(&choice.settings, &StorageContext { folder: config.folder.clone() })
 }
 
 fn build<T: ?Sized>(
@@ -285,27 +227,16 @@ fn build<T: ?Sized>(
     layer: Layer,
     one: impl Fn(&Choice) -> Option<Result<Arc<T>>>,
 ) -> Result<Vec<Arc<T>>> {
-    config
-        .of(layer)
-        .map(|choice| one(choice).unwrap_or_else(|| Err(none(layer))))
-        .collect()
+    config.of(layer).map(|choice| one(choice).unwrap_or_else(|| Err(none(layer)))).collect()
 }
 
 /// A validated configuration names known kinds only; this is for one that was validated against
 /// others.
 fn none(layer: Layer) -> Error {
-    Error::new(
-        ErrorKind::Invalid,
-        "node",
-        "build",
-        format!("the configuration's {layer} kind is not registered"),
-    )
+    Error::new(ErrorKind::Invalid, "node", "build", format!("the configuration's {layer} kind is not registered"))
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let failed =
-        |e| Error::new(ErrorKind::Bug, "node", "open", "opening the store panicked").source(e);
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let failed = |e| Error::new(ErrorKind::Bug, "node", "open", "opening the store panicked").source(e);
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -25,26 +25,17 @@ pub struct RedbConfig {
 
 impl Default for RedbConfig {
     fn default() -> Self {
-        Self {
-            path: "store.redb".into(),
-            cache_mib: 8,
-        }
+        Self { path: "store.redb".into(), cache_mib: 8 }
     }
 }
 
 impl KindConfig for RedbConfig {
     fn validate(&self) -> Result<(), SettingsError> {
         if !(1..=65_536).contains(&self.cache_mib) {
-            return Err(SettingsError::new(
-                "cache_mib",
-                "the cache takes from 1 to 65536 MiB",
-            ));
+            return Err(SettingsError::new("cache_mib", "the cache takes from 1 to 65536 MiB"));
         }
         if self.path.as_os_str().is_empty() {
-            return Err(SettingsError::new(
-                "path",
-                "name a file, such as \"store.redb\"",
-            ));
+            return Err(SettingsError::new("path", "name a file, such as \"store.redb\""));
         }
         Ok(())
     }
@@ -52,15 +43,8 @@ impl KindConfig for RedbConfig {
 
 /// Registers the `redb` kind.
 pub fn register(kinds: &mut Kinds) {
-    kinds.stores.add(
-        "redb",
-        "one redb file, durable at each commit",
-        |config: RedbConfig, context| {
-            let path = context.folder.join(&config.path);
-            Ok(Arc::new(RedbStorage::open(
-                path,
-                config.cache_mib as usize * 1024 * 1024,
-            )?))
-        },
-    );
+    kinds.stores.add("redb", "one redb file, durable at each commit", |config: RedbConfig, context| {
+        let path = context.folder.join(&config.path);
+        Ok(Arc::new(RedbStorage::open(path, config.cache_mib as usize * 1024 * 1024)?))
+    });
 }

@@ -9,12 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use peerloom_core::storage::Write;
 use peerloom_core::wire::store::Table;
-use peerloom_core::{
-    Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps,
-};
-use redb::{
-    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError,
-};
+use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
+use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 
 type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -43,11 +39,7 @@ type Slot = Arc<Mutex<Option<Arc<Database>>>>;
 impl RedbStorage {
     /// Opens the file, or makes it, with at most `cache_bytes` of cached pages.
     pub fn open(path: impl Into<PathBuf>, cache_bytes: usize) -> Result<Self> {
-        let store = Self {
-            path: path.into(),
-            cache_bytes,
-            database: Slot::default(),
-        };
+        let store = Self { path: path.into(), cache_bytes, database: Slot::default() };
         store.database()?;
         Ok(store)
     }
@@ -65,17 +57,8 @@ impl RedbStorage {
         // Damaged pages can make redb panic while it opens a file instead of returning an error.
         let file = private_file(&path).map_err(|e| self.explain("open", redb::Error::Io(e)))?;
         let opened = catch_unwind(move || Builder::new().set_cache_size(cache).create_file(file));
-        let damaged = || {
-            error(
-                ErrorKind::Malformed,
-                "open",
-                &self.path,
-                "the file is damaged; restore it from a copy",
-            )
-        };
-        let database = opened
-            .map_err(|_| damaged())?
-            .map_err(|e| self.explain("open", e.into()))?;
+        let damaged = || error(ErrorKind::Malformed, "open", &self.path, "the file is damaged; restore it from a copy");
+        let database = opened.map_err(|_| damaged())?.map_err(|e| self.explain("open", e.into()))?;
         let database = Arc::new(database);
         *slot = Some(database.clone());
         Ok(database)
@@ -108,14 +91,9 @@ impl Storage for RedbStorage {
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let database = self.database()?;
-        let failing = Failing {
-            path: self.path.clone(),
-            slot: self.database.clone(),
-            database: Arc::downgrade(&database),
-        };
-        let transaction = database
-            .begin_read()
-            .map_err(|e| failing.explain("read", e.into()))?;
+        let failing =
+            Failing { path: self.path.clone(), slot: self.database.clone(), database: Arc::downgrade(&database) };
+        let transaction = database.begin_read().map_err(|e| failing.explain("read", e.into()))?;
         let rows = match transaction.open_table(ROWS) {
             Ok(rows) => Some(rows),
             // Nothing was written yet.
@@ -127,13 +105,9 @@ impl Storage for RedbStorage {
 
     fn commit(&self, batch: &Batch) -> Result<()> {
         let database = self.database()?;
-        let failing = Failing {
-            path: self.path.clone(),
-            slot: self.database.clone(),
-            database: Arc::downgrade(&database),
-        };
-        self.write(&database, batch.writes())
-            .map_err(|cause| failing.explain("commit", cause))
+        let failing =
+            Failing { path: self.path.clone(), slot: self.database.clone(), database: Arc::downgrade(&database) };
+        self.write(&database, batch.writes()).map_err(|cause| failing.explain("commit", cause))
     }
 }
 
@@ -152,16 +126,10 @@ struct Failing {
 impl Failing {
     /// After an I/O error the database is of no use any more: the next call opens it again.
     fn explain(&self, operation: &'static str, cause: redb::Error) -> Error {
-        if matches!(
-            cause,
-            redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed
-        ) {
+        if matches!(cause, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
             let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
             // Unless somebody has done so already.
-            if slot
-                .as_ref()
-                .is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.database))
-            {
+            if slot.as_ref().is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.database)) {
                 *slot = None;
             }
         }
@@ -174,9 +142,8 @@ impl Snapshot for RedbSnapshot {
         let Some(rows) = &self.rows else {
             return Ok(None);
         };
-        let value = rows
-            .get_owned(full_key(table, key).as_slice())
-            .map_err(|e| self.failing.explain("read", e.into()))?;
+        let value =
+            rows.get_owned(full_key(table, key).as_slice()).map_err(|e| self.failing.explain("read", e.into()))?;
         Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
     }
 
@@ -229,59 +196,38 @@ fn within(table: Table, range: &KeyRange) -> KeyRange {
         Bound::Excluded(key) => Bound::Excluded(full_key(table, key)),
         Bound::Unbounded => open,
     };
-    KeyRange {
-        start: full(&range.start, whole.start),
-        end: full(&range.end, whole.end),
-    }
+    KeyRange { start: full(&range.start, whole.start), end: full(&range.end, whole.end) }
 }
 
 fn error(kind: ErrorKind, operation: &'static str, path: &Path, advice: &str) -> Error {
-    Error::new(
-        kind,
-        "redb",
-        operation,
-        format!("{}: {advice}", path.display()),
-    )
+    Error::new(kind, "redb", operation, format!("{}: {advice}", path.display()))
 }
 
 fn explain(operation: &'static str, path: &Path, cause: redb::Error) -> Error {
     use std::io::ErrorKind as Io;
     let (kind, advice) = match &cause {
-        redb::Error::DatabaseAlreadyOpen => (
-            ErrorKind::InUse,
-            "another program has the store open; stop it, or use the node that runs on this folder",
-        ),
-        redb::Error::UpgradeRequired(_) => (
-            ErrorKind::UnsupportedVersion,
-            "the file has an older redb format; copy it with the release that wrote it",
-        ),
-        redb::Error::Corrupted(m) if m.starts_with("Expected file format version") => (
-            ErrorKind::UnsupportedVersion,
-            "the file was written by a newer redb; upgrade this program",
-        ),
-        redb::Error::Corrupted(_) => (
-            ErrorKind::Malformed,
-            "the file is damaged; restore it from a copy",
-        ),
+        redb::Error::DatabaseAlreadyOpen => {
+            (ErrorKind::InUse, "another program has the store open; stop it, or use the node that runs on this folder")
+        }
+        redb::Error::UpgradeRequired(_) => {
+            (ErrorKind::UnsupportedVersion, "the file has an older redb format; copy it with the release that wrote it")
+        }
+        redb::Error::Corrupted(m) if m.starts_with("Expected file format version") => {
+            (ErrorKind::UnsupportedVersion, "the file was written by a newer redb; upgrade this program")
+        }
+        redb::Error::Corrupted(_) => (ErrorKind::Malformed, "the file is damaged; restore it from a copy"),
         redb::Error::Io(e) if e.kind() == Io::InvalidData => (
             ErrorKind::Malformed,
             "this is not a redb file; set storage.path to another file, or storage.kind to what wrote this one",
         ),
-        redb::Error::Io(e) if matches!(e.kind(), Io::StorageFull | Io::QuotaExceeded) => (
-            ErrorKind::Full,
-            "the disk is full; free some space and try again",
-        ),
-        redb::Error::Io(e) if e.kind() == Io::PermissionDenied => (
-            ErrorKind::Storage,
-            "no permission; check who owns the file and its folder",
-        ),
-        redb::Error::Io(e) if e.kind() == Io::NotFound => {
-            (ErrorKind::NotFound, "the folder does not exist; create it")
+        redb::Error::Io(e) if matches!(e.kind(), Io::StorageFull | Io::QuotaExceeded) => {
+            (ErrorKind::Full, "the disk is full; free some space and try again")
         }
-        _ => (
-            ErrorKind::Storage,
-            "the store failed; see the cause, then try again",
-        ),
+        redb::Error::Io(e) if e.kind() == Io::PermissionDenied => {
+            (ErrorKind::Storage, "no permission; check who owns the file and its folder")
+        }
+        redb::Error::Io(e) if e.kind() == Io::NotFound => (ErrorKind::NotFound, "the folder does not exist; create it"),
+        _ => (ErrorKind::Storage, "the store failed; see the cause, then try again"),
     };
     error(kind, operation, path, advice).source(cause)
 }

@@ -75,22 +75,12 @@ impl Device {
     }
 
     fn log(&self) -> LogId {
-        LogId {
-            device: self.id,
-            conversation: CONVERSATION,
-        }
+        LogId { device: self.id, conversation: CONVERSATION }
     }
 
     /// Runs a transaction; `keep` says whether it is committed.
-    fn transact<T>(
-        &mut self,
-        keep: bool,
-        work: impl FnOnce(&dyn Crypto, &mut Txn<'_>, &mut StdRng) -> T,
-    ) -> T {
-        let mut txn = Txn {
-            state: &self.state,
-            writes: BTreeMap::new(),
-        };
+    fn transact<T>(&mut self, keep: bool, work: impl FnOnce(&dyn Crypto, &mut Txn<'_>, &mut StdRng) -> T) -> T {
+        let mut txn = Txn { state: &self.state, writes: BTreeMap::new() };
         let value = work(&*self.crypto, &mut txn, &mut self.rng);
         let writes = txn.writes;
         if keep {
@@ -107,15 +97,11 @@ impl Device {
     }
 
     fn key_package(&mut self) -> Bytes {
-        self.transact(true, |crypto, txn, rng| crypto.key_package(txn, rng))
-            .expect("a key package")
+        self.transact(true, |crypto, txn, rng| crypto.key_package(txn, rng)).expect("a key package")
     }
 
     fn prepare(&mut self, roster: &[Member]) -> Prepared {
-        self.transact(true, |crypto, txn, rng| {
-            crypto.prepare(txn, rng, CONVERSATION, roster)
-        })
-        .expect("a session")
+        self.transact(true, |crypto, txn, rng| crypto.prepare(txn, rng, CONVERSATION, roster)).expect("a session")
     }
 
     fn seal(&mut self, plaintext: &[u8]) -> Bytes {
@@ -123,30 +109,16 @@ impl Device {
     }
 
     fn seal_and(&mut self, keep: bool, plaintext: &[u8]) -> Bytes {
-        let sealing = Sealing {
-            conversation: CONVERSATION,
-            associated_data: b"header",
-            plaintext,
-        };
-        self.transact(keep, |crypto, txn, rng| crypto.seal(txn, rng, sealing))
-            .expect("a sealed entry")
+        let sealing = Sealing { conversation: CONVERSATION, associated_data: b"header", plaintext };
+        self.transact(keep, |crypto, txn, rng| crypto.seal(txn, rng, sealing)).expect("a sealed entry")
     }
 
     fn open(&mut self, log: LogId, class: EntryClass, payload: &[u8]) -> Opened {
         self.open_with(log, class, b"header", payload)
     }
 
-    fn open_with(
-        &mut self,
-        log: LogId,
-        class: EntryClass,
-        header: &[u8],
-        payload: &[u8],
-    ) -> Opened {
-        self.transact(true, |crypto, txn, rng| {
-            crypto.open(txn, rng, log, class, header, payload)
-        })
-        .expect("an answer")
+    fn open_with(&mut self, log: LogId, class: EntryClass, header: &[u8], payload: &[u8]) -> Opened {
+        self.transact(true, |crypto, txn, rng| crypto.open(txn, rng, log, class, header, payload)).expect("an answer")
     }
 
     fn content(&mut self, log: LogId, payload: &[u8]) -> Bytes {
@@ -158,34 +130,19 @@ impl Device {
 }
 
 fn member(device: &mut Device) -> Member {
-    Member {
-        device: device.id,
-        key_package: Some(device.key_package()),
-        rejoin: false,
-    }
+    Member { device: device.id, key_package: Some(device.key_package()), rejoin: false }
 }
 
 fn known(device: &Device) -> Member {
-    Member {
-        device: device.id,
-        key_package: None,
-        rejoin: false,
-    }
+    Member { device: device.id, key_package: None, rejoin: false }
 }
 
 /// Gives every handshake entry to the devices that need it.
 fn deliver(prepared: &Prepared, log: LogId, receivers: &mut [&mut Device]) {
     for outgoing in &prepared.outgoing {
-        for receiver in receivers
-            .iter_mut()
-            .filter(|r| outgoing.devices.contains(&r.id))
-        {
+        for receiver in receivers.iter_mut().filter(|r| outgoing.devices.contains(&r.id)) {
             let opened = receiver.open(log, EntryClass::Handshake, &outgoing.payload);
-            let expected = if outgoing.joins.contains(&receiver.id) {
-                Opened::Joined
-            } else {
-                Opened::Applied
-            };
+            let expected = if outgoing.joins.contains(&receiver.id) { Opened::Joined } else { Opened::Applied };
             assert_eq!(opened, expected);
         }
     }
@@ -195,17 +152,11 @@ fn deliver(prepared: &Prepared, log: LogId, receivers: &mut [&mut Device]) {
 fn pair(make: Make<'_>) -> (Device, Device) {
     let (mut alice, mut bob) = (Device::new(make, 1), Device::new(make, 2));
     let missing = alice.prepare(&[known(&bob)]);
-    assert_eq!(
-        (missing.missing.as_slice(), missing.members.len()),
-        (&[bob.id][..], 0)
-    );
+    assert_eq!((missing.missing.as_slice(), missing.members.len()), (&[bob.id][..], 0));
     let prepared = alice.prepare(&[member(&mut bob)]);
     assert_eq!(prepared.members, [bob.id]);
     deliver(&prepared, alice.log(), &mut [&mut bob]);
-    assert!(
-        alice.prepare(&[known(&bob)]).outgoing.is_empty(),
-        "a session that fits is left alone"
-    );
+    assert!(alice.prepare(&[known(&bob)]).outgoing.is_empty(), "a session that fits is left alone");
     (alice, bob)
 }
 
@@ -214,11 +165,7 @@ fn content_comes_through(make: Make<'_>) {
     for length in [0, 1, 100, 2047, 2048, 70_000, 1024 * 1024] {
         let plaintext = vec![3; length];
         let sealed = alice.seal(&plaintext);
-        assert!(
-            sealed.len() >= length && sealed.len() < length + 4096,
-            "{length} bytes became {}",
-            sealed.len()
-        );
+        assert!(sealed.len() >= length && sealed.len() < length + 4096, "{length} bytes became {}", sealed.len());
         assert_eq!(bob.content(alice.log(), &sealed), plaintext);
     }
     // Three devices: one entry for both others, and the older member follows the change.
@@ -239,44 +186,21 @@ fn forged_and_damaged_entries_are_not_content(make: Make<'_>) {
             let mut damaged = sealed.to_vec();
             damaged[at] ^= 1;
             let opened = bob.open(alice.log(), EntryClass::Application, &damaged);
-            assert!(
-                !matches!(opened, Opened::Content(_)),
-                "byte {at} doesn't matter"
-            );
+            assert!(!matches!(opened, Opened::Content(_)), "byte {at} doesn't matter");
         }
         for cut in [0, 1, sealed.len() / 2, sealed.len() - 1] {
             let opened = bob.open(alice.log(), EntryClass::Application, &sealed[..cut]);
             assert!(!matches!(opened, Opened::Content(_)));
         }
-        let opened = bob.open_with(
-            alice.log(),
-            EntryClass::Application,
-            b"another header",
-            &sealed,
-        );
+        let opened = bob.open_with(alice.log(), EntryClass::Application, b"another header", &sealed);
+        assert!(!matches!(opened, Opened::Content(_)), "the associated data is authenticated");
+        let mallory = LogId { device: identity(9).device, conversation: CONVERSATION };
         assert!(
-            !matches!(opened, Opened::Content(_)),
-            "the associated data is authenticated"
-        );
-        let mallory = LogId {
-            device: identity(9).device,
-            conversation: CONVERSATION,
-        };
-        assert!(
-            !matches!(
-                bob.open(mallory, EntryClass::Application, &sealed),
-                Opened::Content(_)
-            ),
+            !matches!(bob.open(mallory, EntryClass::Application, &sealed), Opened::Content(_)),
             "the sender is authenticated"
         );
-        let elsewhere = LogId {
-            device: alice.id,
-            conversation: ConversationId::from_bytes([6; 32]),
-        };
-        assert!(!matches!(
-            bob.open(elsewhere, EntryClass::Application, &sealed),
-            Opened::Content(_)
-        ));
+        let elsewhere = LogId { device: alice.id, conversation: ConversationId::from_bytes([6; 32]) };
+        assert!(!matches!(bob.open(elsewhere, EntryClass::Application, &sealed), Opened::Content(_)));
         // None of these attempts spoiled the good one.
         assert_eq!(bob.content(alice.log(), &sealed), plaintext);
     }
@@ -288,15 +212,9 @@ fn a_failed_transaction_leaves_no_trace(make: Make<'_>) {
     let sealed = alice.seal(b"committed");
     assert_ne!(lost, sealed);
     let log = alice.log();
-    bob.transact(false, |crypto, txn, rng| {
-        crypto.open(txn, rng, log, EntryClass::Application, b"header", &sealed)
-    })
-    .expect("an answer");
-    assert_eq!(
-        bob.content(log, &sealed),
-        b"committed"[..],
-        "the store failed once, and then it worked"
-    );
+    bob.transact(false, |crypto, txn, rng| crypto.open(txn, rng, log, EntryClass::Application, b"header", &sealed))
+        .expect("an answer");
+    assert_eq!(bob.content(log, &sealed), b"committed"[..], "the store failed once, and then it worked");
     let next = alice.seal(b"next");
     assert_eq!(bob.content(log, &next), b"next"[..]);
 }
@@ -306,17 +224,8 @@ fn the_seed_decides_every_byte(make: Make<'_>) {
         let (mut alice, mut bob) = (Device::new(make, 1), Device::new(make, 2));
         let mut carol = Device::new(make, 3);
         let roster = [member(&mut bob), member(&mut carol)];
-        let mut bytes: Vec<Bytes> = roster
-            .iter()
-            .filter_map(|m| m.key_package.clone())
-            .collect();
-        bytes.extend(
-            alice
-                .prepare(&roster)
-                .outgoing
-                .into_iter()
-                .map(|o| o.payload),
-        );
+        let mut bytes: Vec<Bytes> = roster.iter().filter_map(|m| m.key_package.clone()).collect();
+        bytes.extend(alice.prepare(&roster).outgoing.into_iter().map(|o| o.payload));
         bytes.push(alice.seal(b"hello"));
         bytes.push(alice.seal(&[7; 10_000]));
         bytes
@@ -337,29 +246,12 @@ fn key_packages_are_checked(make: Make<'_>) {
         (bob.id, Bytes::new()),
         (bob.id, Bytes::from_static(&[0xff; 300])),
     ] {
-        let roster = [Member {
-            device,
-            key_package: Some(package),
-            rejoin: false,
-        }];
-        let refused = alice.transact(false, |crypto, txn, rng| {
-            crypto.prepare(txn, rng, CONVERSATION, &roster)
-        });
-        assert_eq!(
-            refused.map(drop).map_err(|e| e.kind()),
-            Err(ErrorKind::Unauthenticated)
-        );
+        let roster = [Member { device, key_package: Some(package), rejoin: false }];
+        let refused = alice.transact(false, |crypto, txn, rng| crypto.prepare(txn, rng, CONVERSATION, &roster));
+        assert_eq!(refused.map(drop).map_err(|e| e.kind()), Err(ErrorKind::Unauthenticated));
     }
-    let roster = [Member {
-        device: bob.id,
-        key_package: Some(package),
-        rejoin: false,
-    }];
-    assert_eq!(
-        alice.prepare(&roster).members,
-        [bob.id],
-        "the good one still works"
-    );
+    let roster = [Member { device: bob.id, key_package: Some(package), rejoin: false }];
+    assert_eq!(alice.prepare(&roster).members, [bob.id], "the good one still works");
 }
 
 fn strangers_open_nothing(make: Make<'_>) {
@@ -377,16 +269,9 @@ fn a_device_that_lost_its_state_is_added_anew(make: Make<'_>) {
     let sealed = alice.seal(b"lost on bob");
     let opened = bob.open(alice.log(), EntryClass::Application, &sealed);
     assert_eq!(opened, Opened::CannotOpen(CannotOpenReason::NoSession));
-    let waiting = alice.prepare(&[Member {
-        device: bob.id,
-        key_package: None,
-        rejoin: true,
-    }]);
+    let waiting = alice.prepare(&[Member { device: bob.id, key_package: None, rejoin: true }]);
     assert_eq!(waiting.missing, [bob.id]);
-    let rejoin = Member {
-        rejoin: true,
-        ..member(&mut bob)
-    };
+    let rejoin = Member { rejoin: true, ..member(&mut bob) };
     let prepared = alice.prepare(&[rejoin]);
     deliver(&prepared, alice.log(), &mut [&mut bob]);
     let again = alice.seal(b"again");
@@ -412,20 +297,14 @@ fn an_entry_opens_once(make: Make<'_>) {
     let (mut alice, mut bob) = pair(make);
     let sealed = alice.seal(b"once");
     assert_eq!(bob.content(alice.log(), &sealed), b"once"[..]);
-    assert_eq!(
-        bob.open(alice.log(), EntryClass::Application, &sealed),
-        Opened::Duplicate
-    );
+    assert_eq!(bob.open(alice.log(), EntryClass::Application, &sealed), Opened::Duplicate);
 }
 
 fn late_entries_open_within_the_window(make: Make<'_>) {
     let (mut alice, mut bob) = pair(make);
     let sealed: Vec<Bytes> = (0..40u8).map(|n| alice.seal(&[n])).collect();
     for number in [39, 0, 20, 1] {
-        assert_eq!(
-            bob.content(alice.log(), &sealed[number]).as_ref(),
-            [number as u8]
-        );
+        assert_eq!(bob.content(alice.log(), &sealed[number]).as_ref(), [number as u8]);
     }
 }
 
@@ -433,18 +312,11 @@ fn a_removed_device_opens_nothing_more(make: Make<'_>) {
     let (mut alice, mut bob) = pair(make);
     let mut carol = Device::new(make, 3);
     let roster = [known(&bob), member(&mut carol)];
-    deliver(
-        &alice.prepare(&roster),
-        alice.log(),
-        &mut [&mut bob, &mut carol],
-    );
+    deliver(&alice.prepare(&roster), alice.log(), &mut [&mut bob, &mut carol]);
     let prepared = alice.prepare(&[known(&carol)]);
     assert_eq!(prepared.members, [carol.id]);
     deliver(&prepared, alice.log(), &mut [&mut carol]);
     let sealed = alice.seal(b"without bob");
     assert_eq!(carol.content(alice.log(), &sealed), b"without bob"[..]);
-    assert!(!matches!(
-        bob.open(alice.log(), EntryClass::Application, &sealed),
-        Opened::Content(_)
-    ));
+    assert!(!matches!(bob.open(alice.log(), EntryClass::Application, &sealed), Opened::Content(_)));
 }

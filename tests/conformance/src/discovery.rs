@@ -13,61 +13,22 @@ use crate::identity::{identity, record};
 pub async fn run(first: Arc<dyn Discovery>, second: Arc<dyn Discovery>) {
     let (alice, bob) = (identity(1), identity(2));
     let unknown = identity(3);
-    assert!(
-        second
-            .resolve(Target::Device(unknown.device))
-            .await
-            .expect("a look-up")
-            .is_empty()
-    );
+    assert!(second.resolve(Target::Device(unknown.device)).await.expect("a look-up").is_empty());
 
     let mut watch = second.watch();
     let address = "quic://192.0.2.1:4433".parse().expect("an address");
     let record_1 = record(&alice, 1, &[address]);
-    first
-        .announce(record_1.clone())
-        .await
-        .expect("an announcement");
-    let seen = tokio::time::timeout(Duration::from_secs(10), watch.next())
-        .await
-        .expect("news in time");
-    assert_eq!(
-        seen.as_ref(),
-        Some(&record_1),
-        "a watch tells of records, byte for byte"
-    );
-    assert_eq!(
-        second
-            .resolve(Target::Device(alice.device))
-            .await
-            .expect("a look-up"),
-        std::slice::from_ref(&record_1)
-    );
-    assert_eq!(
-        second
-            .resolve(Target::User(alice.user))
-            .await
-            .expect("a look-up"),
-        [record_1]
-    );
-    assert!(
-        second
-            .resolve(Target::User(bob.user))
-            .await
-            .expect("a look-up")
-            .is_empty()
-    );
+    first.announce(record_1.clone()).await.expect("an announcement");
+    let seen = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("news in time");
+    assert_eq!(seen.as_ref(), Some(&record_1), "a watch tells of records, byte for byte");
+    assert_eq!(second.resolve(Target::Device(alice.device)).await.expect("a look-up"), std::slice::from_ref(&record_1));
+    assert_eq!(second.resolve(Target::User(alice.user)).await.expect("a look-up"), [record_1]);
+    assert!(second.resolve(Target::User(bob.user)).await.expect("a look-up").is_empty());
 
     let record_2 = record(&alice, 2, &[]);
-    first
-        .announce(record_2.clone())
-        .await
-        .expect("an announcement");
+    first.announce(record_2.clone()).await.expect("an announcement");
     assert_eq!(
-        second
-            .resolve(Target::Device(alice.device))
-            .await
-            .expect("a look-up"),
+        second.resolve(Target::Device(alice.device)).await.expect("a look-up"),
         [record_2],
         "the newer one replaces"
     );
@@ -75,10 +36,7 @@ pub async fn run(first: Arc<dyn Discovery>, second: Arc<dyn Discovery>) {
     // A watcher that doesn't look must not hold anything up, nor grow without bound.
     let idle = second.watch();
     for sequence in 3..500 {
-        first
-            .announce(record(&alice, sequence, &[]))
-            .await
-            .expect("an announcement");
+        first.announce(record(&alice, sequence, &[])).await.expect("an announcement");
     }
     drop(idle);
     first.shutdown().await;

@@ -22,10 +22,7 @@ pub struct Identity {
 
 /// The identity with this number.
 pub fn identity(number: u8) -> Identity {
-    let (user, device) = (
-        SigningKey::from_seed(&[number; 32]),
-        SigningKey::from_seed(&[number ^ 0x80; 32]),
-    );
+    let (user, device) = (SigningKey::from_seed(&[number; 32]), SigningKey::from_seed(&[number ^ 0x80; 32]));
     let certificate = DeviceCertificate {
         user: UserId::from_key(user.public()),
         user_key: user.public().clone(),
@@ -55,6 +52,5 @@ pub fn record(identity: &Identity, sequence: u64, addresses: &[Address]) -> Sign
         sequence,
         expires_at_ms: u64::MAX,
     };
-    SigningKey::from_seed(identity.secret.expose())
-        .sign_object(context::PEER_RECORD, record.encode())
+    SigningKey::from_seed(identity.secret.expose()).sign_object(context::PEER_RECORD, record.encode())
 }

@@ -30,11 +30,7 @@ pub fn run(open: impl Fn() -> Arc<dyn Storage>) {
 }
 
 fn get(storage: &dyn Storage, table: Table, key: &[u8]) -> Option<Bytes> {
-    storage
-        .snapshot()
-        .expect("a snapshot")
-        .get(table, key)
-        .expect("a read")
+    storage.snapshot().expect("a snapshot").get(table, key).expect("a read")
 }
 
 fn all(snapshot: &dyn Snapshot, table: Table) -> Vec<Row> {
@@ -50,9 +46,7 @@ fn all(snapshot: &dyn Snapshot, table: Table) -> Vec<Row> {
 fn an_empty_store_has_no_rows(storage: &dyn Storage) {
     assert_eq!(get(storage, META, b"nothing"), None);
     assert!(all(&*storage.snapshot().expect("a snapshot"), HISTORY).is_empty());
-    storage
-        .commit(&Batch::default())
-        .expect("an empty batch is fine");
+    storage.commit(&Batch::default()).expect("an empty batch is fine");
 }
 
 fn a_batch_is_read_back(storage: &dyn Storage) {
@@ -65,25 +59,10 @@ fn a_batch_is_read_back(storage: &dyn Storage) {
     batch.put(HISTORY, &b"a"[..], &b"another table"[..]);
     batch.put(META, &b"empty"[..], Bytes::new());
     storage.commit(&batch).expect("a commit");
-    assert_eq!(
-        get(storage, META, b"a").as_deref(),
-        Some(&b"2"[..]),
-        "later writes of a batch win"
-    );
-    assert_eq!(
-        get(storage, META, b"b"),
-        None,
-        "a batch's delete comes after its put"
-    );
-    assert_eq!(
-        get(storage, META, b"empty").as_deref(),
-        Some(&b""[..]),
-        "an empty value is a value"
-    );
-    assert_eq!(
-        get(storage, HISTORY, b"a").as_deref(),
-        Some(&b"another table"[..])
-    );
+    assert_eq!(get(storage, META, b"a").as_deref(), Some(&b"2"[..]), "later writes of a batch win");
+    assert_eq!(get(storage, META, b"b"), None, "a batch's delete comes after its put");
+    assert_eq!(get(storage, META, b"empty").as_deref(), Some(&b""[..]), "an empty value is a value");
+    assert_eq!(get(storage, HISTORY, b"a").as_deref(), Some(&b"another table"[..]));
     clear(storage);
 }
 
@@ -91,9 +70,7 @@ fn clear(storage: &dyn Storage) {
     let snapshot = storage.snapshot().expect("a snapshot");
     let mut batch = Batch::default();
     for table in [META, HISTORY, OUT_SEALED] {
-        all(&*snapshot, table)
-            .into_iter()
-            .for_each(|row| batch.delete(table, row.key));
+        all(&*snapshot, table).into_iter().for_each(|row| batch.delete(table, row.key));
     }
     storage.commit(&batch).expect("a commit");
 }
@@ -102,92 +79,31 @@ fn scans_respect_bounds_order_and_pages(storage: &dyn Storage) {
     let id = [0xff; 32];
     let mut batch = Batch::default();
     for order in 0..300u64 {
-        batch.put(
-            OUT_SEALED,
-            ordered_key(&[&id], order),
-            order.to_be_bytes().to_vec(),
-        );
+        batch.put(OUT_SEALED, ordered_key(&[&id], order), order.to_be_bytes().to_vec());
     }
     batch.put(OUT_SEALED, ordered_key(&[&[0xfe; 32]], 7), &b"before"[..]);
     storage.commit(&batch).expect("a commit");
     let snapshot = storage.snapshot().expect("a snapshot");
     let range = KeyRange::prefix(&id);
-    let scan = |range: &KeyRange, order, page| {
-        snapshot
-            .scan(OUT_SEALED, range, order, page)
-            .expect("a scan")
-    };
-    let number =
-        |row: &Row| u64::from_be_bytes(row.value.as_ref().try_into().expect("eight bytes"));
+    let scan = |range: &KeyRange, order, page| snapshot.scan(OUT_SEALED, range, order, page).expect("a scan");
+    let number = |row: &Row| u64::from_be_bytes(row.value.as_ref().try_into().expect("eight bytes"));
 
-    let first = scan(
-        &range,
-        Order::Ascending,
-        Page {
-            rows: 10,
-            bytes: usize::MAX,
-        },
-    );
-    assert_eq!(
-        first.iter().map(number).collect::<Vec<_>>(),
-        (0..10).collect::<Vec<_>>()
-    );
-    let next = scan(
-        &range.clone().after(&first[9].key),
-        Order::Ascending,
-        Page {
-            rows: 2,
-            bytes: usize::MAX,
-        },
-    );
+    let first = scan(&range, Order::Ascending, Page { rows: 10, bytes: usize::MAX });
+    assert_eq!(first.iter().map(number).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    let next = scan(&range.clone().after(&first[9].key), Order::Ascending, Page { rows: 2, bytes: usize::MAX });
     assert_eq!(next.iter().map(number).collect::<Vec<_>>(), [10, 11]);
-    let last = scan(
-        &range,
-        Order::Descending,
-        Page {
-            rows: 3,
-            bytes: usize::MAX,
-        },
-    );
+    let last = scan(&range, Order::Descending, Page { rows: 3, bytes: usize::MAX });
     assert_eq!(last.iter().map(number).collect::<Vec<_>>(), [299, 298, 297]);
-    let before = scan(
-        &range.clone().before(&last[2].key),
-        Order::Descending,
-        Page::ONE,
-    );
+    let before = scan(&range.clone().before(&last[2].key), Order::Descending, Page::ONE);
     assert_eq!(before.iter().map(number).collect::<Vec<_>>(), [296]);
-    let small = scan(
-        &range,
-        Order::Ascending,
-        Page {
-            rows: 100,
-            bytes: 1,
-        },
-    );
+    let small = scan(&range, Order::Ascending, Page { rows: 100, bytes: 1 });
     assert_eq!(small.len(), 1, "a page has at least one row, however small");
-    let sized = scan(
-        &range,
-        Order::Ascending,
-        Page {
-            rows: 100,
-            bytes: 10 * 48,
-        },
-    );
-    assert!(
-        (5..=15).contains(&sized.len()),
-        "a page ends near its bytes, not after {}",
-        sized.len()
-    );
+    let sized = scan(&range, Order::Ascending, Page { rows: 100, bytes: 10 * 48 });
+    assert!((5..=15).contains(&sized.len()), "a page ends near its bytes, not after {}", sized.len());
     let end = range.clone().after(&ordered_key(&[&id], 299));
-    assert!(
-        scan(&end, Order::Ascending, Page::DEFAULT).is_empty(),
-        "behind the last row there is nothing"
-    );
+    assert!(scan(&end, Order::Ascending, Page::DEFAULT).is_empty(), "behind the last row there is nothing");
     let inverted = KeyRange::prefix(&id).after(&[0xff; 64]).before(&[0xff; 33]);
-    assert!(
-        scan(&inverted, Order::Ascending, Page::DEFAULT).is_empty(),
-        "an inverted range is empty"
-    );
+    assert!(scan(&inverted, Order::Ascending, Page::DEFAULT).is_empty(), "an inverted range is empty");
     drop(snapshot);
     clear(storage);
 }
@@ -200,13 +116,8 @@ fn a_snapshot_does_not_change(storage: &dyn Storage) {
     let mut batch = Batch::default();
     batch.put(META, &b"k"[..], &b"new"[..]);
     batch.put(META, &b"l"[..], &b"new"[..]);
-    storage
-        .commit(&batch)
-        .expect("a snapshot doesn't block a commit");
-    assert_eq!(
-        old.get(META, b"k").expect("a read").as_deref(),
-        Some(&b"old"[..])
-    );
+    storage.commit(&batch).expect("a snapshot doesn't block a commit");
+    assert_eq!(old.get(META, b"k").expect("a read").as_deref(), Some(&b"old"[..]));
     assert_eq!(old.get(META, b"l").expect("a read"), None);
     assert_eq!(all(&*old, META).len(), 1);
     assert_eq!(get(storage, META, b"k").as_deref(), Some(&b"new"[..]));
@@ -220,11 +131,7 @@ fn large_values_survive(storage: &dyn Storage) {
         let mut batch = Batch::default();
         batch.put(OUT_SEALED, vec![7; 128], value.clone());
         storage.commit(&batch).expect("a commit");
-        assert_eq!(
-            get(storage, OUT_SEALED, &[7; 128]).as_deref(),
-            Some(&value[..]),
-            "{size} bytes"
-        );
+        assert_eq!(get(storage, OUT_SEALED, &[7; 128]).as_deref(), Some(&value[..]), "{size} bytes");
     }
     clear(storage);
 }
@@ -243,10 +150,7 @@ fn concurrent_readers_see_whole_batches(storage: &Arc<dyn Storage>) {
     while !write.is_finished() {
         let rows = all(&*storage.snapshot().expect("a snapshot"), META);
         assert!(rows.is_empty() || rows.len() == 8);
-        assert!(
-            rows.windows(2).all(|w| w[0].value == w[1].value),
-            "half a batch was seen"
-        );
+        assert!(rows.windows(2).all(|w| w[0].value == w[1].value), "half a batch was seen");
     }
     write.join().expect("the writer");
     clear(&**storage);
@@ -281,17 +185,9 @@ fn a_store_behaves_like_a_map(storage: &dyn Storage) -> Model {
 fn assert_same(storage: &dyn Storage, model: &Model) {
     let snapshot = storage.snapshot().expect("a snapshot");
     for table in [HISTORY, META] {
-        let rows = all(&*snapshot, table)
-            .into_iter()
-            .map(|row| (row.key.to_vec(), row.value.to_vec()));
-        let expected = model
-            .iter()
-            .filter(|((t, _), _)| *t == table)
-            .map(|((_, key), value)| (key.clone(), value.clone()));
-        assert!(
-            rows.eq(expected),
-            "table {} differs from the model",
-            table.name
-        );
+        let rows = all(&*snapshot, table).into_iter().map(|row| (row.key.to_vec(), row.value.to_vec()));
+        let expected =
+            model.iter().filter(|((t, _), _)| *t == table).map(|((_, key), value)| (key.clone(), value.clone()));
+        assert!(rows.eq(expected), "table {} differs from the model", table.name);
     }
 }

@@ -27,20 +27,9 @@ pub async fn run(dialer: Side, listener: Side) {
     // A refused dial may still have reached the other side.
     let (near, far) = connect(&dialer, &listener, &address, &mut *accepting).await;
     if listener.transport.caps().secured {
-        assert_eq!(
-            near.remote_key().as_ref(),
-            Some(&listener.key),
-            "the dialed side's key is authenticated"
-        );
-        assert_eq!(
-            far.remote_key().as_ref(),
-            Some(&dialer.key),
-            "and the dialer's"
-        );
-        assert_eq!(
-            near.channel_binding().expect("a binding"),
-            far.channel_binding().expect("a binding")
-        );
+        assert_eq!(near.remote_key().as_ref(), Some(&listener.key), "the dialed side's key is authenticated");
+        assert_eq!(far.remote_key().as_ref(), Some(&dialer.key), "and the dialer's");
+        assert_eq!(near.channel_binding().expect("a binding"), far.channel_binding().expect("a binding"));
     }
     frames_arrive_whole_and_in_order(&near, &far).await;
     a_slow_reader_holds_up_its_own_channel_only(&near, &far).await;
@@ -49,10 +38,7 @@ pub async fn run(dialer: Side, listener: Side) {
 
     let (second, other) = connect(&dialer, &listener, &address, &mut *accepting).await;
     if listener.transport.caps().secured {
-        let (a, b) = (
-            near.channel_binding().expect("a binding"),
-            second.channel_binding().expect("a binding"),
-        );
+        let (a, b) = (near.channel_binding().expect("a binding"), second.channel_binding().expect("a binding"));
         assert_ne!(a, b, "each link has a binding of its own");
     }
     closing_ends_everything(second, other).await;
@@ -62,10 +48,7 @@ pub async fn run(dialer: Side, listener: Side) {
     assert_eq!(gone.kind(), ErrorKind::Closed);
     listener.transport.shutdown().await;
     // Whatever had been accepted before may still come; then it ends.
-    within("accepting to end", async {
-        while accepting.accept().await.is_some() {}
-    })
-    .await;
+    within("accepting to end", async { while accepting.accept().await.is_some() {} }).await;
 }
 
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
@@ -81,41 +64,20 @@ async fn connect(
     address: &Address,
     accepting: &mut dyn Listener,
 ) -> (Arc<dyn Link>, Arc<dyn Link>) {
-    let dial = async {
-        dialer
-            .transport
-            .dial(address, Some(&listener.key), None)
-            .await
-            .expect("a link")
-    };
+    let dial = async { dialer.transport.dial(address, Some(&listener.key), None).await.expect("a link") };
     let near = within("a dial", dial).await;
     loop {
-        let far = within("an accept", accepting.accept())
-            .await
-            .expect("a link");
+        let far = within("an accept", accepting.accept()).await.expect("a link");
         // Links of refused dials are dead by now; the live one answers.
         let ping = async {
             let mut channel = near.open(ChannelClass::Control).await.expect("a channel");
-            channel
-                .sender
-                .send(Bytes::from_static(b"ping"))
-                .await
-                .expect("a frame");
+            channel.sender.send(Bytes::from_static(b"ping")).await.expect("a frame");
             channel
         };
         let _channel = ping.await;
         let pong = tokio::time::timeout(Duration::from_secs(2), far.accept()).await;
         if let Ok(Ok(mut channel)) = pong {
-            assert_eq!(
-                channel
-                    .receiver
-                    .next()
-                    .await
-                    .expect("a frame")
-                    .expect("a frame")
-                    .as_ref(),
-                b"ping"
-            );
+            assert_eq!(channel.receiver.next().await.expect("a frame").expect("a frame").as_ref(), b"ping");
             return (near, far);
         }
     }
@@ -123,38 +85,18 @@ async fn connect(
 
 async fn wrong_keys_and_places_are_refused(dialer: &Side, address: &Address) {
     let wrong = PublicKey::ed25519([9; 32]);
-    let refused = within(
-        "a refusal",
-        dialer.transport.dial(address, Some(&wrong), None),
-    )
-    .await;
+    let refused = within("a refusal", dialer.transport.dial(address, Some(&wrong), None)).await;
     match refused {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}"),
-        Ok(_) => assert!(
-            !dialer.transport.caps().secured,
-            "another device's key was accepted"
-        ),
+        Ok(_) => assert!(!dialer.transport.caps().secured, "another device's key was accepted"),
     }
-    let nonsense: Address = format!("{}://nowhere-at-all", address.scheme())
-        .parse()
-        .expect("an address");
-    assert!(
-        within("a refusal", dialer.transport.dial(&nonsense, None, None))
-            .await
-            .is_err()
-    );
+    let nonsense: Address = format!("{}://nowhere-at-all", address.scheme()).parse().expect("an address");
+    assert!(within("a refusal", dialer.transport.dial(&nonsense, None, None)).await.is_err());
 }
 
-async fn open(
-    near: &Arc<dyn Link>,
-    far: &Arc<dyn Link>,
-    class: ChannelClass,
-) -> (Channel, Channel) {
+async fn open(near: &Arc<dyn Link>, far: &Arc<dyn Link>, class: ChannelClass) -> (Channel, Channel) {
     let mut here = near.open(class).await.expect("a channel");
-    here.sender
-        .send(Bytes::from_static(b"first"))
-        .await
-        .expect("a frame");
+    here.sender.send(Bytes::from_static(b"first")).await.expect("a frame");
     let mut there = within("a channel", far.accept()).await.expect("a channel");
     assert_eq!(there.class, class, "the class comes across");
     assert_eq!(receive(&mut there).await.as_ref(), b"first");
@@ -162,26 +104,16 @@ async fn open(
 }
 
 async fn receive(channel: &mut Channel) -> Bytes {
-    within("a frame", channel.receiver.next())
-        .await
-        .expect("a frame")
-        .expect("a frame")
+    within("a frame", channel.receiver.next()).await.expect("a frame").expect("a frame")
 }
 
 async fn frames_arrive_whole_and_in_order(near: &Arc<dyn Link>, far: &Arc<dyn Link>) {
-    for class in [
-        ChannelClass::Control,
-        ChannelClass::Chat,
-        ChannelClass::Bulk,
-    ] {
+    for class in [ChannelClass::Control, ChannelClass::Chat, ChannelClass::Bulk] {
         let (mut here, mut there) = open(near, far, class).await;
         let sizes = [0, 1, 1000, 16_384, class.max_frame()];
         let send = async {
             for (number, size) in sizes.iter().enumerate() {
-                here.sender
-                    .send(Bytes::from(vec![number as u8; *size]))
-                    .await
-                    .expect("a frame");
+                here.sender.send(Bytes::from(vec![number as u8; *size])).await.expect("a frame");
             }
         };
         let take = async {
@@ -192,16 +124,8 @@ async fn frames_arrive_whole_and_in_order(near: &Arc<dyn Link>, far: &Arc<dyn Li
             }
         };
         tokio::join!(send, take);
-        there
-            .sender
-            .send(Bytes::from_static(b"back"))
-            .await
-            .expect("a frame");
-        assert_eq!(
-            receive(&mut here).await.as_ref(),
-            b"back",
-            "channels carry both ways"
-        );
+        there.sender.send(Bytes::from_static(b"back")).await.expect("a frame");
+        assert_eq!(receive(&mut here).await.as_ref(), b"back", "channels carry both ways");
     }
 }
 
@@ -217,20 +141,10 @@ async fn a_slow_reader_holds_up_its_own_channel_only(near: &Arc<dyn Link>, far: 
         }
     };
     let stuck = tokio::time::timeout(Duration::from_secs(2), flood).await;
-    assert!(
-        stuck.is_err() && accepted < 64,
-        "nobody reads, and {accepted} MiB were accepted"
-    );
+    assert!(stuck.is_err() && accepted < 64, "nobody reads, and {accepted} MiB were accepted");
     for number in 0..20u8 {
-        chat.sender
-            .send(Bytes::from(vec![number]))
-            .await
-            .expect("a frame");
-        assert_eq!(
-            receive(&mut read).await.as_ref(),
-            [number],
-            "chat goes on beside a stuck bulk channel"
-        );
+        chat.sender.send(Bytes::from(vec![number])).await.expect("a frame");
+        assert_eq!(receive(&mut read).await.as_ref(), [number], "chat goes on beside a stuck bulk channel");
     }
 }
 
@@ -243,33 +157,20 @@ async fn too_long_frames_are_refused(near: &Arc<dyn Link>, far: &Arc<dyn Link>) 
 
 async fn channels_end(near: &Arc<dyn Link>, far: &Arc<dyn Link>) {
     let (mut here, mut there) = open(near, far, ChannelClass::Chat).await;
-    here.sender
-        .send(Bytes::from_static(b"last"))
-        .await
-        .expect("a frame");
+    here.sender.send(Bytes::from_static(b"last")).await.expect("a frame");
     here.sender.close().await.expect("a clean end");
     assert_eq!(receive(&mut there).await.as_ref(), b"last");
     drop(here);
     let end = within("the channel's end", there.receiver.next()).await;
-    assert!(
-        end.is_none_or(|frame| frame.is_err()),
-        "after the end nothing comes"
-    );
+    assert!(end.is_none_or(|frame| frame.is_err()), "after the end nothing comes");
 }
 
 async fn closing_ends_everything(near: Arc<dyn Link>, far: Arc<dyn Link>) {
     let (_here, mut there) = open(&near, &far, ChannelClass::Chat).await;
     near.close("done");
-    assert_eq!(
-        within("the link's end", far.closed()).await.kind(),
-        ErrorKind::Closed
-    );
+    assert_eq!(within("the link's end", far.closed()).await.kind(), ErrorKind::Closed);
     let frame = within("the channel's end", there.receiver.next()).await;
     assert!(frame.is_none_or(|f| f.is_err()));
-    assert!(
-        within("a refusal", far.open(ChannelClass::Chat))
-            .await
-            .is_err()
-    );
+    assert!(within("a refusal", far.open(ChannelClass::Chat)).await.is_err());
     assert!(within("a refusal", far.accept()).await.is_err());
 }

@@ -6,8 +6,8 @@ use peerloom_conformance::identity::{Identity, identity};
 use peerloom_conformance::transport::Side;
 use peerloom_conformance::{crypto, discovery, signaling, storage, transport};
 use peerloom_core::memory::{
-    MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage,
-    MemoryTransport, SignalingHub,
+    MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryTransport,
+    SignalingHub,
 };
 use peerloom_core::{Crypto, Discovery};
 use peerloom_crypto_mls::MlsCrypto;
@@ -44,10 +44,7 @@ fn crypto_mls_classical() {
 #[tokio::test]
 async fn discovery_memory() {
     let directory = MemoryDirectory::default();
-    let (first, second) = (
-        MemoryDiscovery::new(&directory),
-        MemoryDiscovery::new(&directory),
-    );
+    let (first, second) = (MemoryDiscovery::new(&directory), MemoryDiscovery::new(&directory));
     discovery::run(Arc::new(first), Arc::new(second)).await;
 }
 
@@ -59,11 +56,7 @@ async fn discovery_invite() {
 
 #[tokio::test]
 async fn signaling_memory() {
-    let (hub, a, b) = (
-        SignalingHub::default(),
-        identity(1).device,
-        identity(2).device,
-    );
+    let (hub, a, b) = (SignalingHub::default(), identity(1).device, identity(2).device);
     let first = Arc::new(MemorySignaling::new(a, &hub));
     let second = Arc::new(MemorySignaling::new(b, &hub));
     signaling::run((a, first), (b, second)).await;
@@ -75,14 +68,7 @@ async fn transport_memory() {
     let side = |number: u8| {
         let identity = identity(number);
         let address = format!("memory://{number}").parse().expect("an address");
-        Side {
-            transport: Arc::new(MemoryTransport::new(
-                &network,
-                address,
-                identity.key.clone(),
-            )),
-            key: identity.key,
-        }
+        Side { transport: Arc::new(MemoryTransport::new(&network, address, identity.key.clone())), key: identity.key }
     };
     transport::run(side(1), side(2)).await;
 }
@@ -92,16 +78,9 @@ async fn transport_quic() {
     for require_post_quantum in [false, true] {
         let side = |number: u8| {
             let identity = identity(number);
-            let config = QuicConfig {
-                listen: "127.0.0.1:0".into(),
-                require_post_quantum,
-                ..QuicConfig::default()
-            };
+            let config = QuicConfig { listen: "127.0.0.1:0".into(), require_post_quantum, ..QuicConfig::default() };
             let transport = QuicTransport::new(config, &identity.secret).expect("a transport");
-            Side {
-                transport: Arc::new(transport),
-                key: identity.key,
-            }
+            Side { transport: Arc::new(transport), key: identity.key }
         };
         transport::run(side(1), side(2)).await;
     }

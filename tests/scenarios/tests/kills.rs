@@ -20,12 +20,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// Sends from one folder's node to a contact, several at once, until told to stop; notes what was
 /// accepted.
-fn sender(
-    folder: PathBuf,
-    contact: &'static str,
-    stop: Arc<AtomicBool>,
-    accepted: Arc<Mutex<BTreeSet<String>>>,
-) {
+fn sender(folder: PathBuf, contact: &'static str, stop: Arc<AtomicBool>, accepted: Arc<Mutex<BTreeSet<String>>>) {
     while !stop.load(Ordering::Relaxed) {
         let Some(mut control) = Control::connect(&folder) else {
             std::thread::sleep(Duration::from_millis(2));
@@ -34,10 +29,7 @@ fn sender(
         'connected: while !stop.load(Ordering::Relaxed) {
             for number in 0..8 {
                 let text = "x".repeat(number * 300);
-                if control
-                    .ask(json!({ "op": "send", "contact": contact, "text": text }))
-                    .is_err()
-                {
+                if control.ask(json!({ "op": "send", "contact": contact, "text": text })).is_err() {
                     break 'connected;
                 }
             }
@@ -69,27 +61,20 @@ fn nothing_is_lost_or_shown_twice() {
     let mut rng = StdRng::seed_from_u64(seed);
     let base = tempfile::tempdir().expect("a folder");
     let folders = [init(base.path(), "alice"), init(base.path(), "bob")];
-    let mut nodes = folders
-        .each_ref()
-        .map(|folder| Some(Running::start(folder)));
+    let mut nodes = folders.each_ref().map(|folder| Some(Running::start(folder)));
     introduce(&folders[0], &folders[1]);
 
     let stop = Arc::new(AtomicBool::new(false));
     let accepted: [Arc<Mutex<BTreeSet<String>>>; 2] = Default::default();
     let senders = [(0, "bob"), (1, "alice")].map(|(from, contact)| {
-        let (folder, stop, accepted) =
-            (folders[from].clone(), stop.clone(), accepted[from].clone());
+        let (folder, stop, accepted) = (folders[from].clone(), stop.clone(), accepted[from].clone());
         std::thread::spawn(move || sender(folder, contact, stop, accepted))
     });
     for _ in 0..kills {
         std::thread::sleep(Duration::from_micros(rng.random_range(0..250_000)));
         // Mostly one, now and then both.
         let first = rng.random_range(0..2);
-        let victims = if rng.random_range(0..8) == 0 {
-            vec![0, 1]
-        } else {
-            vec![first]
-        };
+        let victims = if rng.random_range(0..8) == 0 { vec![0, 1] } else { vec![first] };
         for victim in &victims {
             nodes[*victim].take().expect("it runs").kill();
         }
@@ -98,26 +83,17 @@ fn nothing_is_lost_or_shown_twice() {
         }
     }
     stop.store(true, Ordering::Relaxed);
-    senders
-        .into_iter()
-        .for_each(|sender| sender.join().expect("the sender"));
+    senders.into_iter().for_each(|sender| sender.join().expect("the sender"));
 
     for (from, to) in [(0, 1), (1, 0)] {
         let accepted = accepted[from].lock().expect("the list").clone();
-        assert!(
-            accepted.len() as u64 > kills,
-            "only {} messages were accepted",
-            accepted.len()
-        );
+        assert!(accepted.len() as u64 > kills, "only {} messages were accepted", accepted.len());
         let begin = Instant::now();
         loop {
             let shown = shown(&folders[to]);
             let twice: Vec<_> = shown.iter().filter(|(_, count)| **count > 1).collect();
             assert!(twice.is_empty(), "shown twice (seed {seed}): {twice:?}");
-            let lost = accepted
-                .iter()
-                .filter(|id| !shown.contains_key(*id))
-                .count();
+            let lost = accepted.iter().filter(|id| !shown.contains_key(*id)).count();
             if lost == 0 {
                 println!("{} accepted, {} shown", accepted.len(), shown.len());
                 break;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Running, eventually, fails, init, introduce, ok, ok_json};
+use common::{Running, eventually, fails, init, introduce, ok, ok_json, ok_lines};
 
 #[test]
 fn two_nodes_talk() {
@@ -12,43 +12,22 @@ fn two_nodes_talk() {
     introduce(&alice, &bob);
     // Nobody runs on bob's folder: the message is accepted and waits.
     ok(&bob, &["send", "alice", "written offline"]);
-    assert_eq!(
-        ok_json(&bob, &["queue"]).as_array().expect("a list").len(),
-        1
-    );
+    assert_eq!(ok_json(&bob, &["queue"]).as_array().expect("a list").len(), 1);
 
     let running_bob = Running::start(&bob);
-    eventually("the first message", || {
-        ok(&alice, &["inbox"]).contains("bob: written offline")
-    });
+    eventually("the first message", || ok(&alice, &["inbox"]).contains("bob: written offline"));
     ok(&alice, &["send", "bob", "hello\u{1b}[31m bob"]);
-    eventually("the answer", || {
-        ok(&bob, &["inbox"]).contains("alice: hello␛[31m bob")
-    });
-    eventually("the acknowledgements", || {
-        ok_json(&alice, &["queue"])
-            .as_array()
-            .expect("a list")
-            .is_empty()
-    });
+    eventually("the answer", || ok(&bob, &["inbox"]).contains("alice: hello␛[31m bob"));
+    eventually("the acknowledgements", || ok_json(&alice, &["queue"]).as_array().expect("a list").is_empty());
     let peers = ok_json(&bob, &["peers"]);
-    assert_eq!(
-        (&peers[0]["state"], &peers[0]["contact"]),
-        (&"connected".into(), &"alice".into())
-    );
+    assert_eq!((&peers[0]["state"], &peers[0]["contact"]), (&"connected".into(), &"alice".into()));
 
-    let message = &ok_json(&bob, &["inbox"])[0];
+    let message = &ok_lines(&bob, &["inbox"])[0];
     let user = message["user"].as_str().expect("a user").to_owned();
     ok(&bob, &["contacts", "--rename", "alice=mum"]);
     ok(&bob, &["send", "mum", "by name"]);
     ok(&bob, &["send", &user[..8], "by id"]);
-    eventually("both", || {
-        ok_json(&alice, &["inbox"])
-            .as_array()
-            .expect("a list")
-            .len()
-            == 3
-    });
+    eventually("both", || ok_lines(&alice, &["inbox"]).len() == 3);
     let (code, complaint) = fails(&bob, &["send", "nobody", "x"]);
     assert_eq!(code, 1);
     assert!(complaint.contains("known: mum"), "{complaint}");
@@ -60,17 +39,12 @@ fn two_nodes_talk() {
     assert!(!queue[0]["reason"].as_str().expect("a reason").is_empty());
     ok(&bob, &["queue", "retry"]);
     let running_alice = Running::start(&alice);
-    eventually("the late one", || {
-        ok(&alice, &["inbox"]).contains("bob: while you were away")
-    });
+    eventually("the late one", || ok(&alice, &["inbox"]).contains("bob: while you were away"));
     assert_eq!(ok(&alice, &["inbox"]).lines().count(), 4);
 
     // Ctrl-C ends it cleanly, and the folder can be read without it.
     let pid = running_bob.pid().to_string();
-    std::process::Command::new("kill")
-        .args(["-INT", &pid])
-        .status()
-        .expect("kill runs");
+    std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
     eventually("bob to end", || !bob.join("node.sock").exists());
     assert!(ok(&bob, &["inbox"]).contains("mum: hello"));
     drop(running_alice);
@@ -87,17 +61,12 @@ fn an_inbox_can_be_followed() {
     let _bob = Running::start(&bob);
     ok(&bob, &["send", "alice", "before"]);
     eventually("the first", || ok(&alice, &["inbox"]).contains("before"));
-    let mut follow = common::command(&alice, &["inbox", "--follow", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a process");
+    let mut follow =
+        common::command(&alice, &["inbox", "--follow", "--json"]).stdout(Stdio::piped()).spawn().expect("a process");
     let mut lines = BufReader::new(follow.stdout.take().expect("its output")).lines();
     let mut next = || {
         let line = lines.next().expect("a line").expect("a line");
-        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["text"]
-            .as_str()
-            .expect("a text")
-            .to_owned()
+        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["text"].as_str().expect("a text").to_owned()
     };
     assert_eq!(next(), "before");
     for text in ["one", "two", "three"] {
@@ -111,16 +80,10 @@ fn an_inbox_can_be_followed() {
 #[test]
 fn the_demo_counts_right() {
     let base = tempfile::tempdir().expect("a folder");
-    let summary = ok_json(
-        base.path(),
-        &["demo", "--messages", "600", "--set", "delivery.ttl=1d"],
-    );
+    let summary = ok_json(base.path(), &["demo", "--messages", "600", "--set", "delivery.ttl=1d"]);
     assert_eq!(summary["sent"], 600);
     assert_eq!(summary["delivered"], 600);
-    assert_eq!(
-        (&summary["lost"], &summary["duplicates"]),
-        (&0.into(), &0.into())
-    );
+    assert_eq!((&summary["lost"], &summary["duplicates"]), (&0.into(), &0.into()));
     for key in ["p50_ms", "p99_ms"] {
         assert!(summary[key].as_f64().expect("a number") > 0.0);
     }
@@ -132,35 +95,20 @@ fn the_demo_counts_right() {
 fn kinds_and_help_tell_everything() {
     let base = tempfile::tempdir().expect("a folder");
     let kinds = ok(base.path(), &["kinds"]);
-    for word in [
-        "quic",
-        "invite",
-        "redb",
-        "mls-classical",
-        "keep_alive",
-        "cache_mib",
-        "default",
-        "ttl",
-    ] {
+    for word in ["quic", "invite", "redb", "mls-classical", "keep_alive", "cache_mib", "default", "ttl"] {
         assert!(kinds.contains(word), "{word}");
     }
     let listed = ok_json(base.path(), &["kinds"]);
     for kind in listed["kinds"].as_array().expect("kinds") {
         for key in kind["keys"].as_array().expect("keys") {
-            assert!(
-                !key["documentation"].as_str().expect("text").is_empty(),
-                "{key}"
-            );
+            assert!(!key["documentation"].as_str().expect("text").is_empty(), "{key}");
             assert!(!key["default"].as_str().expect("text").is_empty(), "{key}");
         }
     }
     for command in [
-        "init", "run", "invite", "add", "contacts", "send", "inbox", "queue", "peers", "check",
-        "kinds", "demo", "bench",
+        "init", "run", "invite", "add", "contacts", "send", "inbox", "queue", "peers", "check", "kinds", "demo",
+        "bench",
     ] {
-        assert!(
-            ok(base.path(), &[command, "--help"]).contains("Example"),
-            "{command} --help has no example"
-        );
+        assert!(ok(base.path(), &[command, "--help"]).contains("Example"), "{command} --help has no example");
     }
 }

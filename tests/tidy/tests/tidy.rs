@@ -5,20 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .expect("the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 /// Every file of the repository, without what is built or hidden.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         if path.is_dir() {
             if !name.starts_with('.') && name != "target" {
                 files(&path, found);
@@ -33,63 +27,35 @@ fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     files(&root(), &mut found);
     found.retain(|p| p.extension().is_some_and(|e| e == "rs"));
-    found
-        .into_iter()
-        .map(|p| (p.clone(), fs::read_to_string(p).expect("text")))
-        .collect()
+    found.into_iter().map(|p| (p.clone(), fs::read_to_string(p).expect("text"))).collect()
 }
 
 /// The dependencies of a crate, without those of its tests.
 fn dependencies(folder: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).expect(folder);
     let manifest: toml::Table = text.parse().expect(folder);
-    let table = manifest
-        .get("dependencies")
-        .and_then(toml::Value::as_table)
-        .cloned()
-        .unwrap_or_default();
+    let table = manifest.get("dependencies").and_then(toml::Value::as_table).cloned().unwrap_or_default();
     table.keys().cloned().collect()
 }
 
 fn crates_in(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(root().join(folder)).expect(folder);
-    let with_manifest = entries
-        .filter_map(Result::ok)
-        .filter(|e| e.path().join("Cargo.toml").exists());
-    with_manifest
-        .map(|e| format!("{folder}/{}", e.file_name().to_string_lossy()))
-        .collect()
+    let with_manifest = entries.filter_map(Result::ok).filter(|e| e.path().join("Cargo.toml").exists());
+    with_manifest.map(|e| format!("{folder}/{}", e.file_name().to_string_lossy())).collect()
 }
 
 #[test]
 fn invariant_1_proto_knows_no_runtime_socket_file_or_clock() {
-    let forbidden = [
-        "tokio",
-        "quinn",
-        "redb",
-        "async-trait",
-        "futures-util",
-        "rand",
-        "tracing",
-        "socket2",
-    ];
+    let forbidden = ["tokio", "quinn", "redb", "async-trait", "futures-util", "rand", "tracing", "socket2"];
     for folder in crates_in("proto") {
         let found = dependencies(&folder);
-        assert!(
-            forbidden.iter().all(|f| !found.contains(*f)),
-            "{folder}: {found:?}"
-        );
+        assert!(forbidden.iter().all(|f| !found.contains(*f)), "{folder}: {found:?}");
     }
-    for (path, text) in sources().iter().filter(|(p, _)| {
-        p.starts_with(root().join("proto")) && p.components().any(|c| c.as_os_str() == "src")
-    }) {
-        for word in [
-            "std::fs",
-            "std::net",
-            "std::thread",
-            "Instant::now",
-            "SystemTime",
-        ] {
+    for (path, text) in sources()
+        .iter()
+        .filter(|(p, _)| p.starts_with(root().join("proto")) && p.components().any(|c| c.as_os_str() == "src"))
+    {
+        for word in ["std::fs", "std::net", "std::thread", "Instant::now", "SystemTime"] {
             assert!(!text.contains(word), "{}: {word}", path.display());
         }
     }
@@ -99,13 +65,8 @@ fn invariant_1_proto_knows_no_runtime_socket_file_or_clock() {
 fn invariant_2_implementations_depend_on_core_and_primitives_alone() {
     let allowed = ["peerloom-core", "peerloom-crypto-primitives"];
     for layer in ["transports", "discovery", "storage", "crypto"] {
-        for folder in crates_in(layer)
-            .into_iter()
-            .filter(|f| f != "crypto/primitives")
-        {
-            let ours = dependencies(&folder)
-                .into_iter()
-                .filter(|d| d.starts_with("peerloom"));
+        for folder in crates_in(layer).into_iter().filter(|f| f != "crypto/primitives") {
+            let ours = dependencies(&folder).into_iter().filter(|d| d.starts_with("peerloom"));
             let wrong: Vec<_> = ours.filter(|d| !allowed.contains(&d.as_str())).collect();
             assert!(wrong.is_empty(), "{folder} depends on {wrong:?}");
         }
@@ -114,59 +75,29 @@ fn invariant_2_implementations_depend_on_core_and_primitives_alone() {
 
 #[test]
 fn invariant_3_the_engine_names_no_implementation() {
-    let ours: Vec<_> = dependencies("stack/engine")
-        .into_iter()
-        .filter(|d| d.starts_with("peerloom"))
-        .collect();
-    assert_eq!(
-        ours,
-        [
-            "peerloom-core",
-            "peerloom-crypto-primitives",
-            "peerloom-delivery",
-            "peerloom-wire"
-        ]
-    );
+    let ours: Vec<_> = dependencies("stack/engine").into_iter().filter(|d| d.starts_with("peerloom")).collect();
+    assert_eq!(ours, ["peerloom-core", "peerloom-crypto-primitives", "peerloom-delivery", "peerloom-wire"]);
 }
 
 #[test]
 fn invariant_4_only_builtin_lists_the_kinds() {
     let layers = ["transports", "discovery", "storage", "crypto"];
-    let folders: Vec<String> = layers
-        .iter()
-        .flat_map(|l| crates_in(l))
-        .filter(|f| f != "crypto/primitives")
-        .collect();
+    let folders: Vec<String> = layers.iter().flat_map(|l| crates_in(l)).filter(|f| f != "crypto/primitives").collect();
     let names: Vec<String> = folders
         .iter()
         .map(|folder| {
-            let manifest: toml::Table = fs::read_to_string(root().join(folder).join("Cargo.toml"))
-                .expect("text")
-                .parse()
-                .expect("TOML");
-            manifest["package"]["name"]
-                .as_str()
-                .expect("a name")
-                .replace('-', "_")
+            let manifest: toml::Table =
+                fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("text").parse().expect("TOML");
+            manifest["package"]["name"].as_str().expect("a name").replace('-', "_")
         })
         .collect();
-    let builtin =
-        fs::read_to_string(root().join("stack/peerloom/src/builtin.rs")).expect("builtin.rs");
+    let builtin = fs::read_to_string(root().join("stack/peerloom/src/builtin.rs")).expect("builtin.rs");
     for name in &names {
-        assert!(
-            builtin.contains(&format!("{name}::register")),
-            "{name} is not registered"
-        );
+        assert!(builtin.contains(&format!("{name}::register")), "{name} is not registered");
     }
     for (path, text) in sources() {
-        let registers = names
-            .iter()
-            .any(|name| text.contains(&format!("{name}::register(")));
-        assert!(
-            !registers || path.ends_with("builtin.rs"),
-            "{} registers kinds",
-            path.display()
-        );
+        let registers = names.iter().any(|name| text.contains(&format!("{name}::register(")));
+        assert!(!registers || path.ends_with("builtin.rs"), "{} registers kinds", path.display());
     }
 }
 
@@ -175,32 +106,16 @@ fn invariant_6_nothing_unsafe_and_no_panic_on_outside_bytes() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("text");
     assert!(manifest.contains("unsafe_code = \"forbid\""));
     let mut folders = Vec::new();
-    for layer in [
-        "proto",
-        "stack",
-        "transports",
-        "discovery",
-        "storage",
-        "crypto",
-        "tests",
-        "examples",
-    ] {
+    for layer in ["proto", "stack", "transports", "discovery", "storage", "crypto", "tests", "examples"] {
         folders.extend(crates_in(layer));
     }
     for folder in folders {
         let text = fs::read_to_string(root().join(&folder).join("Cargo.toml")).expect("text");
-        assert!(
-            text.contains("[lints]\nworkspace = true"),
-            "{folder} doesn't take the workspace's lints"
-        );
+        assert!(text.contains("[lints]\nworkspace = true"), "{folder} doesn't take the workspace's lints");
     }
     // Code that sees bytes from outside, up to its tests.
     for (path, text) in sources() {
-        let shown = path
-            .strip_prefix(root())
-            .expect("inside")
-            .display()
-            .to_string();
+        let shown = path.strip_prefix(root()).expect("inside").display().to_string();
         let tests = shown.contains("/tests/")
             || shown.starts_with("tests/")
             || shown.starts_with("examples/")
@@ -218,26 +133,16 @@ fn invariant_6_nothing_unsafe_and_no_panic_on_outside_bytes() {
 #[test]
 fn house_style() {
     for (path, text) in sources() {
-        let shown = path
-            .strip_prefix(root())
-            .expect("inside")
-            .display()
-            .to_string();
+        let shown = path.strip_prefix(root()).expect("inside").display().to_string();
         assert!(
             !shown.ends_with("/mod.rs") || shown.contains("/tests/common/"),
             "{shown}: write module.rs beside module/"
         );
         let lines = text.lines().count();
         assert!(lines <= 620, "{shown} has {lines} lines: two subjects?");
-        assert!(
-            text.starts_with("//!") || text.starts_with("#!"),
-            "{shown} doesn't say what it is"
-        );
+        assert!(text.starts_with("//!") || text.starts_with("#!"), "{shown} doesn't say what it is");
         for word in ["todo!(", "unimplemented!(", "dbg!(", "FIX\u{4d}E"] {
-            assert!(
-                !text.contains(word) || shown.starts_with("tests/tidy"),
-                "{shown} has {word}"
-            );
+            assert!(!text.contains(word) || shown.starts_with("tests/tidy"), "{shown} has {word}");
         }
     }
 }
@@ -246,22 +151,11 @@ fn house_style() {
 fn documents_lead_somewhere() {
     let mut found = Vec::new();
     files(&root(), &mut found);
-    for path in found
-        .iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "md"))
-    {
+    for path in found.iter().filter(|p| p.extension().is_some_and(|e| e == "md")) {
         let text = fs::read_to_string(path).expect("text");
-        for link in text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next())
-        {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = link.split('#').next().unwrap_or_default();
-            if target.is_empty()
-                || target.contains("://")
-                || target.contains(' ')
-                || target.starts_with("mailto:")
-            {
+            if target.is_empty() || target.contains("://") || target.contains(' ') || target.starts_with("mailto:") {
                 continue;
             }
             let place = path.parent().expect("a folder").join(target);

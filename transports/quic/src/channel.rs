@@ -37,39 +37,25 @@ pub(crate) fn channel(class: ChannelClass, send: SendStream, receive: RecvStream
     // Fails only on a closed stream, which the first frame will notice.
     let _ = send.set_priority(priority);
     // The codec refuses a longer frame before it allocates for it.
-    let codec = LengthDelimitedCodec::builder()
-        .max_frame_length(class.max_frame())
-        .new_codec();
+    let codec = LengthDelimitedCodec::builder().max_frame_length(class.max_frame()).new_codec();
     let mut sender = FramedWrite::new(send, codec.clone());
     // Idle links are many: buffers grow when there is something to carry.
     *sender.write_buffer_mut() = BytesMut::new();
     let receiver = FramedRead::with_capacity(receive, codec, 64);
     Channel {
         class,
-        sender: Box::pin(SinkExt::<Bytes>::sink_map_err(sender, |e| {
-            explain("send", e)
-        })),
-        receiver: receiver
-            .map_ok(BytesMut::freeze)
-            .map_err(|e| explain("receive", e))
-            .boxed(),
+        sender: Box::pin(SinkExt::<Bytes>::sink_map_err(sender, |e| explain("send", e))),
+        receiver: receiver.map_ok(BytesMut::freeze).map_err(|e| explain("receive", e)).boxed(),
     }
 }
 
 fn explain(operation: &'static str, cause: io::Error) -> Error {
     let (kind, message) = match cause.kind() {
-        io::ErrorKind::InvalidData => (
-            ErrorKind::TooLarge,
-            "the peer announced a frame longer than its channel allows",
-        ),
-        io::ErrorKind::InvalidInput => (
-            ErrorKind::TooLarge,
-            "the frame is longer than its channel allows",
-        ),
-        _ => (
-            ErrorKind::Closed,
-            "the link is closed; it is made again by itself",
-        ),
+        io::ErrorKind::InvalidData => {
+            (ErrorKind::TooLarge, "the peer announced a frame longer than its channel allows")
+        }
+        io::ErrorKind::InvalidInput => (ErrorKind::TooLarge, "the frame is longer than its channel allows"),
+        _ => (ErrorKind::Closed, "the link is closed; it is made again by itself"),
     };
     Error::new(kind, "quic", operation, message).source(cause)
 }
@@ -83,9 +69,6 @@ pub(crate) fn closed(operation: &'static str, cause: quinn::ConnectionError) -> 
 pub(crate) async fn read_class(receive: &mut RecvStream) -> Result<ChannelClass> {
     let mut byte = [0];
     let wrong = |m: &str| Error::new(ErrorKind::Malformed, "quic", "accept a channel", m);
-    receive
-        .read_exact(&mut byte)
-        .await
-        .map_err(|_| wrong("the stream ended before its class"))?;
+    receive.read_exact(&mut byte).await.map_err(|_| wrong("the stream ended before its class"))?;
     class_of(byte[0]).ok_or_else(|| wrong("the stream's class is unknown"))
 }

@@ -52,17 +52,13 @@ impl QuicConfig {
     }
 
     fn advertised(&self) -> Result<Vec<SocketAddr>, SettingsError> {
-        self.advertise
-            .iter()
-            .map(|a| parse_address("advertise", a))
-            .collect()
+        self.advertise.iter().map(|a| parse_address("advertise", a)).collect()
     }
 }
 
 fn parse_address(key: &str, text: &str) -> Result<SocketAddr, SettingsError> {
     let example = "expected an IP address and a port, such as \"0.0.0.0:4433\" or \"[::]:4433\"";
-    text.parse()
-        .map_err(|_| SettingsError::new(key, format!("`{text}` is not an address; {example}")))
+    text.parse().map_err(|_| SettingsError::new(key, format!("`{text}` is not an address; {example}")))
 }
 
 impl KindConfig for QuicConfig {
@@ -70,16 +66,10 @@ impl KindConfig for QuicConfig {
         self.listen_address()?;
         self.advertised()?;
         if !(1..=600).contains(&self.idle_timeout.0.as_secs()) {
-            return Err(SettingsError::new(
-                "idle_timeout",
-                "it takes from 1s to 10m",
-            ));
+            return Err(SettingsError::new("idle_timeout", "it takes from 1s to 10m"));
         }
         if self.keep_alive.0 * 2 > self.idle_timeout.0 || self.keep_alive.0.is_zero() {
-            return Err(SettingsError::new(
-                "keep_alive",
-                "it must be at most half of idle_timeout, and not zero",
-            ));
+            return Err(SettingsError::new("keep_alive", "it must be at most half of idle_timeout, and not zero"));
         }
         Ok(())
     }
@@ -90,7 +80,5 @@ pub fn register(kinds: &mut Kinds) {
     let summary = "QUIC over UDP, keys exchanged with X25519MLKEM768 where both sides can";
     kinds
         .transports
-        .add("quic", summary, |config: QuicConfig, context| {
-            Ok(Arc::new(QuicTransport::new(config, &context.secret)?))
-        });
+        .add("quic", summary, |config: QuicConfig, context| Ok(Arc::new(QuicTransport::new(config, &context.secret)?)));
 }

@@ -22,10 +22,7 @@ impl QuicLink {
     /// `None`: the other side has shown no usable key.
     pub(crate) fn new(connection: Connection) -> Option<Self> {
         let remote_key = tls::remote_key(&connection)?;
-        Some(Self {
-            connection,
-            remote_key,
-        })
+        Some(Self { connection, remote_key })
     }
 }
 
@@ -37,55 +34,23 @@ impl Link for QuicLink {
 
     fn channel_binding(&self) -> Result<[u8; 32]> {
         let mut binding = [0; 32];
-        let failed = |_| {
-            Error::new(
-                ErrorKind::Closed,
-                "quic",
-                "bind",
-                "the TLS exporter gives nothing",
-            )
-        };
-        self.connection
-            .export_keying_material(&mut binding, context::CHANNEL_BINDING, b"")
-            .map_err(failed)?;
+        let failed = |_| Error::new(ErrorKind::Closed, "quic", "bind", "the TLS exporter gives nothing");
+        self.connection.export_keying_material(&mut binding, context::CHANNEL_BINDING, b"").map_err(failed)?;
         Ok(binding)
     }
 
     async fn open(&self, class: ChannelClass) -> Result<Channel> {
-        let (mut send, receive) = self
-            .connection
-            .open_bi()
-            .await
-            .map_err(|e| closed("open a channel", e))?;
-        let gone = |_| {
-            Error::new(
-                ErrorKind::Closed,
-                "quic",
-                "open a channel",
-                "the link is closed",
-            )
-        };
+        let (mut send, receive) = self.connection.open_bi().await.map_err(|e| closed("open a channel", e))?;
+        let gone = |_| Error::new(ErrorKind::Closed, "quic", "open a channel", "the link is closed");
         send.write_all(&[class_byte(class)]).await.map_err(gone)?;
         Ok(channel(class, send, receive))
     }
 
     async fn accept(&self) -> Result<Channel> {
-        let (send, mut receive) = self
-            .connection
-            .accept_bi()
-            .await
-            .map_err(|e| closed("accept a channel", e))?;
-        let late = |_| {
-            Error::new(
-                ErrorKind::Timeout,
-                "quic",
-                "accept a channel",
-                "the stream didn't say what it is for",
-            )
-        };
-        let class = tokio::time::timeout(CLASS_TIMEOUT, read_class(&mut receive))
-            .await
-            .map_err(late)??;
+        let (send, mut receive) = self.connection.accept_bi().await.map_err(|e| closed("accept a channel", e))?;
+        let late =
+            |_| Error::new(ErrorKind::Timeout, "quic", "accept a channel", "the stream didn't say what it is for");
+        let class = tokio::time::timeout(CLASS_TIMEOUT, read_class(&mut receive)).await.map_err(late)??;
         Ok(channel(class, send, receive))
     }
 
@@ -103,8 +68,7 @@ impl Link for QuicLink {
     }
 
     fn close(&self, reason: &str) {
-        self.connection
-            .close(VarInt::from_u32(0), reason.as_bytes());
+        self.connection.close(VarInt::from_u32(0), reason.as_bytes());
     }
 
     async fn closed(&self) -> Error {

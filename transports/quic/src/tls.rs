@@ -6,24 +6,15 @@ use peerloom_core::DeviceSecret;
 use peerloom_core::wire::{ALPN, PublicKey};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature_with_raw_key,
-};
-use rustls::pki_types::{
-    CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
-    SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use zeroize::Zeroizing;
 
 /// What precedes an Ed25519 seed in PKCS #8 (RFC 8410 §7).
-const PKCS8_PREFIX: [u8; 16] = [
-    0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
-];
+const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 /// What precedes an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 §4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 
@@ -37,16 +28,12 @@ pub(crate) fn configs(
 ) -> Result<(Arc<QuicServerConfig>, Arc<QuicClientConfig>), Error> {
     let provider = provider(require_post_quantum);
     let key = certified_key(secret)?;
-    let verifier = Arc::new(KeyVerifier {
-        algorithms: provider.signature_verification_algorithms,
-    });
+    let verifier = Arc::new(KeyVerifier { algorithms: provider.signature_verification_algorithms });
 
     let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier.clone())
-        .with_cert_resolver(Arc::new(
-            rustls::server::AlwaysResolvesServerRawPublicKeys::new(key.clone()),
-        ));
+        .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(key.clone())));
     server.alpn_protocols = vec![ALPN.to_vec()];
     // No resumption: links are few and long, and tickets would outlive a removed contact.
     server.send_tls13_tickets = 0;
@@ -56,9 +43,7 @@ pub(crate) fn configs(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(
-            rustls::client::AlwaysResolvesClientRawPublicKeys::new(key),
-        ));
+        .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(key)));
     client.alpn_protocols = vec![ALPN.to_vec()];
     client.resumption = rustls::client::Resumption::disabled();
     // The name carries the expected key to the verifier; it is nobody else's business.
@@ -74,11 +59,8 @@ pub(crate) fn configs(
 fn provider(require_post_quantum: bool) -> Arc<CryptoProvider> {
     use aws_lc_rs::{cipher_suite as cs, kx_group as kx};
     let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites = vec![
-        cs::TLS13_AES_128_GCM_SHA256,
-        cs::TLS13_AES_256_GCM_SHA384,
-        cs::TLS13_CHACHA20_POLY1305_SHA256,
-    ];
+    provider.cipher_suites =
+        vec![cs::TLS13_AES_128_GCM_SHA256, cs::TLS13_AES_256_GCM_SHA384, cs::TLS13_CHACHA20_POLY1305_SHA256];
     provider.kx_groups = vec![kx::X25519MLKEM768];
     if !require_post_quantum {
         provider.kx_groups.push(kx::X25519);
@@ -89,26 +71,19 @@ fn provider(require_post_quantum: bool) -> Arc<CryptoProvider> {
 fn certified_key(secret: &DeviceSecret) -> Result<Arc<CertifiedKey>, Error> {
     let der = Zeroizing::new([&PKCS8_PREFIX[..], secret.expose()].concat());
     let key = aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_slice()))?;
-    let spki = key
-        .public_key()
-        .ok_or_else(|| Error::General("the device key has no public half".into()))?;
+    let spki = key.public_key().ok_or_else(|| Error::General("the device key has no public half".into()))?;
     let certificate = CertificateDer::from(spki.as_ref().to_vec());
     Ok(Arc::new(CertifiedKey::new(vec![certificate], key)))
 }
 
 /// The key in a raw-public-key "certificate".
 fn raw_key(spki: &[u8]) -> Option<PublicKey> {
-    Some(PublicKey::ed25519(
-        spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?,
-    ))
+    Some(PublicKey::ed25519(spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()?))
 }
 
 /// The key with which the other side of a connection authenticated.
 pub(crate) fn remote_key(connection: &quinn::Connection) -> Option<PublicKey> {
-    let keys = connection
-        .peer_identity()?
-        .downcast::<Vec<CertificateDer<'static>>>()
-        .ok()?;
+    let keys = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     match keys.as_slice() {
         [key] => raw_key(key),
         _ => None,
@@ -133,10 +108,7 @@ struct KeyVerifier {
 }
 
 impl KeyVerifier {
-    fn key(
-        certificate: &CertificateDer<'_>,
-        more: &[CertificateDer<'_>],
-    ) -> Result<PublicKey, Error> {
+    fn key(certificate: &CertificateDer<'_>, more: &[CertificateDer<'_>]) -> Result<PublicKey, Error> {
         let key = raw_key(certificate).filter(|_| more.is_empty());
         key.ok_or_else(|| CertificateError::BadEncoding.into())
     }

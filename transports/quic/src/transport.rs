@@ -7,12 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use peerloom_core::wire::{Address, PublicKey, limits};
-use peerloom_core::{
-    DeviceSecret, Error, ErrorKind, Link, Listener, Result, Signaling, Transport, TransportCaps,
-};
+use peerloom_core::{DeviceSecret, Error, ErrorKind, Link, Listener, Result, Signaling, Transport, TransportCaps};
 use quinn::{
-    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig,
-    TransportErrorCode, VarInt,
+    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, TransportErrorCode, VarInt,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, warn};
@@ -48,34 +45,18 @@ pub struct QuicTransport {
 impl QuicTransport {
     /// A transport with the device's key. Binds nothing yet.
     pub fn new(config: QuicConfig, secret: &DeviceSecret) -> Result<Self> {
-        let wrong = |e: rustls::Error| {
-            Error::new(
-                ErrorKind::Bug,
-                "quic",
-                "configure",
-                "TLS refuses its settings",
-            )
-            .source(e)
-        };
-        let (server_tls, client_tls) =
-            tls::configs(secret, config.require_post_quantum).map_err(wrong)?;
+        let wrong =
+            |e: rustls::Error| Error::new(ErrorKind::Bug, "quic", "configure", "TLS refuses its settings").source(e);
+        let (server_tls, client_tls) = tls::configs(secret, config.require_post_quantum).map_err(wrong)?;
         let transport = Arc::new(transport_config(&config)?);
 
         let mut server = quinn::ServerConfig::with_crypto(server_tls);
         server.transport_config(transport.clone());
-        server
-            .max_incoming(256)
-            .incoming_buffer_size(16 << 10)
-            .incoming_buffer_size_total(1 << 20);
+        server.max_incoming(256).incoming_buffer_size(16 << 10).incoming_buffer_size_total(1 << 20);
         let mut client = quinn::ClientConfig::new(client_tls);
         client.transport_config(transport);
         client.token_store(Arc::new(quinn::NoneTokenStore));
-        Ok(Self {
-            config,
-            server,
-            client,
-            endpoint: Mutex::new(None),
-        })
+        Ok(Self { config, server, client, endpoint: Mutex::new(None) })
     }
 
     /// The endpoint; binds the socket at its first use.
@@ -84,10 +65,7 @@ impl QuicTransport {
         if let Some(endpoint) = &*slot {
             return Ok(endpoint.clone());
         }
-        let address = self
-            .config
-            .listen_address()
-            .map_err(|e| invalid(e.message))?;
+        let address = self.config.listen_address().map_err(|e| invalid(e.message))?;
         let failed = |e: std::io::Error| {
             let (kind, advice) = match e.kind() {
                 std::io::ErrorKind::AddrInUse => (
@@ -98,14 +76,10 @@ impl QuicTransport {
                     ErrorKind::Invalid,
                     "this machine has no such address; set transport.listen to one it has, or to 0.0.0.0",
                 ),
-                std::io::ErrorKind::PermissionDenied => (
-                    ErrorKind::Invalid,
-                    "ports below 1024 need privileges; set transport.listen to a higher one",
-                ),
-                _ => (
-                    ErrorKind::Invalid,
-                    "the socket can't be opened; check transport.listen",
-                ),
+                std::io::ErrorKind::PermissionDenied => {
+                    (ErrorKind::Invalid, "ports below 1024 need privileges; set transport.listen to a higher one")
+                }
+                _ => (ErrorKind::Invalid, "the socket can't be opened; check transport.listen"),
             };
             Error::new(kind, "quic", "listen", format!("{address}: {advice}")).source(e)
         };
@@ -114,12 +88,8 @@ impl QuicTransport {
         // The system may grant less; then bursts are lost and sent again.
         let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = buffers.set_send_buffer_size(SOCKET_BUFFER);
-        let endpoint = Endpoint::new(
-            EndpointConfig::default(),
-            Some(self.server.clone()),
-            socket,
-            Arc::new(TokioRuntime),
-        );
+        let endpoint =
+            Endpoint::new(EndpointConfig::default(), Some(self.server.clone()), socket, Arc::new(TokioRuntime));
         let mut endpoint = endpoint.map_err(failed)?;
         endpoint.set_default_client_config(self.client.clone());
         *slot = Some(endpoint.clone());
@@ -128,8 +98,7 @@ impl QuicTransport {
 }
 
 fn transport_config(config: &QuicConfig) -> Result<TransportConfig> {
-    let idle = IdleTimeout::try_from(config.idle_timeout.0)
-        .map_err(|_| invalid("idle_timeout is too long".into()))?;
+    let idle = IdleTimeout::try_from(config.idle_timeout.0).map_err(|_| invalid("idle_timeout is too long".into()))?;
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(config.keep_alive.0))
@@ -153,32 +122,15 @@ impl Transport for QuicTransport {
     }
 
     fn caps(&self) -> TransportCaps {
-        TransportCaps {
-            secured: true,
-            nat_traversal: false,
-            needs_signaling: false,
-            max_frame: limits::CHAT_FRAME,
-        }
+        TransportCaps { secured: true, nat_traversal: false, needs_signaling: false, max_frame: limits::CHAT_FRAME }
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
         let endpoint = self.endpoint()?;
-        let failed = |e| {
-            Error::new(
-                ErrorKind::Bug,
-                "quic",
-                "listen",
-                "the socket has no address",
-            )
-            .source(e)
-        };
+        let failed = |e| Error::new(ErrorKind::Bug, "quic", "listen", "the socket has no address").source(e);
         let bound = endpoint.local_addr().map_err(failed)?;
         let advertised = self.config.advertised().map_err(|e| invalid(e.message))?;
-        let addresses = if advertised.is_empty() {
-            own_addresses(bound)
-        } else {
-            advertised
-        };
+        let addresses = if advertised.is_empty() { own_addresses(bound) } else { advertised };
         let (sender, links) = mpsc::channel(BACKLOG);
         tokio::spawn(accept(endpoint, sender));
         Ok(Box::new(QuicListener { addresses, links }))
@@ -190,39 +142,24 @@ impl Transport for QuicTransport {
         expected: Option<&PublicKey>,
         _signaling: Option<Arc<dyn Signaling>>,
     ) -> Result<Arc<dyn Link>> {
-        let place: SocketAddr = address
-            .rest()
-            .parse()
-            .map_err(|_| invalid(format!("`{address}` is not a QUIC address")))?;
-        let unreachable = |message: &str| {
-            Error::new(
-                ErrorKind::Unreachable,
-                "quic",
-                "dial",
-                format!("{place}: {message}"),
-            )
-        };
+        let place: SocketAddr =
+            address.rest().parse().map_err(|_| invalid(format!("`{address}` is not a QUIC address")))?;
+        let unreachable =
+            |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
         let connecting = self
             .endpoint()?
             .connect(place, &tls::server_name(expected))
             .map_err(|e| unreachable("this machine can't dial it").source(e))?;
         let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
-            .map_err(|_| {
-                unreachable("nobody answers; is the other node running, and the port open?")
-            })?
+            .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
             .map_err(|e| explain_dial(place, e))?;
-        let link =
-            QuicLink::new(connection).ok_or_else(|| unreachable("the other side shows no key"))?;
+        let link = QuicLink::new(connection).ok_or_else(|| unreachable("the other side shows no key"))?;
         Ok(Arc::new(link))
     }
 
     async fn shutdown(&self) {
-        let endpoint = self
-            .endpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(endpoint) = endpoint {
             endpoint.close(VarInt::from_u32(0), b"shutting down");
             let _ = tokio::time::timeout(LINGER, endpoint.wait_idle()).await;
@@ -246,20 +183,11 @@ fn explain_dial(place: SocketAddr, cause: ConnectionError) -> Error {
     };
     let is = |code| alert == Some(TransportErrorCode::crypto(code));
     let (kind, message) = if is(ACCESS_DENIED) {
-        (
-            ErrorKind::Unauthenticated,
-            "another device answers there; ask your contact for a new invitation",
-        )
+        (ErrorKind::Unauthenticated, "another device answers there; ask your contact for a new invitation")
     } else if is(HANDSHAKE_FAILURE) {
-        (
-            ErrorKind::Refused,
-            "no common key exchange; one side requires post-quantum links",
-        )
+        (ErrorKind::Refused, "no common key exchange; one side requires post-quantum links")
     } else if is(NO_APPLICATION_PROTOCOL) {
-        (
-            ErrorKind::Refused,
-            "the program there doesn't speak Peerloom's protocol version",
-        )
+        (ErrorKind::Refused, "the program there doesn't speak Peerloom's protocol version")
     } else {
         (ErrorKind::Unreachable, "the handshake failed")
     };
@@ -320,10 +248,7 @@ struct QuicListener {
 #[async_trait]
 impl Listener for QuicListener {
     fn addresses(&self) -> Vec<Address> {
-        self.addresses
-            .iter()
-            .filter_map(|a| format!("quic://{a}").parse().ok())
-            .collect()
+        self.addresses.iter().filter_map(|a| format!("quic://{a}").parse().ok()).collect()
     }
 
     async fn accept(&mut self) -> Option<Arc<dyn Link>> {
@@ -341,21 +266,10 @@ fn own_addresses(bound: SocketAddr) -> Vec<SocketAddr> {
         IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let mut ips: BTreeSet<IpAddr> = interfaces
-        .iter()
-        .map(|i| i.ip())
-        .filter(reachable)
-        .collect();
+    let mut ips: BTreeSet<IpAddr> = interfaces.iter().map(|i| i.ip()).filter(reachable).collect();
     if ips.is_empty() {
         // No network: at least nodes on this machine can meet.
-        ips.insert(if bound.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
+        ips.insert(if bound.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
     }
-    ips.into_iter()
-        .take(limits::ADDRESSES)
-        .map(|ip| SocketAddr::new(ip, bound.port()))
-        .collect()
+    ips.into_iter().take(limits::ADDRESSES).map(|ip| SocketAddr::new(ip, bound.port())).collect()
 }

@@ -14,8 +14,7 @@ const COMMITS: usize = 300;
 /// `write` of 4 KiB and `fdatasync`, one after the other.
 pub(super) fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     setup.progress.set("raw disk");
-    std::fs::create_dir_all(&setup.folder)
-        .map_err(|e| failed("no folder can be made").source(e))?;
+    std::fs::create_dir_all(&setup.folder).map_err(|e| failed("no folder can be made").source(e))?;
     let path = setup.folder.join("raw");
     let broken = |e| failed("the raw file can't be written").source(e);
     let mut file = File::create(&path).map_err(broken)?;
@@ -29,8 +28,5 @@ pub(super) fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     }
     times.sort_by(f64::total_cmp);
     let _ = std::fs::remove_file(path);
-    Ok(Map::from_iter([(
-        "disk_commit_p50_ms".to_owned(),
-        json!(percentile(&times, 0.5)),
-    )]))
+    Ok(Map::from_iter([("disk_commit_p50_ms".to_owned(), json!(percentile(&times, 0.5)))]))
 }

@@ -19,39 +19,23 @@ const SINGLE: usize = 300;
 /// Without progress for this long, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn measure(
-    setup: &mut Setup,
-    rates: bool,
-    latency: bool,
-) -> Result<Map<String, Value>> {
+pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Result<Map<String, Value>> {
     let mut figures = Map::new();
     let (here, there) = (setup.folder.join("sender"), setup.folder.join("receiver"));
     for (name, folder) in [("sender", &here), ("receiver", &there)] {
         let listen = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
-        init_folder(folder, &setup.overrides, name, "peerloom-bench", &listen)
-            .await?
-            .shutdown()
-            .await;
+        init_folder(folder, &setup.overrides, name, "peerloom-bench", &listen).await?.shutdown().await;
     }
     let receiver = NodeProcess::start(&there).await?;
-    let invite = Request::Invite {
-        lifetime_ms: 3_600_000,
-        uses: 1,
-    };
-    let link = receiver.client.request(invite).await?["link"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let invite = Request::Invite { lifetime_ms: 3_600_000, uses: 1 };
+    let link = receiver.client.request(invite).await?["link"].as_str().unwrap_or_default().to_owned();
 
     let kinds = builtin::kinds();
     let config = Config::load(&here.join(FILE_NAME), &[], &kinds)?;
     let begin = Instant::now();
     let node = Node::open(&config, &kinds).await?;
     node.start().await?;
-    figures.insert(
-        "start_ms".into(),
-        json!(begin.elapsed().as_secs_f64() * 1000.0),
-    );
+    figures.insert("start_ms".into(), json!(begin.elapsed().as_secs_f64() * 1000.0));
     let contact = node.add_contact(&link).await?;
     let mut events = node.events().await?;
     // The first message waits for the link and the keys.
@@ -68,14 +52,8 @@ pub(super) async fn measure(
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         times.sort_by(f64::total_cmp);
-        figures.insert(
-            "message_and_ack_p50_ms".into(),
-            json!(percentile(&times, 0.50)),
-        );
-        figures.insert(
-            "message_and_ack_p99_ms".into(),
-            json!(percentile(&times, 0.99)),
-        );
+        figures.insert("message_and_ack_p50_ms".into(), json!(percentile(&times, 0.50)));
+        figures.insert("message_and_ack_p99_ms".into(), json!(percentile(&times, 0.99)));
     }
     if rates {
         for (name, size, count) in [
@@ -83,16 +61,11 @@ pub(super) async fn measure(
             ("messages_16k_per_s", 16 * 1024, 20_000),
             ("messages_64k_per_s", 64 * 1024, 5_000),
         ] {
-            setup
-                .progress
-                .set(&format!("{count} messages of {size} bytes"));
+            setup.progress.set(&format!("{count} messages of {size} bytes"));
             flow(&node, &contact, &mut events, count / 10, size).await?;
             let begin = Instant::now();
             flow(&node, &contact, &mut events, count, size).await?;
-            figures.insert(
-                name.into(),
-                json!(count as f64 / begin.elapsed().as_secs_f64()),
-            );
+            figures.insert(name.into(), json!(count as f64 / begin.elapsed().as_secs_f64()));
         }
     }
     node.shutdown().await;
@@ -102,24 +75,16 @@ pub(super) async fn measure(
 
 /// Sends `count` messages, at most [`WINDOW`] of them unacknowledged, and waits for the last
 /// acknowledgement.
-async fn flow(
-    node: &Node,
-    contact: &Contact,
-    events: &mut EventStream,
-    count: usize,
-    size: usize,
-) -> Result<()> {
+async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: usize, size: usize) -> Result<()> {
     let body = bytes::Bytes::from(vec![b'x'; size]);
     let (mut sent, mut delivered) = (0, 0);
     let mut sends = JoinSet::new();
     while delivered < count {
         while sent < count && sent - delivered < WINDOW {
             let (node, contact, body) = (node.clone(), contact.clone(), body.clone());
-            sends.spawn(async move {
-                node.conversation(&contact)
-                    .send_bytes("application/octet-stream", body, None)
-                    .await
-            });
+            sends.spawn(
+                async move { node.conversation(&contact).send_bytes("application/octet-stream", body, None).await },
+            );
             sent += 1;
         }
         tokio::select! {

@@ -33,14 +33,8 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
         .spawn()
         .map_err(broken)?;
     let mut line = String::new();
-    let stdout = child
-        .stdout
-        .take()
-        .ok_or_else(|| failed("the child has no output"))?;
-    BufReader::new(stdout)
-        .read_line(&mut line)
-        .await
-        .map_err(broken)?;
+    let stdout = child.stdout.take().ok_or_else(|| failed("the child has no output"))?;
+    BufReader::new(stdout).read_line(&mut line).await.map_err(broken)?;
     let address: SocketAddr = line.trim().parse().map_err(broken)?;
 
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -51,14 +45,9 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"raw".to_vec()];
     let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).map_err(broken)?;
-    let config =
-        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(broken)?));
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(broken)?));
     endpoint.set_default_client_config(config);
-    let connection = endpoint
-        .connect(address, "raw")
-        .map_err(broken)?
-        .await
-        .map_err(broken)?;
+    let connection = endpoint.connect(address, "raw").map_err(broken)?.await.map_err(broken)?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(broken)?;
     let frame = [[0, 0, 4, 0].as_slice(), &[7; SIZE]].concat();
     let begin = Instant::now();
@@ -71,53 +60,30 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     let rate = MESSAGES as f64 / begin.elapsed().as_secs_f64();
     connection.close(VarInt::from_u32(0), b"done");
     endpoint.wait_idle().await;
-    Ok(Map::from_iter([(
-        "raw_quinn_messages_per_s".to_owned(),
-        json!(rate),
-    )]))
+    Ok(Map::from_iter([("raw_quinn_messages_per_s".to_owned(), json!(rate))]))
 }
 
 /// The other process: prints its address and swallows one stream.
 pub(super) async fn serve() -> Result<()> {
     // RFC 8410: an Ed25519 key in PKCS #8; raw public keys need no certificate.
     let seed = [7; 32];
-    let pkcs8 = [
-        &[
-            0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
-        ][..],
-        &seed,
-    ]
-    .concat();
+    let pkcs8 = [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20][..], &seed].concat();
     let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice())).map_err(broken)?;
-    let spki = key
-        .public_key()
-        .ok_or_else(|| failed("the key has no public half"))?;
+    let spki = key.public_key().ok_or_else(|| failed("the key has no public half"))?;
     let certified = CertifiedKey::new(vec![CertificateDer::from(spki.as_ref().to_vec())], key);
     let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(broken)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(
-            rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified)),
-        ));
+        .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified))));
     tls.alpn_protocols = vec![b"raw".to_vec()];
-    let config = quinn::ServerConfig::with_crypto(Arc::new(
-        QuicServerConfig::try_from(tls).map_err(broken)?,
-    ));
+    let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(broken)?));
     let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).map_err(broken)?;
     say(&endpoint.local_addr().map_err(broken)?.to_string());
-    let incoming = endpoint
-        .accept()
-        .await
-        .ok_or_else(|| failed("nobody came"))?;
+    let incoming = endpoint.accept().await.ok_or_else(|| failed("nobody came"))?;
     let connection = incoming.await.map_err(broken)?;
     let (mut send, mut receive) = connection.accept_bi().await.map_err(broken)?;
-    while receive
-        .read_chunk(usize::MAX, true)
-        .await
-        .map_err(broken)?
-        .is_some()
-    {}
+    while receive.read_chunk(usize::MAX, true).await.map_err(broken)?.is_some() {}
     send.write_all(&[1]).await.map_err(broken)?;
     connection.closed().await;
     Ok(())

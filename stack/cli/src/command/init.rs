@@ -12,12 +12,7 @@ use serde_json::json;
 use crate::args::Init;
 use crate::output::{say, say_json};
 
-pub(super) async fn run(
-    folder: &Path,
-    overrides: &[Override],
-    json: bool,
-    init: Init,
-) -> Result<()> {
+pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init: Init) -> Result<()> {
     let name = init.name.unwrap_or_else(|| name_of(folder));
     let listen = match init.listen {
         Some(listen) => listen,
@@ -32,15 +27,8 @@ pub(super) async fn run(
             "device": node.device().to_string(),
         }));
     } else {
-        say(&format!(
-            "made {}; {name} is user {}",
-            folder.join(FILE_NAME).display(),
-            node.user().short()
-        ));
-        say(&format!(
-            "next: peerloom -C {0} run, and in another terminal: peerloom -C {0} invite",
-            folder.display()
-        ));
+        say(&format!("made {}; {name} is user {}", folder.join(FILE_NAME).display(), node.user().short()));
+        say(&format!("next: peerloom -C {0} run, and in another terminal: peerloom -C {0} invite", folder.display()));
     }
     node.shutdown().await;
     Ok(())
@@ -57,78 +45,35 @@ pub(crate) async fn init_folder(
     let path = folder.join(FILE_NAME);
     let failed = |e: std::io::Error| {
         let (kind, advice) = match e.kind() {
-            std::io::ErrorKind::AlreadyExists => (
-                ErrorKind::Exists,
-                "it is there already; edit it, or use another folder",
-            ),
-            _ => (
-                ErrorKind::Invalid,
-                "it can't be written; check the folder's permissions",
-            ),
+            std::io::ErrorKind::AlreadyExists => {
+                (ErrorKind::Exists, "it is there already; edit it, or use another folder")
+            }
+            _ => (ErrorKind::Invalid, "it can't be written; check the folder's permissions"),
         };
-        Error::new(
-            kind,
-            "init",
-            "write",
-            format!("{}: {advice}", path.display()),
-        )
-        .source(e)
+        Error::new(kind, "init", "write", format!("{}: {advice}", path.display())).source(e)
     };
     // Keys and messages will be in there: only for this user.
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(failed)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let text = template(name, network, listen);
-    let text = if overrides.is_empty() {
-        text
-    } else {
-        edit(&text, overrides)?
-    };
+    let text = if overrides.is_empty() { text } else { edit(&text, overrides)? };
     // Before anything is written: the file is good.
-    let config = Config::parse(
-        &text,
-        &path.display().to_string(),
-        folder,
-        &[],
-        &builtin::kinds(),
-    )?;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let config = Config::parse(&text, &path.display().to_string(), folder, &[], &builtin::kinds())?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
     Node::open(&config, &builtin::kinds()).await
 }
 
 /// A UDP port of this machine that is free now.
 pub(crate) fn free_port(ip: &str) -> Result<u16> {
-    let bound = UdpSocket::bind((ip, 0))
-        .and_then(|socket| socket.local_addr())
-        .map(|a: SocketAddr| a.port());
-    bound.map_err(|e| {
-        Error::new(
-            ErrorKind::Invalid,
-            "init",
-            "find a port",
-            "no UDP port can be bound",
-        )
-        .source(e)
-    })
+    let bound = UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).map(|a: SocketAddr| a.port());
+    bound.map_err(|e| Error::new(ErrorKind::Invalid, "init", "find a port", "no UDP port can be bound").source(e))
 }
 
 /// The folder's name, for those who gave no other.
 fn name_of(folder: &Path) -> String {
     let full = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let name = full
-        .file_name()
-        .or(folder.file_name())
-        .map(|n| n.to_string_lossy().into_owned());
-    name.filter(|n| !n.is_empty())
-        .unwrap_or_else(|| "me".into())
+    let name = full.file_name().or(folder.file_name()).map(|n| n.to_string_lossy().into_owned());
+    name.filter(|n| !n.is_empty()).unwrap_or_else(|| "me".into())
 }
 
 fn template(name: &str, network: &str, listen: &str) -> String {

@@ -51,41 +51,24 @@ impl Client {
                 let Ok(Answer { id, outcome }) = serde_json::from_str(&line) else {
                     break;
                 };
-                let waiter = answers
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get(&id)
-                    .cloned();
+                let waiter = answers.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
                 let Some(waiter) = waiter else { continue };
                 // Fails when whoever asked has given up.
                 if waiter.send(outcome).await.is_err() {
-                    answers
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .remove(&id);
+                    answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 }
             }
             // Whoever still waits hears that the node is gone.
-            answers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         });
-        Some(Self {
-            requests,
-            waiting,
-            next: Arc::default(),
-        })
+        Some(Self { requests, waiting, next: Arc::default() })
     }
 
     /// Asks, and waits for the answer.
     pub(crate) async fn request(&self, request: Request) -> Result<Value> {
         let (id, mut answers) = self.send(request).await?;
         let answer = answers.recv().await;
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match answer {
             Some(Outcome::Ok(value)) => Ok(value),
             Some(Outcome::Error(failure)) => Err(failure.into()),
@@ -106,19 +89,9 @@ impl Client {
     async fn send(&self, request: Request) -> Result<(u64, mpsc::Receiver<Outcome>)> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answers) = mpsc::channel(ANSWERS);
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, sender);
-        let mut line = serde_json::to_vec(&Numbered { id, request }).map_err(|e| {
-            Error::new(
-                ErrorKind::Bug,
-                "control",
-                "ask",
-                "the request can't be written",
-            )
-            .source(e)
-        })?;
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let mut line = serde_json::to_vec(&Numbered { id, request })
+            .map_err(|e| Error::new(ErrorKind::Bug, "control", "ask", "the request can't be written").source(e))?;
         line.push(b'\n');
         self.requests.send(line).await.map_err(|_| gone())?;
         Ok((id, answers))
@@ -141,10 +114,5 @@ impl Events {
 }
 
 fn gone() -> Error {
-    Error::new(
-        ErrorKind::Closed,
-        "control",
-        "ask",
-        "the running node ended before it answered; run the command again",
-    )
+    Error::new(ErrorKind::Closed, "control", "ask", "the running node ended before it answered; run the command again")
 }

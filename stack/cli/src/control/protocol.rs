@@ -98,9 +98,7 @@ const KINDS: [ErrorKind; 15] = [
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
-        let source = std::error::Error::source(error)
-            .map(|s| format!(" ({s})"))
-            .unwrap_or_default();
+        let source = std::error::Error::source(error).map(|s| format!(" ({s})")).unwrap_or_default();
         Self {
             kind: format!("{:?}", error.kind()),
             retry: format!("{:?}", error.retryable()),
@@ -113,10 +111,7 @@ impl From<&Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = KINDS
-            .into_iter()
-            .find(|k| format!("{k:?}") == failure.kind)
-            .unwrap_or(ErrorKind::Bug);
+        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Bug);
         let retry = match failure.retry.as_str() {
             "Later" => Retry::Later,
             "AfterChange" => Retry::AfterChange,
@@ -154,11 +149,7 @@ pub(crate) fn message_view(node: &Node, message: &Message) -> MessageView {
         user: message.user.to_string(),
         sent_at_ms: message.sent_at_ms,
         received_at_ms: message.received_at_ms,
-        body: if text.is_none() {
-            Some(BASE64.encode(&message.body))
-        } else {
-            None
-        },
+        body: if text.is_none() { Some(BASE64.encode(&message.body)) } else { None },
         text,
         content_type: message.content_type.clone(),
         cursor: message.cursor.to_string(),
@@ -170,107 +161,48 @@ pub(crate) fn message_view(node: &Node, message: &Message) -> MessageView {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum EventView {
     Message(MessageView),
-    Delivered {
-        contact: String,
-        messages: Vec<String>,
-    },
-    Failed {
-        contact: String,
-        messages: Vec<String>,
-        reason: String,
-    },
-    PeerUp {
-        contact: String,
-        device: String,
-    },
-    PeerDown {
-        contact: String,
-        device: String,
-        reason: String,
-    },
+    Delivered { contact: String, messages: Vec<String> },
+    Failed { contact: String, messages: Vec<String>, reason: String },
+    PeerUp { contact: String, device: String },
+    PeerDown { contact: String, device: String, reason: String },
     Online,
     Offline,
-    Stalled {
-        contact: String,
-        device: String,
-    },
-    ContactAdded {
-        contact: String,
-        user: String,
-    },
-    Gap {
-        contact: String,
-        first: u64,
-        last: u64,
-    },
-    Lagged {
-        missed: u64,
-    },
+    Stalled { contact: String, device: String },
+    ContactAdded { contact: String, user: String },
+    Gap { contact: String, first: u64, last: u64 },
+    Lagged { missed: u64 },
 }
 
 pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
     let of = |id: &peerloom::ConversationId| {
-        node.contacts()
-            .into_iter()
-            .find(|c| c.conversation == *id)
-            .map_or_else(|| id.short(), |c| c.alias)
+        node.contacts().into_iter().find(|c| c.conversation == *id).map_or_else(|| id.short(), |c| c.alias)
     };
     Some(match event {
         Event::Message(message) => EventView::Message(message_view(node, message)),
-        Event::Receipt {
-            conversation,
-            messages,
-            state,
-        } => {
+        Event::Receipt { conversation, messages, state } => {
             let messages = messages.iter().map(ToString::to_string).collect();
             match state {
-                MessageState::Failed(reason) => EventView::Failed {
-                    contact: of(conversation),
-                    messages,
-                    reason: reason.clone(),
-                },
-                _ => EventView::Delivered {
-                    contact: of(conversation),
-                    messages,
-                },
+                MessageState::Failed(reason) => {
+                    EventView::Failed { contact: of(conversation), messages, reason: reason.clone() }
+                }
+                _ => EventView::Delivered { contact: of(conversation), messages },
             }
         }
-        Event::PeerUp { user, device } => EventView::PeerUp {
-            contact: alias(node, user),
-            device: device.to_string(),
-        },
-        Event::PeerDown {
-            user,
-            device,
-            reason,
-        } => EventView::PeerDown {
-            contact: alias(node, user),
-            device: device.to_string(),
-            reason: reason.clone(),
-        },
+        Event::PeerUp { user, device } => EventView::PeerUp { contact: alias(node, user), device: device.to_string() },
+        Event::PeerDown { user, device, reason } => {
+            EventView::PeerDown { contact: alias(node, user), device: device.to_string(), reason: reason.clone() }
+        }
         Event::Online => EventView::Online,
         Event::Offline => EventView::Offline,
-        Event::Stalled {
-            conversation,
-            device,
-        } => EventView::Stalled {
-            contact: of(conversation),
-            device: device.to_string(),
-        },
-        Event::ContactAdded { user, alias } => EventView::ContactAdded {
-            contact: alias.clone(),
-            user: user.to_string(),
-        },
-        Event::Gap {
-            conversation,
-            first,
-            last,
-            ..
-        } => EventView::Gap {
-            contact: of(conversation),
-            first: *first,
-            last: *last,
-        },
+        Event::Stalled { conversation, device } => {
+            EventView::Stalled { contact: of(conversation), device: device.to_string() }
+        }
+        Event::ContactAdded { user, alias } => {
+            EventView::ContactAdded { contact: alias.clone(), user: user.to_string() }
+        }
+        Event::Gap { conversation, first, last, .. } => {
+            EventView::Gap { contact: of(conversation), first: *first, last: *last }
+        }
         Event::Lagged { missed } => EventView::Lagged { missed: *missed },
         _ => return None,
     })

@@ -41,13 +41,7 @@ impl Server {
                 }
                 _ => "the control socket can't be made; check the folder's permissions",
             };
-            Error::new(
-                ErrorKind::Invalid,
-                "control",
-                "listen",
-                format!("{}: {advice}", path.display()),
-            )
-            .source(e)
+            Error::new(ErrorKind::Invalid, "control", "listen", format!("{}: {advice}", path.display())).source(e)
         };
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
@@ -93,11 +87,7 @@ async fn serve(stream: UnixStream, node: Node) {
                     return;
                 }
                 out.push(b'\n');
-                next = if out.len() < 64 * 1024 {
-                    queue.try_recv().ok()
-                } else {
-                    None
-                };
+                next = if out.len() < 64 * 1024 { queue.try_recv().ok() } else { None };
             }
             if writer.write_all(&out).await.is_err() {
                 return;
@@ -108,11 +98,7 @@ async fn serve(stream: UnixStream, node: Node) {
         let mut line = Vec::new();
         loop {
             line.clear();
-            match (&mut reader)
-                .take(MAX_LINE)
-                .read_until(b'\n', &mut line)
-                .await
-            {
+            match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -153,23 +139,11 @@ async fn follow(id: u64, node: &Node, after: Option<String>, answers: &mpsc::Sen
     let mut events = match stream {
         Ok(events) => events,
         Err(error) => {
-            let _ = answers
-                .send(Answer {
-                    id,
-                    outcome: Outcome::Error((&error).into()),
-                })
-                .await;
+            let _ = answers.send(Answer { id, outcome: Outcome::Error((&error).into()) }).await;
             return;
         }
     };
-    if answers
-        .send(Answer {
-            id,
-            outcome: Outcome::Ok(Value::Null),
-        })
-        .await
-        .is_err()
-    {
+    if answers.send(Answer { id, outcome: Outcome::Ok(Value::Null) }).await.is_err() {
         return;
     }
     loop {
@@ -180,14 +154,7 @@ async fn follow(id: u64, node: &Node, after: Option<String>, answers: &mpsc::Sen
         let Some(event) = event else { return };
         let view = event_view(node, &event).and_then(|view| serde_json::to_value(view).ok());
         if let Some(value) = view {
-            if answers
-                .send(Answer {
-                    id,
-                    outcome: Outcome::Event(value),
-                })
-                .await
-                .is_err()
-            {
+            if answers.send(Answer { id, outcome: Outcome::Event(value) }).await.is_err() {
                 return;
             }
         }
@@ -198,12 +165,7 @@ async fn follow(id: u64, node: &Node, after: Option<String>, answers: &mpsc::Sen
 pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
     match request {
         Request::Status => {
-            let addresses: Vec<String> = node
-                .addresses()
-                .await
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let addresses: Vec<String> = node.addresses().await.iter().map(ToString::to_string).collect();
             Ok(json!({
                 "name": node.name(),
                 "user": node.user().to_string(),
@@ -213,9 +175,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             }))
         }
         Request::Invite { lifetime_ms, uses } => {
-            let link = node
-                .invite(Duration::from_millis(lifetime_ms), uses)
-                .await?;
+            let link = node.invite(Duration::from_millis(lifetime_ms), uses).await?;
             Ok(json!({ "link": link, "uses": uses, "lifetime_ms": lifetime_ms }))
         }
         Request::Add { link, alias } => {
@@ -227,25 +187,16 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
         }
         Request::Contacts => {
             let contacts = node.contacts().into_iter();
-            Ok(contacts
-                .map(|c| json!({ "contact": c.alias, "user": c.user.to_string() }))
-                .collect())
+            Ok(contacts.map(|c| json!({ "contact": c.alias, "user": c.user.to_string() })).collect())
         }
         Request::Rename { contact, alias } => {
             let contact = node.find_contact(&contact)?;
             Ok(json!({ "contact": node.rename_contact(&contact, &alias).await? }))
         }
-        Request::Send {
-            contact,
-            text,
-            ttl_ms,
-        } => {
+        Request::Send { contact, text, ttl_ms } => {
             let contact = node.find_contact(&contact)?;
             let ttl = ttl_ms.map(Duration::from_millis);
-            let id = node
-                .conversation(&contact)
-                .send_bytes("", text.into(), ttl)
-                .await?;
+            let id = node.conversation(&contact).send_bytes("", text.into(), ttl).await?;
             Ok(json!({ "id": id.to_string(), "contact": contact.alias }))
         }
         Request::Inbox { after, limit } => {
@@ -255,22 +206,12 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 None => node.newest_messages(limit).await?,
             };
             let views: Vec<_> = messages.iter().map(|m| message_view(node, m)).collect();
-            serde_json::to_value(views).map_err(|e| {
-                Error::new(
-                    ErrorKind::Bug,
-                    "control",
-                    "answer",
-                    "a message can't be written",
-                )
-                .source(e)
-            })
+            serde_json::to_value(views)
+                .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a message can't be written").source(e))
         }
-        Request::Follow { .. } => Err(Error::new(
-            ErrorKind::Bug,
-            "control",
-            "answer",
-            "following is not a single answer",
-        )),
+        Request::Follow { .. } => {
+            Err(Error::new(ErrorKind::Bug, "control", "answer", "following is not a single answer"))
+        }
         Request::Queue => queue(node).await,
         Request::Retry { contact } => {
             let contact = contact.map(|name| node.find_contact(&name)).transpose()?;
@@ -283,9 +224,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
 async fn queue(node: &Node) -> Result<Value> {
     let contacts = node.contacts();
     let entry = |entry: peerloom::QueuedEntry| {
-        let contact = contacts
-            .iter()
-            .find(|c| c.conversation == entry.conversation);
+        let contact = contacts.iter().find(|c| c.conversation == entry.conversation);
         json!({
             "id": entry.message.to_string(),
             "contact": contact.map(|c| c.alias.clone()),

@@ -5,10 +5,7 @@ use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogI
 use rand_core::Rng;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing,
-    StateTxn,
-};
+use crate::{Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing, StateTxn};
 
 /// Carries plaintext behind a checksum. Sessions, joins and removals behave as in a real suite, so
 /// that the machinery around them can be tested; it hides nothing and must never be offered to users.
@@ -33,12 +30,7 @@ fn session_key(conversation: ConversationId) -> Vec<u8> {
 
 /// State: present once this device was let into a peer's log.
 fn join_key(log: LogId) -> Vec<u8> {
-    [
-        b"join" as &[u8],
-        log.device.as_bytes(),
-        log.conversation.as_bytes(),
-    ]
-    .concat()
+    [b"join" as &[u8], log.device.as_bytes(), log.conversation.as_bytes()].concat()
 }
 
 fn checksum(device: &DeviceId, associated_data: &[u8], plaintext: &[u8]) -> [u8; 32] {
@@ -56,12 +48,7 @@ impl Crypto for MemoryCrypto {
     }
 
     fn caps(&self) -> CryptoCaps {
-        CryptoCaps {
-            ratchet: false,
-            healing: false,
-            removal: false,
-            post_quantum: false,
-        }
+        CryptoCaps { ratchet: false, healing: false, removal: false, post_quantum: false }
     }
 
     fn key_package(&self, _txn: &mut dyn StateTxn, _rng: &mut dyn Rng) -> Result<Bytes> {
@@ -77,12 +64,7 @@ impl Crypto for MemoryCrypto {
     ) -> Result<Prepared> {
         let key = session_key(conversation);
         let stored = txn.get(&key)?.unwrap_or_default();
-        let before: Vec<DeviceId> = stored
-            .as_chunks()
-            .0
-            .iter()
-            .map(|id| DeviceId::from_bytes(*id))
-            .collect();
+        let before: Vec<DeviceId> = stored.as_chunks().0.iter().map(|id| DeviceId::from_bytes(*id)).collect();
         let mut prepared = Prepared::default();
         let mut joins = Vec::new();
         for member in roster {
@@ -95,46 +77,24 @@ impl Crypto for MemoryCrypto {
                 }
                 Some(_) => {
                     let message = "the key package belongs to another device; ask for a new one";
-                    return Err(Error::new(
-                        ErrorKind::Unauthenticated,
-                        "memory",
-                        "prepare",
-                        message,
-                    ));
+                    return Err(Error::new(ErrorKind::Unauthenticated, "memory", "prepare", message));
                 }
                 None => prepared.missing.push(member.device),
             }
         }
         if !joins.is_empty() || before.iter().any(|d| !prepared.members.contains(d)) {
-            let members: Vec<u8> = prepared
-                .members
-                .iter()
-                .flat_map(|d| *d.as_bytes())
-                .collect();
+            let members: Vec<u8> = prepared.members.iter().flat_map(|d| *d.as_bytes()).collect();
             txn.put(&key, members.into());
         }
         if !joins.is_empty() {
-            let named: Vec<u8> = [self.device]
-                .iter()
-                .chain(&joins)
-                .flat_map(|d| *d.as_bytes())
-                .collect();
+            let named: Vec<u8> = [self.device].iter().chain(&joins).flat_map(|d| *d.as_bytes()).collect();
             let payload = Bytes::from(named);
-            prepared.outgoing.push(Outgoing {
-                devices: prepared.members.clone(),
-                joins,
-                payload,
-            });
+            prepared.outgoing.push(Outgoing { devices: prepared.members.clone(), joins, payload });
         }
         Ok(prepared)
     }
 
-    fn seal(
-        &self,
-        txn: &mut dyn StateTxn,
-        _rng: &mut dyn Rng,
-        sealing: Sealing<'_>,
-    ) -> Result<Bytes> {
+    fn seal(&self, txn: &mut dyn StateTxn, _rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes> {
         if txn.get(&session_key(sealing.conversation))?.is_none() {
             let message = "there is no send session; prepare one first";
             return Err(Error::new(ErrorKind::Bug, "memory", "seal", message));
@@ -171,9 +131,7 @@ impl Crypto for MemoryCrypto {
                 Ok(Opened::CannotOpen(CannotOpenReason::NoSession))
             }
             EntryClass::Application => match payload.split_first_chunk() {
-                Some((sum, plaintext))
-                    if *sum == checksum(&log.device, associated_data, plaintext) =>
-                {
+                Some((sum, plaintext)) if *sum == checksum(&log.device, associated_data, plaintext) => {
                     Ok(Opened::Content(Bytes::copy_from_slice(plaintext)))
                 }
                 _ => Ok(Opened::CannotOpen(CannotOpenReason::Damaged)),

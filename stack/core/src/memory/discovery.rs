@@ -26,10 +26,7 @@ struct Directory {
 impl Default for MemoryDirectory {
     fn default() -> Self {
         let (news, _) = broadcast::channel(WATCH_BUFFER);
-        Self(Arc::new(Directory {
-            records: Mutex::default(),
-            news,
-        }))
+        Self(Arc::new(Directory { records: Mutex::default(), news }))
     }
 }
 
@@ -41,18 +38,14 @@ pub struct MemoryDiscovery {
 impl MemoryDiscovery {
     /// A node's access to the directory.
     pub fn new(directory: &MemoryDirectory) -> Self {
-        Self {
-            directory: directory.clone(),
-        }
+        Self { directory: directory.clone() }
     }
 }
 
 #[async_trait]
 impl Discovery for MemoryDiscovery {
     fn caps(&self) -> DiscoveryCaps {
-        DiscoveryCaps {
-            cost: CostTier::Local,
-        }
+        DiscoveryCaps { cost: CostTier::Local }
     }
 
     async fn announce(&self, record: Signed) -> Result<()> {

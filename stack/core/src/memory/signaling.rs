@@ -29,10 +29,7 @@ pub struct MemorySignaling {
 impl MemorySignaling {
     /// Access for `device`.
     pub fn new(device: DeviceId, hub: &SignalingHub) -> Self {
-        Self {
-            device,
-            hub: hub.clone(),
-        }
+        Self { device, hub: hub.clone() }
     }
 }
 
@@ -40,18 +37,8 @@ impl MemorySignaling {
 impl Signaling for MemorySignaling {
     async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()> {
         let receiver = lock(&self.hub.0).get(&to).cloned();
-        let absent = || {
-            Error::new(
-                ErrorKind::Unreachable,
-                "memory",
-                "signal",
-                "the device isn't there",
-            )
-        };
-        let signal = Signal {
-            from: self.device,
-            payload,
-        };
+        let absent = || Error::new(ErrorKind::Unreachable, "memory", "signal", "the device isn't there");
+        let signal = Signal { from: self.device, payload };
         match receiver.ok_or_else(absent)?.try_send(signal) {
             // A full queue drops the newest: loss is allowed.
             Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use peerloom_wire::store::Table;
 
-use crate::{
-    Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps,
-};
+use crate::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 
 type Tables = BTreeMap<Table, BTreeMap<Bytes, Bytes>>;
 
@@ -53,12 +51,7 @@ impl Storage for MemoryStorage {
 
     fn commit(&self, batch: &Batch) -> Result<()> {
         if let Some(kind) = *lock(&self.faults.0) {
-            return Err(Error::new(
-                kind,
-                "memory",
-                "commit",
-                "this store was told to fail",
-            ));
+            return Err(Error::new(kind, "memory", "commit", "this store was told to fail"));
         }
         let mut tables = lock(&self.tables);
         // Copies the tables when a snapshot still looks at them.
@@ -95,10 +88,7 @@ impl Snapshot for MemorySnapshot {
             };
             let Some((key, value)) = next else { break };
             size += key.len() + value.len();
-            found.push(Row {
-                key: key.clone(),
-                value: value.clone(),
-            });
+            found.push(Row { key: key.clone(), value: value.clone() });
         }
         Ok(found)
     }

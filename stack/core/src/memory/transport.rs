@@ -14,8 +14,8 @@ use tokio_util::sync::PollSender;
 
 use super::storage::lock;
 use crate::{
-    Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, LinkStats, Listener,
-    Result, Signaling, Transport, TransportCaps,
+    Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, LinkStats, Listener, Result, Signaling,
+    Transport, TransportCaps,
 };
 
 /// Links that wait to be accepted, and channels on a link.
@@ -45,12 +45,7 @@ pub struct MemoryTransport {
 impl MemoryTransport {
     /// A transport that listens at `address` with the device key `key`.
     pub fn new(network: &MemoryNetwork, address: Address, key: PublicKey) -> Self {
-        Self {
-            network: network.clone(),
-            address,
-            key,
-            closed: watch::Sender::new(false),
-        }
+        Self { network: network.clone(), address, key, closed: watch::Sender::new(false) }
     }
 }
 
@@ -72,11 +67,7 @@ impl Transport for MemoryTransport {
     async fn listen(&self) -> Result<Box<dyn Listener>> {
         let (sender, incoming) = mpsc::channel(BACKLOG);
         lock(&self.network.0.listeners).insert(self.address.clone(), (self.key.clone(), sender));
-        Ok(Box::new(MemoryListener {
-            address: self.address.clone(),
-            incoming,
-            closed: self.closed.subscribe(),
-        }))
+        Ok(Box::new(MemoryListener { address: self.address.clone(), incoming, closed: self.closed.subscribe() }))
     }
 
     async fn dial(
@@ -87,23 +78,14 @@ impl Transport for MemoryTransport {
     ) -> Result<Arc<dyn Link>> {
         let error = |kind, message: &str| Error::new(kind, "memory", "dial", message);
         let found = lock(&self.network.0.listeners).get(address).cloned();
-        let (key, listener) =
-            found.ok_or_else(|| error(ErrorKind::Unreachable, "nobody listens at this address"))?;
+        let (key, listener) = found.ok_or_else(|| error(ErrorKind::Unreachable, "nobody listens at this address"))?;
         if expected.is_some_and(|expected| *expected != key) {
-            return Err(error(
-                ErrorKind::Unauthenticated,
-                "another device listens at this address",
-            ));
+            return Err(error(ErrorKind::Unauthenticated, "another device listens at this address"));
         }
         let number = self.network.0.links.fetch_add(1, Ordering::Relaxed);
         let binding: [u8; 32] = Sha256::digest(number.to_be_bytes()).into();
         let (near, far) = MemoryLink::pair(binding, self.key.clone(), key, self.closed.subscribe());
-        let gone = |_| {
-            error(
-                ErrorKind::Unreachable,
-                "the listener at this address is gone",
-            )
-        };
+        let gone = |_| error(ErrorKind::Unreachable, "the listener at this address is gone");
         listener.send(Arc::new(far)).await.map_err(gone)?;
         Ok(Arc::new(near))
     }
@@ -163,41 +145,27 @@ impl MemoryLink {
             closed: closed.clone(),
             transport_closed: transport_closed.clone(),
         };
-        (
-            link(far_key, near_channels, near_accepted),
-            link(near_key, far_channels, far_accepted),
-        )
+        (link(far_key, near_channels, near_accepted), link(near_key, far_channels, far_accepted))
     }
 }
 
 fn closed_error(reason: &str) -> Error {
-    Error::new(
-        ErrorKind::Closed,
-        "memory",
-        "link",
-        format!("closed: {reason}"),
-    )
+    Error::new(ErrorKind::Closed, "memory", "link", format!("closed: {reason}"))
 }
 
 /// Ends with the link.
-fn frames(
-    receiver: mpsc::Receiver<Bytes>,
-    closed: watch::Receiver<Option<String>>,
-) -> FrameReceiver {
-    let frames = futures_util::stream::unfold(
-        (receiver, closed),
-        |(mut receiver, mut closed)| async move {
-            let next = tokio::select! {
-                biased;
-                frame = receiver.recv() => frame.map(Ok),
-                reason = closed.wait_for(Option::is_some) => {
-                    let reason = reason.ok().and_then(|r| r.clone()).unwrap_or_default();
-                    Some(Err(closed_error(&reason)))
-                }
-            };
-            next.map(|frame| (frame, (receiver, closed)))
-        },
-    );
+fn frames(receiver: mpsc::Receiver<Bytes>, closed: watch::Receiver<Option<String>>) -> FrameReceiver {
+    let frames = futures_util::stream::unfold((receiver, closed), |(mut receiver, mut closed)| async move {
+        let next = tokio::select! {
+            biased;
+            frame = receiver.recv() => frame.map(Ok),
+            reason = closed.wait_for(Option::is_some) => {
+                let reason = reason.ok().and_then(|r| r.clone()).unwrap_or_default();
+                Some(Err(closed_error(&reason)))
+            }
+        };
+        next.map(|frame| (frame, (receiver, closed)))
+    });
     Box::pin(frames)
 }
 
@@ -205,12 +173,7 @@ fn sink(sender: mpsc::Sender<Bytes>, class: ChannelClass) -> FrameSender {
     let sink = PollSender::new(sender).sink_map_err(|_| closed_error("by the other side"));
     Box::pin(sink.with(move |frame: Bytes| async move {
         if frame.len() > class.max_frame() {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                "memory",
-                "send",
-                "the frame is longer than its class allows",
-            ));
+            return Err(Error::new(ErrorKind::TooLarge, "memory", "send", "the frame is longer than its class allows"));
         }
         Ok(frame)
     }))
@@ -238,10 +201,7 @@ impl Link for MemoryLink {
             receiver: frames(receiver, self.closed.subscribe()),
         };
         let far = channel(far_sender, far_receiver);
-        self.channels
-            .send(far)
-            .await
-            .map_err(|_| closed_error("by the other side"))?;
+        self.channels.send(far).await.map_err(|_| closed_error("by the other side"))?;
         Ok(channel(near_sender, near_receiver))
     }
 

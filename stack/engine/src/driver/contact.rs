@@ -6,8 +6,7 @@ use peerloom_core::wire::store::{
     CONTACTS, Contact, ContactDevice, INVITATIONS, META, OutstandingInvitation, Record, meta,
 };
 use peerloom_core::wire::{
-    ConversationId, DeviceCertificate, DeviceId, Frame, Invitation, PeerRecord, Signed, UserId,
-    context,
+    ConversationId, DeviceCertificate, DeviceId, Frame, Invitation, PeerRecord, Signed, UserId, context,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
@@ -26,8 +25,7 @@ const MAX_INVITATIONS: usize = 10_000;
 impl Turn<'_> {
     /// Makes an invitation around this device's current record.
     pub(crate) fn invite(&mut self, ttl_ms: u64, uses: u32) -> Result<Signed> {
-        let error =
-            |message: &str| Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
+        let error = |message: &str| Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
         let Some(record) = self.state.record.clone() else {
             return error("this node doesn't listen yet, so nobody could reach it; start it first");
         };
@@ -38,23 +36,10 @@ impl Turn<'_> {
         let mut token = [0; 16];
         self.state.rng.fill_bytes(&mut token);
         let expires_at_ms = system_ms().saturating_add(ttl_ms);
-        let row = OutstandingInvitation {
-            expires_at_ms,
-            uses_left: uses,
-        };
-        self.txn
-            .put(INVITATIONS, sha256(&[&token]).to_vec(), row.encode());
-        let invitation = Invitation {
-            record,
-            token,
-            expires_at_ms,
-            name: clean_name(&self.state.own.name),
-        };
-        Ok(self
-            .state
-            .own
-            .key
-            .sign_object(context::INVITATION, invitation.encode()))
+        let row = OutstandingInvitation { expires_at_ms, uses_left: uses };
+        self.txn.put(INVITATIONS, sha256(&[&token]).to_vec(), row.encode());
+        let invitation = Invitation { record, token, expires_at_ms, name: clean_name(&self.state.own.name) };
+        Ok(self.state.own.key.sign_object(context::INVITATION, invitation.encode()))
     }
 
     fn forget_old_invitations(&mut self) -> Result<()> {
@@ -69,12 +54,7 @@ impl Turn<'_> {
         }
         if left >= MAX_INVITATIONS {
             let message = "too many invitations are outstanding; wait until some expire";
-            return Err(Error::new(
-                ErrorKind::Overloaded,
-                "engine",
-                "invite",
-                message,
-            ));
+            return Err(Error::new(ErrorKind::Overloaded, "engine", "invite", message));
         }
         Ok(())
     }
@@ -85,35 +65,20 @@ impl Turn<'_> {
         let (invitation, record, certificate) = Invitation::open(signed, verify)?;
         let error = |kind, message: &str| Err(Error::new(kind, "engine", "add a contact", message));
         if record.network != self.state.own.network {
-            return error(
-                ErrorKind::Invalid,
-                "the invitation is for another network; compare `network` in both files",
-            );
+            return error(ErrorKind::Invalid, "the invitation is for another network; compare `network` in both files");
         }
         if certificate.user == self.state.own.user {
-            return error(
-                ErrorKind::Invalid,
-                "this is your own invitation; give it to somebody else",
-            );
+            return error(ErrorKind::Invalid, "this is your own invitation; give it to somebody else");
         }
         if invitation.expires_at_ms < system_ms() {
-            return error(
-                ErrorKind::Invalid,
-                "the invitation has expired; ask for a new one",
-            );
+            return error(ErrorKind::Invalid, "the invitation has expired; ask for a new one");
         }
         let token = match self.state.contacts.by_user(&certificate.user) {
             // Accepted already: nothing to show.
             Some(known) if known.token.is_none() => None,
             _ => Some(invitation.token),
         };
-        self.upsert(
-            &certificate,
-            record.certificate.clone(),
-            Some(invitation.record),
-            &invitation.name,
-            token,
-        )
+        self.upsert(&certificate, record.certificate.clone(), Some(invitation.record), &invitation.name, token)
     }
 
     /// Decides whether a device that dials may come in, and makes it a contact if it carries an
@@ -125,20 +90,12 @@ impl Turn<'_> {
         token: Option<[u8; 16]>,
         name: &str,
     ) -> Result<bool> {
-        if self
-            .state
-            .contacts
-            .certificate(&certificate.device)
-            .is_some()
-        {
+        if self.state.contacts.certificate(&certificate.device).is_some() {
             return Ok(true);
         }
         let Some(token) = token else { return Ok(false) };
         let key = Bytes::from(sha256(&[&token]).to_vec());
-        let Some(mut invitation) = self
-            .txn
-            .record::<OutstandingInvitation>(INVITATIONS, &key)?
-        else {
+        let Some(mut invitation) = self.txn.record::<OutstandingInvitation>(INVITATIONS, &key)? else {
             return Ok(false);
         };
         if invitation.expires_at_ms < system_ms()
@@ -154,10 +111,7 @@ impl Turn<'_> {
         }
         let contact = self.upsert(certificate, signed.clone(), None, name, None)?;
         info!(alias = contact.alias, "an invitation was used");
-        self.effects.event(Event::ContactAdded {
-            user: contact.user,
-            alias: contact.alias,
-        });
+        self.effects.event(Event::ContactAdded { user: contact.user, alias: contact.alias });
         Ok(true)
     }
 
@@ -170,36 +124,22 @@ impl Turn<'_> {
         token: Option<[u8; 16]>,
     ) -> Result<Contact> {
         let (user, device) = (certificate.user, certificate.device);
-        let mut contact = self
-            .state
-            .contacts
-            .by_user(&user)
-            .unwrap_or_else(|| Contact {
-                user,
-                alias: self.state.contacts.free_alias(&clean_name(name), &user),
-                devices: Vec::new(),
-                added_at_ms: system_ms(),
-                conversation: ConversationId::direct(
-                    &self.state.own.network,
-                    &self.state.own.user,
-                    &user,
-                ),
-                token: None,
-            });
+        let mut contact = self.state.contacts.by_user(&user).unwrap_or_else(|| Contact {
+            user,
+            alias: self.state.contacts.free_alias(&clean_name(name), &user),
+            devices: Vec::new(),
+            added_at_ms: system_ms(),
+            conversation: ConversationId::direct(&self.state.own.network, &self.state.own.user, &user),
+            token: None,
+        });
         match contact.devices.iter_mut().find(|d| d.device == device) {
             Some(known) => known.record = record.or(known.record.take()),
-            None => contact.devices.push(ContactDevice {
-                device,
-                certificate: signed,
-                record,
-                last_seen_ms: 0,
-            }),
+            None => contact.devices.push(ContactDevice { device, certificate: signed, record, last_seen_ms: 0 }),
         }
         contact.token = token.or(contact.token);
         self.store_contact(contact.clone());
         if !self.state.conversations.contains_key(&contact.conversation) {
-            self.state
-                .load_conversation(&self.txn, contact.conversation, self.now)?;
+            self.state.load_conversation(&self.txn, contact.conversation, self.now)?;
         }
         self.effects.want_link(device);
         Ok(contact)
@@ -208,12 +148,7 @@ impl Turn<'_> {
     /// Gives a contact another name.
     pub(crate) fn rename(&mut self, user: &UserId, alias: &str) -> Result<String> {
         let Some(mut contact) = self.state.contacts.by_user(user) else {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                "contacts",
-                "rename",
-                "there is no such contact",
-            ));
+            return Err(Error::new(ErrorKind::NotFound, "contacts", "rename", "there is no such contact"));
         };
         contact.alias = self.state.contacts.free_alias(&clean_name(alias), user);
         self.store_contact(contact.clone());
@@ -221,8 +156,7 @@ impl Turn<'_> {
     }
 
     fn store_contact(&mut self, contact: Contact) {
-        self.txn
-            .put(CONTACTS, contact.user.as_bytes().to_vec(), contact.encode());
+        self.txn.put(CONTACTS, contact.user.as_bytes().to_vec(), contact.encode());
         self.state.contacts.insert(contact);
     }
 
@@ -230,12 +164,7 @@ impl Turn<'_> {
     pub(super) fn on_record(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
         let (record, certificate) = PeerRecord::open(&signed, verify)?;
         if certificate.device != device || record.network != self.state.own.network {
-            return Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "engine",
-                "take a record",
-                "it is another device's",
-            ));
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a record", "it is another device's"));
         }
         let Some(mut contact) = self.state.contacts.by_user(&certificate.user) else {
             return Ok(());
@@ -259,23 +188,13 @@ impl Turn<'_> {
     pub(crate) fn set_record(&mut self, mut record: PeerRecord) -> Result<Signed> {
         let key = Bytes::from_static(meta::RECORD_SEQUENCE);
         let stored = self.txn.get(META, &key)?;
-        let last = stored
-            .and_then(|v| v.as_ref().try_into().ok())
-            .map_or(0, u64::from_be_bytes);
+        let last = stored.and_then(|v| v.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
         record.sequence = last + 1;
-        self.txn
-            .put(META, key, record.sequence.to_be_bytes().to_vec());
-        let signed = self
-            .state
-            .own
-            .key
-            .sign_object(context::PEER_RECORD, record.encode());
+        self.txn.put(META, key, record.sequence.to_be_bytes().to_vec());
+        let signed = self.state.own.key.sign_object(context::PEER_RECORD, record.encode());
         self.state.record = Some(signed.clone());
         let up: Vec<DeviceId> = self.state.up.iter().copied().collect();
-        up.iter().for_each(|device| {
-            self.effects
-                .control(*device, &Frame::Record(signed.clone()))
-        });
+        up.iter().for_each(|device| self.effects.control(*device, &Frame::Record(signed.clone())));
         Ok(signed)
     }
 
@@ -293,10 +212,7 @@ impl Turn<'_> {
             if self.state.up.len() == 1 {
                 self.effects.event(Event::Online);
             }
-            self.effects.event(Event::PeerUp {
-                user: certificate.user,
-                device,
-            });
+            self.effects.event(Event::PeerUp { user: certificate.user, device });
         }
         if let Some(record) = self.state.record.clone() {
             self.effects.control(device, &Frame::Record(record));
@@ -329,22 +245,14 @@ impl Turn<'_> {
         let Some(certificate) = self.state.contacts.certificate(&device) else {
             return;
         };
-        self.effects.event(Event::PeerDown {
-            user: certificate.user,
-            device,
-            reason: reason.into(),
-        });
+        self.effects.event(Event::PeerDown { user: certificate.user, device, reason: reason.into() });
         if self.state.up.is_empty() {
             self.effects.event(Event::Offline);
         }
         if let Some(contact) = self.state.contacts.by_user(&certificate.user) {
             if let Some(conversation) = self.state.conversations.get_mut(&contact.conversation) {
-                conversation
-                    .outbox
-                    .on_link_down(&device, self.now, &mut self.state.rng);
-                self.state
-                    .touched
-                    .insert(TimerKey::Outbox(contact.conversation));
+                conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
+                self.state.touched.insert(TimerKey::Outbox(contact.conversation));
             }
         }
     }

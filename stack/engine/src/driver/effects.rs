@@ -87,30 +87,18 @@ impl Consequence for Effects {
             return;
         };
         // Acknowledgements first: they are small, and somebody waits for them.
-        self.control
-            .into_iter()
-            .for_each(|(device, frame)| links.send_control(&device, frame));
-        self.chat
-            .into_iter()
-            .for_each(|(device, frame)| links.send_chat(&device, frame));
+        self.control.into_iter().for_each(|(device, frame)| links.send_control(&device, frame));
+        self.chat.into_iter().for_each(|(device, frame)| links.send_chat(&device, frame));
         // Whoever asked may be gone.
-        self.sends
-            .into_iter()
-            .for_each(|(reply, id)| drop(reply.send(Ok(id))));
+        self.sends.into_iter().for_each(|(reply, id)| drop(reply.send(Ok(id))));
         self.replies.into_iter().for_each(|reply| reply(Ok(())));
-        self.notices
-            .into_iter()
-            .for_each(|notice| events.send(notice));
+        self.notices.into_iter().for_each(|notice| events.send(notice));
         self.resets.iter().for_each(|device| links.reset(device));
         self.wanted.iter().for_each(|device| links.want(*device));
     }
 
     fn fail(self, error: &Error) {
-        self.sends
-            .into_iter()
-            .for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
-        self.replies
-            .into_iter()
-            .for_each(|reply| reply(Err(error.clone())));
+        self.sends.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
+        self.replies.into_iter().for_each(|reply| reply(Err(error.clone())));
     }
 }

@@ -1,12 +1,10 @@
 //! Peers' logs: opening, parking, acknowledging.
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{
-    HISTORY, History, IN_LOGS, IN_PARKED, QUARANTINE, Quarantined, Record,
-};
+use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, IN_PARKED, QUARANTINE, Quarantined, Record};
 use peerloom_core::wire::{
-    Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId,
-    Position, Signed, Withdrawal, context,
+    Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position, Signed,
+    Withdrawal, context,
 };
 use peerloom_core::{Error, ErrorKind, Opened, Result};
 use peerloom_crypto_primitives::verify;
@@ -53,14 +51,7 @@ impl Turn<'_> {
 
     fn on_envelope(&mut self, device: DeviceId, envelope: Envelope) -> Result<()> {
         let log = envelope.log;
-        let refuse = |message: &str| {
-            Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "engine",
-                "take an entry",
-                message,
-            ))
-        };
+        let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an entry", message));
         if log.device != device || !self.state.contacts.shares(&device, &log.conversation) {
             return refuse("it is of a log that this link has no business with");
         }
@@ -70,13 +61,8 @@ impl Turn<'_> {
         }
         if envelope.class == EntryClass::Handshake {
             let certificate = self.state.contacts.certificate(&device);
-            let good = certificate.is_some_and(|c| {
-                verify(
-                    &c.device_key,
-                    &envelope.signing_input(),
-                    &envelope.signature,
-                )
-            });
+            let good =
+                certificate.is_some_and(|c| verify(&c.device_key, &envelope.signing_input(), &envelope.signature));
             if !good {
                 return refuse("the handshake's signature is wrong");
             }
@@ -86,11 +72,7 @@ impl Turn<'_> {
         match self.inbox(log).on_entry(envelope.position, joins, now) {
             Arrival::Open => self.open_from(envelope),
             Arrival::Park => {
-                self.txn.put(
-                    IN_PARKED,
-                    entry_key(&log, envelope.position),
-                    envelope.encode(),
-                );
+                self.txn.put(IN_PARKED, entry_key(&log, envelope.position), envelope.encode());
                 Ok(())
             }
             Arrival::Duplicate => {
@@ -98,11 +80,7 @@ impl Turn<'_> {
                 Ok(())
             }
             Arrival::NoRoom => {
-                debug!(
-                    ?device,
-                    position = envelope.position,
-                    "no room to park an early entry"
-                );
+                debug!(?device, position = envelope.position, "no room to park an early entry");
                 Ok(())
             }
         }
@@ -111,10 +89,7 @@ impl Turn<'_> {
     fn inbox(&mut self, log: LogId) -> &mut Inbox {
         self.state.touched.insert(TimerKey::Inbox(log));
         let (config, now) = (&self.state.config.delivery, self.now);
-        self.state
-            .inboxes
-            .entry(log)
-            .or_insert_with(|| Inbox::restore(log, config, Default::default(), [], now))
+        self.state.inboxes.entry(log).or_insert_with(|| Inbox::restore(log, config, Default::default(), [], now))
     }
 
     /// Opens an entry, and then the parked ones whose turn has come.
@@ -141,13 +116,7 @@ impl Turn<'_> {
     /// Opens one entry; returns the position of a parked one that is next.
     fn open(&mut self, envelope: Envelope) -> Result<Option<Position>> {
         let (log, position) = (envelope.log, envelope.position);
-        let Some(crypto) = self
-            .state
-            .cryptos
-            .iter()
-            .find(|c| c.suite() == envelope.suite)
-            .cloned()
-        else {
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite).cloned() else {
             self.cannot_open(&envelope, CannotOpenReason::UnknownSuite)?;
             return Ok(None);
         };
@@ -159,30 +128,20 @@ impl Turn<'_> {
         let opened = {
             let mut state = self.txn.crypto(envelope.suite);
             let rng = &mut self.state.rng;
-            crypto.open(
-                &mut state,
-                rng,
-                log,
-                envelope.class,
-                &associated_data,
-                &envelope.payload,
-            )?
+            crypto.open(&mut state, rng, log, envelope.class, &associated_data, &envelope.payload)?
         };
         let announced = joins(&envelope, &self.state.own.device);
         match opened {
             Opened::Joined if announced => {
                 let void = self.inbox(log).on_joined(position);
-                void.into_iter()
-                    .for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
+                void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
                 self.spend_key_package(log.device, log.conversation, envelope.suite.0);
                 self.settle(log, position)
             }
             Opened::Applied if !announced => self.settle(log, position),
-            Opened::Joined | Opened::Applied => self.reject(
-                log,
-                position,
-                "it joins where it doesn't say so, or the other way round",
-            ),
+            Opened::Joined | Opened::Applied => {
+                self.reject(log, position, "it joins where it doesn't say so, or the other way round")
+            }
             Opened::Content(bundle) => {
                 self.keep(&envelope, bundle)?;
                 self.settle(log, position)
@@ -191,10 +150,7 @@ impl Turn<'_> {
             Opened::NeedsEarlier => {
                 let now = self.now;
                 match self.inbox(log).on_entry(position, false, now) {
-                    Arrival::Park => {
-                        self.txn
-                            .put(IN_PARKED, entry_key(&log, position), envelope.encode())
-                    }
+                    Arrival::Park => self.txn.put(IN_PARKED, entry_key(&log, position), envelope.encode()),
                     // The very next one: no gap explains why it can't be opened.
                     Arrival::Open => self.cannot_open(&envelope, CannotOpenReason::KeyGone)?,
                     Arrival::Duplicate | Arrival::NoRoom => {}
@@ -209,12 +165,7 @@ impl Turn<'_> {
         }
     }
 
-    fn reject(
-        &mut self,
-        log: LogId,
-        position: Position,
-        why: &'static str,
-    ) -> Result<Option<Position>> {
+    fn reject(&mut self, log: LogId, position: Position, why: &'static str) -> Result<Option<Position>> {
         let now = self.now;
         self.inbox(log).on_refused(position, now);
         self.state.links.count_refused();
@@ -237,11 +188,7 @@ impl Turn<'_> {
         };
         let mut hidden = Vec::new();
         for (item, index) in decoded.items.iter().zip(0u16..) {
-            if item
-                .resealed_from
-                .iter()
-                .any(|before| self.inbox(log).was_shown(*before))
-            {
+            if item.resealed_from.iter().any(|before| self.inbox(log).was_shown(*before)) {
                 hidden.push(index);
             }
             for before in &item.resealed_from {
@@ -277,41 +224,20 @@ impl Turn<'_> {
         self.quarantine(envelope, reason)?;
         let now = self.now;
         self.inbox(log).on_refused(position, now);
-        let cannot = CannotOpen {
-            log,
-            position,
-            reason,
-        };
-        let signed = self
-            .state
-            .own
-            .key
-            .sign_object(context::CANNOT_OPEN, cannot.encode());
+        let cannot = CannotOpen { log, position, reason };
+        let signed = self.state.own.key.sign_object(context::CANNOT_OPEN, cannot.encode());
         self.effects.control(log.device, &Frame::CannotOpen(signed));
         Ok(())
     }
 
     fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
         let key = entry_key(&envelope.log, envelope.position);
-        let count = self
-            .state
-            .quarantined
-            .get(&envelope.log)
-            .copied()
-            .unwrap_or(0);
+        let count = self.state.quarantined.get(&envelope.log).copied().unwrap_or(0);
         if count >= MAX_QUARANTINED || self.txn.get(QUARANTINE, &key)?.is_some() {
             return Ok(());
         }
-        let kept = if count < MAX_QUARANTINED / 8 {
-            envelope.encode()
-        } else {
-            Bytes::new()
-        };
-        let row = Quarantined {
-            reason,
-            since_ms: system_ms(),
-            envelope: kept,
-        };
+        let kept = if count < MAX_QUARANTINED / 8 { envelope.encode() } else { Bytes::new() };
+        let row = Quarantined { reason, since_ms: system_ms(), envelope: kept };
         self.txn.put(QUARANTINE, key, row.encode());
         *self.state.quarantined.entry(envelope.log).or_default() += 1;
         Ok(())
@@ -332,17 +258,9 @@ impl Turn<'_> {
     fn on_withdrawal(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
         let withdrawal = Withdrawal::decode(signed)?;
         let certificate = self.state.contacts.certificate(&device);
-        let good = certificate.is_some_and(|c| {
-            signed
-                .verify(context::WITHDRAWAL, |m, s| verify(&c.device_key, m, s))
-                .is_some()
-        });
-        if !good
-            || !self
-                .state
-                .contacts
-                .shares(&device, &withdrawal.conversation)
-        {
+        let good = certificate
+            .is_some_and(|c| signed.verify(context::WITHDRAWAL, |m, s| verify(&c.device_key, m, s)).is_some());
+        if !good || !self.state.contacts.shares(&device, &withdrawal.conversation) {
             return Err(Error::new(
                 ErrorKind::Unauthenticated,
                 "engine",
@@ -350,10 +268,7 @@ impl Turn<'_> {
                 "its signature is wrong",
             ));
         }
-        let log = LogId {
-            device,
-            conversation: withdrawal.conversation,
-        };
+        let log = LogId { device, conversation: withdrawal.conversation };
         let now = self.now;
         self.state.to_acknowledge.insert(log);
         match self.inbox(log).on_withdrawn(&withdrawal.positions, now) {
@@ -371,30 +286,17 @@ impl Turn<'_> {
         match self.inbox(log).on_timer(now) {
             None => Ok(()),
             Some(GapAction::Ask(positions)) => {
-                let request = GapRequest {
-                    conversation: log.conversation,
-                    positions,
-                };
-                self.effects
-                    .control(log.device, &Frame::GapRequest(request));
+                let request = GapRequest { conversation: log.conversation, positions };
+                self.effects.control(log.device, &Frame::GapRequest(request));
                 Ok(())
             }
             Some(GapAction::OpenAhead { positions, missing }) => {
                 for gap in missing.iter() {
                     let (conversation, device) = (log.conversation, log.device);
-                    self.effects.event(Event::Gap {
-                        conversation,
-                        device,
-                        first: gap.first,
-                        last: gap.last,
-                    });
+                    self.effects.event(Event::Gap { conversation, device, first: gap.first, last: gap.last });
                 }
-                let request = GapRequest {
-                    conversation: log.conversation,
-                    positions: missing,
-                };
-                self.effects
-                    .control(log.device, &Frame::GapRequest(request));
+                let request = GapRequest { conversation: log.conversation, positions: missing };
+                self.effects.control(log.device, &Frame::GapRequest(request));
                 for position in positions {
                     if let Some(envelope) = self.take_parked(log, position)? {
                         let opened = self.open_from(envelope);
@@ -422,11 +324,7 @@ impl Turn<'_> {
             let Some(inbox) = self.state.inboxes.get(&log) else {
                 continue;
             };
-            let signed = self
-                .state
-                .own
-                .key
-                .sign_object(context::ACK, inbox.ack().encode());
+            let signed = self.state.own.key.sign_object(context::ACK, inbox.ack().encode());
             self.effects.control(log.device, &Frame::Ack(signed));
         }
     }
@@ -454,8 +352,5 @@ fn joins(envelope: &Envelope, own: &DeviceId) -> bool {
 /// Whether an error is about what a peer sent, not about this node.
 fn is_peers_fault(error: &Error) -> bool {
     use ErrorKind as K;
-    matches!(
-        error.kind(),
-        K::Malformed | K::Unauthenticated | K::TooLarge | K::UnsupportedVersion
-    )
+    matches!(error.kind(), K::Malformed | K::Unauthenticated | K::TooLarge | K::UnsupportedVersion)
 }

@@ -2,12 +2,11 @@
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    FAILURES, Failure, HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending,
-    Record, ordered_key,
+    FAILURES, Failure, HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, ordered_key,
 };
 use peerloom_core::wire::{
-    Ack, Bundle, CannotOpen, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest,
-    Item, LogId, MessageId, Position, RangeSet, Signed, UserId, Withdrawal, context, limits,
+    Ack, Bundle, CannotOpen, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest, Item, LogId, MessageId,
+    Position, RangeSet, Signed, UserId, Withdrawal, context, limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
 use peerloom_crypto_primitives::verify;
@@ -24,13 +23,7 @@ use crate::store::stored;
 impl Turn<'_> {
     /// Accepts a message, or says why not. The reply to an accepted one waits for the disk.
     pub(super) fn on_send(&mut self, request: SendRequest) {
-        let SendRequest {
-            conversation,
-            content_type,
-            body,
-            ttl,
-            reply,
-        } = request;
+        let SendRequest { conversation, content_type, body, ttl, reply } = request;
         if let Err(error) = self.check_room(&conversation, &content_type, body.len()) {
             let _ = reply.send(Err(error));
             return;
@@ -44,16 +37,9 @@ impl Turn<'_> {
             body,
             resealed_from: Vec::new(),
         };
-        let expires_at_ms = self
-            .now
-            .wall_ms
-            .saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let expires_at_ms = self.now.wall_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         if let Some(found) = self.state.conversations.get_mut(&conversation) {
-            found.queued.push(Queued {
-                item,
-                expires_at_ms,
-                reply: Some(reply),
-            });
+            found.queued.push(Queued { item, expires_at_ms, reply: Some(reply) });
             self.state.touched.insert(TimerKey::Outbox(conversation));
         }
     }
@@ -61,34 +47,23 @@ impl Turn<'_> {
     fn check_room(&self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
         let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
         let Some(conversation) = self.state.conversations.get(id) else {
-            return error(
-                ErrorKind::NotFound,
-                "there is no such conversation; add the contact first".into(),
-            );
+            return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());
         };
         if length > limits::MESSAGE_BODY {
             return error(
                 ErrorKind::TooLarge,
-                format!(
-                    "a message has at most {} bytes, this one {length}",
-                    limits::MESSAGE_BODY
-                ),
+                format!("a message has at most {} bytes, this one {length}", limits::MESSAGE_BODY),
             );
         }
         if content_type.len() > limits::CONTENT_TYPE {
-            return error(
-                ErrorKind::TooLarge,
-                format!("a content type has at most {} bytes", limits::CONTENT_TYPE),
-            );
+            return error(ErrorKind::TooLarge, format!("a content type has at most {} bytes", limits::CONTENT_TYPE));
         }
         let config = &self.state.config;
-        let messages =
-            conversation.outbox.messages() + conversation.pending + conversation.queued.len();
+        let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
         let queued: usize = conversation.queued.iter().map(|q| q.item.body.len()).sum();
         if messages >= config.max_queued_messages
             || conversation.outbox.entries() >= config.max_queued_messages
-            || conversation.outbox.bytes() + conversation.pending_bytes + queued + length
-                > config.max_queued_bytes
+            || conversation.outbox.bytes() + conversation.pending_bytes + queued + length > config.max_queued_bytes
         {
             let message = format!(
                 "{messages} messages wait already; wait until the contact is reachable, or raise delivery.max_queued_messages or max_queued_bytes"
@@ -137,17 +112,12 @@ impl Turn<'_> {
         self.state.pending += queued.len() as u64;
         for (queued, order) in queued.into_iter().zip(sequence + 1..) {
             let message = queued.item.id;
-            let value = Pending {
-                item: queued.item,
-                expires_at_ms: queued.expires_at_ms,
-            }
-            .encode();
+            let value = Pending { item: queued.item, expires_at_ms: queued.expires_at_ms }.encode();
             if let Some(conversation) = self.state.conversations.get_mut(&id) {
                 conversation.pending += 1;
                 conversation.pending_bytes += value.len();
             }
-            self.txn
-                .put(PENDING, ordered_key(&[id.as_bytes()], order), value);
+            self.txn.put(PENDING, ordered_key(&[id.as_bytes()], order), value);
             if let Some(reply) = queued.reply {
                 self.effects.sent(reply, message);
             }
@@ -167,11 +137,7 @@ impl Turn<'_> {
         let mut queued = Vec::new();
         for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
             let pending: Pending = stored(row.value)?;
-            queued.push(Queued {
-                item: pending.item,
-                expires_at_ms: pending.expires_at_ms,
-                reply: None,
-            });
+            queued.push(Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
             self.txn.delete(PENDING, row.key);
         }
         self.seal(id, queued)
@@ -183,8 +149,7 @@ impl Turn<'_> {
         let mut size = 0;
         for next in queued {
             let length = next.item.encoded_size();
-            let full =
-                size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS;
+            let full = size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS;
             // One lifetime for each entry, to the second: a short one isn't stretched by its neighbours.
             let apart = |first: &Queued| first.expires_at_ms.abs_diff(next.expires_at_ms) > 1000;
             if full || bundle.first().is_some_and(apart) {
@@ -196,11 +161,7 @@ impl Turn<'_> {
             size += length;
             bundle.push(next);
         }
-        if bundle.is_empty() {
-            Ok(())
-        } else {
-            self.seal_bundle(id, bundle)
-        }
+        if bundle.is_empty() { Ok(()) } else { self.seal_bundle(id, bundle) }
     }
 
     fn seal_bundle(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
@@ -215,20 +176,9 @@ impl Turn<'_> {
         let messages: Vec<MessageId> = items.iter().map(|item| item.id).collect();
         let bundle = Bundle { items }.encode();
         let history = self.next_history();
-        let sealed = Sealed::Application {
-            bundle: bundle.clone(),
-        };
-        let position = self.append(
-            id,
-            sealed,
-            Contents {
-                messages: &messages,
-                expires_at_ms,
-                history,
-                resealed_from: &[],
-            },
-            &[],
-        )?;
+        let sealed = Sealed::Application { bundle: bundle.clone() };
+        let position =
+            self.append(id, sealed, Contents { messages: &messages, expires_at_ms, history, resealed_from: &[] }, &[])?;
         let own = &self.state.own;
         let row = History {
             conversation: id,
@@ -251,44 +201,24 @@ impl Turn<'_> {
         contents: Contents<'_>,
         joins: &[(DeviceId, UserId)],
     ) -> Result<Position> {
-        let Contents {
-            messages,
-            expires_at_ms,
-            history,
-            resealed_from,
-        } = contents;
+        let Contents { messages, expires_at_ms, history, resealed_from } = contents;
         let own = self.state.own.clone();
         let crypto = self.state.crypto()?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Err(Error::new(
-                ErrorKind::Bug,
-                "engine",
-                "append",
-                "the conversation is gone",
-            ));
+            return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
         };
         if std::mem::take(&mut conversation.settled_head) {
-            self.txn
-                .delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));
+            self.txn.delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));
         }
         let class = sealed.class();
         let recipients = match &sealed {
             Sealed::Handshake { recipients, .. } => recipients.clone(),
             Sealed::Application { .. } => conversation.members.clone().unwrap_or_default(),
         };
-        let new = NewEntry {
-            class,
-            expires_at_ms,
-            recipients: &recipients,
-            joins,
-            messages: messages.len(),
-        };
+        let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
         let position = conversation.outbox.append(new);
         let mut envelope = Envelope {
-            log: LogId {
-                device: own.device,
-                conversation: id,
-            },
+            log: LogId { device: own.device, conversation: id },
             position,
             class,
             suite: crypto.suite(),
@@ -306,11 +236,7 @@ impl Turn<'_> {
             }
             Sealed::Application { bundle } => {
                 let associated_data = envelope.associated_data();
-                let sealing = Sealing {
-                    conversation: id,
-                    associated_data: &associated_data,
-                    plaintext: &bundle,
-                };
+                let sealing = Sealing { conversation: id, associated_data: &associated_data, plaintext: &bundle };
                 let mut state = self.txn.crypto(crypto.suite());
                 envelope.payload = crypto.seal(&mut state, &mut self.state.rng, sealing)?;
             }
@@ -326,15 +252,12 @@ impl Turn<'_> {
             history,
             resealed_from: resealed_from.to_vec(),
         };
-        self.txn
-            .put(OUT_ENTRIES, own_key(&id, position), row.encode());
+        self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), encoded);
         conversation.outbox.set_size(position, size as usize);
         conversation.outbox.wake(self.now);
         conversation.entries.insert(position, OwnEntry::new(&row));
-        self.state
-            .ready
-            .extend(recipients.iter().map(|device| (id, *device)));
+        self.state.ready.extend(recipients.iter().map(|device| (id, *device)));
         self.state.touched.insert(TimerKey::Outbox(id));
         if !joins.is_empty() {
             self.state.lazy_cursors.insert(id);
@@ -348,16 +271,12 @@ impl Turn<'_> {
             let mut withdrawn = RangeSet::default();
             while let Some(conversation) = self.state.conversations.get_mut(&id) {
                 match conversation.outbox.transmit(&device, self.now) {
-                    Some(Transmit::Entry(position)) => {
-                        match self.txn.get(OUT_SEALED, &own_key(&id, position))? {
-                            Some(envelope) => {
-                                self.effects.chat(device, Frame::wrap_envelope(&envelope))
-                            }
-                            None => {
-                                warn!(%position, "an entry that is still needed has lost its bytes")
-                            }
+                    Some(Transmit::Entry(position)) => match self.txn.get(OUT_SEALED, &own_key(&id, position))? {
+                        Some(envelope) => self.effects.chat(device, Frame::wrap_envelope(&envelope)),
+                        None => {
+                            warn!(%position, "an entry that is still needed has lost its bytes")
                         }
-                    }
+                    },
                     Some(Transmit::Withdrawal(position)) => withdrawn.insert(position, position),
                     None => break,
                 }
@@ -372,15 +291,8 @@ impl Turn<'_> {
 
     /// Tells a device that positions will never come.
     fn withdraw(&mut self, conversation: ConversationId, device: DeviceId, positions: RangeSet) {
-        let withdrawal = Withdrawal {
-            conversation,
-            positions,
-        };
-        let signed = self
-            .state
-            .own
-            .key
-            .sign_object(context::WITHDRAWAL, withdrawal.encode());
+        let withdrawal = Withdrawal { conversation, positions };
+        let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
         self.effects.control(device, &Frame::Withdrawal(signed));
     }
 
@@ -395,20 +307,13 @@ impl Turn<'_> {
         for position in &outcome.delivered {
             if let Some(entry) = conversation.entries.get(position) {
                 let messages = entry.messages.clone();
-                self.effects.event(Event::Receipt {
-                    conversation: id,
-                    messages,
-                    state: MessageState::Delivered,
-                });
+                self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
             }
         }
         self.state.lazy_cursors.insert(id);
         self.state.ready.insert((id, device));
         self.state.touched.insert(TimerKey::Outbox(id));
-        outcome
-            .settled
-            .iter()
-            .for_each(|position| self.drop_settled(id, *position));
+        outcome.settled.iter().for_each(|position| self.drop_settled(id, *position));
         Ok(())
     }
 
@@ -423,32 +328,15 @@ impl Turn<'_> {
         if position == conversation.outbox.head() {
             conversation.settled_head = true;
         } else {
-            self.state
-                .lazy_deletes
-                .push((OUT_ENTRIES, own_key(&id, position)));
+            self.state.lazy_deletes.push((OUT_ENTRIES, own_key(&id, position)));
         }
     }
 
     /// Checks that a receipt is about our log, from a device that shares the conversation, and
     /// signed by it.
-    fn own_log(
-        &self,
-        device: DeviceId,
-        log: &LogId,
-        signed: &Signed,
-        context: &[u8],
-    ) -> Result<ConversationId> {
-        let refuse = |message: &str| {
-            Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "engine",
-                "take a receipt",
-                message,
-            ))
-        };
-        if log.device != self.state.own.device
-            || !self.state.contacts.shares(&device, &log.conversation)
-        {
+    fn own_log(&self, device: DeviceId, log: &LogId, signed: &Signed, context: &[u8]) -> Result<ConversationId> {
+        let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a receipt", message));
+        if log.device != self.state.own.device || !self.state.contacts.shares(&device, &log.conversation) {
             return refuse("it is about another device's log");
         }
         let Some(certificate) = self.state.contacts.certificate(&device) else {
@@ -466,9 +354,7 @@ impl Turn<'_> {
             return;
         }
         if let Some(conversation) = self.state.conversations.get_mut(&request.conversation) {
-            let gone = conversation
-                .outbox
-                .on_gap_request(&device, &request.positions, self.now);
+            let gone = conversation.outbox.on_gap_request(&device, &request.positions, self.now);
             self.state.ready.insert((request.conversation, device));
             if !gone.is_empty() {
                 self.withdraw(request.conversation, device, gone);
@@ -483,9 +369,7 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
-        if conversation.rejoin.contains(&device)
-            || !conversation.outbox.on_cannot_open(&device, cannot.position)
-        {
+        if conversation.rejoin.contains(&device) || !conversation.outbox.on_cannot_open(&device, cannot.position) {
             return Ok(());
         }
         warn!(?device, position = cannot.position, reason = ?cannot.reason, "a device can't open an entry; adding it anew");
@@ -498,13 +382,8 @@ impl Turn<'_> {
     /// Puts the messages of positions into new entries, with the same message ids.
     pub(super) fn reseal(&mut self, id: ConversationId, positions: &[Position]) -> Result<()> {
         for position in positions {
-            let entry = self
-                .state
-                .conversations
-                .get(&id)
-                .and_then(|c| c.entries.get(position));
-            let Some((history, mut before)) = entry.map(|e| (e.history, e.resealed_from.clone()))
-            else {
+            let entry = self.state.conversations.get(&id).and_then(|c| c.entries.get(position));
+            let Some((history, mut before)) = entry.map(|e| (e.history, e.resealed_from.clone())) else {
                 continue;
             };
             let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else {
@@ -512,31 +391,18 @@ impl Turn<'_> {
             };
             before.push(*position);
             // The oldest positions are the least likely to matter.
-            let resealed_from =
-                before.split_off(before.len().saturating_sub(limits::RESEALED_FROM));
+            let resealed_from = before.split_off(before.len().saturating_sub(limits::RESEALED_FROM));
             let mut bundle = Bundle::decode(row.bundle)?;
-            bundle
-                .items
-                .iter_mut()
-                .for_each(|item| item.resealed_from.clone_from(&resealed_from));
+            bundle.items.iter_mut().for_each(|item| item.resealed_from.clone_from(&resealed_from));
             let messages: Vec<MessageId> = bundle.items.iter().map(|item| item.id).collect();
-            let stored = self
-                .txn
-                .record::<OutEntry>(OUT_ENTRIES, &own_key(&id, *position))?;
+            let stored = self.txn.record::<OutEntry>(OUT_ENTRIES, &own_key(&id, *position))?;
             let contents = Contents {
                 messages: &messages,
                 expires_at_ms: stored.map_or(0, |entry| entry.expires_at_ms),
                 history,
                 resealed_from: &resealed_from,
             };
-            self.append(
-                id,
-                Sealed::Application {
-                    bundle: bundle.encode(),
-                },
-                contents,
-                &[],
-            )?;
+            self.append(id, Sealed::Application { bundle: bundle.encode() }, contents, &[])?;
         }
         Ok(())
     }
@@ -556,33 +422,18 @@ impl Turn<'_> {
                     self.effects.reset_link(device);
                 }
                 Effect::Ready(device) => drop(self.state.ready.insert((id, device))),
-                Effect::Stalled(device) => self.effects.event(Event::Stalled {
-                    conversation: id,
-                    device,
-                }),
-                Effect::Expired {
-                    position,
-                    delivered,
-                } => self.on_expired(id, position, delivered)?,
+                Effect::Stalled(device) => self.effects.event(Event::Stalled { conversation: id, device }),
+                Effect::Expired { position, delivered } => self.on_expired(id, position, delivered)?,
             }
         }
         Ok(())
     }
 
-    fn on_expired(
-        &mut self,
-        id: ConversationId,
-        position: Position,
-        delivered: bool,
-    ) -> Result<()> {
+    fn on_expired(&mut self, id: ConversationId, position: Position, delivered: bool) -> Result<()> {
         self.txn.delete(OUT_SEALED, own_key(&id, position));
         let known = self.txn.get(FAILURES, &own_key(&id, position))?.is_some();
-        let messages = self
-            .state
-            .conversations
-            .get(&id)
-            .and_then(|c| c.entries.get(&position))
-            .map(|e| e.messages.clone());
+        let messages =
+            self.state.conversations.get(&id).and_then(|c| c.entries.get(&position)).map(|e| e.messages.clone());
         if let Some(messages) = messages.filter(|_| !delivered && !known) {
             self.fail(id, position, &messages);
         }
@@ -591,28 +442,16 @@ impl Turn<'_> {
 
     fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId]) {
         let reason = "it expired before it could be delivered";
-        let row = Failure {
-            messages: messages.to_vec(),
-            reason: reason.into(),
-        };
+        let row = Failure { messages: messages.to_vec(), reason: reason.into() };
         self.txn.put(FAILURES, own_key(&id, order), row.encode());
         let state = MessageState::Failed(reason.into());
-        self.effects.event(Event::Receipt {
-            conversation: id,
-            messages: messages.into(),
-            state,
-        });
+        self.effects.event(Event::Receipt { conversation: id, messages: messages.into(), state });
     }
 
     /// Messages that expired before there was a session fail.
     pub(super) fn expire_pending(&mut self) {
-        let waiting: Vec<ConversationId> = self
-            .state
-            .conversations
-            .iter()
-            .filter(|(_, c)| c.pending > 0)
-            .map(|(id, _)| *id)
-            .collect();
+        let waiting: Vec<ConversationId> =
+            self.state.conversations.iter().filter(|(_, c)| c.pending > 0).map(|(id, _)| *id).collect();
         for id in waiting {
             let Ok(rows) = self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes())) else {
                 continue;
@@ -648,21 +487,13 @@ pub(super) struct Contents<'a> {
 
 impl Contents<'_> {
     /// Of a handshake entry: nothing, and for ever.
-    pub(super) const HANDSHAKE: Self = Self {
-        messages: &[],
-        expires_at_ms: 0,
-        history: 0,
-        resealed_from: &[],
-    };
+    pub(super) const HANDSHAKE: Self = Self { messages: &[], expires_at_ms: 0, history: 0, resealed_from: &[] };
 }
 
 /// What an entry is made of.
 pub(super) enum Sealed {
     /// Made by the crypto already.
-    Handshake {
-        payload: Bytes,
-        recipients: Vec<DeviceId>,
-    },
+    Handshake { payload: Bytes, recipients: Vec<DeviceId> },
     /// To be sealed for the session's members.
     Application { bundle: Bytes },
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use peerloom_core::wire::store::KEY_PACKAGES;
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, Position, UserId, limits,
-    store::ordered_key,
+    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, Position, UserId, limits, store::ordered_key,
 };
 use peerloom_core::{ErrorKind, Member, Result};
 use tracing::warn;
@@ -41,12 +40,7 @@ impl Turn<'_> {
         };
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Unauthenticated | ErrorKind::TooLarge
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::TooLarge) => {
                 warn!(%error, "a session could not be made");
                 if let Some(conversation) = self.state.conversations.get_mut(&id) {
                     conversation.key_packages.clear();
@@ -68,31 +62,14 @@ impl Turn<'_> {
             conversation.members = Some(prepared.members);
         }
         for outgoing in prepared.outgoing {
-            let joins: Vec<(DeviceId, UserId)> = outgoing
-                .joins
-                .iter()
-                .map(|device| (*device, contact.user))
-                .collect();
-            let sealed = Sealed::Handshake {
-                payload: outgoing.payload,
-                recipients: outgoing.devices,
-            };
+            let joins: Vec<(DeviceId, UserId)> = outgoing.joins.iter().map(|device| (*device, contact.user)).collect();
+            let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
             self.append(id, sealed, Contents::HANDSHAKE, &joins)?;
         }
         self.reseal(id, &unsettled.into_iter().collect::<Vec<_>>())?;
-        let settled = self
-            .state
-            .conversations
-            .get_mut(&id)
-            .map(|c| c.outbox.settle_before_joins());
-        settled
-            .into_iter()
-            .flatten()
-            .for_each(|position| self.drop_settled(id, position));
-        prepared
-            .missing
-            .iter()
-            .try_for_each(|device| self.request_key_package(id, *device))
+        let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
+        settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
+        prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
     }
 
     /// A session still lacks members: a request or its answer was lost.
@@ -100,11 +77,7 @@ impl Turn<'_> {
         let Some(contact) = self.state.contacts.by_conversation(&id) else {
             return Ok(());
         };
-        if contact
-            .devices
-            .iter()
-            .any(|d| self.state.up.contains(&d.device))
-        {
+        if contact.devices.iter().any(|d| self.state.up.contains(&d.device)) {
             self.prepare_session(id)?;
             self.seal_pending(id)?;
         }
@@ -112,45 +85,20 @@ impl Turn<'_> {
     }
 
     /// Asks a device for a key package, if there is a link; its coming up, and time, ask again.
-    pub(super) fn request_key_package(
-        &mut self,
-        conversation: ConversationId,
-        device: DeviceId,
-    ) -> Result<()> {
+    pub(super) fn request_key_package(&mut self, conversation: ConversationId, device: DeviceId) -> Result<()> {
         let again = self.now.mono + KEY_PACKAGE_RETRY;
-        self.state
-            .timers
-            .set(TimerKey::Session(conversation), Some(again));
+        self.state.timers.set(TimerKey::Session(conversation), Some(again));
         if self.state.up.contains(&device) {
             let suite = self.state.crypto()?.suite();
-            self.effects.control(
-                device,
-                &Frame::KeyPackageRequest(KeyPackageRequest {
-                    suite,
-                    conversation,
-                }),
-            );
+            self.effects.control(device, &Frame::KeyPackageRequest(KeyPackageRequest { suite, conversation }));
         }
         Ok(())
     }
 
     /// A device asks for a key package of ours. Asked again before it was used, it gets the same.
-    pub(super) fn on_key_package_request(
-        &mut self,
-        device: DeviceId,
-        request: KeyPackageRequest,
-    ) -> Result<()> {
-        let KeyPackageRequest {
-            suite,
-            conversation,
-        } = request;
-        let Some(crypto) = self
-            .state
-            .cryptos
-            .iter()
-            .find(|c| c.suite() == suite)
-            .cloned()
-        else {
+    pub(super) fn on_key_package_request(&mut self, device: DeviceId, request: KeyPackageRequest) -> Result<()> {
+        let KeyPackageRequest { suite, conversation } = request;
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == suite).cloned() else {
             return Ok(());
         };
         if !self.state.contacts.shares(&device, &conversation) {
@@ -166,31 +114,20 @@ impl Turn<'_> {
                 package
             }
         };
-        self.effects.control(
-            device,
-            &Frame::KeyPackage(KeyPackage {
-                suite,
-                conversation,
-                package,
-            }),
-        );
+        self.effects.control(device, &Frame::KeyPackage(KeyPackage { suite, conversation, package }));
         Ok(())
     }
 
     /// A key package of a device arrived.
     pub(super) fn on_key_package(&mut self, device: DeviceId, answer: KeyPackage) -> Result<()> {
-        let ours = self.state.crypto()?.suite() == answer.suite
-            && answer.package.len() <= limits::KEY_PACKAGE;
+        let ours = self.state.crypto()?.suite() == answer.suite && answer.package.len() <= limits::KEY_PACKAGE;
         if !ours || !self.state.contacts.shares(&device, &answer.conversation) {
             return Ok(());
         }
         let Some(conversation) = self.state.conversations.get_mut(&answer.conversation) else {
             return Ok(());
         };
-        let member = conversation
-            .members
-            .as_ref()
-            .is_some_and(|m| m.contains(&device));
+        let member = conversation.members.as_ref().is_some_and(|m| m.contains(&device));
         if member && !conversation.rejoin.contains(&device) {
             return Ok(());
         }
@@ -200,14 +137,8 @@ impl Turn<'_> {
     }
 
     /// We joined a device's session: the key package it used is spent.
-    pub(super) fn spend_key_package(
-        &mut self,
-        device: DeviceId,
-        conversation: ConversationId,
-        suite: u16,
-    ) {
-        self.txn
-            .delete(KEY_PACKAGES, key_package_key(&device, &conversation, suite));
+    pub(super) fn spend_key_package(&mut self, device: DeviceId, conversation: ConversationId, suite: u16) {
+        self.txn.delete(KEY_PACKAGES, key_package_key(&device, &conversation, suite));
     }
 }
 

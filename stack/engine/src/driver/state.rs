@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor,
-    OutEntry, PENDING, QUARANTINE, Record, Table, key_order, ordered_key,
+    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING,
+    QUARANTINE, Record, Table, key_order, ordered_key,
 };
-use peerloom_core::wire::{
-    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, UserId,
-};
+use peerloom_core::wire::{ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, UserId};
 use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_delivery::{Inbox, Now, Outbox};
@@ -170,24 +168,14 @@ impl State {
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
         let contacts = txn.scan(CONTACTS, &KeyRange::all())?;
-        self.contacts.replace(
-            contacts
-                .into_iter()
-                .map(|row| stored(row.value))
-                .collect::<Result<_>>()?,
-        );
-        self.history = txn
-            .last_key(HISTORY)?
-            .map(|key| key_order(&key))
-            .transpose()?
-            .unwrap_or(0);
+        self.contacts.replace(contacts.into_iter().map(|row| stored(row.value)).collect::<Result<_>>()?);
+        self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
         self.pending = 0;
         self.up = self.links.up();
         for contact in self.contacts.all() {
             self.load_conversation(txn, contact.conversation, now)?;
             // Sessions that were being made are made anew.
-            self.timers
-                .set(TimerKey::Session(contact.conversation), Some(now.mono));
+            self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
         }
         self.quarantined.clear();
         for row in txn.scan(QUARANTINE, &KeyRange::all())? {
@@ -196,12 +184,7 @@ impl State {
         self.load_inboxes(txn, now)
     }
 
-    pub(crate) fn load_conversation(
-        &mut self,
-        txn: &Txn<'_>,
-        id: ConversationId,
-        now: Now,
-    ) -> Result<()> {
+    pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
         let range = KeyRange::prefix(id.as_bytes());
         let mut entries = BTreeMap::new();
         let mut restored = Vec::new();
@@ -246,10 +229,7 @@ impl State {
     fn load_inboxes(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
         let mut parked: HashMap<LogId, Vec<Position>> = HashMap::new();
         for row in txn.scan(IN_PARKED, &KeyRange::all())? {
-            parked
-                .entry(log_in(&row.key)?)
-                .or_default()
-                .push(key_order(&row.key)?);
+            parked.entry(log_in(&row.key)?).or_default().push(key_order(&row.key)?);
         }
         let mut known: HashMap<LogId, InLog> = HashMap::new();
         for row in txn.scan(IN_LOGS, &KeyRange::all())? {
@@ -274,10 +254,7 @@ impl State {
     pub(crate) fn refresh_timers(&mut self, now: Now) {
         for key in std::mem::take(&mut self.touched) {
             let deadline = match key {
-                TimerKey::Outbox(id) => self
-                    .conversations
-                    .get(&id)
-                    .and_then(|c| c.outbox.next_deadline(now)),
+                TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.outbox.next_deadline(now)),
                 TimerKey::Inbox(log) => self.inboxes.get(&log).and_then(Inbox::next_deadline),
                 // Set where it is needed.
                 TimerKey::Session(_) => continue,
@@ -292,14 +269,8 @@ impl State {
 
     /// The suite in which new sessions are made.
     pub(crate) fn crypto(&self) -> Result<Arc<dyn Crypto>> {
-        let none = || {
-            Error::new(
-                ErrorKind::Invalid,
-                "engine",
-                "seal",
-                "no crypto is configured; add a [[crypto]] table",
-            )
-        };
+        let none =
+            || Error::new(ErrorKind::Invalid, "engine", "seal", "no crypto is configured; add a [[crypto]] table");
         self.cryptos.first().cloned().ok_or_else(none)
     }
 }
@@ -315,11 +286,7 @@ impl Turn<'_> {
                 continue;
             };
             for (device, cursor) in conversation.outbox.take_dirty() {
-                self.txn.put(
-                    OUT_CURSORS,
-                    [id.as_bytes().as_slice(), device.as_bytes()].concat(),
-                    cursor.encode(),
-                );
+                self.txn.put(OUT_CURSORS, [id.as_bytes().as_slice(), device.as_bytes()].concat(), cursor.encode());
             }
         }
     }
@@ -338,19 +305,11 @@ pub(super) fn own_key(conversation: &ConversationId, position: Position) -> Byte
 
 /// The key of a peer's log, or of an entry in it.
 pub(super) fn log_key(log: &LogId) -> Bytes {
-    [
-        log.device.as_bytes().as_slice(),
-        log.conversation.as_bytes(),
-    ]
-    .concat()
-    .into()
+    [log.device.as_bytes().as_slice(), log.conversation.as_bytes()].concat().into()
 }
 
 pub(super) fn entry_key(log: &LogId, position: Position) -> Bytes {
-    ordered_key(
-        &[log.device.as_bytes(), log.conversation.as_bytes()],
-        position,
-    )
+    ordered_key(&[log.device.as_bytes(), log.conversation.as_bytes()], position)
 }
 
 /// The rows of an own entry that go once it is settled.
@@ -368,21 +327,10 @@ fn device_in(key: &[u8], at: usize) -> Result<DeviceId> {
 }
 
 fn log_in(key: &[u8]) -> Result<LogId> {
-    let conversation = key
-        .get(32..64)
-        .and_then(|b| b.try_into().ok())
-        .map(ConversationId::from_bytes);
-    Ok(LogId {
-        device: device_in(key, 0)?,
-        conversation: conversation.ok_or_else(damaged_key)?,
-    })
+    let conversation = key.get(32..64).and_then(|b| b.try_into().ok()).map(ConversationId::from_bytes);
+    Ok(LogId { device: device_in(key, 0)?, conversation: conversation.ok_or_else(damaged_key)? })
 }
 
 fn damaged_key() -> Error {
-    Error::new(
-        ErrorKind::Malformed,
-        "store",
-        "read",
-        "a key is damaged; restore the store from a copy",
-    )
+    Error::new(ErrorKind::Malformed, "store", "read", "a key is damaged; restore the store from a copy")
 }

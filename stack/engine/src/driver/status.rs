@@ -38,35 +38,20 @@ impl Turn<'_> {
                 let reason = match (status.link_up, status.stalled) {
                     (true, _) => "sent; waiting for the acknowledgement".into(),
                     (false, stalled) => {
-                        let why = self
-                            .state
-                            .links
-                            .reason(&status.device)
-                            .unwrap_or_else(|| "no link yet".into());
-                        if stalled {
-                            format!("stalled: {why}")
-                        } else {
-                            why
-                        }
+                        let why = self.state.links.reason(&status.device).unwrap_or_else(|| "no link yet".into());
+                        if stalled { format!("stalled: {why}") } else { why }
                     }
                 };
-                let entries = status
-                    .waiting
-                    .iter()
-                    .filter_map(|position| conversation.entries.get(position));
-                queue.extend(
-                    entries
-                        .flat_map(|e| e.messages.iter())
-                        .map(|message| QueuedEntry {
-                            conversation: *id,
-                            message: *message,
-                            device: Some(status.device),
-                            attempts: status.attempts,
-                            next_try: status.next_try,
-                            stalled: status.stalled,
-                            reason: reason.clone(),
-                        }),
-                );
+                let entries = status.waiting.iter().filter_map(|position| conversation.entries.get(position));
+                queue.extend(entries.flat_map(|e| e.messages.iter()).map(|message| QueuedEntry {
+                    conversation: *id,
+                    message: *message,
+                    device: Some(status.device),
+                    attempts: status.attempts,
+                    next_try: status.next_try,
+                    stalled: status.stalled,
+                    reason: reason.clone(),
+                }));
             }
             if conversation.pending == 0 {
                 continue;

@@ -12,10 +12,7 @@ pub(crate) struct Timers<K> {
 
 impl<K: Copy + Ord + Hash> Timers<K> {
     pub(crate) fn new() -> Self {
-        Self {
-            due: BTreeSet::new(),
-            by_key: HashMap::new(),
-        }
+        Self { due: BTreeSet::new(), by_key: HashMap::new() }
     }
 
     /// Sets or clears a key's deadline.

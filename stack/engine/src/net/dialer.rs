@@ -32,13 +32,10 @@ const ROUND: Duration = Duration::from_secs(30);
 /// Keeps a link to every device of every contact, as far as they can be reached.
 pub(super) async fn run(shared: Arc<Shared>) {
     let start = Instant::now();
-    let now = || Now {
-        mono: start.elapsed(),
-        wall_ms: 0,
-    };
+    let now = || Now { mono: start.elapsed(), wall_ms: 0 };
     // Only jitter comes out of it.
-    let mut rng = StdRng::try_from_rng(&mut SysRng)
-        .unwrap_or_else(|_| StdRng::seed_from_u64(start.elapsed().as_nanos() as u64));
+    let mut rng =
+        StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(start.elapsed().as_nanos() as u64));
     let mut ladders: HashMap<DeviceId, Ladder> = HashMap::new();
     let mut dials: JoinSet<(DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>)> = JoinSet::new();
     let mut running = JoinSet::new();
@@ -48,9 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let wanted = shared.links.take_wanted();
         let mut next = now().mono + ROUND;
         for (user, device) in contacts {
-            let ladder = ladders
-                .entry(device.device)
-                .or_insert_with(|| Ladder::new(now()));
+            let ladder = ladders.entry(device.device).or_insert_with(|| Ladder::new(now()));
             if shared.links.is_up(&device.device) {
                 ladder.on_connected(now());
                 continue;
@@ -60,11 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 ladder.hurry(now());
             }
             if dials.len() < DIALS && ladder.begin(now()) {
-                shared.links.set_rung(
-                    device.device,
-                    Rung::Discovering,
-                    ladder.reason().map(Into::into),
-                );
+                shared.links.set_rung(device.device, Rung::Discovering, ladder.reason().map(Into::into));
                 dials.spawn(reach(shared.clone(), user, device));
                 ladder.on_dialing();
             } else if let Some(at) = ladder.next_deadline() {
@@ -116,12 +107,7 @@ async fn reach(
     let token = shared.contacts.by_user(&user).and_then(|c| c.token);
     let attempt = async {
         let Some(certificate) = shared.contacts.certificate(&id) else {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                "engine",
-                "dial",
-                "the device's certificate is damaged",
-            ));
+            return Err(Error::new(ErrorKind::NotFound, "engine", "dial", "the device's certificate is damaged"));
         };
         let link = dial_any(&shared, &device, &certificate.device_key).await?;
         match handshake::initiate(&shared, &link, id, token).await {
@@ -137,31 +123,19 @@ async fn reach(
 
 /// Dials every known address, each a little after the one before; then those that discoveries find,
 /// the cheapest discovery first.
-async fn dial_any(
-    shared: &Shared,
-    device: &ContactDevice,
-    key: &PublicKey,
-) -> Result<Arc<dyn Link>> {
+async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> Result<Arc<dyn Link>> {
     let known = addresses(device);
     let mut last = match dial_all(shared, &known, key).await {
         Ok(link) => return Ok(link),
         Err(error) => error,
     };
-    shared
-        .links
-        .set_rung(device.device, Rung::Discovering, Some(last.to_string()));
+    shared.links.set_rung(device.device, Rung::Discovering, Some(last.to_string()));
     let mut discoveries: Vec<_> = shared.discoveries.iter().collect();
     discoveries.sort_by_key(|d| d.caps().cost);
     for discovery in discoveries {
-        let found = tokio::time::timeout(
-            RESOLVE_TIMEOUT,
-            discovery.resolve(Target::Device(device.device)),
-        )
-        .await;
+        let found = tokio::time::timeout(RESOLVE_TIMEOUT, discovery.resolve(Target::Device(device.device))).await;
         let records = found.ok().and_then(Result::ok).unwrap_or_default();
-        let genuine = records
-            .iter()
-            .filter_map(|r| PeerRecord::open(r, verify).ok());
+        let genuine = records.iter().filter_map(|r| PeerRecord::open(r, verify).ok());
         let mut fresh: Vec<Address> = genuine
             .filter(|(record, c)| c.device == device.device && record.network == shared.own.network)
             .filter(|(record, _)| record.expires_at_ms > crate::clock::system_ms())
@@ -179,18 +153,10 @@ async fn dial_any(
     Err(last)
 }
 
-async fn dial_all(
-    shared: &Shared,
-    addresses: &[Address],
-    key: &PublicKey,
-) -> Result<Arc<dyn Link>> {
+async fn dial_all(shared: &Shared, addresses: &[Address], key: &PublicKey) -> Result<Arc<dyn Link>> {
     let mut attempts = FuturesUnordered::new();
     for (address, number) in addresses.iter().take(ADDRESSES).zip(0u32..) {
-        let Some(transport) = shared
-            .transports
-            .iter()
-            .find(|t| t.scheme() == address.scheme())
-        else {
+        let Some(transport) = shared.transports.iter().find(|t| t.scheme() == address.scheme()) else {
             continue;
         };
         attempts.push(async move {
@@ -198,12 +164,8 @@ async fn dial_all(
             transport.dial(address, Some(key), None).await
         });
     }
-    let mut last = Error::new(
-        ErrorKind::Unreachable,
-        "engine",
-        "dial",
-        "no address of the device is known; it has to dial first",
-    );
+    let mut last =
+        Error::new(ErrorKind::Unreachable, "engine", "dial", "no address of the device is known; it has to dial first");
     while let Some(outcome) = attempts.next().await {
         match outcome {
             Ok(link) => return Ok(link),

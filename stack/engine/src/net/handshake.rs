@@ -7,8 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::handshake::{Role, auth_input, negotiate_version};
 use peerloom_core::wire::{
-    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Verdict, WIRE_VERSION, WIRE_VERSION_MIN,
-    limits,
+    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, limits,
 };
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Result, Retry};
 use peerloom_crypto_primitives::{random, verify};
@@ -41,8 +40,7 @@ pub(super) async fn initiate(
         send(&mut control, sent.clone()).await?;
         let received = receive(&mut control).await?;
         let theirs = Hello::decode(received.clone())?;
-        let certificate =
-            check_hello(shared, &**link, &ours, &theirs).map_err(|(_, error)| error)?;
+        let certificate = check_hello(shared, &**link, &ours, &theirs).map_err(|(_, error)| error)?;
         if certificate.device != expected {
             return Err(unauthenticated("another device answers there"));
         }
@@ -53,27 +51,10 @@ pub(super) async fn initiate(
             return Err(unauthenticated("the other side's signature is wrong"));
         }
         // Only now: the token is for the inviter alone.
-        let signature =
-            shared
-                .own
-                .key
-                .sign(&auth_input(Role::Initiator, &sent, &received, &binding));
-        send(
-            &mut control,
-            Auth {
-                signature,
-                token,
-                name: shared.own.name.clone(),
-            }
-            .encode(),
-        )
-        .await?;
+        let signature = shared.own.key.sign(&auth_input(Role::Initiator, &sent, &received, &binding));
+        send(&mut control, Auth { signature, token, name: shared.own.name.clone() }.encode()).await?;
         match Verdict::decode(receive(&mut control).await?)? {
-            Verdict::Accepted => Ok(Ready {
-                device: certificate.device,
-                initiator: true,
-                control,
-            }),
+            Verdict::Accepted => Ok(Ready { device: certificate.device, initiator: true, control }),
             Verdict::Refused(refusal) => Err(refused(refusal)),
         }
     })
@@ -85,9 +66,7 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Rea
     within(async {
         let mut control = link.accept().await?;
         if control.class != ChannelClass::Control {
-            return Err(unauthenticated(
-                "the first channel is not a control channel",
-            ));
+            return Err(unauthenticated("the first channel is not a control channel"));
         }
         let received = receive(&mut control).await?;
         let theirs = Hello::decode(received.clone())?;
@@ -95,40 +74,13 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Rea
         let sent = ours.encode();
         send(&mut control, sent.clone()).await?;
         let binding = link.channel_binding()?;
-        let signature =
-            shared
-                .own
-                .key
-                .sign(&auth_input(Role::Responder, &received, &sent, &binding));
-        send(
-            &mut control,
-            Auth {
-                signature,
-                token: None,
-                name: String::new(),
-            }
-            .encode(),
-        )
-        .await?;
-        let verdict = judge(
-            shared,
-            link,
-            &ours,
-            &theirs,
-            &received,
-            &sent,
-            &binding,
-            &mut control,
-        )
-        .await;
+        let signature = shared.own.key.sign(&auth_input(Role::Responder, &received, &sent, &binding));
+        send(&mut control, Auth { signature, token: None, name: String::new() }.encode()).await?;
+        let verdict = judge(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
         match verdict {
             Ok(device) => {
                 send(&mut control, Verdict::Accepted.encode()).await?;
-                Ok(Ready {
-                    device,
-                    initiator: false,
-                    control,
-                })
+                Ok(Ready { device, initiator: false, control })
             }
             Err((refusal, error)) => {
                 if let Some(refusal) = refusal {
@@ -152,25 +104,19 @@ async fn judge(
     binding: &[u8],
     control: &mut Channel,
 ) -> Result<DeviceId, (Option<Refusal>, Error)> {
-    let certificate =
-        check_hello(shared, &**link, ours, theirs).map_err(|(refusal, e)| (Some(refusal), e))?;
+    let certificate = check_hello(shared, &**link, ours, theirs).map_err(|(refusal, e)| (Some(refusal), e))?;
     let local = |error: Error| (None, error);
     let auth = Auth::decode(receive(control).await.map_err(local)?).map_err(|e| local(e.into()))?;
     let input = auth_input(Role::Initiator, their_bytes, our_bytes, binding);
     if !verify(&certificate.device_key, &input, &auth.signature) {
-        return Err((
-            Some(Refusal::Unauthenticated),
-            unauthenticated("the other side's signature is wrong"),
-        ));
+        return Err((Some(Refusal::Unauthenticated), unauthenticated("the other side's signature is wrong")));
     }
     if shared.links.is_full(shared.max_links, &certificate.device) {
         return Err((Some(Refusal::Busy), refused(Refusal::Busy)));
     }
     let device = certificate.device;
     let signed = theirs.certificate.clone();
-    let known = shared
-        .driver
-        .call(move |turn| turn.authorize(&certificate, &signed, auth.token, &auth.name));
+    let known = shared.driver.call(move |turn| turn.authorize(&certificate, &signed, auth.token, &auth.name));
     match known.await {
         Ok(true) => Ok(device),
         Ok(false) => Err((Some(Refusal::NotAContact), refused(Refusal::NotAContact))),
@@ -179,8 +125,7 @@ async fn judge(
 }
 
 fn hello(shared: &Shared) -> Result<Hello> {
-    let no_randomness =
-        |e| Error::new(ErrorKind::Bug, "engine", "handshake", "no randomness").source(e);
+    let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "handshake", "no randomness").source(e);
     Ok(Hello {
         nonce: random().map_err(no_randomness)?,
         version_min: WIRE_VERSION_MIN,
@@ -207,11 +152,7 @@ fn check_hello(
     if negotiate_version(ours, theirs).is_none() {
         return refuse(Refusal::Version);
     }
-    if !ours
-        .suites
-        .iter()
-        .any(|suite| theirs.suites.contains(suite))
-    {
+    if !ours.suites.iter().any(|suite| theirs.suites.contains(suite)) {
         return refuse(Refusal::Suite);
     }
     // No suite of version 1 is post-quantum, and no link can tell its key exchange: whoever insists
@@ -219,8 +160,8 @@ fn check_hello(
     if theirs.policy != 0 {
         return refuse(Refusal::Suite);
     }
-    let certificate = DeviceCertificate::open(&theirs.certificate, verify)
-        .map_err(|e| (Refusal::Unauthenticated, e.into()))?;
+    let certificate =
+        DeviceCertificate::open(&theirs.certificate, verify).map_err(|e| (Refusal::Unauthenticated, e.into()))?;
     // A reflected hello carries our own nonce and certificate.
     if certificate.device == shared.own.device || theirs.nonce == ours.nonce {
         return Err((
@@ -228,30 +169,15 @@ fn check_hello(
             unauthenticated("the other side is this node itself, or reflects what it says"),
         ));
     }
-    if link
-        .remote_key()
-        .is_some_and(|key| key != certificate.device_key)
-    {
-        return Err((
-            Refusal::Unauthenticated,
-            unauthenticated("the link's key is not the certificate's"),
-        ));
+    if link.remote_key().is_some_and(|key| key != certificate.device_key) {
+        return Err((Refusal::Unauthenticated, unauthenticated("the link's key is not the certificate's")));
     }
     Ok(certificate)
 }
 
 async fn within<T>(handshake: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| {
-        Error::new(
-            ErrorKind::Timeout,
-            "engine",
-            "handshake",
-            "the other side took too long",
-        )
-    };
-    tokio::time::timeout(TIMEOUT, handshake)
-        .await
-        .map_err(late)?
+    let late = |_| Error::new(ErrorKind::Timeout, "engine", "handshake", "the other side took too long");
+    tokio::time::timeout(TIMEOUT, handshake).await.map_err(late)?
 }
 
 async fn send(control: &mut Channel, message: Bytes) -> Result<()> {
@@ -259,22 +185,10 @@ async fn send(control: &mut Channel, message: Bytes) -> Result<()> {
 }
 
 async fn receive(control: &mut Channel) -> Result<Bytes> {
-    let ended = || {
-        Error::new(
-            ErrorKind::Closed,
-            "engine",
-            "handshake",
-            "the other side ended the handshake",
-        )
-    };
+    let ended = || Error::new(ErrorKind::Closed, "engine", "handshake", "the other side ended the handshake");
     let frame = control.receiver.next().await.ok_or_else(ended)??;
     if frame.len() > limits::HANDSHAKE_FRAME {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            "engine",
-            "handshake",
-            "a message is longer than its limit",
-        ));
+        return Err(Error::new(ErrorKind::TooLarge, "engine", "handshake", "a message is longer than its limit"));
     }
     Ok(frame)
 }
@@ -288,16 +202,10 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::NotAContact => "not a contact there; ask them for an invitation and add it",
         Refusal::Version => "the two programs share no protocol version; upgrade the older one",
         Refusal::Suite => "the two nodes share no crypto suite; compare [[crypto]] in both files",
-        Refusal::Network => {
-            "the other node belongs to another network; compare `network` in both files"
-        }
+        Refusal::Network => "the other node belongs to another network; compare `network` in both files",
         Refusal::Busy => "the other node is busy; it is tried again",
         Refusal::Unauthenticated => "the other node finds our signature or certificate wrong",
     };
     let error = Error::new(ErrorKind::Refused, "engine", "handshake", message);
-    if refusal == Refusal::Busy {
-        error.retry(Retry::Later)
-    } else {
-        error
-    }
+    if refusal == Refusal::Busy { error.retry(Retry::Later) } else { error }
 }

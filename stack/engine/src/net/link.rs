@@ -6,9 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{DeviceId, Frame};
-use peerloom_core::{
-    Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result,
-};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, warn};
 
@@ -25,17 +23,8 @@ const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Carries frames both ways until the link ends.
 /// `permit` counts it among the strangers until it is known.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    link: Arc<dyn Link>,
-    ready: Ready,
-    permit: Option<OwnedSemaphorePermit>,
-) {
-    let Ready {
-        device,
-        initiator,
-        control,
-    } = ready;
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
+    let Ready { device, initiator, control } = ready;
     let chat = match open_chat(&link, initiator).await {
         Ok(chat) => chat,
         Err(error) => {
@@ -45,9 +34,7 @@ pub(super) async fn run(
         }
     };
     drop(permit);
-    let registered = shared
-        .links
-        .register(&shared.own.device, device, initiator, &link);
+    let registered = shared.links.register(&shared.own.device, device, initiator, &link);
     if let Some(redundant) = registered.redundant {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
@@ -57,28 +44,13 @@ pub(super) async fn run(
     shared.links.poke();
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
-        Ok(()) => {
-            carry(
-                &shared,
-                &link,
-                device,
-                control,
-                chat,
-                registered.control,
-                registered.chat,
-            )
-            .await
-        }
+        Ok(()) => carry(&shared, &link, device, control, chat, registered.control, registered.chat).await,
         Err(error) => error,
     };
     link.close("ended");
     debug!(?device, %end, "a link ended");
     let taken_over = shared.links.unregister(&device, registered.id);
-    let news = if taken_over {
-        Input::LinkUp(device)
-    } else {
-        Input::LinkDown(device, end.message().into())
-    };
+    let news = if taken_over { Input::LinkUp(device) } else { Input::LinkDown(device, end.message().into()) };
     // Fails only when the node is shut down.
     let _ = shared.driver.input(news).await;
     shared.links.poke();
@@ -88,25 +60,11 @@ async fn open_chat(link: &Arc<dyn Link>, initiator: bool) -> Result<Channel> {
     if initiator {
         return link.open(ChannelClass::Chat).await;
     }
-    let late = |_| {
-        Error::new(
-            ErrorKind::Timeout,
-            "engine",
-            "accept",
-            "the dialing side opened no chat channel",
-        )
-    };
-    let channel = tokio::time::timeout(CHAT_TIMEOUT, link.accept())
-        .await
-        .map_err(late)??;
+    let late = |_| Error::new(ErrorKind::Timeout, "engine", "accept", "the dialing side opened no chat channel");
+    let channel = tokio::time::timeout(CHAT_TIMEOUT, link.accept()).await.map_err(late)??;
     match channel.class {
         ChannelClass::Chat => Ok(channel),
-        _ => Err(Error::new(
-            ErrorKind::Malformed,
-            "engine",
-            "accept",
-            "the second channel is not a chat channel",
-        )),
+        _ => Err(Error::new(ErrorKind::Malformed, "engine", "accept", "the second channel is not a chat channel")),
     }
 }
 
@@ -128,14 +86,7 @@ async fn carry(
         end = read(shared, device, chat.receiver, &budget) => end,
         error = link.closed() => Err(error),
     };
-    outcome.err().unwrap_or_else(|| {
-        Error::new(
-            ErrorKind::Closed,
-            "engine",
-            "link",
-            "the other side ended it",
-        )
-    })
+    outcome.err().unwrap_or_else(|| Error::new(ErrorKind::Closed, "engine", "link", "the other side ended it"))
 }
 
 async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Result<()> {
@@ -150,12 +101,7 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
     Ok(())
 }
 
-async fn read(
-    shared: &Shared,
-    device: DeviceId,
-    mut channel: FrameReceiver,
-    budget: &Arc<Semaphore>,
-) -> Result<()> {
+async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Arc<Semaphore>) -> Result<()> {
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
         let cost = u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX);
@@ -170,19 +116,8 @@ async fn read(
             }
         };
         let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
-        let _budget = budget
-            .clone()
-            .acquire_many_owned(cost)
-            .await
-            .map_err(gone)?;
-        shared
-            .driver
-            .input(Input::Frame {
-                device,
-                frame,
-                _budget,
-            })
-            .await?;
+        let _budget = budget.clone().acquire_many_owned(cost).await.map_err(gone)?;
+        shared.driver.input(Input::Frame { device, frame, _budget }).await?;
     }
     Ok(())
 }

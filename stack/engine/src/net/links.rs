@@ -105,25 +105,12 @@ impl Links {
         book.rungs.remove(&device);
         book.wanted.remove(&device);
         let entries = book.up.entry(device).or_default();
-        entries.push(Entry {
-            id,
-            initiated,
-            link: link.clone(),
-            control,
-            chat,
-        });
-        let same = entries
-            .iter()
-            .find(|e| e.id != id && e.initiated == initiated);
+        entries.push(Entry { id, initiated, link: link.clone(), control, chat });
+        let same = entries.iter().find(|e| e.id != id && e.initiated == initiated);
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
         let yields = entries.iter().find(|e| e.initiated && ours_yields);
         let redundant = same.or(yields).map(|e| e.link.clone());
-        Registered {
-            id,
-            control: control_queue,
-            chat: chat_queue,
-            redundant,
-        }
+        Registered { id, control: control_queue, chat: chat_queue, redundant }
     }
 
     /// Removes a link. `true`: another one is left and takes over.
@@ -166,19 +153,11 @@ impl Links {
         self.send(device, frame, |entry| &entry.chat);
     }
 
-    fn send(
-        &self,
-        device: &DeviceId,
-        frame: Bytes,
-        queue: impl FnOnce(&Entry) -> &mpsc::Sender<Bytes>,
-    ) {
+    fn send(&self, device: &DeviceId, frame: Bytes, queue: impl FnOnce(&Entry) -> &mpsc::Sender<Bytes>) {
         let book = self.book();
         if let Some(entry) = book.up.get(device).and_then(|entries| entries.last()) {
             if queue(entry).try_send(frame).is_err() {
-                debug!(
-                    ?device,
-                    "a link's queue is full or closed; the frame is sent again later"
-                );
+                debug!(?device, "a link's queue is full or closed; the frame is sent again later");
             }
         }
     }
@@ -191,11 +170,7 @@ impl Links {
     }
 
     pub(super) fn close_all(&self, reason: &str) {
-        self.book()
-            .up
-            .values()
-            .flatten()
-            .for_each(|e| e.link.close(reason));
+        self.book().up.values().flatten().for_each(|e| e.link.close(reason));
     }
 
     /// Asks for a link to a device now.
@@ -229,43 +204,25 @@ impl Links {
 
     /// Why there is no link to a device.
     pub(crate) fn reason(&self, device: &DeviceId) -> Option<String> {
-        self.book()
-            .rungs
-            .get(device)
-            .and_then(|(_, reason)| reason.clone())
+        self.book().rungs.get(device).and_then(|(_, reason)| reason.clone())
     }
 
     pub(crate) fn status(&self, user: UserId, device: DeviceId, last_seen_ms: u64) -> PeerStatus {
         let book = self.book();
-        let link = book
-            .up
-            .get(&device)
-            .and_then(|entries| entries.last())
-            .map(|entry| {
-                let stats = entry.link.stats();
-                LinkInfo {
-                    address: entry.link.remote_address(),
-                    rtt_us: stats.rtt_us,
-                    bytes_sent: stats.bytes_sent,
-                    bytes_received: stats.bytes_received,
-                }
-            });
+        let link = book.up.get(&device).and_then(|entries| entries.last()).map(|entry| {
+            let stats = entry.link.stats();
+            LinkInfo {
+                address: entry.link.remote_address(),
+                rtt_us: stats.rtt_us,
+                bytes_sent: stats.bytes_sent,
+                bytes_received: stats.bytes_received,
+            }
+        });
         let (rung, reason) = match &link {
             Some(_) => (Rung::Connected, None),
-            None => book
-                .rungs
-                .get(&device)
-                .cloned()
-                .unwrap_or((Rung::Disconnected, None)),
+            None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
         };
-        PeerStatus {
-            user,
-            device,
-            rung,
-            link,
-            reason,
-            last_seen_ms,
-        }
+        PeerStatus { user, device, rung, link, reason, last_seen_ms }
     }
 
     /// Something from outside was refused.

@@ -48,10 +48,7 @@ pub(crate) struct Committer<C: Consequence> {
 
 impl<C: Consequence> Committer<C> {
     /// Starts the thread. `on_failure` is called when a commit failed.
-    pub(crate) fn start(
-        storage: Arc<dyn Storage>,
-        on_failure: impl Fn() + Send + Sync + 'static,
-    ) -> Result<Self> {
+    pub(crate) fn start(storage: Arc<dyn Storage>, on_failure: impl Fn() + Send + Sync + 'static) -> Result<Self> {
         let (sender, jobs) = mpsc::sync_channel::<Job<C>>(WAITING);
         let progress = Arc::new(Progress::default());
         let on_failure: Arc<dyn Fn() + Send + Sync> = Arc::new(on_failure);
@@ -63,21 +60,9 @@ impl<C: Consequence> Committer<C> {
                 commit(&*store, group, &shared, &*failure);
             }
         };
-        let failed =
-            |e| Error::new(ErrorKind::Bug, "store", "start", "no thread can be made").source(e);
-        let thread = std::thread::Builder::new()
-            .name("peerloom-commit".into())
-            .spawn(run)
-            .map_err(failed)?;
-        Ok(Self {
-            storage,
-            on_failure,
-            jobs: Some(sender),
-            progress,
-            thread: Some(thread),
-            next: 0,
-            epoch: 1,
-        })
+        let failed = |e| Error::new(ErrorKind::Bug, "store", "start", "no thread can be made").source(e);
+        let thread = std::thread::Builder::new().name("peerloom-commit".into()).spawn(run).map_err(failed)?;
+        Ok(Self { storage, on_failure, jobs: Some(sender), progress, thread: Some(thread), next: 0, epoch: 1 })
     }
 
     /// Every batch up to this sequence is done.
@@ -106,27 +91,16 @@ impl<C: Consequence> Committer<C> {
     pub(crate) fn submit(&mut self, batch: Batch, consequence: C, lone: bool) {
         let idle = self.done() == self.next;
         self.next += 1;
-        let job = Job {
-            sequence: self.next,
-            epoch: self.epoch,
-            batch,
-            consequence,
-        };
+        let job = Job { sequence: self.next, epoch: self.epoch, batch, consequence };
         if idle && (lone || job.batch.is_empty()) {
             commit(&*self.storage, vec![job], &self.progress, &*self.on_failure);
             return;
         }
         if let Some(Err(mpsc::SendError(job))) = self.jobs.as_ref().map(|jobs| jobs.send(job)) {
             // The thread ended, which only a panic inside the store does.
-            let error = Error::new(
-                ErrorKind::Storage,
-                "store",
-                "commit",
-                "the store's thread is gone; restart the node",
-            );
-            self.progress
-                .failed_epoch
-                .store(job.epoch, Ordering::Release);
+            let error =
+                Error::new(ErrorKind::Storage, "store", "commit", "the store's thread is gone; restart the node");
+            self.progress.failed_epoch.store(job.epoch, Ordering::Release);
             job.consequence.fail(&error);
         }
     }
@@ -142,33 +116,16 @@ impl<C: Consequence> Drop for Committer<C> {
     }
 }
 
-fn commit<C: Consequence>(
-    storage: &dyn Storage,
-    group: Vec<Job<C>>,
-    progress: &Progress,
-    on_failure: &dyn Fn(),
-) {
+fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &Progress, on_failure: &dyn Fn()) {
     let last = group.last().map_or(0, |job| job.sequence);
     let failed_epoch = progress.failed_epoch.load(Ordering::Acquire);
-    let (late, mut good): (Vec<_>, Vec<_>) =
-        group.into_iter().partition(|job| job.epoch <= failed_epoch);
-    let follows = Error::new(
-        ErrorKind::Storage,
-        "store",
-        "commit",
-        "an earlier write failed; try again",
-    );
-    late.into_iter()
-        .for_each(|job| job.consequence.fail(&follows));
+    let (late, mut good): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.epoch <= failed_epoch);
+    let follows = Error::new(ErrorKind::Storage, "store", "commit", "an earlier write failed; try again");
+    late.into_iter().for_each(|job| job.consequence.fail(&follows));
 
     let mut batch = Batch::default();
-    good.iter_mut()
-        .for_each(|job| batch.append(std::mem::take(&mut job.batch)));
-    match if batch.is_empty() {
-        Ok(())
-    } else {
-        storage.commit(&batch)
-    } {
+    good.iter_mut().for_each(|job| batch.append(std::mem::take(&mut job.batch)));
+    match if batch.is_empty() { Ok(()) } else { storage.commit(&batch) } {
         Ok(()) => {
             // First the mark, then the word: whoever hears of it may look.
             progress.done.store(last, Ordering::Release);
@@ -179,8 +136,7 @@ fn commit<C: Consequence>(
             if let Some(epoch) = good.iter().map(|job| job.epoch).max() {
                 progress.failed_epoch.store(epoch, Ordering::Release);
             }
-            good.into_iter()
-                .for_each(|job| job.consequence.fail(&error));
+            good.into_iter().for_each(|job| job.consequence.fail(&error));
             progress.done.store(last, Ordering::Release);
             on_failure();
         }

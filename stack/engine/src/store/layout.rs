@@ -27,14 +27,8 @@ pub(crate) struct Opened {
 pub(crate) fn open(storage: &dyn Storage, migrations: &[Migration], target: u32) -> Result<Opened> {
     migrate(storage, migrations, target)?;
     let snapshot = storage.snapshot()?;
-    let identity = snapshot
-        .get(META, meta::IDENTITY)?
-        .map(store::Identity::decode)
-        .transpose()?;
-    Ok(Opened {
-        identity,
-        last_seen_ms: number(&*snapshot, meta::LAST_SEEN_TIME)?,
-    })
+    let identity = snapshot.get(META, meta::IDENTITY)?.map(store::Identity::decode).transpose()?;
+    Ok(Opened { identity, last_seen_ms: number(&*snapshot, meta::LAST_SEEN_TIME)? })
 }
 
 fn migrate(storage: &dyn Storage, migrations: &[Migration], target: u32) -> Result<()> {
@@ -46,19 +40,14 @@ fn migrate(storage: &dyn Storage, migrations: &[Migration], target: u32) -> Resu
             None => target,
             Some(found) if found == target => return Ok(()),
             Some(found) if found > target => {
-                let message = format!(
-                    "the store has layout {found}, this program knows {target}; upgrade the program"
-                );
-                return Err(Error::new(
-                    ErrorKind::UnsupportedVersion,
-                    "store",
-                    "open",
-                    message,
-                ));
+                let message = format!("the store has layout {found}, this program knows {target}; upgrade the program");
+                return Err(Error::new(ErrorKind::UnsupportedVersion, "store", "open", message));
             }
             Some(found) => {
                 let step = migrations.iter().find(|m| m.from == found).ok_or_else(|| {
-                    let message = format!("no way leads from the store's layout {found}; use an older program to upgrade it first");
+                    let message = format!(
+                        "no way leads from the store's layout {found}; use an older program to upgrade it first"
+                    );
                     Error::new(ErrorKind::UnsupportedVersion, "store", "open", message)
                 })?;
                 info!(from = found, to = found + 1, "upgrading the store");
@@ -66,11 +55,7 @@ fn migrate(storage: &dyn Storage, migrations: &[Migration], target: u32) -> Resu
                 found + 1
             }
         };
-        batch.put(
-            META,
-            Bytes::from_static(meta::SCHEMA),
-            next.to_be_bytes().to_vec(),
-        );
+        batch.put(META, Bytes::from_static(meta::SCHEMA), next.to_be_bytes().to_vec());
         storage.commit(&batch)?;
     }
 }
@@ -82,9 +67,7 @@ fn version(value: &[u8]) -> u32 {
 
 fn number(snapshot: &dyn Snapshot, key: &[u8; 16]) -> Result<u64> {
     let value = snapshot.get(META, key)?;
-    Ok(value
-        .and_then(|v| v.as_ref().try_into().ok())
-        .map_or(0, u64::from_be_bytes))
+    Ok(value.and_then(|v| v.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
 #[cfg(test)]
@@ -106,33 +89,16 @@ mod tests {
     }
 
     fn to_3(_: &dyn Snapshot, batch: &mut Batch) -> Result<()> {
-        batch.put(
-            META,
-            b"third-step\0\0\0\0\0\0".as_slice(),
-            b"done".as_slice(),
-        );
+        batch.put(META, b"third-step\0\0\0\0\0\0".as_slice(), b"done".as_slice());
         Ok(())
     }
 
-    const STEPS: &[Migration] = &[
-        Migration {
-            from: 1,
-            apply: to_2,
-        },
-        Migration {
-            from: 2,
-            apply: to_3,
-        },
-    ];
+    const STEPS: &[Migration] = &[Migration { from: 1, apply: to_2 }, Migration { from: 2, apply: to_3 }];
 
     fn older() -> MemoryStorage {
         let storage = MemoryStorage::new();
         let mut batch = Batch::default();
-        batch.put(
-            META,
-            Bytes::from_static(meta::SCHEMA),
-            1u32.to_be_bytes().to_vec(),
-        );
+        batch.put(META, Bytes::from_static(meta::SCHEMA), 1u32.to_be_bytes().to_vec());
         for order in 0..600u64 {
             batch.put(HISTORY, store::ordered_key(&[], order), vec![1, 42]);
         }
@@ -145,17 +111,8 @@ mod tests {
         let storage = older();
         open(&storage, STEPS, 3).map(drop).unwrap();
         let snapshot = storage.snapshot().unwrap();
-        assert_eq!(
-            snapshot.get(META, meta::SCHEMA).unwrap().as_deref(),
-            Some(&[0, 0, 0, 3][..])
-        );
-        assert_eq!(
-            snapshot
-                .get(HISTORY, &store::ordered_key(&[], 599))
-                .unwrap()
-                .as_deref(),
-            Some(&[2, 42][..])
-        );
+        assert_eq!(snapshot.get(META, meta::SCHEMA).unwrap().as_deref(), Some(&[0, 0, 0, 3][..]));
+        assert_eq!(snapshot.get(HISTORY, &store::ordered_key(&[], 599)).unwrap().as_deref(), Some(&[2, 42][..]));
         // A second opening finds nothing to do.
         open(&storage, STEPS, 3).map(drop).unwrap();
     }
@@ -164,16 +121,10 @@ mod tests {
     fn a_step_that_fails_leaves_the_store_as_it_was() {
         let storage = older();
         storage.faults().fail_commits(Some(ErrorKind::Full));
-        assert_eq!(
-            open(&storage, STEPS, 3).map(drop).unwrap_err().kind(),
-            ErrorKind::Full
-        );
+        assert_eq!(open(&storage, STEPS, 3).map(drop).unwrap_err().kind(), ErrorKind::Full);
         storage.faults().fail_commits(None);
         let snapshot = storage.snapshot().unwrap();
-        assert_eq!(
-            snapshot.get(META, meta::SCHEMA).unwrap().as_deref(),
-            Some(&[0, 0, 0, 1][..])
-        );
+        assert_eq!(snapshot.get(META, meta::SCHEMA).unwrap().as_deref(), Some(&[0, 0, 0, 1][..]));
         open(&storage, STEPS, 3).map(drop).unwrap();
     }
 

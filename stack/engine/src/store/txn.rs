@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{CRYPTO, Record, Table};
-use peerloom_core::{
-    Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, StateTxn, Storage,
-};
+use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, StateTxn, Storage};
 use peerloom_crypto_primitives::sha256;
 use peerloom_wire::SuiteId;
 
@@ -23,27 +21,16 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
-        Self {
-            storage,
-            submitted: VecDeque::new(),
-        }
+        Self { storage, submitted: VecDeque::new() }
     }
 
     /// Forgets batches that are committed. Only at the beginning of a transaction: a snapshot taken
     /// later sees them.
     pub(crate) fn begin(&mut self, committed: u64) -> Txn<'_> {
-        while self
-            .submitted
-            .front()
-            .is_some_and(|(sequence, _)| *sequence <= committed)
-        {
+        while self.submitted.front().is_some_and(|(sequence, _)| *sequence <= committed) {
             self.submitted.pop_front();
         }
-        Txn {
-            view: self,
-            snapshot: OnceCell::new(),
-            writes: Writes::new(),
-        }
+        Txn { view: self, snapshot: OnceCell::new(), writes: Writes::new() }
     }
 
     /// Notes what a transaction wrote, and makes a batch of it.
@@ -88,16 +75,10 @@ impl Txn<'_> {
 
     /// The highest key of a table from which nothing is deleted.
     pub(crate) fn last_key(&self, table: Table) -> Result<Option<Bytes>> {
-        let page = self
-            .snapshot()?
-            .scan(table, &KeyRange::all(), Order::Descending, Page::ONE)
-            .map_err(own_fault)?;
+        let page = self.snapshot()?.scan(table, &KeyRange::all(), Order::Descending, Page::ONE).map_err(own_fault)?;
         let written = self.layers().filter_map(|writes| {
             let until = (table, Bytes::from_static(&[u8::MAX; 16]));
-            writes
-                .range((table, Bytes::new())..until)
-                .next_back()
-                .map(|((_, key), _)| key.clone())
+            writes.range((table, Bytes::new())..until).next_back().map(|((_, key), _)| key.clone())
         });
         Ok(written.chain(page.into_iter().map(|row| row.key)).max())
     }
@@ -107,10 +88,7 @@ impl Txn<'_> {
         let mut rows = BTreeMap::new();
         let mut rest = range.clone();
         loop {
-            let page = self
-                .snapshot()?
-                .scan(table, &rest, Order::Ascending, Page::DEFAULT)
-                .map_err(own_fault)?;
+            let page = self.snapshot()?.scan(table, &rest, Order::Ascending, Page::DEFAULT).map_err(own_fault)?;
             let Some(last) = page.last() else { break };
             rest = rest.after(&last.key);
             rows.extend(page.into_iter().map(|row| (row.key, row.value)));
@@ -129,10 +107,7 @@ impl Txn<'_> {
                 };
             }
         }
-        Ok(rows
-            .into_iter()
-            .map(|(key, value)| Row { key, value })
-            .collect())
+        Ok(rows.into_iter().map(|(key, value)| Row { key, value }).collect())
     }
 
     pub(crate) fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {

@@ -24,15 +24,8 @@ pub fn keys(schema: &Value) -> Vec<Key> {
     let key = |(name, property): (&String, &Value)| Key {
         name: name.clone(),
         kind: kind_of(property),
-        default: property
-            .get("default")
-            .map(Value::to_string)
-            .unwrap_or_default(),
-        documentation: property
-            .get("description")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .replace('\n', " "),
+        default: property.get("default").map(Value::to_string).unwrap_or_default(),
+        documentation: property.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " "),
     };
     properties.iter().map(key).collect()
 }
@@ -42,13 +35,7 @@ fn kind_of(property: &Value) -> String {
     match (named("format"), named("type")) {
         (Some("duration"), _) => "duration".into(),
         (_, Some("array")) => {
-            format!(
-                "list of {}",
-                property
-                    .get("items")
-                    .map(kind_of)
-                    .unwrap_or_else(|| "values".into())
-            )
+            format!("list of {}", property.get("items").map(kind_of).unwrap_or_else(|| "values".into()))
         }
         (_, Some("boolean")) => "true or false".into(),
         (_, Some(kind)) => kind.into(),
@@ -61,8 +48,5 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
     let wanted = wanted.to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&wanted, name);
     let near = |name: &&str| distance(name) <= 1 + name.len().max(wanted.len()) / 3;
-    names
-        .into_iter()
-        .filter(near)
-        .min_by_key(|name| distance(name))
+    names.into_iter().filter(near).min_by_key(|name| distance(name))
 }

@@ -34,29 +34,18 @@ impl Source<'_> {
     }
 
     fn table(&self, table: &DeTable<'_>, place: String) -> Tree {
-        let entry = |(key, value): (
-            &toml::Spanned<std::borrow::Cow<'_, str>>,
-            &toml::Spanned<DeValue<'_>>,
-        )| {
+        let entry = |(key, value): (&toml::Spanned<std::borrow::Cow<'_, str>>, &toml::Spanned<DeValue<'_>>)| {
             // A key's place, not its value's: a long list begins far below its key.
-            (
-                key.get_ref().to_string(),
-                self.value(value.get_ref(), self.place(&key.span())),
-            )
+            (key.get_ref().to_string(), self.value(value.get_ref(), self.place(&key.span())))
         };
-        Tree {
-            node: Node::Table(table.iter().map(entry).collect()),
-            place,
-        }
+        Tree { node: Node::Table(table.iter().map(entry).collect()), place }
     }
 
     fn value(&self, value: &DeValue<'_>, place: String) -> Tree {
         let node = match value {
             DeValue::Table(table) => return self.table(table, place),
             DeValue::Array(items) => {
-                let item = |item: &toml::Spanned<DeValue<'_>>| {
-                    self.value(item.get_ref(), self.place(&item.span()))
-                };
+                let item = |item: &toml::Spanned<DeValue<'_>>| self.value(item.get_ref(), self.place(&item.span()));
                 Node::List(items.iter().map(item).collect())
             }
             DeValue::String(text) => Node::Leaf(Value::from(text.as_ref())),
@@ -82,9 +71,7 @@ impl Tree {
     pub(super) fn parse(text: &str, origin: &str) -> Result<Self, String> {
         let source = Source { text, origin };
         let document = DeTable::parse(text).map_err(|error| {
-            let place = error
-                .span()
-                .map_or_else(|| origin.to_owned(), |span| source.place(&span));
+            let place = error.span().map_or_else(|| origin.to_owned(), |span| source.place(&span));
             format!("{place}: {}", error.message())
         })?;
         Ok(source.table(document.get_ref(), origin.to_owned()))
@@ -94,18 +81,12 @@ impl Tree {
     /// appends.
     pub(super) fn set(&mut self, path: &str, value: &str) -> Result<(), String> {
         let place = format!("{path}={value}");
-        let source = Source {
-            text: value,
-            origin: &place,
-        };
+        let source = Source { text: value, origin: &place };
         let parsed = DeValue::parse(value);
         let mut value = match &parsed {
             Ok(value) => source.value(value.get_ref(), place.clone()),
             // What isn't TOML is meant as a string, so that nobody fights two layers of quotes.
-            Err(_) => Tree {
-                node: Node::Leaf(Value::from(value)),
-                place: place.clone(),
-            },
+            Err(_) => Tree { node: Node::Leaf(Value::from(value)), place: place.clone() },
         };
         value.place = place.clone();
         let mut at = self;
@@ -117,19 +98,13 @@ impl Tree {
     }
 
     fn child(&mut self, part: &str, place: &str) -> Result<&mut Tree, String> {
-        let empty = || Tree {
-            node: Node::Table(Vec::new()),
-            place: place.to_owned(),
-        };
+        let empty = || Tree { node: Node::Table(Vec::new()), place: place.to_owned() };
         match &mut self.node {
             Node::Table(entries) => {
-                let at = entries
-                    .iter()
-                    .position(|(key, _)| key == part)
-                    .unwrap_or_else(|| {
-                        entries.push((part.to_owned(), empty()));
-                        entries.len() - 1
-                    });
+                let at = entries.iter().position(|(key, _)| key == part).unwrap_or_else(|| {
+                    entries.push((part.to_owned(), empty()));
+                    entries.len() - 1
+                });
                 Ok(&mut entries[at].1)
             }
             Node::List(items) => {
@@ -141,14 +116,10 @@ impl Tree {
                         }
                         Ok(&mut items[index])
                     }
-                    _ => Err(format!(
-                        "{place}: `{part}` is not a place in a list of {length}; the first is 0"
-                    )),
+                    _ => Err(format!("{place}: `{part}` is not a place in a list of {length}; the first is 0")),
                 }
             }
-            Node::Leaf(_) => Err(format!(
-                "{place}: what stands before `.{part}` is not a table"
-            )),
+            Node::Leaf(_) => Err(format!("{place}: what stands before `.{part}` is not a table")),
         }
     }
 
@@ -170,10 +141,7 @@ impl Tree {
     pub(super) fn into_items(self) -> Result<Vec<Tree>, Tree> {
         match self.node {
             Node::List(items) => Ok(items),
-            node => Err(Tree {
-                node,
-                place: self.place,
-            }),
+            node => Err(Tree { node, place: self.place }),
         }
     }
 
@@ -194,9 +162,7 @@ impl Tree {
             Node::Table(entries) => entries.as_slice(),
             _ => &[],
         };
-        entries
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.place()))
+        entries.iter().map(|(key, value)| (key.as_str(), value.place()))
     }
 
     /// The values alone.
@@ -210,10 +176,7 @@ impl Tree {
     /// The values alone, of whatever this is.
     pub(super) fn to_value(&self) -> Value {
         match &self.node {
-            Node::Table(entries) => entries
-                .iter()
-                .map(|(key, value)| (key.clone(), value.to_value()))
-                .collect(),
+            Node::Table(entries) => entries.iter().map(|(key, value)| (key.clone(), value.to_value())).collect(),
             Node::List(items) => items.iter().map(Tree::to_value).collect(),
             Node::Leaf(value) => value.clone(),
         }
@@ -224,14 +187,8 @@ impl Tree {
         let mut at = self;
         for part in error.path.split(['.', '[', ']']).filter(|p| !p.is_empty()) {
             let next = match &at.node {
-                Node::Table(entries) => entries
-                    .iter()
-                    .find(|(key, _)| key == part)
-                    .map(|(_, value)| value),
-                Node::List(items) => part
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|index| items.get(index)),
+                Node::Table(entries) => entries.iter().find(|(key, _)| key == part).map(|(_, value)| value),
+                Node::List(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
                 Node::Leaf(_) => None,
             };
             match next {

@@ -14,30 +14,19 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command on a folder.
 pub fn peerloom(folder: &Path, arguments: &[&str]) -> Output {
-    command(folder, arguments)
-        .output()
-        .expect("the command runs")
+    command(folder, arguments).output().expect("the command runs")
 }
 
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerloom-under-test"));
-    command
-        .arg("-C")
-        .arg(folder)
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .env("NO_COLOR", "1");
+    command.arg("-C").arg(folder).args(arguments).env_remove("RUST_LOG").env("NO_COLOR", "1");
     command
 }
 
 /// The command's result; panics with its complaint when it fails.
 pub fn ok(folder: &Path, arguments: &[&str]) -> String {
     let output = peerloom(folder, arguments);
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        text(&output.stderr)
-    );
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
@@ -47,14 +36,16 @@ pub fn ok_json(folder: &Path, arguments: &[&str]) -> Value {
     serde_json::from_str(&ok(folder, &arguments)).expect("JSON")
 }
 
+/// The command's JSON results, one a line.
+pub fn ok_lines(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let arguments = [arguments, &["--json"]].concat();
+    ok(folder, &arguments).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
 /// The complaint and exit code of a command that must fail.
 pub fn fails(folder: &Path, arguments: &[&str]) -> (i32, String) {
     let output = peerloom(folder, arguments);
-    assert!(
-        !output.status.success(),
-        "{arguments:?} should fail: {}",
-        text(&output.stdout)
-    );
+    assert!(!output.status.success(), "{arguments:?} should fail: {}", text(&output.stdout));
     let complaint = text(&output.stderr);
     assert!(!complaint.contains("panicked"), "{complaint}");
     (output.status.code().expect("an exit code"), complaint)
@@ -67,22 +58,8 @@ pub fn text(bytes: &[u8]) -> String {
 /// A folder with a node that listens on loopback.
 pub fn init(base: &Path, name: &str) -> PathBuf {
     let folder = base.join(name);
-    let port = std::net::UdpSocket::bind("127.0.0.1:0")
-        .and_then(|s| s.local_addr())
-        .expect("a port")
-        .port();
-    ok(
-        &folder,
-        &[
-            "init",
-            "--name",
-            name,
-            "--network",
-            "test",
-            "--listen",
-            &format!("127.0.0.1:{port}"),
-        ],
-    );
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port();
+    ok(&folder, &["init", "--name", name, "--network", "test", "--listen", &format!("127.0.0.1:{port}")]);
     folder
 }
 
@@ -100,15 +77,9 @@ impl Running {
             .stdin(Stdio::null())
             .spawn()
             .expect("a process");
-        let mut running = Self {
-            folder: folder.to_path_buf(),
-            child,
-        };
+        let mut running = Self { folder: folder.to_path_buf(), child };
         eventually("the node to answer", || {
-            assert!(
-                running.child.try_wait().expect("a status").is_none(),
-                "the node ended at once"
-            );
+            assert!(running.child.try_wait().expect("a status").is_none(), "the node ended at once");
             Control::connect(folder).is_some()
         });
         running
@@ -151,19 +122,14 @@ impl Control {
     pub fn connect(folder: &Path) -> Option<Self> {
         let stream = UnixStream::connect(folder.join("node.sock")).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        Some(Self {
-            reader: BufReader::new(stream),
-            next: 0,
-        })
+        Some(Self { reader: BufReader::new(stream), next: 0 })
     }
 
     /// Sends a request without waiting for its answer.
     pub fn ask(&mut self, mut request: Value) -> std::io::Result<u64> {
         self.next += 1;
         request["id"] = json!(self.next);
-        self.reader
-            .get_mut()
-            .write_all(format!("{request}\n").as_bytes())?;
+        self.reader.get_mut().write_all(format!("{request}\n").as_bytes())?;
         Ok(self.next)
     }
 
@@ -199,15 +165,10 @@ pub fn inbox_ids(folder: &Path) -> Vec<String> {
     let mut ids = Vec::new();
     let mut after = "0.0".to_owned();
     loop {
-        let answer = control
-            .request(json!({ "op": "inbox", "after": after, "limit": 5000 }))
-            .expect("an answer");
+        let answer = control.request(json!({ "op": "inbox", "after": after, "limit": 5000 })).expect("an answer");
         let page = answer["ok"].as_array().expect("messages").clone();
         let Some(last) = page.last() else { return ids };
         after = last["cursor"].as_str().expect("a cursor").to_owned();
-        ids.extend(
-            page.iter()
-                .map(|m| m["id"].as_str().expect("an id").to_owned()),
-        );
+        ids.extend(page.iter().map(|m| m["id"].as_str().expect("an id").to_owned()));
     }
 }

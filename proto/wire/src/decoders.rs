@@ -1,0 +1,45 @@
+//! Every decoder that bytes from outside reach before their sender is authenticated or while it is
+//! not trusted, in one list: the fuzz targets and the property tests go through it.
+
+use bytes::Bytes;
+
+use crate::store::Record;
+use crate::{
+    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, Envelope, Frame, Hello, Invitation, PeerRecord, Signed, Verdict,
+    Withdrawal, limits, store,
+};
+
+/// Feeds bytes to a decoder and drops what comes out.
+pub type Decoder = fn(&[u8]);
+
+/// The decoders by name.
+pub const ALL: [(&str, Decoder); 13] = [
+    ("frame", |b| drop(Frame::decode(copy(b)))),
+    ("envelope", |b| drop(Envelope::decode(copy(b)))),
+    ("hello", |b| drop(Hello::decode(copy(b)))),
+    ("auth", |b| drop(Auth::decode(copy(b)))),
+    ("verdict", |b| drop(Verdict::decode(copy(b)))),
+    ("bundle", |b| drop(Bundle::decode(copy(b)))),
+    ("certificate", |b| with_signed(b, |s| drop(DeviceCertificate::open(s, |_, _, _| true)))),
+    ("record", |b| with_signed(b, |s| drop(PeerRecord::open(s, |_, _, _| true)))),
+    ("invitation", |b| with_signed(b, |s| drop(Invitation::open(s, |_, _, _| true)))),
+    ("ack", |b| with_signed(b, |s| drop(Ack::decode(s)))),
+    ("cannot_open", |b| with_signed(b, |s| drop(CannotOpen::decode(s)))),
+    ("withdrawal", |b| with_signed(b, |s| drop(Withdrawal::decode(s)))),
+    // Not from outside, but from a disk that may be damaged.
+    ("stored", |b| {
+        drop((store::History::decode(copy(b)), store::OutEntry::decode(copy(b)), store::Contact::decode(copy(b))))
+    }),
+];
+
+fn copy(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// The bytes as a signed object, and as the body of one.
+fn with_signed(bytes: &[u8], then: impl Fn(&Signed)) {
+    if let Ok(signed) = Signed::decode(copy(bytes), limits::CHAT_FRAME) {
+        then(&signed);
+    }
+    then(&Signed::sign(b"", copy(bytes), |_| Bytes::new()));
+}

@@ -1,0 +1,175 @@
+//! Every decoder that bytes from outside reach: round trips, damage, and pure noise. The fuzz targets
+//! under `fuzz/` call the same list.
+
+use bytes::Bytes;
+use peerloom_wire::decoders::ALL;
+use peerloom_wire::{
+    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest,
+    Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId, NetworkId, RangeSet, Refusal, Signed, SuiteId,
+    Verdict, Withdrawal,
+};
+use proptest::prelude::*;
+
+fn log() -> LogId {
+    LogId { device: DeviceId::from_bytes([1; 32]), conversation: ConversationId::from_bytes([2; 32]) }
+}
+
+fn envelope() -> Envelope {
+    Envelope {
+        log: log(),
+        position: 7,
+        class: EntryClass::Application,
+        suite: SuiteId(3),
+        expires_at_ms: 1_800_000_000_000,
+        recipients: vec![DeviceId::from_bytes([3; 32])],
+        joins: Vec::new(),
+        hops: 2,
+        payload: Bytes::from_static(b"sealed"),
+        signature: Bytes::new(),
+    }
+}
+
+fn bundle() -> Bundle {
+    let item = |n: u8| Item {
+        id: MessageId::from_bytes([n; 16]),
+        sent_at_ms: 1_790_000_000_000,
+        content_type: if n == 1 { String::new() } else { "image/png".into() },
+        body: Bytes::from(vec![n; usize::from(n) * 100]),
+        resealed_from: vec![4, 5],
+    };
+    Bundle { items: vec![item(1), item(2)] }
+}
+
+fn signed(body: Bytes) -> Signed {
+    Signed::sign(b"context", body, |_| Bytes::from_static(&[9; 64]))
+}
+
+fn positions() -> RangeSet {
+    [3, 4, 9].into_iter().collect()
+}
+
+fn hello() -> Hello {
+    Hello {
+        nonce: [1; 32],
+        version_min: 1,
+        version_max: 1,
+        network: NetworkId::from_name("test"),
+        certificate: signed(Bytes::from_static(b"certificate")),
+        suites: vec![SuiteId(3), SuiteId(0xffff)],
+        policy: 0,
+        features: 0,
+    }
+}
+
+/// One good encoding of everything.
+fn examples() -> Vec<Bytes> {
+    let ack = Ack { log: log(), through: 1, beyond: positions() };
+    let cannot = CannotOpen { log: log(), position: 8, reason: CannotOpenReason::KeyGone };
+    let withdrawal = Withdrawal { conversation: log().conversation, positions: positions() };
+    let frames = [
+        Frame::Envelope(envelope()),
+        Frame::Ack(signed(ack.encode())),
+        Frame::CannotOpen(signed(cannot.encode())),
+        Frame::Withdrawal(signed(withdrawal.encode())),
+        Frame::GapRequest(GapRequest { conversation: log().conversation, positions: positions() }),
+        Frame::KeyPackageRequest(KeyPackageRequest { suite: SuiteId(3), conversation: log().conversation }),
+        Frame::KeyPackage(KeyPackage {
+            suite: SuiteId(3),
+            conversation: log().conversation,
+            package: Bytes::from_static(b"package"),
+        }),
+        Frame::Record(signed(Bytes::from_static(b"record"))),
+    ];
+    for frame in &frames {
+        assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())));
+    }
+    assert_eq!(Frame::wrap_envelope(&envelope().encode()), frames[0].encode());
+    assert_eq!(Envelope::decode(envelope().encode()), Ok(envelope()));
+    assert_eq!(Bundle::decode(bundle().encode()), Ok(bundle()));
+    assert_eq!(Ack::decode(&signed(ack.encode())), Ok(ack.clone()));
+    assert_eq!(CannotOpen::decode(&signed(cannot.encode())), Ok(cannot.clone()));
+    assert_eq!(Withdrawal::decode(&signed(withdrawal.encode())), Ok(withdrawal.clone()));
+    assert_eq!(Hello::decode(hello().encode()), Ok(hello()));
+    let auth = Auth { signature: Bytes::from_static(&[7; 64]), token: Some([5; 16]), name: "bob".into() };
+    assert_eq!(Auth::decode(auth.encode()), Ok(auth.clone()));
+    let verdict = Verdict::Refused(Refusal::NotAContact);
+    assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
+    let mut all: Vec<Bytes> = frames.iter().map(Frame::encode).collect();
+    all.extend([envelope().encode(), bundle().encode(), hello().encode(), auth.encode(), verdict.encode()]);
+    all.extend([signed(ack.encode()).encode(), signed(cannot.encode()).encode(), signed(withdrawal.encode()).encode()]);
+    all
+}
+
+fn feed(bytes: &[u8]) {
+    for (_, decode) in ALL {
+        decode(bytes);
+    }
+}
+
+#[test]
+fn every_bit_flip_and_truncation_is_harmless() {
+    for example in examples() {
+        for at in 0..example.len() {
+            feed(&example[..at]);
+            for bit in 0..8 {
+                let mut damaged = example.to_vec();
+                damaged[at] ^= 1 << bit;
+                feed(&damaged);
+            }
+        }
+    }
+}
+
+#[test]
+fn promises_of_huge_lengths_are_refused() {
+    // Field 1, length-delimited, and then every length that a varint can say.
+    for shift in 0..64 {
+        let mut bytes = vec![0x0a];
+        let mut value = 1u64 << shift;
+        while value >= 0x80 {
+            bytes.push((value as u8 & 0x7f) | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        feed(&bytes);
+        bytes.extend([0; 64]);
+        feed(&bytes);
+    }
+    // As many empty elements as fit a frame: two bytes each must not become a hundred.
+    assert!(Bundle::decode(Bytes::from([0x0a, 0].repeat(500_000))).is_err());
+}
+
+#[test]
+fn vectors_stay_as_they_are() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let expected = include_str!("../../../tests/vectors/wire.txt");
+    let named = [
+        ("network_id test", hex(NetworkId::from_name("test").as_bytes())),
+        ("envelope", hex(&envelope().encode())),
+        ("envelope_associated_data", hex(&envelope().associated_data())),
+        ("bundle", hex(&bundle().encode())),
+        ("hello", hex(&hello().encode())),
+        ("ack", hex(&Ack { log: log(), through: 1, beyond: positions() }.encode())),
+        ("frame", hex(&Frame::Envelope(envelope()).encode())),
+    ];
+    let actual: String = named.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    assert_eq!(actual, expected, "the format is frozen: tests/vectors/wire.txt may only grow");
+}
+
+proptest! {
+    #[test]
+    fn noise_is_harmless(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        feed(&bytes);
+    }
+
+    #[test]
+    fn damage_is_harmless(which in 0usize..16, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
+        let examples = examples();
+        let mut bytes = examples[which % examples.len()].to_vec();
+        for (at, value) in changes {
+            let length = bytes.len();
+            bytes[usize::from(at) % length] = value;
+        }
+        feed(&bytes);
+    }
+}

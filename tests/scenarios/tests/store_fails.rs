@@ -1,0 +1,203 @@
+//! A store that fails or is full: no false "sent", nothing acknowledged that isn't kept, and the node
+//! goes on by itself once the store works again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peerloom_conformance::identity::identity;
+use peerloom_core::memory::{Faults, MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
+use peerloom_core::wire::store::Contact;
+use peerloom_core::wire::{NetworkId, store};
+use peerloom_core::{DeviceSecret, ErrorKind, Result, Storage};
+use peerloom_crypto_mls::MlsCrypto;
+use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use peerloom_storage_redb::RedbStorage;
+
+const PATIENCE: Duration = Duration::from_secs(40);
+
+fn network() -> NetworkId {
+    NetworkId::from_name("store-fails")
+}
+
+fn owner(number: u8) -> store::Identity {
+    let made = identity(number);
+    store::Identity {
+        user_seed: [number; 32],
+        device_seed: [number ^ 0x80; 32],
+        certificate: made.certificate,
+        network: network(),
+        name: format!("node-{number}"),
+    }
+}
+
+async fn engine(number: u8, links: &MemoryNetwork, storage: Arc<dyn Storage>, mls: bool) -> Engine {
+    let made = identity(number);
+    let address = format!("memory://{number}").parse().expect("an address");
+    let crypto: Arc<dyn peerloom_core::Crypto> = if mls {
+        Arc::new(MlsCrypto::new(&DeviceSecret::new([number ^ 0x80; 32]), made.certificate.clone()).expect("a crypto"))
+    } else {
+        Arc::new(MemoryCrypto::new(made.device))
+    };
+    let parts = Parts {
+        transports: vec![Arc::new(MemoryTransport::new(links, address, made.key))],
+        discoveries: Vec::new(),
+        storage,
+        cryptos: vec![crypto],
+        identity: owner(number),
+    };
+    let mut config = EngineConfig::new(network());
+    config.delivery.ack_timeout = Duration::from_millis(300);
+    let engine = Engine::open(parts, config).await.expect("an engine");
+    engine.start().await.expect("a network");
+    engine
+}
+
+async fn meet(alice: &Engine, bob: &Engine) -> Contact {
+    let invitation = alice.invite(Duration::from_secs(60), 1).await.expect("an invitation");
+    bob.add_contact(invitation).await.expect("a contact")
+}
+
+async fn send(from: &Engine, to: &Contact, text: &str) -> Result<()> {
+    from.send(to.conversation, String::new(), Bytes::from(text.to_owned()), None).await.map(drop)
+}
+
+async fn texts(engine: &Engine) -> Vec<String> {
+    let messages = engine.messages_after(Cursor::START, 10_000).await.expect("messages");
+    messages.iter().map(|m| m.text().expect("text").to_owned()).collect()
+}
+
+async fn eventually(what: &str, engine: &Engine, expected: &[&str]) {
+    let begin = Instant::now();
+    loop {
+        let found = texts(engine).await;
+        if found == expected {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{what}: {found:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn story(mls: bool, kind: ErrorKind) {
+    let links = MemoryNetwork::default();
+    let (a, b) = (MemoryStorage::new(), MemoryStorage::new());
+    let (faults_a, faults_b): (Faults, Faults) = (a.faults(), b.faults());
+    let alice = engine(1, &links, Arc::new(a), mls).await;
+    let bob = engine(2, &links, Arc::new(b), mls).await;
+    let to_alice = meet(&alice, &bob).await;
+    send(&bob, &to_alice, "one").await.expect("accepted");
+    eventually("the first", &alice, &["one"]).await;
+
+    // The sender's store fails: no message is accepted, and none leaves.
+    faults_b.fail_commits(Some(kind));
+    for _ in 0..3 {
+        let refused = send(&bob, &to_alice, "refused").await.expect_err("not sent");
+        assert!(matches!(refused.kind(), ErrorKind::Full | ErrorKind::Storage), "{refused}");
+    }
+    faults_b.fail_commits(None);
+    let begin = Instant::now();
+    while let Err(error) = send(&bob, &to_alice, "two").await {
+        assert!(begin.elapsed() < PATIENCE, "it doesn't resume: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eventually("the second", &alice, &["one", "two"]).await;
+
+    // The receiver's store fails: nothing is acknowledged or shown; later it arrives once.
+    faults_a.fail_commits(Some(kind));
+    send(&bob, &to_alice, "three").await.expect("accepted");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(texts(&alice).await, ["one", "two"]);
+    assert_eq!(bob.queue().await.expect("a queue").len(), 1, "unacknowledged, it waits");
+    faults_a.fail_commits(None);
+    eventually("the third", &alice, &["one", "two", "three"]).await;
+    let begin = Instant::now();
+    while !bob.queue().await.expect("a queue").is_empty() {
+        assert!(begin.elapsed() < PATIENCE, "it is never acknowledged");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    alice.shutdown().await;
+    bob.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_resumes() {
+    story(false, ErrorKind::Full).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_store_resumes_and_mls_stays_in_step() {
+    story(true, ErrorKind::Storage).await;
+}
+
+/// A real full disk: a file system of 4 MiB. Needs to mount one; says so where it can't.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_resumes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path()).output();
+    if !mount.is_ok_and(|m| m.status.success()) {
+        println!("skipped: this user can't mount a small file system");
+        return;
+    }
+    let unmount = Unmount(folder.path().to_path_buf());
+    let links = MemoryNetwork::default();
+    let small = Arc::new(RedbStorage::open(folder.path().join("store.redb"), 1 << 20).expect("a store"));
+    let alice = engine(1, &links, Arc::new(MemoryStorage::new()), true).await;
+    let bob = engine(2, &links, small, true).await;
+    let to_alice = meet(&alice, &bob).await;
+    send(&bob, &to_alice, "first").await.expect("accepted");
+    // Something else fills the disk.
+    let filler = folder.path().join("filler");
+    let mut size = 4 << 20;
+    while size > 1024 {
+        let filled = std::fs::OpenOptions::new().append(true).create(true).open(&filler);
+        if filled.and_then(|mut f| std::io::Write::write_all(&mut f, &vec![0; size])).is_err() {
+            size /= 2;
+        }
+    }
+    let mut accepted = vec!["first".to_owned()];
+    let mut refused = 0;
+    for number in 0..40 {
+        let text = format!("{number} {}", "x".repeat(200_000));
+        match send(&bob, &to_alice, &text).await {
+            Ok(()) => accepted.push(text),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Storage), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "the disk never filled");
+    std::fs::remove_file(&filler).expect("room");
+    let begin = Instant::now();
+    while let Err(error) = send(&bob, &to_alice, "last").await {
+        assert!(begin.elapsed() < PATIENCE, "it doesn't resume: {error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    accepted.push("last".into());
+    let begin = Instant::now();
+    loop {
+        let shown = texts(&alice).await;
+        let missing = accepted.iter().filter(|text| !shown.contains(text)).count();
+        if missing == 0 {
+            let mut unique = shown.clone();
+            unique.sort();
+            unique.dedup();
+            assert_eq!(unique.len(), shown.len(), "something was shown twice");
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{missing} accepted messages are missing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bob.shutdown().await;
+    drop(unmount);
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

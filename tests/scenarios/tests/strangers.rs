@@ -1,0 +1,304 @@
+//! What strangers and contacts may try against a node: each attempt is refused and counted, and the
+//! node goes on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use peerloom_conformance::identity::{Identity, identity, record};
+use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
+use peerloom_core::wire::handshake::{Role, auth_input};
+use peerloom_core::wire::{
+    Ack, Auth, ConversationId, EntryClass, Envelope, Frame, GapRequest, Hello, Invitation, LogId, NetworkId, RangeSet,
+    Refusal, Signed, SuiteId, Verdict, Withdrawal, context, store,
+};
+use peerloom_core::{Channel, ChannelClass, Link, Transport};
+use peerloom_crypto_primitives::SigningKey;
+use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+fn network() -> NetworkId {
+    NetworkId::from_name("conformance")
+}
+
+fn key(who: &Identity) -> SigningKey {
+    SigningKey::from_seed(who.secret.expose())
+}
+
+async fn node(number: u8, links: &MemoryNetwork) -> Engine {
+    let made = identity(number);
+    let parts = Parts {
+        transports: vec![Arc::new(MemoryTransport::new(links, address(number), made.key.clone()))],
+        discoveries: Vec::new(),
+        storage: Arc::new(MemoryStorage::new()),
+        cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
+        identity: store::Identity {
+            user_seed: [number; 32],
+            device_seed: [number ^ 0x80; 32],
+            certificate: made.certificate,
+            network: network(),
+            name: format!("node-{number}"),
+        },
+    };
+    let engine = Engine::open(parts, EngineConfig::new(network())).await.expect("an engine");
+    engine.start().await.expect("a network");
+    engine
+}
+
+fn address(number: u8) -> peerloom_core::wire::Address {
+    format!("memory://{number}").parse().expect("an address")
+}
+
+fn hello(who: &Identity) -> Hello {
+    Hello {
+        nonce: StdRng::seed_from_u64(7).random(),
+        version_min: 1,
+        version_max: 1,
+        network: network(),
+        certificate: who.certificate.clone(),
+        suites: vec![MemoryCrypto::SUITE],
+        policy: 0,
+        features: 0,
+    }
+}
+
+/// A link by hand from an identity to node 1, and its control channel.
+async fn knock(links: &MemoryNetwork, who: &Identity) -> (Arc<dyn Link>, Channel) {
+    let transport = MemoryTransport::new(links, address(200), who.key.clone());
+    let link = transport.dial(&address(1), None, None).await.expect("a link");
+    let control = link.open(ChannelClass::Control).await.expect("a channel");
+    (link, control)
+}
+
+async fn say(channel: &mut Channel, bytes: Bytes) {
+    channel.sender.send(bytes).await.expect("a frame");
+}
+
+async fn hear(channel: &mut Channel) -> Option<Bytes> {
+    let heard =
+        tokio::time::timeout(Duration::from_secs(15), channel.receiver.next()).await.expect("an answer in time");
+    heard.and_then(Result::ok)
+}
+
+/// Goes through the handshake with a hello, a signature over it and perhaps a token; returns the
+/// verdict.
+async fn greet(
+    link: &Arc<dyn Link>,
+    control: &mut Channel,
+    who: &Identity,
+    hello: &Hello,
+    token: Option<[u8; 16]>,
+) -> Option<Verdict> {
+    say(control, hello.encode()).await;
+    let theirs = hear(control).await?;
+    let _their_auth = hear(control).await?;
+    let input = auth_input(Role::Initiator, &hello.encode(), &theirs, &link.channel_binding().expect("a binding"));
+    say(control, Auth { signature: key(who).sign(&input), token, name: "mallory".into() }.encode()).await;
+    Verdict::decode(hear(control).await?).ok()
+}
+
+async fn refused_grows(engine: &Engine, before: u64) {
+    let begin = Instant::now();
+    while engine.refused() <= before {
+        assert!(begin.elapsed() < Duration::from_secs(15), "nothing was counted as refused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_refused_and_told_why() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let mallory = identity(66);
+    let cases: [(Hello, Refusal); 6] = [
+        (hello(&mallory), Refusal::NotAContact),
+        (Hello { network: NetworkId::from_name("another"), ..hello(&mallory) }, Refusal::Network),
+        (Hello { version_min: 2, version_max: 9, ..hello(&mallory) }, Refusal::Version),
+        (Hello { suites: vec![SuiteId(1)], ..hello(&mallory) }, Refusal::Suite),
+        // Whoever insists on post-quantum is refused, never quietly downgraded.
+        (Hello { policy: 1, ..hello(&mallory) }, Refusal::Suite),
+        (Hello { certificate: identity(5).certificate, ..hello(&mallory) }, Refusal::Unauthenticated),
+    ];
+    for (hello, expected) in cases {
+        let before = alice.refused();
+        let (link, mut control) = knock(&links, &mallory).await;
+        let verdict = greet(&link, &mut control, &mallory, &hello, Some([9; 16])).await;
+        assert_eq!(verdict, Some(Verdict::Refused(expected)));
+        refused_grows(&alice, before).await;
+    }
+    assert!(alice.contacts().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_replay_and_role_confusion_fail() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let mallory = identity(66);
+    // Reflection: alice's own hello and signature, sent back to her.
+    let (_link, mut control) = knock(&links, &mallory).await;
+    let (_other, mut second) = knock(&links, &mallory).await;
+    say(&mut second, hello(&mallory).encode()).await;
+    let hers = hear(&mut second).await.expect("her hello");
+    let her_auth = hear(&mut second).await.expect("her signature");
+    say(&mut control, hers).await;
+    hear(&mut control).await.expect("her hello");
+    hear(&mut control).await.expect("her signature");
+    say(&mut control, her_auth).await;
+    let verdict = hear(&mut control).await.and_then(|v| Verdict::decode(v).ok());
+    assert_eq!(verdict, Some(Verdict::Refused(Refusal::Unauthenticated)));
+
+    // A signature of the other role, one over another link's binding, and one over a changed offer.
+    let token = open_invitation(&alice).await;
+    for variant in 0..3 {
+        let (link, mut control) = knock(&links, &mallory).await;
+        let ours = hello(&mallory);
+        say(&mut control, ours.encode()).await;
+        let theirs = hear(&mut control).await.expect("her hello");
+        hear(&mut control).await.expect("her signature");
+        let binding = link.channel_binding().expect("a binding");
+        let stronger = Hello { suites: vec![SuiteId(1), MemoryCrypto::SUITE], ..ours.clone() };
+        let input = match variant {
+            0 => auth_input(Role::Responder, &ours.encode(), &theirs, &binding),
+            1 => auth_input(Role::Initiator, &ours.encode(), &theirs, &[0; 32]),
+            _ => auth_input(Role::Initiator, &stronger.encode(), &theirs, &binding),
+        };
+        let auth = Auth { signature: key(&mallory).sign(&input), token: Some(token), name: String::new() };
+        say(&mut control, auth.encode()).await;
+        let verdict = hear(&mut control).await.and_then(|v| Verdict::decode(v).ok());
+        assert_eq!(verdict, Some(Verdict::Refused(Refusal::Unauthenticated)), "variant {variant}");
+    }
+    assert!(alice.contacts().is_empty());
+}
+
+/// The token of an invitation of a node.
+async fn open_invitation(engine: &Engine) -> [u8; 16] {
+    let signed = engine.invite(Duration::from_secs(60), 1).await.expect("an invitation");
+    Invitation::open(&signed, |_, _, _| true).expect("a good one").0.token
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_before_the_handshake_is_harmless() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let mut rng = StdRng::seed_from_u64(3);
+    for round in 0..40 {
+        let before = alice.refused();
+        let (_link, mut control) = knock(&links, &identity(66)).await;
+        let mut noise = vec![0; rng.random_range(0..6000)];
+        rng.fill_bytes(&mut noise);
+        if round % 3 == 0 {
+            noise = hello(&identity(66)).encode().to_vec();
+            let at = rng.random_range(0..noise.len());
+            noise[at] ^= 1 << rng.random_range(0..8);
+            noise.truncate(noise.len() - round % 7);
+        }
+        say(&mut control, noise.into()).await;
+        // Whatever she answers, nothing more comes of it.
+        drop(control);
+        refused_grows(&alice, before).await;
+    }
+    assert!(alice.contacts().is_empty());
+    still_works(&links, &alice).await;
+}
+
+/// A contact by invitation, played by hand.
+async fn befriend(links: &MemoryNetwork, alice: &Engine, who: &Identity) -> (Arc<dyn Link>, Channel, Channel) {
+    let token = open_invitation(alice).await;
+    let (link, mut control) = knock(links, who).await;
+    let verdict = greet(&link, &mut control, who, &hello(who), Some(token)).await;
+    assert_eq!(verdict, Some(Verdict::Accepted));
+    let chat = link.open(ChannelClass::Chat).await.expect("a channel");
+    (link, control, chat)
+}
+
+async fn still_works(links: &MemoryNetwork, alice: &Engine) {
+    let bob = node(2, links).await;
+    let invitation = alice.invite(Duration::from_secs(60), 1).await.expect("an invitation");
+    let contact = bob.add_contact(invitation).await.expect("a contact");
+    bob.send(contact.conversation, String::new(), Bytes::from_static(b"still here"), None).await.expect("accepted");
+    let begin = Instant::now();
+    loop {
+        let messages = alice.messages_after(Cursor::START, 100).await.expect("messages");
+        if messages.iter().any(|m| m.text() == Some("still here")) {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "the node doesn't work any more");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malicious_contact_harms_only_itself() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let (mallory, own) = (identity(66), identity(1));
+    let (_link, mut control, mut chat) = befriend(&links, &alice, &mallory).await;
+    let conversation = ConversationId::direct(&network(), &mallory.user, &own.user);
+    let log = LogId { device: mallory.device, conversation };
+    let entry = |position, class, joins: bool, payload: Bytes| Envelope {
+        log,
+        position,
+        class,
+        suite: MemoryCrypto::SUITE,
+        expires_at_ms: 0,
+        recipients: vec![own.device],
+        joins: if joins { vec![own.device] } else { Vec::new() },
+        hops: 0,
+        payload,
+        signature: Bytes::new(),
+    };
+    let sign = |context: &[u8], body: Bytes| key(&mallory).sign_object(context, body);
+    let forged = |body: Bytes| Signed::sign(b"", body, |_| Bytes::from_static(&[7; 64]));
+    let huge: RangeSet = {
+        let mut set = RangeSet::default();
+        (0..60).for_each(|n| set.insert(2 + n * 1_000_000_000, 500_000_000 + n * 1_000_000_000));
+        set
+    };
+    let before = alice.refused();
+    // A handshake nobody signed, early: it must not come back from its parking place for ever.
+    say(&mut chat, Frame::Envelope(entry(9, EntryClass::Handshake, true, Bytes::from_static(b"x"))).encode()).await;
+    say(&mut chat, Frame::Envelope(entry(7, EntryClass::Handshake, false, Bytes::from_static(b"x"))).encode()).await;
+    for position in 2..300 {
+        // Applications that say they join, in unknown suites: opened in order, or not at all.
+        let mut odd = entry(position, EntryClass::Application, true, Bytes::from(vec![1; 2000]));
+        odd.suite = SuiteId(u16::try_from(position).expect("small"));
+        say(&mut chat, Frame::Envelope(odd).encode()).await;
+    }
+    // Somebody else's log, and positions at the far end.
+    let other = Envelope {
+        log: LogId { device: identity(5).device, conversation },
+        ..entry(1, EntryClass::Application, false, Bytes::new())
+    };
+    say(&mut chat, Frame::Envelope(other).encode()).await;
+    say(&mut chat, Frame::Envelope(entry(u64::MAX - 1, EntryClass::Application, false, Bytes::new())).encode()).await;
+    let ack =
+        Ack { log: LogId { device: own.device, conversation }, through: u64::MAX - 1, beyond: RangeSet::default() };
+    say(&mut control, Frame::Ack(forged(ack.encode())).encode()).await;
+    say(&mut control, Frame::Ack(sign(context::ACK, ack.encode())).encode()).await;
+    let withdrawal = Withdrawal { conversation, positions: huge.clone() };
+    for _ in 0..50 {
+        say(&mut control, Frame::Withdrawal(sign(context::WITHDRAWAL, withdrawal.encode())).encode()).await;
+        say(&mut control, Frame::GapRequest(GapRequest { conversation, positions: huge.clone() }).encode()).await;
+    }
+    say(&mut control, Frame::Record(record(&identity(5), 9, &[])).encode()).await;
+    let package = peerloom_core::wire::KeyPackage {
+        suite: MemoryCrypto::SUITE,
+        conversation,
+        package: Bytes::from_static(b"nonsense"),
+    };
+    say(&mut control, Frame::KeyPackage(package).encode()).await;
+    refused_grows(&alice, before + 3).await;
+    // Longer than the gap waits, so that timers have had their turn with what was parked.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(
+        alice.messages_after(Cursor::START, 100).await.expect("messages").is_empty(),
+        "nothing of this is a message"
+    );
+    still_works(&links, &alice).await;
+    // A malformed frame closes the link.
+    say(&mut control, Bytes::from_static(&[0xff; 40])).await;
+    let end = async { while hear(&mut chat).await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(20), end).await.expect("the link ends");
+}
