@@ -275,7 +275,7 @@ impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
         let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
-        match units.into_iter().find(|(_, unit)| ms >= *unit && ms % unit == 0) {
+        match units.into_iter().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit)) {
             Some((name, unit)) => write!(f, "{}{name}", ms / unit),
             None => write!(f, "{ms}ms"),
         }

@@ -281,7 +281,7 @@ impl Reader<'_> {
             return None;
         };
         if let Err(error) = info.validate(&settings) {
-            self.problems.push(table.explain(&error));
+            self.problems.push(table.explain(&layer.to_string(), &error));
             return None;
         }
         Some(Choice { layer, kind: name.to_owned(), settings })
@@ -298,7 +298,7 @@ impl Reader<'_> {
         let checked = parsed
             .map_err(|e| SettingsError::new(e.path().to_string(), e.inner().to_string()))
             .and_then(|config| config.validate().map(|()| config));
-        checked.map_err(|error| self.problems.push(table.explain(&error))).ok()
+        checked.map_err(|error| self.problems.push(table.explain(name, &error))).ok()
     }
 
     fn check_keys(&mut self, table: &Tree, schema: &serde_json::Value, what: &str) -> bool {

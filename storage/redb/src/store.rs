@@ -55,7 +55,7 @@ impl RedbStorage {
         }
         let (path, cache) = (&self.path, self.cache_bytes);
         // Damaged pages can make redb panic while it opens a file instead of returning an error.
-        let file = private_file(&path).map_err(|e| self.explain("open", redb::Error::Io(e)))?;
+        let file = private_file(path).map_err(|e| self.explain("open", redb::Error::Io(e)))?;
         let opened = catch_unwind(move || Builder::new().set_cache_size(cache).create_file(file));
         let damaged = || error(ErrorKind::Malformed, "open", &self.path, "the file is damaged; restore it from a copy");
         let database = opened.map_err(|_| damaged())?.map_err(|e| self.explain("open", e.into()))?;

@@ -153,10 +153,10 @@ async fn follow(id: u64, node: &Node, after: Option<String>, answers: &mpsc::Sen
         };
         let Some(event) = event else { return };
         let view = event_view(node, &event).and_then(|view| serde_json::to_value(view).ok());
-        if let Some(value) = view {
-            if answers.send(Answer { id, outcome: Outcome::Event(value) }).await.is_err() {
-                return;
-            }
+        if let Some(value) = view
+            && answers.send(Answer { id, outcome: Outcome::Event(value) }).await.is_err()
+        {
+            return;
         }
     }
 }

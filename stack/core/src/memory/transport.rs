@@ -236,11 +236,18 @@ impl Link for MemoryLink {
             reason = closed.wait_for(Option::is_some) => {
                 closed_error(reason.ok().and_then(|r| r.clone()).unwrap_or_default().as_str())
             }
-            _ = transport.wait_for(|closed| *closed) => {
+            () = shut_down(&mut transport) => {
                 self.close("the transport was shut down");
                 closed_error("the transport was shut down")
             }
         }
+    }
+}
+
+/// Completes when a transport is shut down; dropping it leaves its links alone.
+async fn shut_down(closed: &mut watch::Receiver<bool>) {
+    if closed.wait_for(|closed| *closed).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -249,11 +249,11 @@ impl Turn<'_> {
         if self.state.up.is_empty() {
             self.effects.event(Event::Offline);
         }
-        if let Some(contact) = self.state.contacts.by_user(&certificate.user) {
-            if let Some(conversation) = self.state.conversations.get_mut(&contact.conversation) {
-                conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
-                self.state.touched.insert(TimerKey::Outbox(contact.conversation));
-            }
+        if let Some(contact) = self.state.contacts.by_user(&certificate.user)
+            && let Some(conversation) = self.state.conversations.get_mut(&contact.conversation)
+        {
+            conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
+            self.state.touched.insert(TimerKey::Outbox(contact.conversation));
         }
     }
 }

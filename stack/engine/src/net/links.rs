@@ -155,10 +155,10 @@ impl Links {
 
     fn send(&self, device: &DeviceId, frame: Bytes, queue: impl FnOnce(&Entry) -> &mpsc::Sender<Bytes>) {
         let book = self.book();
-        if let Some(entry) = book.up.get(device).and_then(|entries| entries.last()) {
-            if queue(entry).try_send(frame).is_err() {
-                debug!(?device, "a link's queue is full or closed; the frame is sent again later");
-            }
+        if let Some(entry) = book.up.get(device).and_then(|entries| entries.last())
+            && queue(entry).try_send(frame).is_err()
+        {
+            debug!(?device, "a link's queue is full or closed; the frame is sent again later");
         }
     }
 

@@ -182,8 +182,8 @@ impl Tree {
         }
     }
 
-    /// A problem with a value of this table, with the value's place.
-    pub(super) fn explain(&self, error: &SettingsError) -> String {
+    /// A problem with a value of this table, with the value's place. `name` is the table's.
+    pub(super) fn explain(&self, name: &str, error: &SettingsError) -> String {
         let mut at = self;
         for part in error.path.split(['.', '[', ']']).filter(|p| !p.is_empty()) {
             let next = match &at.node {
@@ -196,6 +196,7 @@ impl Tree {
                 None => break,
             }
         }
-        format!("{}: {}: {}", at.place, error.path, error.message)
+        let path = [name, error.path.trim_start_matches('.')].into_iter().filter(|p| !p.is_empty());
+        format!("{}: {}: {}", at.place, path.collect::<Vec<_>>().join("."), error.message)
     }
 }
