@@ -16,7 +16,8 @@ use peerloom_core::wire::{
     CannotOpenReason, ConversationId, DeviceCertificate, DeviceId, EntryClass, LogId, Signed, SuiteId, limits,
 };
 use peerloom_core::{
-    Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing, StateTxn,
+    Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing,
+    StateTxn,
 };
 use peerloom_crypto_primitives::{SigningKey, sha256, verify};
 use rand_core::Rng;
@@ -320,7 +321,7 @@ impl Crypto for MlsCrypto {
         Ok(prepared)
     }
 
-    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes> {
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
         if sealing.plaintext.len() > limits::BUNDLE {
             return Err(Error::new(ErrorKind::TooLarge, "mls", "seal", "the entry is longer than its limit"));
         }
@@ -336,7 +337,15 @@ impl Crypto for MlsCrypto {
         let message = group.create_message(&provider, &self.signer, &carried).map_err(|e| bug("seal", e))?;
         let message = message.tls_serialize_detached().map_err(|e| bug("seal", e))?;
         provider.flush();
-        Ok(payload::join(&message, &body))
+        let recipe = (!body.is_empty()).then(|| Bytes::from([key.as_slice(), &message].concat()));
+        Ok(Sealed { payload: payload::join(&message, &body), recipe })
+    }
+
+    fn rebuild(&self, recipe: &[u8], plaintext: &[u8]) -> Result<Bytes> {
+        let damaged = || Error::new(ErrorKind::Storage, "mls", "rebuild", "the stored recipe is damaged");
+        let (key, message) = recipe.split_first_chunk().ok_or_else(damaged)?;
+        let (_, body) = payload::detach(plaintext, *key);
+        Ok(payload::join(message, &body))
     }
 
     fn open(

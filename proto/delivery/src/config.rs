@@ -40,7 +40,7 @@ impl Default for Config {
             ack_timeout: Duration::from_secs(5),
             retry_delays: [1, 5, 15, 60].map(Duration::from_secs).to_vec(),
             jitter: 0.2,
-            window_bytes: 4 * 1024 * 1024,
+            window_bytes: 8 * 1024 * 1024,
             window_entries: 64,
             gap_wait: Duration::from_secs(2),
             max_parked: 64,

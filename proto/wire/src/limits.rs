@@ -21,8 +21,8 @@ pub const HANDSHAKE_PAYLOAD: usize = 128 * 1024;
 /// Longest plaintext of one entry, in bytes.
 pub const BUNDLE: usize = MESSAGE_BODY + 64 * 1024;
 /// Size at which the committer closes an entry and begins the next, in bytes. A single larger
-/// message gets an entry of its own. Just below 256 KiB, since stores like powers of two.
-pub const BUNDLE_TARGET: usize = 252 * 1024;
+/// message gets an entry of its own. Just below 512 KiB, since stores like powers of two.
+pub const BUNDLE_TARGET: usize = 508 * 1024;
 /// Longest sealed payload of one entry, in bytes.
 pub const PAYLOAD: usize = BUNDLE + 128 * 1024;
 /// Most devices that one entry is addressed to.

@@ -38,7 +38,7 @@ pub const INVITATIONS: Table = Table { name: "invitations", id_len: 32 };
 pub const PENDING: Table = Table { name: "pending", id_len: 32 };
 /// [`OutEntry`] by conversation and position: our own logs.
 pub const OUT_ENTRIES: Table = Table { name: "out_entries", id_len: 32 };
-/// The sealed envelope of an own entry, by conversation and position; gone once all devices have it.
+/// [`SealedEntry`] by conversation and position; gone once all devices have it.
 pub const OUT_SEALED: Table = Table { name: "out_sealed", id_len: 32 };
 /// [`OutCursor`] by conversation and device.
 pub const OUT_CURSORS: Table = Table { name: "out_cursors", id_len: 64 };
@@ -348,6 +348,28 @@ impl Record for OutEntry {
             history: pb.history,
             resealed_from: pb.resealed_from,
         })
+    }
+}
+
+/// An own entry as it travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedEntry {
+    /// The envelope; with a recipe, without its payload.
+    pub envelope: Bytes,
+    /// What rebuilds the payload from the plaintext in the history; empty when the envelope is whole.
+    pub recipe: Bytes,
+}
+
+impl Record for SealedEntry {
+    const NAME: &'static str = "sealed entry";
+    type Pb = pb::SealedEntry;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::SealedEntry { envelope: self.envelope.clone(), recipe: self.recipe.clone() }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self { envelope: pb.envelope, recipe: pb.recipe })
     }
 }
 

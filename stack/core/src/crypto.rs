@@ -44,7 +44,11 @@ pub trait Crypto: Send + Sync {
 
     /// Seals `plaintext` for the members of the send session. `sealing.associated_data` is
     /// authenticated with it.
-    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes>;
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed>;
+
+    /// The same payload again, byte for byte, from the recipe that [`seal`](Crypto::seal) gave and the
+    /// same plaintext.
+    fn rebuild(&self, recipe: &[u8], plaintext: &[u8]) -> Result<Bytes>;
 
     /// Opens an entry of another device's log. An `Err` is a failure of this node (its store, say);
     /// whatever is wrong with the entry is an [`Opened`].
@@ -71,6 +75,17 @@ pub struct Sealing<'a> {
     pub associated_data: &'a [u8],
     /// Encrypted.
     pub plaintext: &'a [u8],
+}
+
+/// What [`Crypto::seal`] made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The entry's payload.
+    pub payload: Bytes,
+    /// What rebuilds the payload from the plaintext, where that is much shorter than the payload: the
+    /// caller stores the plaintext anyway, and then needn't store the payload as well. It is as secret
+    /// as the plaintext.
+    pub recipe: Option<Bytes>,
 }
 
 /// What an implementation promises beyond secrecy and authenticity.

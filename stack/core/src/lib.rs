@@ -16,7 +16,7 @@ pub mod memory;
 pub mod storage;
 pub mod transport;
 
-pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealing, StateTxn};
+pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};
 pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use kinds::{Kinds, Layer, Settings};

@@ -13,6 +13,7 @@ mod state;
 mod status;
 mod timers;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +32,10 @@ pub(crate) use effects::Effects;
 pub(crate) use state::{Own, State};
 pub use status::QueuedEntry;
 
-/// Inputs handled in one turn, at most.
+/// Inputs, and bytes in them, handled in one turn, at most: a turn that is too long leaves the disk
+/// and the links idle meanwhile.
 const TURN: usize = 2048;
+const TURN_BYTES: usize = 1024 * 1024;
 /// Inputs that wait for the thread.
 const WAITING: usize = 2048;
 /// How long acknowledgements of others may stay unwritten: losing them costs a duplicate, no more.
@@ -57,6 +60,17 @@ pub(crate) enum Input {
     StoreFailed,
     /// Finish what was accepted and end.
     Stop(oneshot::Sender<()>),
+}
+
+impl Input {
+    /// The bytes that handling it moves.
+    fn size(&self) -> usize {
+        match self {
+            Self::Send(request) => request.body.len(),
+            Self::Frame { frame: Frame::Envelope(envelope), .. } => envelope.payload.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Work for a turn, or why there is none.
@@ -120,6 +134,7 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
     let committer = Committer::start(storage, on_failure)?;
     let driver = Driver {
         inputs,
+        waiting: VecDeque::new(),
         state,
         view,
         committer,
@@ -137,6 +152,8 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
 
 struct Driver {
     inputs: mpsc::Receiver<Input>,
+    /// Received, and left for the next turn.
+    waiting: VecDeque<Input>,
     state: State,
     view: View,
     committer: Committer<Effects>,
@@ -150,20 +167,27 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        let mut batch = Vec::new();
+        let mut received = Vec::new();
         loop {
-            let deadline = self.deadline();
-            let wait = deadline.saturating_sub(self.clock.now().mono);
-            let received = tokio::time::timeout(wait, self.inputs.recv_many(&mut batch, TURN)).await;
-            if let Ok(0) = received {
-                // Every handle is gone.
-                self.turn(Vec::new(), true);
-                return;
+            if self.waiting.is_empty() {
+                let wait = self.deadline().saturating_sub(self.clock.now().mono);
+                let count = tokio::time::timeout(wait, self.inputs.recv_many(&mut received, TURN)).await;
+                self.waiting.extend(received.drain(..));
+                if let Ok(0) = count {
+                    // Every handle is gone.
+                    self.turn(Vec::new(), true);
+                    return;
+                }
             }
-            let stop = batch.iter().position(|input| matches!(input, Input::Stop(_)));
-            let stop = stop.map(|at| batch.split_off(at));
-            self.turn(std::mem::take(&mut batch), stop.is_some());
-            if let Some(Input::Stop(done)) = stop.and_then(|rest| rest.into_iter().next()) {
+            let mut bytes = 0;
+            let mut inputs = Vec::new();
+            while let Some(input) = self.waiting.pop_front_if(|i| bytes < TURN_BYTES && !matches!(i, Input::Stop(_))) {
+                bytes += input.size();
+                inputs.push(input);
+            }
+            let stop = self.waiting.pop_front_if(|input| matches!(input, Input::Stop(_)));
+            self.turn(inputs, stop.is_some());
+            if let Some(Input::Stop(done)) = stop {
                 // Waits for the disk and lets go of the store; whatever came later hears that the
                 // node is closed.
                 drop(self);
@@ -231,7 +255,7 @@ impl Driver {
         self.lazy_since = if waits { self.lazy_since.or(Some(now.mono)) } else { None };
         if !writes.is_empty() || !effects.is_empty() {
             let batch = self.view.submit(self.committer.next_sequence(), writes);
-            let lone = self.inputs.is_empty();
+            let lone = self.inputs.is_empty() && self.waiting.is_empty();
             self.committer.submit(batch, effects, lone);
         }
     }

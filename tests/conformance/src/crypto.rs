@@ -110,7 +110,12 @@ impl Device {
 
     fn seal_and(&mut self, keep: bool, plaintext: &[u8]) -> Bytes {
         let sealing = Sealing { conversation: CONVERSATION, associated_data: b"header", plaintext };
-        self.transact(keep, |crypto, txn, rng| crypto.seal(txn, rng, sealing)).expect("a sealed entry")
+        let sealed = self.transact(keep, |crypto, txn, rng| crypto.seal(txn, rng, sealing)).expect("a sealed entry");
+        if let Some(recipe) = sealed.recipe {
+            assert!(recipe.len() < 1024, "a recipe is short, not {} bytes", recipe.len());
+            assert_eq!(self.crypto.rebuild(&recipe, plaintext).expect("the payload"), sealed.payload);
+        }
+        sealed.payload
     }
 
     fn open(&mut self, log: LogId, class: EntryClass, payload: &[u8]) -> Opened {

@@ -27,8 +27,8 @@ const BACKLOG: usize = 64;
 /// Streams that the other side may have open at once.
 const STREAMS: u32 = 16;
 /// Bytes that one channel, and one whole link, may have on the way to us.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-const LINK_WINDOW: u32 = 8 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+const LINK_WINDOW: u32 = 12 * 1024 * 1024;
 /// Socket buffers to ask the system for: bursts of a busy link fit.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// How long shutting down waits for the peers to hear of it.

@@ -5,7 +5,9 @@ use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogI
 use rand_core::Rng;
 use sha2::{Digest, Sha256};
 
-use crate::{Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealing, StateTxn};
+use crate::{
+    Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing, StateTxn,
+};
 
 /// Carries plaintext behind a checksum. Sessions, joins and removals behave as in a real suite, so
 /// that the machinery around them can be tested; it hides nothing and must never be offered to users.
@@ -94,13 +96,18 @@ impl Crypto for MemoryCrypto {
         Ok(prepared)
     }
 
-    fn seal(&self, txn: &mut dyn StateTxn, _rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Bytes> {
+    fn seal(&self, txn: &mut dyn StateTxn, _rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
         if txn.get(&session_key(sealing.conversation))?.is_none() {
             let message = "there is no send session; prepare one first";
             return Err(Error::new(ErrorKind::Bug, "memory", "seal", message));
         }
         let sum = checksum(&self.device, sealing.associated_data, sealing.plaintext);
-        Ok([&sum, sealing.plaintext].concat().into())
+        let payload = [&sum, sealing.plaintext].concat().into();
+        Ok(Sealed { payload, recipe: Some(Bytes::copy_from_slice(&sum)) })
+    }
+
+    fn rebuild(&self, recipe: &[u8], plaintext: &[u8]) -> Result<Bytes> {
+        Ok([recipe, plaintext].concat().into())
     }
 
     fn open(

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    FAILURES, Failure, HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, ordered_key,
+    FAILURES, Failure, HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, SealedEntry,
+    ordered_key,
 };
 use peerloom_core::wire::{
     Ack, Bundle, CannotOpen, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest, Item, LogId, MessageId,
@@ -229,6 +230,7 @@ impl Turn<'_> {
             payload: Bytes::new(),
             signature: Bytes::new(),
         };
+        let mut recipe = None;
         match sealed {
             Sealed::Handshake { payload, .. } => {
                 envelope.payload = payload;
@@ -238,10 +240,18 @@ impl Turn<'_> {
                 let associated_data = envelope.associated_data();
                 let sealing = Sealing { conversation: id, associated_data: &associated_data, plaintext: &bundle };
                 let mut state = self.txn.crypto(crypto.suite());
-                envelope.payload = crypto.seal(&mut state, &mut self.state.rng, sealing)?;
+                let sealed = crypto.seal(&mut state, &mut self.state.rng, sealing)?;
+                envelope.payload = sealed.payload;
+                // What was sealed again differs from what the history has.
+                recipe = sealed.recipe.filter(|_| history > 0 && resealed_from.is_empty());
             }
         }
         let encoded = envelope.encode();
+        let kept = match &recipe {
+            Some(_) => Envelope { payload: Bytes::new(), ..envelope }.encode(),
+            None => encoded.clone(),
+        };
+        let kept = SealedEntry { envelope: kept, recipe: recipe.unwrap_or_default() };
         let size = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
         let row = OutEntry {
             class,
@@ -253,7 +263,8 @@ impl Turn<'_> {
             resealed_from: resealed_from.to_vec(),
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
-        self.txn.put(OUT_SEALED, own_key(&id, position), encoded);
+        self.txn.put(OUT_SEALED, own_key(&id, position), kept.encode());
+        conversation.recent.insert(position, encoded);
         conversation.outbox.set_size(position, size as usize);
         conversation.outbox.wake(self.now);
         conversation.entries.insert(position, OwnEntry::new(&row));
@@ -271,7 +282,7 @@ impl Turn<'_> {
             let mut withdrawn = RangeSet::default();
             while let Some(conversation) = self.state.conversations.get_mut(&id) {
                 match conversation.outbox.transmit(&device, self.now) {
-                    Some(Transmit::Entry(position)) => match self.txn.get(OUT_SEALED, &own_key(&id, position))? {
+                    Some(Transmit::Entry(position)) => match self.envelope(id, position)? {
                         Some(envelope) => self.effects.chat(device, Frame::wrap_envelope(&envelope)),
                         None => {
                             warn!(%position, "an entry that is still needed has lost its bytes")
@@ -287,6 +298,24 @@ impl Turn<'_> {
             self.state.touched.insert(TimerKey::Outbox(id));
         }
         Ok(())
+    }
+
+    /// An entry as it travels, the same bytes every time.
+    fn envelope(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
+        let Some(conversation) = self.state.conversations.get(&id) else { return Ok(None) };
+        if let Some(recent) = conversation.recent.get(position) {
+            return Ok(Some(recent));
+        }
+        let Some(kept) = self.txn.record::<SealedEntry>(OUT_SEALED, &own_key(&id, position))? else { return Ok(None) };
+        if kept.recipe.is_empty() {
+            return Ok(Some(kept.envelope));
+        }
+        let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
+        let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else { return Ok(None) };
+        let mut envelope = Envelope::decode(kept.envelope)?;
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite) else { return Ok(None) };
+        envelope.payload = crypto.rebuild(&kept.recipe, &row.bundle)?;
+        Ok(Some(envelope.encode()))
     }
 
     /// Tells a device that positions will never come.
@@ -324,6 +353,7 @@ impl Turn<'_> {
             return;
         };
         conversation.entries.remove(&position);
+        conversation.recent.remove(position);
         self.state.lazy_deletes.push(sealed_row(&id, position));
         if position == conversation.outbox.head() {
             conversation.settled_head = true;

@@ -83,6 +83,8 @@ pub(crate) struct Conversation {
     pub(crate) entries: BTreeMap<Position, OwnEntry>,
     /// The log's last entry is settled; its row goes when the next is appended.
     pub(crate) settled_head: bool,
+    /// The newest sealed envelopes, to be sent without being read or rebuilt.
+    pub(crate) recent: Recent,
     /// Accepted in this turn.
     pub(crate) queued: Vec<Queued>,
     /// Messages that wait unsealed in the store, and their bytes.
@@ -111,6 +113,34 @@ impl OwnEntry {
             history: entry.history,
             resealed_from: entry.resealed_from.clone(),
         }
+    }
+}
+
+/// Envelopes by position, up to [`Recent::MAX`] bytes; the oldest go first.
+#[derive(Default)]
+pub(crate) struct Recent {
+    envelopes: BTreeMap<Position, Bytes>,
+    bytes: usize,
+}
+
+impl Recent {
+    const MAX: usize = 8 * 1024 * 1024;
+
+    pub(crate) fn insert(&mut self, position: Position, envelope: Bytes) {
+        self.bytes += envelope.len();
+        self.envelopes.insert(position, envelope);
+        while self.bytes > Self::MAX && self.envelopes.len() > 1 {
+            let oldest = self.envelopes.pop_first();
+            self.bytes -= oldest.map_or(0, |(_, envelope)| envelope.len());
+        }
+    }
+
+    pub(crate) fn get(&self, position: Position) -> Option<Bytes> {
+        self.envelopes.get(&position).cloned()
+    }
+
+    pub(crate) fn remove(&mut self, position: Position) {
+        self.bytes -= self.envelopes.remove(&position).map_or(0, |envelope| envelope.len());
     }
 }
 
@@ -214,6 +244,7 @@ impl State {
             outbox,
             entries,
             settled_head,
+            recent: Recent::default(),
             queued: Vec::new(),
             pending,
             pending_bytes,

@@ -15,7 +15,7 @@ use super::handshake::Ready;
 use crate::driver::Input;
 
 /// What one link may have waiting for the delivery thread, in KiB.
-const BUDGET_KIB: usize = 4 * 1024;
+const BUDGET_KIB: usize = 8 * 1024;
 /// How long a redundant link lives on, so that what is on its way arrives.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the dialing side may take to open the chat channel.
