@@ -273,3 +273,61 @@ fn own_addresses(bound: SocketAddr) -> Vec<SocketAddr> {
     }
     ips.into_iter().take(limits::ADDRESSES).map(|ip| SocketAddr::new(ip, bound.port())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::channel::class_byte;
+
+    fn transport(seed: u8) -> QuicTransport {
+        let config = QuicConfig { listen: "127.0.0.1:0".into(), ..QuicConfig::default() };
+        QuicTransport::new(config, &DeviceSecret::new([seed; 32])).unwrap()
+    }
+
+    /// A connection by hand, and the link that the other side sees.
+    async fn raw(
+        attacker: &QuicTransport,
+        victim: &QuicTransport,
+    ) -> (quinn::Connection, Arc<dyn Link>, Box<dyn Listener>) {
+        let mut listener = victim.listen().await.unwrap();
+        let address: SocketAddr = listener.addresses()[0].rest().parse().unwrap();
+        let connecting = attacker.endpoint().unwrap().connect(address, &tls::server_name(None)).unwrap();
+        let (connection, link) = tokio::join!(connecting, listener.accept());
+        (connection.unwrap(), link.unwrap(), listener)
+    }
+
+    #[tokio::test]
+    async fn promises_of_4_gib_are_refused_before_anything_is_allocated() {
+        let (attacker, victim) = (transport(1), transport(2));
+        let (connection, link, _listener) = raw(&attacker, &victim).await;
+        for class in [peerloom_core::ChannelClass::Control, peerloom_core::ChannelClass::Chat] {
+            let (mut send, _receive) = connection.open_bi().await.unwrap();
+            send.write_all(&[class_byte(class), 0xff, 0xff, 0xff, 0xff, 1, 2, 3]).await.unwrap();
+            let mut channel = link.accept().await.unwrap();
+            let refused = channel.receiver.next().await.unwrap().unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::TooLarge);
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_classes_and_truncated_frames_are_errors() {
+        let (attacker, victim) = (transport(1), transport(2));
+        let (connection, link, _listener) = raw(&attacker, &victim).await;
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(&[9]).await.unwrap();
+        assert_eq!(link.accept().await.map(drop).unwrap_err().kind(), ErrorKind::Malformed);
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(&[2, 0, 0, 0, 9, 1, 2]).await.unwrap();
+        send.finish().unwrap();
+        let mut channel = link.accept().await.unwrap();
+        assert!(channel.receiver.next().await.unwrap().is_err(), "half a frame is not a frame");
+        // No more streams than agreed.
+        let mut open = Vec::new();
+        while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), connection.open_bi()).await {
+            open.push(stream);
+            assert!(open.len() <= STREAMS as usize, "an unbounded number of streams can be opened");
+        }
+    }
+}
