@@ -92,7 +92,7 @@ pub(crate) struct Init {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Don't print events.
+    /// Print neither the address nor events.
     #[arg(long)]
     pub(crate) quiet: bool,
 }

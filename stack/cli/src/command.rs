@@ -68,7 +68,7 @@ async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
     let status = session.request(Request::Status).await?;
     if json {
         say_json(&status);
-    } else {
+    } else if !run.quiet {
         let addresses: Vec<&str> =
             status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         note(&format!("{} listens at {}; Ctrl-C ends it", text(&status, "name"), addresses.join(", ")));

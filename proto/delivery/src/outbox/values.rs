@@ -1,0 +1,75 @@
+//! What goes into an outbox and comes out of it.
+
+use std::time::Duration;
+
+use peerloom_wire::{DeviceId, EntryClass, Position, UserId};
+
+/// An entry to append.
+#[derive(Debug)]
+pub struct NewEntry<'a> {
+    /// What the entry is for.
+    pub class: EntryClass,
+    /// When it expires, in milliseconds since the Unix epoch; 0 = never.
+    pub expires_at_ms: u64,
+    /// The devices it is sealed for.
+    pub recipients: &'a [DeviceId],
+    /// Devices whose view of the log begins here, with their users.
+    pub joins: &'a [(DeviceId, UserId)],
+    /// How many messages are inside.
+    pub messages: usize,
+}
+
+/// What to send to a device next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmit {
+    /// The entry at this position, byte for byte as before.
+    Entry(Position),
+    /// That the entry at this position will never come.
+    Withdrawal(Position),
+}
+
+/// What an acknowledgement changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct AckOutcome {
+    /// Entries that have now reached one device of each recipient user.
+    pub delivered: Vec<Position>,
+    /// Entries that nobody needs any more.
+    pub settled: Vec<Position>,
+}
+
+/// What time brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Entries wait for this device and there is no link: make one.
+    Connect(DeviceId),
+    /// The link is up but nothing is acknowledged: replace it.
+    ResetLink(DeviceId),
+    /// The scheduled retries are used up; entries wait until the device appears.
+    Stalled(DeviceId),
+    /// There is something to [`Outbox::transmit`] to this device.
+    Ready(DeviceId),
+    /// An entry expired. If it was not delivered, its messages have failed.
+    Expired {
+        /// Its position.
+        position: Position,
+        /// Whether one device of each recipient user had it.
+        delivered: bool,
+    },
+}
+
+/// How delivery to one device stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// The device.
+    pub device: DeviceId,
+    /// Whether a link to it is up.
+    pub link_up: bool,
+    /// Positions it has not settled yet.
+    pub waiting: Vec<Position>,
+    /// Attempts since it was last heard of.
+    pub attempts: u32,
+    /// Time until the next attempt.
+    pub next_try: Option<Duration>,
+    /// Whether the scheduled attempts are used up.
+    pub stalled: bool,
+}
