@@ -46,7 +46,7 @@ pub enum Effect {
     ResetLink(DeviceId),
     /// The scheduled retries are used up; entries wait until the device appears.
     Stalled(DeviceId),
-    /// There is something to [`Outbox::transmit`] to this device.
+    /// There is something to [`crate::Outbox::transmit`] to this device.
     Ready(DeviceId),
     /// An entry expired. If it was not delivered, its messages have failed.
     Expired {
