@@ -1,6 +1,8 @@
-//! A store in one [redb](https://docs.rs/redb) file: copy-on-write B-trees, one `fdatasync` per
-//! commit.
+//! A store in one [redb](https://docs.rs/redb) file, copy-on-write B-trees, with a journal beside it:
+//! one `fdatasync` per commit.
 
+mod journal;
+mod rows;
 mod store;
 
 use std::path::PathBuf;

@@ -7,81 +7,149 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use peerloom_core::storage::Write;
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
-use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
+};
 
-type OpenTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+use crate::journal::Journal;
+use crate::rows::{PARTS, ROWS, Writer, full_key, join};
 
-/// All tables are ranges of one redb table: a commit then writes one path of one tree where it would
-/// write one for each table, which is most of what a small commit costs.
-const ROWS: TableDefinition<'_, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
+/// The salt of the journal that belongs to the file.
+const JOURNAL: TableDefinition<'_, (), u64> = TableDefinition::new("journal");
+/// Batches of this size and more go to redb's file at once: writing them twice would cost more than
+/// their scattered pages.
+const LARGE: usize = 128 * 1024;
+/// Once the journal has that much, the next batch goes to redb's file with all of it.
+const JOURNAL_LIMIT: u64 = 2 * 1024 * 1024;
 
-/// A row's key in it: the table's name, a zero byte, the row's own key.
-fn full_key(table: Table, key: &[u8]) -> Vec<u8> {
-    [table.name.as_bytes(), &[0], key].concat()
-}
-
-/// A store in one redb file.
+/// A store in one redb file, and a journal beside it.
 ///
 /// After an I/O error redb refuses everything until its file is opened again; this store then does
 /// so at its next use, so that it works again as soon as the cause is gone.
 pub struct RedbStorage {
     path: PathBuf,
     cache_bytes: usize,
-    database: Slot,
+    slot: Slot,
 }
 
-/// The open database; `None` after an I/O error.
-type Slot = Arc<Mutex<Option<Arc<Database>>>>;
+/// What is open; `None` after an I/O error.
+type Slot = Arc<Mutex<Option<Arc<Open>>>>;
+
+struct Open {
+    database: Database,
+    journal: Mutex<Journal>,
+}
 
 impl RedbStorage {
     /// Opens the file, or makes it, with at most `cache_bytes` of cached pages.
     pub fn open(path: impl Into<PathBuf>, cache_bytes: usize) -> Result<Self> {
-        let store = Self { path: path.into(), cache_bytes, database: Slot::default() };
-        store.database()?;
+        let store = Self { path: path.into(), cache_bytes, slot: Slot::default() };
+        store.opened()?;
         Ok(store)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn database(&self) -> Result<Arc<Database>> {
-        let mut slot = self.lock();
-        if let Some(database) = &*slot {
-            return Ok(database.clone());
+    fn opened(&self) -> Result<Arc<Open>> {
+        let mut slot = lock(&self.slot);
+        if let Some(open) = &*slot {
+            return Ok(open.clone());
         }
         let (path, cache) = (&self.path, self.cache_bytes);
         // Damaged pages can make redb panic while it opens a file instead of returning an error.
-        let file = private_file(path).map_err(|e| self.explain("open", redb::Error::Io(e)))?;
-        let opened = catch_unwind(move || Builder::new().set_cache_size(cache).create_file(file));
+        let attempt = catch_unwind(move || Open::new(path, cache));
         let damaged = || error(ErrorKind::Malformed, "open", &self.path, "the file is damaged; restore it from a copy");
-        let database = opened.map_err(|_| damaged())?.map_err(|e| self.explain("open", e.into()))?;
-        let database = Arc::new(database);
-        *slot = Some(database.clone());
-        Ok(database)
+        let open = attempt.map_err(|_| damaged())?.map_err(|e| explain("open", &self.path, e))?;
+        Ok(slot.insert(Arc::new(open)).clone())
     }
 
-    fn write(&self, database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
+    fn failing(&self, open: &Arc<Open>) -> Failing {
+        Failing { path: self.path.clone(), slot: self.slot.clone(), open: Arc::downgrade(open) }
+    }
+}
+
+impl Open {
+    fn new(path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
+        let database = Builder::new().set_cache_size(cache_bytes).create_file(private_file(path)?)?;
         let mut transaction = database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        let mut rows = transaction.open_table(ROWS)?;
-        for write in writes {
-            let key = full_key(write.table, &write.key);
-            match &write.value {
-                Some(value) => rows.insert(key.as_slice(), value.as_ref())?,
-                None => rows.remove(key.as_slice())?,
-            };
-        }
-        drop(rows);
-        Ok(transaction.commit()?)
+        let known = match transaction.open_table(JOURNAL)?.get(())? {
+            Some(salt) => Some(salt.value()),
+            None => None,
+        };
+        let salt = match known {
+            Some(salt) => salt,
+            // Written before there was a journal.
+            None if transaction.list_tables()?.any(|table| table.name() == "rows") => {
+                return Err(redb::Error::UpgradeRequired(1));
+            }
+            None => renew_salt(&transaction)?,
+        };
+        // What the journal has is safe there; this makes it visible.
+        transaction.set_durability(if known.is_some() { Durability::None } else { Durability::Immediate })?;
+        let mut writer = Writer::open(&transaction)?;
+        let journal = Journal::open(private_file(&journal_path(path))?, salt, |batch| {
+            let mut writes = batch.iter();
+            writes.try_for_each(|w| writer.write(&w.key, w.value.as_deref())).map_err(std::io::Error::other)
+        })
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::InvalidData => redb::Error::Corrupted(e.to_string()),
+            _ => redb::Error::Io(e),
+        })?;
+        drop(writer);
+        transaction.commit()?;
+        Ok(Self { database, journal: Mutex::new(journal) })
     }
 
-    fn explain(&self, operation: &'static str, cause: redb::Error) -> Error {
-        explain(operation, &self.path, cause)
+    fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
+        let mut journal = lock(&self.journal);
+        let writes: Vec<_> =
+            batch.writes().iter().map(|w| (full_key(w.table, &w.key), w.value.as_ref().map(|v| &v[..]))).collect();
+        let to_file = batch.size() >= LARGE || journal.size() >= JOURNAL_LIMIT;
+        if !to_file {
+            journal.append(writes.iter().map(|(key, value)| (key.as_slice(), *value)))?;
+        }
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(if to_file { Durability::Immediate } else { Durability::None })?;
+        let mut writer = Writer::open(&transaction)?;
+        writes.iter().try_for_each(|(key, value)| writer.write(key, *value))?;
+        drop(writer);
+        let salt = if to_file { Some(renew_salt(&transaction)?) } else { None };
+        transaction.commit()?;
+        salt.into_iter().for_each(|salt| journal.begin(salt));
+        Ok(())
     }
+}
+
+impl Drop for Open {
+    /// Leaves all in one file, for whoever copies it. Where that fails the journal still has it.
+    fn drop(&mut self) {
+        if lock(&self.journal).size() > 0 {
+            let merged = || -> Result<(), redb::Error> {
+                let transaction = self.database.begin_write()?;
+                renew_salt(&transaction)?;
+                Ok(transaction.commit()?)
+            };
+            let _ = merged();
+        }
+    }
+}
+
+/// Makes all records of the journal void once the transaction is committed. Chance makes it unlikely
+/// enough that an old record, or bytes that a peer sent, pass for a new one.
+fn renew_salt(transaction: &redb::WriteTransaction) -> Result<u64, redb::Error> {
+    let salt = getrandom::u64().map_err(|e| redb::Error::Io(e.into()))?;
+    transaction.open_table(JOURNAL)?.insert((), salt)?;
+    Ok(salt)
+}
+
+fn journal_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-journal");
+    name.into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Storage for RedbStorage {
@@ -90,29 +158,26 @@ impl Storage for RedbStorage {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        let database = self.database()?;
-        let failing =
-            Failing { path: self.path.clone(), slot: self.database.clone(), database: Arc::downgrade(&database) };
-        let transaction = database.begin_read().map_err(|e| failing.explain("read", e.into()))?;
-        let rows = match transaction.open_table(ROWS) {
-            Ok(rows) => Some(rows),
-            // Nothing was written yet.
-            Err(TableError::TableDoesNotExist(_)) => None,
-            Err(cause) => return Err(failing.explain("read", cause.into())),
-        };
-        Ok(Box::new(RedbSnapshot { rows, failing }))
+        let open = self.opened()?;
+        let failing = self.failing(&open);
+        let transaction = open.database.begin_read().map_err(|e| failing.explain("read", e.into()))?;
+        let table = |definition| transaction.open_table(definition);
+        match (table(ROWS), table(PARTS)) {
+            (Ok(rows), Ok(parts)) => Ok(Box::new(RedbSnapshot { rows, parts, failing })),
+            (Err(cause), _) | (_, Err(cause)) => Err(failing.explain("read", cause.into())),
+        }
     }
 
     fn commit(&self, batch: &Batch) -> Result<()> {
-        let database = self.database()?;
-        let failing =
-            Failing { path: self.path.clone(), slot: self.database.clone(), database: Arc::downgrade(&database) };
-        self.write(&database, batch.writes()).map_err(|cause| failing.explain("commit", cause))
+        let open = self.opened()?;
+        let failing = self.failing(&open);
+        open.commit(batch).map_err(|cause| failing.explain("commit", cause))
     }
 }
 
 struct RedbSnapshot {
-    rows: Option<OpenTable>,
+    rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    parts: ReadOnlyTable<&'static [u8], &'static [u8]>,
     failing: Failing,
 }
 
@@ -120,16 +185,16 @@ struct RedbSnapshot {
 struct Failing {
     path: PathBuf,
     slot: Slot,
-    database: Weak<Database>,
+    open: Weak<Open>,
 }
 
 impl Failing {
     /// After an I/O error the database is of no use any more: the next call opens it again.
     fn explain(&self, operation: &'static str, cause: redb::Error) -> Error {
         if matches!(cause, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
-            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = lock(&self.slot);
             // Unless somebody has done so already.
-            if slot.as_ref().is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.database)) {
+            if slot.as_ref().is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.open)) {
                 *slot = None;
             }
         }
@@ -139,24 +204,19 @@ impl Failing {
 
 impl Snapshot for RedbSnapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        let Some(rows) = &self.rows else {
-            return Ok(None);
-        };
-        let value =
-            rows.get_owned(full_key(table, key).as_slice()).map_err(|e| self.failing.explain("read", e.into()))?;
-        Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
+        let failed = |e: redb::StorageError| self.failing.explain("read", e.into());
+        let key = full_key(table, key);
+        let stored = self.rows.get(key.as_slice()).map_err(failed)?;
+        stored.map(|stored| join(&self.parts, &key, &stored)).transpose().map_err(failed)
     }
 
     fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
-        let Some(rows) = &self.rows else {
-            return Ok(Vec::new());
-        };
         let range = within(table, range);
         let Some(bounds) = range.bounds() else {
             return Ok(Vec::new());
         };
         let failed = |e: redb::StorageError| self.failing.explain("read", e.into());
-        let mut rows = rows.range_owned::<&[u8]>(bounds).map_err(failed)?;
+        let mut rows = self.rows.range::<&[u8]>(bounds).map_err(failed)?;
         let prefix = table.name.len() + 1;
         let mut found = Vec::new();
         let mut size = 0;
@@ -165,13 +225,11 @@ impl Snapshot for RedbSnapshot {
                 Order::Ascending => rows.next(),
                 Order::Descending => rows.next_back(),
             };
-            let Some((key, value)) = next.transpose().map_err(failed)? else {
+            let Some((key, stored)) = next.transpose().map_err(failed)? else {
                 break;
             };
-            let row = Row {
-                key: Bytes::copy_from_slice(key.value().get(prefix..).unwrap_or_default()),
-                value: Bytes::copy_from_slice(value.value()),
-            };
+            let value = join(&self.parts, key.value(), &stored).map_err(failed)?;
+            let row = Row { key: Bytes::copy_from_slice(key.value().get(prefix..).unwrap_or_default()), value };
             size += row.key.len() + row.value.len();
             found.push(row);
         }
