@@ -33,6 +33,13 @@ pub trait Storage: Send + Sync {
 
     /// Applies all writes of the batch, in their order, or none.
     fn commit(&self, batch: &Batch) -> Result<()>;
+
+    /// Work that [`commit`](Storage::commit) put off, done once nobody waits for the batch any more.
+    /// Callers call it after commits; an author who puts work off does it at the next snapshot or
+    /// commit at the latest. An error is one of the store's, not of a batch.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a store promises.

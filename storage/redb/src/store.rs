@@ -11,6 +11,7 @@ use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use redb::{
     Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
+    WriteTransaction,
 };
 
 use crate::journal::Journal;
@@ -39,7 +40,15 @@ type Slot = Arc<Mutex<Option<Arc<Open>>>>;
 
 struct Open {
     database: Database,
-    journal: Mutex<Journal>,
+    behind: Mutex<Behind>,
+}
+
+/// What redb doesn't have yet.
+struct Behind {
+    /// Not in redb's file.
+    journal: Journal,
+    /// Not even in its memory: rows of the journal's last batches.
+    rows: Vec<(Vec<u8>, Option<Bytes>)>,
 }
 
 impl RedbStorage {
@@ -97,46 +106,68 @@ impl Open {
         })?;
         drop(writer);
         transaction.commit()?;
-        Ok(Self { database, journal: Mutex::new(journal) })
+        Ok(Self { database, behind: Mutex::new(Behind { journal, rows: Vec::new() }) })
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
-        let mut journal = lock(&self.journal);
-        let writes: Vec<_> =
-            batch.writes().iter().map(|w| (full_key(w.table, &w.key), w.value.as_ref().map(|v| &v[..]))).collect();
-        let to_file = batch.size() >= LARGE || journal.size() >= JOURNAL_LIMIT;
-        if !to_file {
-            journal.append(writes.iter().map(|(key, value)| (key.as_slice(), *value)))?;
+        let mut behind = lock(&self.behind);
+        let rows = batch.writes().iter().map(|w| (full_key(w.table, &w.key), w.value.clone()));
+        if batch.size() < LARGE && behind.journal.size() < JOURNAL_LIMIT {
+            let rows: Vec<_> = rows.collect();
+            behind.journal.append(rows.iter().map(|(key, value)| (key.as_slice(), value.as_deref())))?;
+            behind.rows.extend(rows);
+            return Ok(());
+        }
+        let before = behind.rows.len();
+        behind.rows.extend(rows);
+        self.merge(&mut behind).inspect_err(|_| behind.rows.truncate(before))
+    }
+
+    /// Gives redb's memory what the journal has.
+    fn catch_up(&self) -> Result<(), redb::Error> {
+        let mut behind = lock(&self.behind);
+        if behind.rows.is_empty() {
+            return Ok(());
         }
         let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(if to_file { Durability::Immediate } else { Durability::None })?;
-        let mut writer = Writer::open(&transaction)?;
-        writes.iter().try_for_each(|(key, value)| writer.write(key, *value))?;
-        drop(writer);
-        let salt = if to_file { Some(renew_salt(&transaction)?) } else { None };
+        transaction.set_durability(Durability::None)?;
+        write(&transaction, &behind.rows)?;
         transaction.commit()?;
-        salt.into_iter().for_each(|salt| journal.begin(salt));
+        behind.rows.clear();
         Ok(())
     }
+
+    /// Gives redb's file everything; the journal is empty afterwards.
+    fn merge(&self, behind: &mut Behind) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        write(&transaction, &behind.rows)?;
+        let salt = renew_salt(&transaction)?;
+        transaction.commit()?;
+        behind.rows.clear();
+        behind.journal.begin(salt);
+        Ok(())
+    }
+}
+
+fn write(transaction: &WriteTransaction, rows: &[(Vec<u8>, Option<Bytes>)]) -> Result<(), redb::Error> {
+    let mut writer = Writer::open(transaction)?;
+    rows.iter().try_for_each(|(key, value)| writer.write(key, value.as_deref()))
 }
 
 impl Drop for Open {
     /// Leaves all in one file, for whoever copies it. Where that fails the journal still has it.
     fn drop(&mut self) {
-        if lock(&self.journal).size() > 0 {
-            let merged = || -> Result<(), redb::Error> {
-                let transaction = self.database.begin_write()?;
-                renew_salt(&transaction)?;
-                Ok(transaction.commit()?)
-            };
-            let _ = merged();
+        let mut behind = lock(&self.behind);
+        if behind.journal.size() > 0 {
+            let _ = self.merge(&mut behind);
         }
     }
 }
 
 /// Makes all records of the journal void once the transaction is committed. Chance makes it unlikely
 /// enough that an old record, or bytes that a peer sent, pass for a new one.
-fn renew_salt(transaction: &redb::WriteTransaction) -> Result<u64, redb::Error> {
+fn renew_salt(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
     let salt = getrandom::u64().map_err(|e| redb::Error::Io(e.into()))?;
     transaction.open_table(JOURNAL)?.insert((), salt)?;
     Ok(salt)
@@ -160,6 +191,7 @@ impl Storage for RedbStorage {
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let open = self.opened()?;
         let failing = self.failing(&open);
+        open.catch_up().map_err(|cause| failing.explain("read", cause))?;
         let transaction = open.database.begin_read().map_err(|e| failing.explain("read", e.into()))?;
         let table = |definition| transaction.open_table(definition);
         match (table(ROWS), table(PARTS)) {
@@ -172,6 +204,11 @@ impl Storage for RedbStorage {
         let open = self.opened()?;
         let failing = self.failing(&open);
         open.commit(batch).map_err(|cause| failing.explain("commit", cause))
+    }
+
+    fn settle(&self) -> Result<()> {
+        let open = self.opened()?;
+        open.catch_up().map_err(|cause| self.failing(&open).explain("commit", cause))
     }
 }
 
@@ -189,7 +226,8 @@ struct Failing {
 }
 
 impl Failing {
-    /// After an I/O error the database is of no use any more: the next call opens it again.
+    /// After an I/O error the database is of no use any more: the next call opens it again, and
+    /// reads the journal.
     fn explain(&self, operation: &'static str, cause: redb::Error) -> Error {
         if matches!(cause, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
             let mut slot = lock(&self.slot);

@@ -175,6 +175,8 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             }))
         }
         Request::Invite { lifetime_ms, uses } => {
+            // It may still be starting, or be a command that needs no network itself.
+            node.start().await?;
             let link = node.invite(Duration::from_millis(lifetime_ms), uses).await?;
             Ok(json!({ "link": link, "uses": uses, "lifetime_ms": lifetime_ms }))
         }

@@ -130,6 +130,9 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
             // First the mark, then the word: whoever hears of it may look.
             progress.done.store(last, Ordering::Release);
             good.into_iter().for_each(|job| job.consequence.release());
+            if let Err(error) = storage.settle() {
+                error!(%error, "the store failed after a commit; it is read again");
+            }
         }
         Err(error) => {
             error!(%error, "the store failed; nothing of this was accepted");
