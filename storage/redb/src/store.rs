@@ -40,15 +40,16 @@ type Slot = Arc<Mutex<Option<Arc<Open>>>>;
 
 struct Open {
     database: Database,
-    behind: Mutex<Behind>,
+    /// What redb's file may lack. Held during a commit.
+    journal: Mutex<Journal>,
+    /// What not even redb's memory has: rows of the journal's last batch. Held for moments.
+    rows: Mutex<Vec<FullRow>>,
 }
 
-/// What redb doesn't have yet.
-struct Behind {
-    /// Not in redb's file.
-    journal: Journal,
-    /// Not even in its memory: rows of the journal's last batches.
-    rows: Vec<(Vec<u8>, Option<Bytes>)>,
+/// A row with its full key; without a value it is deleted.
+struct FullRow {
+    key: Vec<u8>,
+    value: Option<Bytes>,
 }
 
 impl RedbStorage {
@@ -106,61 +107,59 @@ impl Open {
         })?;
         drop(writer);
         transaction.commit()?;
-        Ok(Self { database, behind: Mutex::new(Behind { journal, rows: Vec::new() }) })
+        Ok(Self { database, journal: Mutex::new(journal), rows: Mutex::default() })
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
-        let mut behind = lock(&self.behind);
-        let rows = batch.writes().iter().map(|w| (full_key(w.table, &w.key), w.value.clone()));
-        if batch.size() < LARGE && behind.journal.size() < JOURNAL_LIMIT {
-            let rows: Vec<_> = rows.collect();
-            behind.journal.append(rows.iter().map(|(key, value)| (key.as_slice(), value.as_deref())))?;
-            behind.rows.extend(rows);
-            return Ok(());
+        let mut journal = lock(&self.journal);
+        self.catch_up()?;
+        let rows = batch.writes().iter().map(|w| FullRow { key: full_key(w.table, &w.key), value: w.value.clone() });
+        let rows: Vec<_> = rows.collect();
+        if batch.size() >= LARGE || journal.size() >= JOURNAL_LIMIT {
+            return self.merge(&mut journal, &rows);
         }
-        let before = behind.rows.len();
-        behind.rows.extend(rows);
-        self.merge(&mut behind).inspect_err(|_| behind.rows.truncate(before))
+        journal.append(rows.iter().map(|row| (row.key.as_slice(), row.value.as_deref())))?;
+        *lock(&self.rows) = rows;
+        Ok(())
     }
 
     /// Gives redb's memory what the journal has.
     fn catch_up(&self) -> Result<(), redb::Error> {
-        let mut behind = lock(&self.behind);
-        if behind.rows.is_empty() {
+        let mut rows = lock(&self.rows);
+        if rows.is_empty() {
             return Ok(());
         }
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::None)?;
-        write(&transaction, &behind.rows)?;
+        write(&transaction, &rows)?;
         transaction.commit()?;
-        behind.rows.clear();
+        rows.clear();
         Ok(())
     }
 
     /// Gives redb's file everything; the journal is empty afterwards.
-    fn merge(&self, behind: &mut Behind) -> Result<(), redb::Error> {
+    fn merge(&self, journal: &mut Journal, rows: &[FullRow]) -> Result<(), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        write(&transaction, &behind.rows)?;
+        write(&transaction, rows)?;
         let salt = renew_salt(&transaction)?;
         transaction.commit()?;
-        behind.rows.clear();
-        behind.journal.begin(salt);
+        journal.begin(salt);
         Ok(())
     }
 }
 
-fn write(transaction: &WriteTransaction, rows: &[(Vec<u8>, Option<Bytes>)]) -> Result<(), redb::Error> {
+fn write(transaction: &WriteTransaction, rows: &[FullRow]) -> Result<(), redb::Error> {
     let mut writer = Writer::open(transaction)?;
-    rows.iter().try_for_each(|(key, value)| writer.write(key, value.as_deref()))
+    rows.iter().try_for_each(|row| writer.write(&row.key, row.value.as_deref()))
 }
 
 impl Drop for Open {
     /// Leaves all in one file, for whoever copies it. Where that fails the journal still has it.
     fn drop(&mut self) {
-        let mut behind = lock(&self.behind);
-        if behind.journal.size() > 0 {
-            let _ = self.merge(&mut behind);
+        let mut journal = lock(&self.journal);
+        if journal.size() > 0 && self.catch_up().is_ok() {
+            let _ = self.merge(&mut journal, &[]);
         }
     }
 }

@@ -43,10 +43,12 @@ pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Re
 
     if latency {
         setup.progress.set("single messages on an idle link");
+        let body = bytes::Bytes::from(vec![b'x'; 1024]);
         let mut times = Vec::with_capacity(SINGLE);
         for _ in 0..SINGLE {
             let begin = Instant::now();
-            flow(&node, &contact, &mut events, 1, 1024).await?;
+            node.conversation(&contact).send_bytes("application/octet-stream", body.clone(), None).await?;
+            acknowledged(&mut events).await?;
             times.push(begin.elapsed().as_secs_f64() * 1000.0);
             // Idle again before the next.
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -73,6 +75,18 @@ pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Re
     Ok(figures)
 }
 
+/// Waits for an acknowledgement; says how many messages it is about.
+async fn acknowledged(events: &mut EventStream) -> Result<usize> {
+    loop {
+        match tokio::time::timeout(PATIENCE, events.next()).await {
+            Ok(Some(Event::Receipt { messages, state: MessageState::Delivered, .. })) => return Ok(messages.len()),
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(failed("the node ended")),
+            Err(_) => return Err(failed("no acknowledgement for a minute")),
+        }
+    }
+}
+
 /// Sends `count` messages, at most [`WINDOW`] of them unacknowledged, and waits for the last
 /// acknowledgement.
 async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: usize, size: usize) -> Result<()> {
@@ -88,12 +102,7 @@ async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: u
             sent += 1;
         }
         tokio::select! {
-            event = tokio::time::timeout(PATIENCE, events.next()) => match event {
-                Ok(Some(Event::Receipt { messages, state: MessageState::Delivered, .. })) => delivered += messages.len(),
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(failed("the node ended")),
-                Err(_) => return Err(failed(&format!("no progress: {delivered} of {sent} acknowledged"))),
-            },
+            count = acknowledged(events) => delivered += count?,
             Some(outcome) = sends.join_next() => drop(outcome.map_err(|e| failed("a send panicked").source(e))??),
         }
     }
