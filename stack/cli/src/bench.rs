@@ -66,7 +66,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
         if wanted(Figure::Ceilings) || wanted(Figure::Messages) {
             figures.extend(quic::measure(&mut one).await?);
         }
-        if wanted(Figure::Ceilings) || wanted(Figure::Latency) {
+        if wanted(Figure::Ceilings) || wanted(Figure::Messages) || wanted(Figure::Latency) {
             figures.extend(disk::measure(&mut one)?);
         }
         if wanted(Figure::Messages) || wanted(Figure::Latency) {
@@ -123,9 +123,11 @@ fn medians(runs: &[Map<String, Value>]) -> Map<String, Value> {
 /// Ratios, which stay when the machine's speed drifts.
 fn share(figures: &mut Map<String, Value>) {
     let get = |name: &str| figures.get(name).and_then(Value::as_f64);
-    if let (Some(ours), Some(raw)) = (get("messages_per_s"), get("raw_quinn_messages_per_s")) {
-        let share = rounded(ours / raw);
-        figures.insert("share_of_raw_quinn".into(), share);
+    let of_quinn = get("messages_per_s").zip(get("raw_quinn_messages_per_s")).map(|(ours, raw)| ours / raw);
+    // Both processes write every message to the same disk.
+    let of_disk = get("messages_64k_per_s").zip(get("disk_stream_mib_per_s")).map(|(ours, raw)| ours / 8.0 / raw);
+    for (name, share) in [("share_of_raw_quinn", of_quinn), ("share_of_disk_64k", of_disk)] {
+        figures.extend(share.map(|share| (name.to_owned(), rounded(share))));
     }
 }
 

@@ -50,6 +50,19 @@ fn two_nodes_talk() {
     drop(running_alice);
 }
 
+/// A command that needs no network answers on the folder's socket; whoever asks it for an invitation
+/// gets one all the same.
+#[test]
+fn an_invitation_needs_no_waiting_for_the_node() {
+    let base = tempfile::tempdir().expect("a folder");
+    let alice = init(base.path(), "alice");
+    let mut follow = common::command(&alice, &["inbox", "--follow"]).spawn().expect("a process");
+    eventually("its socket", || common::Control::connect(&alice).is_some());
+    assert!(ok(&alice, &["invite"]).starts_with("peerloom://invite/"));
+    follow.kill().expect("a signal");
+    follow.wait().expect("an end");
+}
+
 #[test]
 fn an_inbox_can_be_followed() {
     use std::io::{BufRead, BufReader};
