@@ -8,6 +8,7 @@ pub fn kinds() -> Kinds {
     peerloom_transport_quic::register(&mut kinds);
     peerloom_discovery_invite::register(&mut kinds);
     peerloom_storage_redb::register(&mut kinds);
+    peerloom_storage_sqlite::register(&mut kinds);
     peerloom_crypto_mls::register(&mut kinds);
     kinds
 }

@@ -1,12 +1,12 @@
 //! The contract over redb.
 
-use std::fs::{File, OpenOptions};
 use std::ops::Bound;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use peerloom_core::storage::private_file;
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use redb::{
@@ -272,15 +272,6 @@ impl Snapshot for RedbSnapshot {
         }
         Ok(found)
     }
-}
-
-/// Opens the file, or makes it, for this user alone: keys and messages are in there.
-fn private_file(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 /// A table's range as a range of all rows.

@@ -13,6 +13,7 @@ use peerloom_core::{Crypto, Discovery};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
 use peerloom_storage_redb::RedbStorage;
+use peerloom_storage_sqlite::SqliteStorage;
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
 
 #[test]
@@ -26,6 +27,13 @@ fn storage_redb() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.redb");
     storage::run(|| Arc::new(RedbStorage::open(&path, 4 << 20).expect("a store")));
+}
+
+#[test]
+fn storage_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.sqlite");
+    storage::run(|| Arc::new(SqliteStorage::open(&path, 4).expect("a store")));
 }
 
 #[test]

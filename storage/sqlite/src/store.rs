@@ -1,0 +1,267 @@
+//! The contract over SQLite.
+
+use std::fs::File;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerloom_core::storage::private_file;
+use peerloom_core::wire::store::{TABLES, Table};
+use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi, params_from_iter};
+
+/// "peer" in ASCII: `file` and SQLite's tools show whose database it is.
+const APPLICATION_ID: i32 = 0x7065_6572;
+/// Of the tables below.
+const FORMAT: i32 = 1;
+/// How long another program may hold the database before a call fails.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Reading connections kept for the next snapshot.
+const SPARE: usize = 4;
+
+/// A store in one SQLite database, each table a table of it.
+pub struct SqliteStorage {
+    path: PathBuf,
+    cache_mib: u32,
+    writer: Mutex<Connection>,
+    readers: Readers,
+    /// Locked as long as the store is open: two nodes must not share one.
+    _owner: File,
+}
+
+/// Connections that no snapshot uses.
+type Readers = Arc<Mutex<Vec<Connection>>>;
+
+impl SqliteStorage {
+    /// Opens the database, or makes it, with at most `cache_mib` of cached pages in each connection.
+    pub fn open(path: impl Into<PathBuf>, cache_mib: u32) -> Result<Self> {
+        let path = path.into();
+        let owner = own(&path)?;
+        let failed = |cause| explain("open", &path, cause);
+        // Made here so that nobody else can read it at any moment.
+        private_file(&path).map_err(|e| cannot_open(&path, e))?;
+        let writer = connect(&path, cache_mib).map_err(failed)?;
+        check_format(&writer, &path)?;
+        writer.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+        writer.pragma_update(None, "synchronous", "full").map_err(failed)?;
+        let tables = TABLES.map(|table| {
+            let name = table.name;
+            format!("CREATE TABLE IF NOT EXISTS {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;")
+        });
+        let version = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};");
+        writer.execute_batch(&format!("BEGIN IMMEDIATE; {} {version} COMMIT;", tables.concat())).map_err(failed)?;
+        Ok(Self { cache_mib, writer: Mutex::new(writer), readers: Readers::default(), _owner: owner, path })
+    }
+}
+
+/// The lock that says that a node has this database open.
+fn own(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-lock");
+    let file = private_file(Path::new(&name)).map_err(|e| cannot_open(path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(error(
+            ErrorKind::InUse,
+            "open",
+            path,
+            "another program has the store open; stop it, or use the node that runs on this folder",
+        )),
+        Err(std::fs::TryLockError::Error(e)) => Err(cannot_open(path, e)),
+    }
+}
+
+fn connect(path: &Path, cache_mib: u32) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.pragma_update(None, "cache_size", -(i64::from(cache_mib) * 1024))?;
+    // A damaged page is an error, never a wrong row, as far as SQLite can tell.
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+/// Refuses databases of other programs and of later versions.
+fn check_format(connection: &Connection, path: &Path) -> Result<()> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let read = || Ok((pragma("application_id")?, pragma("user_version")?, pragma("schema_version")?));
+    match read().map_err(|cause| explain("open", path, cause))? {
+        (APPLICATION_ID, ..=FORMAT, _) | (0, 0, 0) => Ok(()),
+        (APPLICATION_ID, ..) => Err(error(
+            ErrorKind::UnsupportedVersion,
+            "open",
+            path,
+            "the database was written by a newer version; upgrade this program",
+        )),
+        _ => Err(error(
+            ErrorKind::Malformed,
+            "open",
+            path,
+            "the database belongs to another program; set storage.path to another file",
+        )),
+    }
+}
+
+impl Storage for SqliteStorage {
+    fn caps(&self) -> StorageCaps {
+        StorageCaps { durable: true }
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let spare = lock(&self.readers).pop();
+        let begin = || {
+            let connection = match spare {
+                Some(connection) => connection,
+                None => {
+                    let connection = connect(&self.path, self.cache_mib)?;
+                    connection.pragma_update(None, "query_only", true)?;
+                    connection
+                }
+            };
+            // The first read fixes what the transaction sees.
+            connection.execute_batch("BEGIN")?;
+            connection.prepare_cached("SELECT 1 FROM meta LIMIT 1")?.query([])?.next()?;
+            Ok(connection)
+        };
+        let connection = begin().map_err(|cause| explain("read", &self.path, cause))?;
+        Ok(Box::new(SqliteSnapshot {
+            path: self.path.clone(),
+            readers: self.readers.clone(),
+            connection: Some(connection),
+        }))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<()> {
+        let mut writer = lock(&self.writer);
+        let mut commit = || {
+            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for write in batch.writes() {
+                let table = write.table.name;
+                match &write.value {
+                    Some(value) => transaction
+                        .prepare_cached(&format!("INSERT OR REPLACE INTO {table} VALUES (?, ?)"))?
+                        .execute((&write.key[..], &value[..]))?,
+                    None => transaction
+                        .prepare_cached(&format!("DELETE FROM {table} WHERE key = ?"))?
+                        .execute((&write.key[..],))?,
+                };
+            }
+            transaction.commit()
+        };
+        commit().map_err(|cause| explain("commit", &self.path, cause))
+    }
+}
+
+struct SqliteSnapshot {
+    path: PathBuf,
+    readers: Readers,
+    /// `None` only while it is dropped.
+    connection: Option<Connection>,
+}
+
+impl SqliteSnapshot {
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let closed = || Err(error(ErrorKind::Closed, "read", &self.path, "the snapshot is closed"));
+        match &self.connection {
+            Some(connection) => read(connection).map_err(|cause| explain("read", &self.path, cause)),
+            None => closed(),
+        }
+    }
+}
+
+impl Snapshot for SqliteSnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        self.read(|connection| {
+            let mut query = connection.prepare_cached(&format!("SELECT value FROM {} WHERE key = ?", table.name))?;
+            query.query_row((key,), |row| Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))).optional()
+        })
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
+        let Some((start, end)) = range.bounds() else {
+            return Ok(Vec::new());
+        };
+        let mut conditions = Vec::new();
+        let mut parameters = Vec::new();
+        for (bound, included, excluded) in [(start, "key >= ?", "key > ?"), (end, "key <= ?", "key < ?")] {
+            let (condition, key) = match bound {
+                Bound::Included(key) => (included, key),
+                Bound::Excluded(key) => (excluded, key),
+                Bound::Unbounded => continue,
+            };
+            conditions.push(condition);
+            parameters.push(Value::Blob(key.to_vec()));
+        }
+        let filter = if conditions.is_empty() { "1".into() } else { conditions.join(" AND ") };
+        let direction = if order == Order::Ascending { "ASC" } else { "DESC" };
+        let name = table.name;
+        self.read(|connection| {
+            let text = format!("SELECT key, value FROM {name} WHERE {filter} ORDER BY key {direction}");
+            let mut query = connection.prepare_cached(&text)?;
+            let mut rows = query.query(params_from_iter(parameters))?;
+            let (mut found, mut size) = (Vec::new(), 0);
+            while found.len() < page.rows && size < page.bytes {
+                let Some(row) = rows.next()? else { break };
+                let key = Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?);
+                let value = Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?);
+                size += key.len() + value.len();
+                found.push(Row { key, value });
+            }
+            Ok(found)
+        })
+    }
+}
+
+impl Drop for SqliteSnapshot {
+    /// Hands the connection to the next snapshot.
+    fn drop(&mut self) {
+        let mut readers = lock(&self.readers);
+        if let Some(connection) = self.connection.take()
+            && connection.execute_batch("ROLLBACK").is_ok()
+            && readers.len() < SPARE
+        {
+            readers.push(connection);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn error(kind: ErrorKind, operation: &'static str, path: &Path, advice: &str) -> Error {
+    Error::new(kind, "sqlite", operation, format!("{}: {advice}", path.display()))
+}
+
+fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
+    use std::io::ErrorKind as Io;
+    let (kind, advice) = match cause.kind() {
+        Io::NotFound => (ErrorKind::NotFound, "the folder does not exist; create it"),
+        Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Full, "the disk is full; free some space and try again"),
+        _ => (ErrorKind::Storage, "the file can't be opened; check who owns it and its folder"),
+    };
+    error(kind, "open", path, advice).source(cause)
+}
+
+fn explain(operation: &'static str, path: &Path, cause: rusqlite::Error) -> Error {
+    use ffi::ErrorCode as Code;
+    let (kind, advice) = match cause.sqlite_error_code() {
+        Some(Code::DiskFull) => (ErrorKind::Full, "the disk is full; free some space and try again"),
+        Some(Code::DatabaseBusy | Code::DatabaseLocked) => {
+            (ErrorKind::InUse, "another program has the database locked; end what it does there, then try again")
+        }
+        Some(Code::DatabaseCorrupt) => (ErrorKind::Malformed, "the database is damaged; restore it from a copy"),
+        Some(Code::NotADatabase) => (
+            ErrorKind::Malformed,
+            "this is not an SQLite database; set storage.path to another file, or storage.kind to what wrote this one",
+        ),
+        Some(Code::PermissionDenied | Code::ReadOnly) => {
+            (ErrorKind::Storage, "no permission; check who owns the file and its folder")
+        }
+        _ => (ErrorKind::Storage, "the store failed; see the cause, then try again"),
+    };
+    error(kind, operation, path, advice).source(cause)
+}
