@@ -17,6 +17,25 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     hash
 }
 
+/// A keyed pseudorandom function: HMAC-SHA-256 (RFC 2104).
+pub struct Prf(aws_lc_rs::hmac::Key);
+
+impl Prf {
+    /// The function with this key.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key))
+    }
+
+    /// Its value of the parts, one after the other.
+    pub fn of(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = aws_lc_rs::hmac::Context::with_key(&self.0);
+        parts.iter().for_each(|part| context.update(part));
+        let mut value = [0; 32];
+        value.copy_from_slice(context.sign().as_ref());
+        value
+    }
+}
+
 /// Whether two byte strings are equal, in a time that depends only on their lengths.
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()

@@ -28,7 +28,12 @@ pub const ALL: [(&str, Decoder); 13] = [
     ("withdrawal", |b| with_signed(b, |s| drop(Withdrawal::decode(s)))),
     // Not from outside, but from a disk that may be damaged.
     ("stored", |b| {
-        drop((store::History::decode(copy(b)), store::OutEntry::decode(copy(b)), store::Contact::decode(copy(b))))
+        drop((
+            store::History::decode(copy(b)),
+            store::OutEntry::decode(copy(b)),
+            store::Contact::decode(copy(b)),
+            store::VaultHeader::decode(copy(b)),
+        ))
     }),
 ];
 

@@ -57,8 +57,14 @@ pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 64 };
 /// The crypto implementations' state, by the SHA-256 of suite and the implementation's own key.
 pub const CRYPTO: Table = Table { name: "crypto", id_len: 32 };
 
+/// [`VaultHeader`] of an encrypted store, under [`VAULT_HEADER`]; the only row that isn't encrypted.
+pub const VAULT: Table = Table { name: "vault", id_len: 0 };
+/// The one key of [`VAULT`].
+pub const VAULT_HEADER: &[u8] = b"header";
+
 /// All tables, in the order in which a copy writes them.
-pub const TABLES: [Table; 14] = [
+pub const TABLES: [Table; 15] = [
+    VAULT,
     META,
     CONTACTS,
     INVITATIONS,
@@ -134,6 +140,41 @@ pub trait Record: Sized {
             Some(&found) => Err(DecodeError::UnsupportedVersion { what: Self::NAME, found: found.into() }),
             None => Err(DecodeError::Malformed { what: Self::NAME }),
         }
+    }
+}
+
+/// How the key of an encrypted store is wrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultHeader {
+    /// Argon2id's memory, in KiB (RFC 9106).
+    pub memory_kib: u32,
+    /// Argon2id's passes.
+    pub passes: u32,
+    /// Argon2id's lanes.
+    pub lanes: u32,
+    /// Argon2id's salt.
+    pub salt: Bytes,
+    /// The data key, sealed under what Argon2id makes of the passphrase.
+    pub wrapped_key: Bytes,
+}
+
+impl Record for VaultHeader {
+    const NAME: &'static str = "vault header";
+    type Pb = pb::VaultHeader;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::VaultHeader {
+            memory_kib: self.memory_kib,
+            passes: self.passes,
+            lanes: self.lanes,
+            salt: self.salt.clone(),
+            wrapped_key: self.wrapped_key.clone(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let pb::VaultHeader { memory_kib, passes, lanes, salt, wrapped_key } = pb;
+        Ok(Self { memory_kib, passes, lanes, salt, wrapped_key })
     }
 }
 

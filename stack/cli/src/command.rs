@@ -20,7 +20,10 @@ pub(crate) use init::{free_port, init_folder};
 
 /// Runs the command that the arguments ask for.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { dir, overrides, json, command, .. } = arguments;
+    let Arguments { dir, overrides: set, json, command, .. } = arguments;
+    // What is said here counts more than what the environment says.
+    let mut overrides = peerloom::config::overrides_from(std::env::vars());
+    overrides.extend(set);
     let opened = || Session::open(&dir, &overrides);
     let done = match command {
         Command::Init(init) => init::run(&dir, &overrides, json, init).await,

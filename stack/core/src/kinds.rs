@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::{Crypto, DeviceSecret, Discovery, Result, Storage, Transport};
 
@@ -104,11 +105,35 @@ pub struct DiscoveryContext {
     pub addresses: Vec<Address>,
 }
 
+/// What a store is encrypted under. It is wiped when dropped and doesn't show itself in logs.
+#[derive(Clone)]
+pub struct Passphrase(Zeroizing<String>);
+
+impl Passphrase {
+    /// This text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase")
+    }
+}
+
 /// What a store is built with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct StorageContext {
     /// The node's folder: relative paths begin here.
     pub folder: PathBuf,
+    /// For stores that are encrypted, where their settings don't say where it is.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// What a crypto is built with.
@@ -120,12 +145,16 @@ pub struct CryptoContext {
     pub certificate: Signed,
 }
 
-type Build<T, C> = Box<dyn Fn(&Settings, &C) -> Result<Arc<T>> + Send + Sync>;
+type Build<T, C> = Box<dyn Fn(&Settings, Option<Arc<T>>, &C) -> Result<Arc<T>> + Send + Sync>;
+
+/// The table of a wrapping kind's settings that says what it wraps: a `kind` and its keys.
+pub const INNER: &str = "inner";
 
 /// One kind of a layer whose trait is `T`, built with `C`.
 pub struct Kind<T: ?Sized, C> {
     summary: &'static str,
     schema: Value,
+    wraps: bool,
     check: fn(&Settings) -> Result<(), SettingsError>,
     build: Build<T, C>,
 }
@@ -148,26 +177,66 @@ impl<T: ?Sized + 'static, C: 'static> Registry<T, C> {
         summary: &'static str,
         build: impl Fn(S, &C) -> Result<Arc<T>> + Send + Sync + 'static,
     ) {
+        self.insert::<S>(name, summary, false, move |config, _, context| build(config, context));
+    }
+
+    /// Registers a kind that wraps another one of its layer, which its [`INNER`] table chooses.
+    pub fn add_wrapper<S: KindConfig>(
+        &mut self,
+        name: &'static str,
+        summary: &'static str,
+        build: impl Fn(S, Arc<T>, &C) -> Result<Arc<T>> + Send + Sync + 'static,
+    ) {
+        let lacks = move || {
+            let message = format!("add a table `{INNER}` with a `kind`: what {name} wraps");
+            crate::Error::new(crate::ErrorKind::Invalid, name, "configure", message)
+        };
+        self.insert::<S>(name, summary, true, move |config, inner, context| {
+            build(config, inner.ok_or_else(lacks)?, context)
+        });
+    }
+
+    fn insert<S: KindConfig>(
+        &mut self,
+        name: &'static str,
+        summary: &'static str,
+        wraps: bool,
+        build: impl Fn(S, Option<Arc<T>>, &C) -> Result<Arc<T>> + Send + Sync + 'static,
+    ) {
         let layer = self.layer;
-        let build = move |settings: &Settings, context: &C| {
+        let build = move |settings: &Settings, inner: Option<Arc<T>>, context: &C| {
             let config = parse::<S>(settings).map_err(|e| {
                 let place = format!("{layer}.{}", e.path);
                 crate::Error::new(crate::ErrorKind::Invalid, name, "configure", format!("{place}: {}", e.message))
             })?;
-            build(config, context)
+            build(config, inner, context)
         };
         let kind = Kind {
             summary,
             schema: schemars::schema_for!(S).to_value(),
+            wraps,
             check: |settings| parse::<S>(settings).map(drop),
             build: Box::new(build),
         };
         self.kinds.insert(name, kind);
     }
 
-    /// The kind with this name.
-    pub fn get(&self, name: &str) -> Option<&Kind<T, C>> {
-        self.kinds.get(name)
+    /// Builds a kind, and what it wraps before it: opens files, binds nothing.
+    pub fn build(&self, name: &str, settings: &Settings, context: &C) -> Result<Arc<T>> {
+        let unknown = || {
+            let message = format!("the {} kind `{name}` is not registered", self.layer);
+            crate::Error::new(crate::ErrorKind::Invalid, "kinds", "build", message)
+        };
+        let kind = self.kinds.get(name).ok_or_else(unknown)?;
+        let mut settings = settings.clone();
+        let inner = match settings.remove(INNER) {
+            Some(Value::Object(mut inner)) if kind.wraps => {
+                let name = inner.remove("kind").and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
+                Some(self.build(&name, &inner, context)?)
+            }
+            _ => None,
+        };
+        (kind.build)(&settings, inner, context)
     }
 
     /// The names of all kinds.
@@ -181,15 +250,9 @@ impl<T: ?Sized + 'static, C: 'static> Registry<T, C> {
             name,
             summary: kind.summary,
             schema: &kind.schema,
+            wraps: kind.wraps,
             check: kind.check,
         })
-    }
-}
-
-impl<T: ?Sized, C> Kind<T, C> {
-    /// Builds the implementation: opens files, binds nothing.
-    pub fn build(&self, settings: &Settings, context: &C) -> Result<Arc<T>> {
-        (self.build)(settings, context)
     }
 }
 
@@ -204,6 +267,8 @@ pub struct KindInfo<'a> {
     pub summary: &'a str,
     /// JSON Schema of its settings, with defaults and descriptions.
     pub schema: &'a Value,
+    /// Whether it wraps another kind of its layer, chosen by its [`INNER`] table.
+    pub wraps: bool,
     check: fn(&Settings) -> Result<(), SettingsError>,
 }
 

@@ -49,6 +49,10 @@ pub trait Storage: Send + Sync {
 pub struct StorageCaps {
     /// Whether a committed batch survives a crash of the machine.
     pub durable: bool,
+    /// Whether rows of different ids (see [`Table::id_len`]) come in the order of their ids, and any
+    /// two keys may bound a range. Otherwise a range is all rows, those of whole 32-byte parts of an
+    /// id, or lies within one id, and rows are in order within an id.
+    pub ordered_ids: bool,
 }
 
 /// An unchanging view of a store.

@@ -9,6 +9,7 @@ pub fn kinds() -> Kinds {
     peerloom_discovery_invite::register(&mut kinds);
     peerloom_storage_redb::register(&mut kinds);
     peerloom_storage_sqlite::register(&mut kinds);
+    peerloom_storage_vault::register(&mut kinds);
     peerloom_crypto_mls::register(&mut kinds);
     kinds
 }

@@ -6,11 +6,12 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use peerloom_core::kinds::{DurationText, KindConfig, Settings, SettingsError};
+use peerloom_core::kinds::{DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
 use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result};
 use peerloom_engine::EngineConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use schema::{Key, keys, nearest};
 use tree::Tree;
@@ -29,6 +30,9 @@ pub struct Config {
     pub delivery: Delivery,
     /// The layers' implementations, in the file's order.
     pub layers: Vec<Choice>,
+    /// For an encrypted store whose settings don't say where its passphrase is; from the environment
+    /// variable `PEERLOOM_PASSPHRASE`.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// An implementation that the file chose.
@@ -38,8 +42,21 @@ pub struct Choice {
     pub layer: Layer,
     /// The kind's name.
     pub kind: String,
-    /// The kind's settings.
+    /// The kind's settings; what it wraps is in the table [`INNER`].
     pub settings: Settings,
+}
+
+impl Choice {
+    /// The kind with those that it wraps: `vault/redb`.
+    pub fn full_kind(&self) -> String {
+        let mut full = self.kind.clone();
+        let mut inner = self.settings.get(INNER);
+        while let Some(found) = inner {
+            full = format!("{full}/{}", found.get("kind").and_then(Value::as_str).unwrap_or_default());
+            inner = found.get(INNER);
+        }
+        full
+    }
 }
 
 /// General keys, at the top of the file.
@@ -200,6 +217,19 @@ impl Config {
     }
 }
 
+/// The overrides among environment variables: `PEERLOOM__STORAGE__KIND=sqlite` stands for
+/// `storage.kind=sqlite`.
+pub fn overrides_from(variables: impl Iterator<Item = (String, String)>) -> Vec<Override> {
+    let parse = |(name, value): (String, String)| {
+        let path = name.strip_prefix("PEERLOOM__")?.to_lowercase().replace("__", ".");
+        Some(Override { path, value })
+    };
+    let mut found: Vec<_> = variables.filter_map(parse).collect();
+    // The environment has no order; shorter paths first, so that a table doesn't replace its keys.
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
 /// A file's text with overrides applied, without its comments.
 pub fn edit(text: &str, overrides: &[Override]) -> Result<String> {
     let invalid = |problem: String| Error::new(ErrorKind::Invalid, "config", "edit", problem);
@@ -236,7 +266,8 @@ impl Reader<'_> {
             None => Some(Delivery::default()),
         };
         let general = self.section::<General>(tree, "");
-        Some(Config { folder: folder.to_path_buf(), general: general?, delivery: delivery?, layers })
+        let passphrase = std::env::var("PEERLOOM_PASSPHRASE").ok().map(Passphrase::new);
+        Some(Config { folder: folder.to_path_buf(), general: general?, delivery: delivery?, layers, passphrase })
     }
 
     fn lacks(&self, tree: &Tree, layer: Layer) -> String {
@@ -274,15 +305,31 @@ impl Reader<'_> {
             self.problems.push(problem);
             return None;
         };
+        let inner = if info.wraps {
+            let Some(inner) = table.take(INNER) else {
+                let problem = format!(
+                    "{place}: [{layer}] of kind `{name}` lacks a table [{layer}.{INNER}] with the `kind` it wraps"
+                );
+                self.problems.push(problem);
+                return None;
+            };
+            Some(self.choice(layer, inner)?)
+        } else {
+            None
+        };
         if !self.check_keys(&table, info.schema, &format!("[{layer}] of kind `{name}`")) {
             return None;
         }
-        let Ok(settings) = table.to_settings() else {
+        let Ok(mut settings) = table.to_settings() else {
             return None;
         };
         if let Err(error) = info.validate(&settings) {
             self.problems.push(table.explain(&layer.to_string(), &error));
             return None;
+        }
+        if let Some(Choice { kind, settings: mut inner, .. }) = inner {
+            inner.insert("kind".into(), kind.into());
+            settings.insert(INNER.into(), inner.into());
         }
         Some(Choice { layer, kind: name.to_owned(), settings })
     }
@@ -294,14 +341,14 @@ impl Reader<'_> {
             return None;
         }
         let settings = table.to_settings().ok()?;
-        let parsed = serde_path_to_error::deserialize::<_, S>(serde_json::Value::Object(settings));
+        let parsed = serde_path_to_error::deserialize::<_, S>(Value::Object(settings));
         let checked = parsed
             .map_err(|e| SettingsError::new(e.path().to_string(), e.inner().to_string()))
             .and_then(|config| config.validate().map(|()| config));
         checked.map_err(|error| self.problems.push(table.explain(name, &error))).ok()
     }
 
-    fn check_keys(&mut self, table: &Tree, schema: &serde_json::Value, what: &str) -> bool {
+    fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
         let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
         let unknown = table.keys().filter(|(key, _)| !known.iter().any(|k| k == key));
         let before = self.problems.len();
@@ -319,6 +366,6 @@ impl Reader<'_> {
 }
 
 /// The JSON Schema of a section's type.
-pub fn schema_of<S: JsonSchema>() -> serde_json::Value {
+pub fn schema_of<S: JsonSchema>() -> Value {
     schemars::schema_for!(S).to_value()
 }

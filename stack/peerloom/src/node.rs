@@ -73,7 +73,7 @@ impl Node {
         let network = NetworkId::from_name(&config.general.network);
         let storage = open_store(config, kinds)?;
         let (opened, name, folder) = (storage.clone(), config.general.name.clone(), config.folder.clone());
-        let kind = config.of(Layer::Storage).next().map(|c| c.kind.clone()).unwrap_or_default();
+        let kind = config.of(Layer::Storage).next().map(Choice::full_kind).unwrap_or_default();
         let identity = blocking(move || {
             let identity = match peerloom_engine::open_store(&*opened)? {
                 Some(identity) => identity,
@@ -89,15 +89,11 @@ impl Node {
         let discovery = DiscoveryContext { network, addresses: Vec::new() };
         let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
         let parts = Parts {
-            transports: build(config, Layer::Transport, |c| {
-                kinds.transports.get(&c.kind).map(|k| k.build(&c.settings, &transport))
-            })?,
+            transports: build(config, Layer::Transport, |c| kinds.transports.build(&c.kind, &c.settings, &transport))?,
             discoveries: build(config, Layer::Discovery, |c| {
-                kinds.discoveries.get(&c.kind).map(|k| k.build(&c.settings, &discovery))
+                kinds.discoveries.build(&c.kind, &c.settings, &discovery)
             })?,
-            cryptos: build(config, Layer::Crypto, |c| {
-                kinds.cryptos.get(&c.kind).map(|k| k.build(&c.settings, &crypto))
-            })?,
+            cryptos: build(config, Layer::Crypto, |c| kinds.cryptos.build(&c.kind, &c.settings, &crypto))?,
             storage,
             identity,
         };
@@ -216,24 +212,15 @@ impl Node {
 
 /// Opens the store. After a crash it repairs itself first, which takes as long as its file is large.
 fn open_store(config: &Config, kinds: &Kinds) -> Result<Arc<dyn Storage>> {
-    let choice = config.of(Layer::Storage).next().ok_or_else(|| none(Layer::Storage))?;
-    folder::check_kind(&config.folder, &choice.kind)?;
-    let kind = kinds.stores.get(&choice.kind).ok_or_else(|| none(Layer::Storage))?;
-    kind.build(&choice.settings, &StorageContext { folder: config.folder.clone() })
+    let none = || Error::new(ErrorKind::Invalid, "node", "build", "the configuration has no store");
+    let choice = config.of(Layer::Storage).next().ok_or_else(none)?;
+    folder::check_kind(&config.folder, &choice.full_kind())?;
+    let context = StorageContext { folder: config.folder.clone(), passphrase: config.passphrase.clone() };
+    kinds.stores.build(&choice.kind, &choice.settings, &context)
 }
 
-fn build<T: ?Sized>(
-    config: &Config,
-    layer: Layer,
-    one: impl Fn(&Choice) -> Option<Result<Arc<T>>>,
-) -> Result<Vec<Arc<T>>> {
-    config.of(layer).map(|choice| one(choice).unwrap_or_else(|| Err(none(layer)))).collect()
-}
-
-/// A validated configuration names known kinds only; this is for one that was validated against
-/// others.
-fn none(layer: Layer) -> Error {
-    Error::new(ErrorKind::Invalid, "node", "build", format!("the configuration's {layer} kind is not registered"))
+fn build<T: ?Sized>(config: &Config, layer: Layer, one: impl Fn(&Choice) -> Result<Arc<T>>) -> Result<Vec<Arc<T>>> {
+    config.of(layer).map(one).collect()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

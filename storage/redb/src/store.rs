@@ -1,5 +1,6 @@
 //! The contract over redb.
 
+use std::fs::File;
 use std::ops::Bound;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -82,10 +83,7 @@ impl Open {
     fn new(path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
         let database = Builder::new().set_cache_size(cache_bytes).create_file(private_file(path)?)?;
         let mut transaction = database.begin_write()?;
-        let known = match transaction.open_table(JOURNAL)?.get(())? {
-            Some(salt) => Some(salt.value()),
-            None => None,
-        };
+        let known = transaction.open_table(JOURNAL)?.get(())?.map(|salt| salt.value());
         let salt = match known {
             Some(salt) => salt,
             // Written before there was a journal.
@@ -107,6 +105,11 @@ impl Open {
         })?;
         drop(writer);
         transaction.commit()?;
+        if known.is_none() {
+            // A crash of the machine must not take the new files' names.
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(folder)?.sync_all()?;
+        }
         Ok(Self { database, journal: Mutex::new(journal), rows: Mutex::default() })
     }
 
@@ -184,7 +187,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Storage for RedbStorage {
     fn caps(&self) -> StorageCaps {
-        StorageCaps { durable: true }
+        StorageCaps { durable: true, ordered_ids: true }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

@@ -107,7 +107,7 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
 
 impl Storage for SqliteStorage {
     fn caps(&self) -> StorageCaps {
-        StorageCaps { durable: true }
+        StorageCaps { durable: true, ordered_ids: true }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

@@ -99,7 +99,7 @@ fn scans_respect_bounds_order_and_pages(storage: &dyn Storage) {
     let small = scan(&range, Order::Ascending, Page { rows: 100, bytes: 1 });
     assert_eq!(small.len(), 1, "a page has at least one row, however small");
     let sized = scan(&range, Order::Ascending, Page { rows: 100, bytes: 10 * 48 });
-    assert!((5..=15).contains(&sized.len()), "a page ends near its bytes, not after {}", sized.len());
+    assert!((3..=15).contains(&sized.len()), "a page ends near its bytes, not after {}", sized.len());
     let end = range.clone().after(&ordered_key(&[&id], 299));
     assert!(scan(&end, Order::Ascending, Page::DEFAULT).is_empty(), "behind the last row there is nothing");
     let inverted = KeyRange::prefix(&id).after(&[0xff; 64]).before(&[0xff; 33]);
@@ -186,8 +186,12 @@ fn assert_same(storage: &dyn Storage, model: &Model) {
     let snapshot = storage.snapshot().expect("a snapshot");
     for table in [HISTORY, META] {
         let rows = all(&*snapshot, table).into_iter().map(|row| (row.key.to_vec(), row.value.to_vec()));
+        let mut rows: Vec<_> = rows.collect();
+        if !storage.caps().ordered_ids && table.id_len > 0 {
+            rows.sort();
+        }
         let expected =
             model.iter().filter(|((t, _), _)| *t == table).map(|((_, key), value)| (key.clone(), value.clone()));
-        assert!(rows.eq(expected), "table {} differs from the model", table.name);
+        assert!(rows.into_iter().eq(expected), "table {} differs from the model", table.name);
     }
 }

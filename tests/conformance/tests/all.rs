@@ -9,11 +9,12 @@ use peerloom_core::memory::{
     MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryTransport,
     SignalingHub,
 };
-use peerloom_core::{Crypto, Discovery};
+use peerloom_core::{Crypto, Discovery, Storage};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
+use peerloom_storage_vault::VaultStorage;
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
 
 #[test]
@@ -34,6 +35,20 @@ fn storage_sqlite() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.sqlite");
     storage::run(|| Arc::new(SqliteStorage::open(&path, 4).expect("a store")));
+}
+
+#[test]
+fn storage_vault_over_each() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let memory = MemoryStorage::new();
+    let vault = |inner: Arc<dyn Storage>| -> Arc<dyn Storage> {
+        Arc::new(VaultStorage::open(inner, "correct horse battery staple").expect("a vault"))
+    };
+    storage::run(|| vault(Arc::new(memory.clone())));
+    let path = folder.path().join("store.redb");
+    storage::run(|| vault(Arc::new(RedbStorage::open(&path, 4 << 20).expect("a store"))));
+    let path = folder.path().join("store.sqlite");
+    storage::run(|| vault(Arc::new(SqliteStorage::open(&path, 4).expect("a store"))));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! SIGKILL at random points across send, receive and acknowledge: nothing acknowledged is lost,
-//! nothing is shown twice. `PEERLOOM_KILLS` sets how many (default 200), `PEERLOOM_SEED` the moments.
+//! nothing is shown twice. `PEERLOOM_KILLS` sets how many (default 200 with redb, fewer with others), `PEERLOOM_SEED` the moments.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Control, PATIENCE, Running, inbox_ids, init, introduce};
+use common::{Control, PATIENCE, Running, STORES, inbox_ids, init_with, introduce};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -54,13 +54,26 @@ fn shown(folder: &Path) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn nothing_is_lost_or_shown_twice() {
-    let kills = number("PEERLOOM_KILLS").unwrap_or(200);
+fn nothing_is_lost_or_shown_twice_with_redb() {
+    story(STORES[0], number("PEERLOOM_KILLS").unwrap_or(200));
+}
+
+#[test]
+fn nothing_is_lost_or_shown_twice_with_sqlite() {
+    story(STORES[1], number("PEERLOOM_KILLS").unwrap_or(60));
+}
+
+#[test]
+fn nothing_is_lost_or_shown_twice_with_a_vault() {
+    story(STORES[2], number("PEERLOOM_KILLS").unwrap_or(40));
+}
+
+fn story(store: &[&str], kills: u64) {
     let seed = number("PEERLOOM_SEED").unwrap_or_else(rand::random);
     println!("{kills} kills; replay the moments with PEERLOOM_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let base = tempfile::tempdir().expect("a folder");
-    let folders = [init(base.path(), "alice"), init(base.path(), "bob")];
+    let folders = ["alice", "bob"].map(|name| init_with(base.path(), name, store));
     let mut nodes = folders.each_ref().map(|folder| Some(Running::start(folder)));
     introduce(&folders[0], &folders[1]);
 

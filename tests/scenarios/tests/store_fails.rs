@@ -13,6 +13,7 @@ use peerloom_core::{DeviceSecret, ErrorKind, Result, Storage};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
 use peerloom_storage_redb::RedbStorage;
+use peerloom_storage_sqlite::SqliteStorage;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -130,9 +131,18 @@ async fn a_failing_store_resumes_and_mls_stays_in_step() {
     story(true, ErrorKind::Storage).await;
 }
 
-/// A real full disk: a file system of 4 MiB. Needs to mount one; says so where it can't.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_resumes() {
+async fn a_full_disk_resumes_with_redb() {
+    full_disk(|folder| Arc::new(RedbStorage::open(folder.join("store.redb"), 1 << 20).expect("a store"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_resumes_with_sqlite() {
+    full_disk(|folder| Arc::new(SqliteStorage::open(folder.join("store.sqlite"), 1).expect("a store"))).await;
+}
+
+/// A real full disk: a file system of 4 MiB. Needs to mount one; says so where it can't.
+async fn full_disk(open: impl FnOnce(&std::path::Path) -> Arc<dyn Storage>) {
     let folder = tempfile::tempdir().expect("a folder");
     let mount =
         std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path()).output();
@@ -142,7 +152,7 @@ async fn a_full_disk_resumes() {
     }
     let unmount = Unmount(folder.path().to_path_buf());
     let links = MemoryNetwork::default();
-    let small = Arc::new(RedbStorage::open(folder.path().join("store.redb"), 1 << 20).expect("a store"));
+    let small = open(folder.path());
     let alice = engine(1, &links, Arc::new(MemoryStorage::new()), true).await;
     let bob = engine(2, &links, small, true).await;
     let to_alice = meet(&alice, &bob).await;

@@ -93,12 +93,15 @@ fn an_inbox_can_be_followed() {
 #[test]
 fn the_demo_counts_right() {
     let base = tempfile::tempdir().expect("a folder");
-    let summary = ok_json(base.path(), &["demo", "--messages", "600", "--set", "delivery.ttl=1d"]);
-    assert_eq!(summary["sent"], 600);
-    assert_eq!(summary["delivered"], 600);
-    assert_eq!((&summary["lost"], &summary["duplicates"]), (&0.into(), &0.into()));
-    for key in ["p50_ms", "p99_ms"] {
-        assert!(summary[key].as_f64().expect("a number") > 0.0);
+    for store in common::STORES {
+        let arguments = ["demo", "--messages", "600", "--set", "delivery.ttl=1d"];
+        let summary = ok_json(base.path(), &[&arguments, store].concat());
+        assert_eq!(summary["sent"], 600);
+        assert_eq!(summary["delivered"], 600);
+        assert_eq!((&summary["lost"], &summary["duplicates"]), (&0.into(), &0.into()));
+        for key in ["p50_ms", "p99_ms"] {
+            assert!(summary[key].as_f64().expect("a number") > 0.0);
+        }
     }
     let (_, complaint) = fails(base.path(), &["demo", "--set", "storage.kind=rebd"]);
     assert!(complaint.contains("did you mean `redb`"), "{complaint}");

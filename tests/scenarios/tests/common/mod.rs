@@ -20,6 +20,7 @@ pub fn peerloom(folder: &Path, arguments: &[&str]) -> Output {
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerloom-under-test"));
     command.arg("-C").arg(folder).args(arguments).env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command.env("PEERLOOM_PASSPHRASE", "of the tests");
     command
 }
 
@@ -57,9 +58,22 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// A folder with a node that listens on loopback.
 pub fn init(base: &Path, name: &str) -> PathBuf {
+    init_with(base, name, &[])
+}
+
+/// The `--set` arguments that choose each store.
+pub const STORES: [&[&str]; 3] = [
+    &["--set", "storage.kind=redb"],
+    &["--set", "storage.kind=sqlite"],
+    &["--set", "storage.kind=vault", "--set", "storage.inner.kind=redb"],
+];
+
+/// The same with more arguments.
+pub fn init_with(base: &Path, name: &str, more: &[&str]) -> PathBuf {
     let folder = base.join(name);
     let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port();
-    ok(&folder, &["init", "--name", name, "--network", "test", "--listen", &format!("127.0.0.1:{port}")]);
+    let listen = format!("127.0.0.1:{port}");
+    ok(&folder, &[&["init", "--name", name, "--network", "test", "--listen", &listen], more].concat());
     folder
 }
 
