@@ -66,6 +66,11 @@ pub(crate) enum Command {
     /// List every kind with its keys, defaults and documentation.
     #[command(after_help = "Example: peerloom kinds")]
     Kinds,
+    /// Show the tables of the folder's store, check it, or move it to another kind.
+    #[command(
+        after_help = "Examples: peerloom -C alice db\n          peerloom -C alice db check\n          peerloom -C alice db copy --to sqlite\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db copy --to vault/redb"
+    )]
+    Db(Db),
     /// Show three nodes exchange messages while one is killed, and check that nothing was lost.
     #[command(after_help = "Example: peerloom demo --messages 6000 --json")]
     Demo(Demo),
@@ -167,6 +172,26 @@ pub(crate) enum QueueAction {
 pub(crate) struct Check {
     /// The file; by default the folder's.
     pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Db {
+    #[command(subcommand)]
+    pub(crate) action: Option<DbAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbAction {
+    /// Verify every checksum, record and signature, and say what is broken.
+    #[command(after_help = "Example: peerloom -C alice db check --json")]
+    Check,
+    /// Copy everything to a store of another kind, and use that from now on.
+    #[command(after_help = "Example: peerloom -C alice db copy --to sqlite")]
+    Copy {
+        /// The kind; one that wraps another is written `vault/redb`.
+        #[arg(long, value_name = "KIND")]
+        to: String,
+    },
 }
 
 #[derive(Debug, Args)]

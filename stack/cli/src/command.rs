@@ -1,5 +1,6 @@
 //! The commands, one after the other; `demo` and `bench` have files of their own.
 
+mod db;
 mod init;
 mod kinds;
 
@@ -42,6 +43,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Peers => with(opened().await?, |s| peers(s, json)).await,
         Command::Check(check) => self::check(&dir, &overrides, json, check),
         Command::Kinds => kinds::run(json),
+        Command::Db(db) => return db::run(&dir, &overrides, json, db).await,
         Command::Demo(demo) => return demo::run(&overrides, json, demo).await,
         Command::Bench(bench) => return bench::run(&overrides, json, bench).await,
         Command::BenchPeer(peer) => bench::peer(&dir, peer.role).await,

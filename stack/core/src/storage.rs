@@ -1,5 +1,7 @@
 //! The storage contract: ordered tables of bytes.
 
+mod checked;
+
 use std::fs::{File, OpenOptions};
 use std::ops::Bound;
 use std::path::Path;
@@ -8,6 +10,8 @@ use bytes::Bytes;
 use peerloom_wire::store::Table;
 
 use crate::Result;
+
+pub use checked::Checked;
 
 /// Keeps ordered tables of bytes.
 ///
@@ -42,6 +46,13 @@ pub trait Storage: Send + Sync {
     fn settle(&self) -> Result<()> {
         Ok(())
     }
+
+    /// Checks everything that the store can check of itself, such as the checksums of its pages. It
+    /// may take as long as reading the whole store; no snapshot may be open. `Malformed` says what is
+    /// damaged.
+    fn verify(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a store promises.
@@ -53,6 +64,9 @@ pub struct StorageCaps {
     /// two keys may bound a range. Otherwise a range is all rows, those of whole 32-byte parts of an
     /// id, or lies within one id, and rows are in order within an id.
     pub ordered_ids: bool,
+    /// Whether reading a row that was changed beneath the store is an error. Other stores are put
+    /// under [`Checked`].
+    pub detects_damage: bool,
 }
 
 /// An unchanging view of a store.

@@ -24,3 +24,4 @@ pub use history::Cursor;
 pub use identity::{create_identity, open_store};
 pub use net::{LinkInfo, PeerStatus};
 pub use peerloom_delivery::Rung;
+pub use store::tools::{TableSize, check as check_store, copy as copy_store, table_sizes};

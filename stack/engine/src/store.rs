@@ -2,6 +2,7 @@
 
 mod committer;
 mod layout;
+pub(crate) mod tools;
 mod txn;
 
 pub(crate) use committer::{Committer, Consequence};

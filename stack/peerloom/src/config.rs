@@ -238,6 +238,31 @@ pub fn edit(text: &str, overrides: &[Override]) -> Result<String> {
     toml::to_string_pretty(&tree.to_value()).map_err(|e| invalid(e.to_string()))
 }
 
+/// A file's text with another `[storage]` table; everything else stays as it is.
+pub(crate) fn replace_storage(text: &str, storage: &Settings) -> Result<String> {
+    let invalid = |problem: String| Error::new(ErrorKind::Invalid, "config", "edit", problem);
+    let is_storage = |line: &str| line.starts_with("[storage]") || line.starts_with("[storage.");
+    let document = Settings::from_iter([("storage".to_owned(), storage.clone().into())]);
+    let fresh = toml::to_string(&document).map_err(|e| invalid(e.to_string()))?;
+    let (mut lines, mut inside, mut done) = (Vec::new(), false, false);
+    for line in text.lines() {
+        if line.trim_start().starts_with('[') {
+            inside = is_storage(line.trim_start());
+        }
+        if !inside {
+            lines.push(line);
+        } else if !done {
+            done = true;
+            lines.extend(fresh.lines());
+            lines.push("");
+        }
+    }
+    if !done {
+        return Err(invalid(format!("the file has no line [storage]; write the table so, or put in:\n{fresh}")));
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
 /// Turns a tree into a configuration, collecting all problems on the way.
 struct Reader<'a> {
     kinds: &'a Kinds,

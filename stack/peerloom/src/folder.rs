@@ -19,7 +19,7 @@ pub(crate) fn check_kind(folder: &Path, kind: &str) -> Result<()> {
     match read(folder)? {
         Some((before, _)) if before != kind => {
             let message = format!(
-                "{}: the folder holds a store of kind \"{before}\", the file says \"{kind}\"; set storage.kind back to \"{before}\", or use another folder",
+                "{}: the folder holds a store of kind \"{before}\", the file says \"{kind}\"; set storage.kind back to \"{before}\", and move it with `peerloom db copy --to {kind}` if you like",
                 folder.display()
             );
             Err(error(ErrorKind::Invalid, message))
@@ -42,13 +42,20 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
             Err(error(ErrorKind::Invalid, message))
         }
         Some(_) => Ok(()),
-        None => {
-            let failed = |e| {
-                error(ErrorKind::Storage, format!("{}: the folder can't be written to", folder.display())).source(e)
-            };
-            fs::write(folder.join(NOTE), format!("{kind}\n{instance}\n")).map_err(failed)
-        }
+        None => write(folder, kind, &instance),
     }
+}
+
+/// The folder's store is of another kind from now on; its contents are the same.
+pub(crate) fn note_kind(folder: &Path, kind: &str) -> Result<()> {
+    let Some((_, instance)) = read(folder)? else { return Ok(()) };
+    write(folder, kind, &instance)
+}
+
+fn write(folder: &Path, kind: &str, instance: &str) -> Result<()> {
+    let failed =
+        |e| error(ErrorKind::Storage, format!("{}: the folder can't be written to", folder.display())).source(e);
+    fs::write(folder.join(NOTE), format!("{kind}\n{instance}\n")).map_err(failed)
 }
 
 fn read(folder: &Path) -> Result<Option<(String, String)>> {

@@ -17,10 +17,14 @@ pub mod builtin;
 pub mod config;
 mod folder;
 mod node;
+mod store;
 
 pub use config::{Config, Override};
 pub use node::{Contact, Conversation, Node};
 pub use peerloom_core as core;
 pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, UserId};
 pub use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Retry};
-pub use peerloom_engine::{Cursor, Event, EventStream, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung};
+pub use peerloom_engine::{
+    Cursor, Event, EventStream, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung, TableSize,
+};
+pub use store::Store;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::kinds::{CryptoContext, DiscoveryContext, StorageContext, TransportContext};
+use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
 use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, NetworkId, UserId, store};
-use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result, Storage};
+use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result};
 use peerloom_discovery_invite as invite;
 use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry};
 
@@ -71,7 +71,7 @@ impl Node {
     /// Assembles a node without starting it: it reads and queues, but binds no port and dials nobody.
     pub async fn open(config: &Config, kinds: &Kinds) -> Result<Self> {
         let network = NetworkId::from_name(&config.general.network);
-        let storage = open_store(config, kinds)?;
+        let storage = crate::store::open(config, kinds)?;
         let (opened, name, folder) = (storage.clone(), config.general.name.clone(), config.folder.clone());
         let kind = config.of(Layer::Storage).next().map(Choice::full_kind).unwrap_or_default();
         let identity = blocking(move || {
@@ -208,15 +208,6 @@ impl Node {
     pub async fn shutdown(&self) {
         self.engine.shutdown().await;
     }
-}
-
-/// Opens the store. After a crash it repairs itself first, which takes as long as its file is large.
-fn open_store(config: &Config, kinds: &Kinds) -> Result<Arc<dyn Storage>> {
-    let none = || Error::new(ErrorKind::Invalid, "node", "build", "the configuration has no store");
-    let choice = config.of(Layer::Storage).next().ok_or_else(none)?;
-    folder::check_kind(&config.folder, &choice.full_kind())?;
-    let context = StorageContext { folder: config.folder.clone(), passphrase: config.passphrase.clone() };
-    kinds.stores.build(&choice.kind, &choice.settings, &context)
 }
 
 fn build<T: ?Sized>(config: &Config, layer: Layer, one: impl Fn(&Choice) -> Result<Arc<T>>) -> Result<Vec<Arc<T>>> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::ops::Bound;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -25,6 +25,8 @@ const JOURNAL: TableDefinition<'_, (), u64> = TableDefinition::new("journal");
 const LARGE: usize = 128 * 1024;
 /// Once the journal has that much, the next batch goes to redb's file with all of it.
 const JOURNAL_LIMIT: u64 = 2 * 1024 * 1024;
+
+const DAMAGED: &str = "the file is damaged; restore it from a copy";
 
 /// A store in one redb file, and a journal beside it.
 ///
@@ -69,7 +71,7 @@ impl RedbStorage {
         let (path, cache) = (&self.path, self.cache_bytes);
         // Damaged pages can make redb panic while it opens a file instead of returning an error.
         let attempt = catch_unwind(move || Open::new(path, cache));
-        let damaged = || error(ErrorKind::Malformed, "open", &self.path, "the file is damaged; restore it from a copy");
+        let damaged = || error(ErrorKind::Malformed, "open", &self.path, DAMAGED);
         let open = attempt.map_err(|_| damaged())?.map_err(|e| explain("open", &self.path, e))?;
         Ok(slot.insert(Arc::new(open)).clone())
     }
@@ -187,7 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Storage for RedbStorage {
     fn caps(&self) -> StorageCaps {
-        StorageCaps { durable: true, ordered_ids: true }
+        StorageCaps { durable: true, ordered_ids: true, detects_damage: false }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
@@ -206,6 +208,29 @@ impl Storage for RedbStorage {
         let open = self.opened()?;
         let failing = self.failing(&open);
         open.commit(batch).map_err(|cause| failing.explain("commit", cause))
+    }
+
+    fn verify(&self) -> Result<()> {
+        self.opened()?;
+        let mut slot = lock(&self.slot);
+        let Some(open) = slot.take() else { return Ok(()) };
+        // redb wants its file for itself.
+        let mut open = match Arc::try_unwrap(open) {
+            Ok(open) => open,
+            Err(open) => {
+                *slot = Some(open);
+                return Err(error(ErrorKind::InUse, "verify", &self.path, "the store is being used; end that first"));
+            }
+        };
+        let damaged = || Err(error(ErrorKind::Malformed, "verify", &self.path, DAMAGED));
+        match catch_unwind(AssertUnwindSafe(|| open.database.check_integrity())) {
+            Ok(Ok(true)) => {
+                *slot = Some(Arc::new(open));
+                Ok(())
+            }
+            Ok(Ok(false)) | Err(_) => damaged(),
+            Ok(Err(cause)) => Err(explain("verify", &self.path, cause.into())),
+        }
     }
 
     fn settle(&self) -> Result<()> {
@@ -242,12 +267,23 @@ impl Failing {
     }
 }
 
+impl RedbSnapshot {
+    /// Damaged pages can make redb panic instead of returning an error.
+    fn read<T>(&self, read: impl FnOnce() -> Result<T, redb::StorageError>) -> Result<T> {
+        match catch_unwind(AssertUnwindSafe(read)) {
+            Ok(outcome) => outcome.map_err(|cause| self.failing.explain("read", cause.into())),
+            Err(_) => Err(error(ErrorKind::Malformed, "read", &self.failing.path, DAMAGED)),
+        }
+    }
+}
+
 impl Snapshot for RedbSnapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        let failed = |e: redb::StorageError| self.failing.explain("read", e.into());
         let key = full_key(table, key);
-        let stored = self.rows.get(key.as_slice()).map_err(failed)?;
-        stored.map(|stored| join(&self.parts, &key, &stored)).transpose().map_err(failed)
+        self.read(|| {
+            let stored = self.rows.get(key.as_slice())?;
+            stored.map(|stored| join(&self.parts, &key, &stored)).transpose()
+        })
     }
 
     fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
@@ -255,25 +291,23 @@ impl Snapshot for RedbSnapshot {
         let Some(bounds) = range.bounds() else {
             return Ok(Vec::new());
         };
-        let failed = |e: redb::StorageError| self.failing.explain("read", e.into());
-        let mut rows = self.rows.range::<&[u8]>(bounds).map_err(failed)?;
         let prefix = table.name.len() + 1;
-        let mut found = Vec::new();
-        let mut size = 0;
-        while found.len() < page.rows && size < page.bytes {
-            let next = match order {
-                Order::Ascending => rows.next(),
-                Order::Descending => rows.next_back(),
-            };
-            let Some((key, stored)) = next.transpose().map_err(failed)? else {
-                break;
-            };
-            let value = join(&self.parts, key.value(), &stored).map_err(failed)?;
-            let row = Row { key: Bytes::copy_from_slice(key.value().get(prefix..).unwrap_or_default()), value };
-            size += row.key.len() + row.value.len();
-            found.push(row);
-        }
-        Ok(found)
+        self.read(|| {
+            let mut rows = self.rows.range::<&[u8]>(bounds)?;
+            let (mut found, mut size) = (Vec::new(), 0);
+            while found.len() < page.rows && size < page.bytes {
+                let next = match order {
+                    Order::Ascending => rows.next(),
+                    Order::Descending => rows.next_back(),
+                };
+                let Some((key, stored)) = next.transpose()? else { break };
+                let value = join(&self.parts, key.value(), &stored)?;
+                let row = Row { key: Bytes::copy_from_slice(key.value().get(prefix..).unwrap_or_default()), value };
+                size += row.key.len() + row.value.len();
+                found.push(row);
+            }
+            Ok(found)
+        })
     }
 }
 
@@ -304,7 +338,7 @@ fn explain(operation: &'static str, path: &Path, cause: redb::Error) -> Error {
         redb::Error::Corrupted(m) if m.starts_with("Expected file format version") => {
             (ErrorKind::UnsupportedVersion, "the file was written by a newer redb; upgrade this program")
         }
-        redb::Error::Corrupted(_) => (ErrorKind::Malformed, "the file is damaged; restore it from a copy"),
+        redb::Error::Corrupted(_) => (ErrorKind::Malformed, DAMAGED),
         redb::Error::Io(e) if e.kind() == Io::InvalidData => (
             ErrorKind::Malformed,
             "this is not a redb file; set storage.path to another file, or storage.kind to what wrote this one",

@@ -107,7 +107,7 @@ fn check_format(connection: &Connection, path: &Path) -> Result<()> {
 
 impl Storage for SqliteStorage {
     fn caps(&self) -> StorageCaps {
-        StorageCaps { durable: true, ordered_ids: true }
+        StorageCaps { durable: true, ordered_ids: true, detects_damage: false }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
@@ -152,6 +152,18 @@ impl Storage for SqliteStorage {
             transaction.commit()
         };
         commit().map_err(|cause| explain("commit", &self.path, cause))
+    }
+
+    fn verify(&self) -> Result<()> {
+        let writer = lock(&self.writer);
+        let found = writer.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        match found.map_err(|cause| explain("verify", &self.path, cause))?.as_str() {
+            "ok" => Ok(()),
+            found => {
+                let message = format!("the database is damaged ({found}); restore it from a copy");
+                Err(error(ErrorKind::Malformed, "verify", &self.path, &message))
+            }
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use bytes::Bytes;
-use peerloom_core::wire::store::{Record, VAULT, VAULT_HEADER, VaultHeader};
-use peerloom_core::{Batch, Error, ErrorKind, Result, Storage};
+use peerloom_core::wire::store::{META, Record, VAULT, VAULT_HEADER, VaultHeader};
+use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Storage};
 use peerloom_crypto_primitives::aead::ManyTimesKey;
 use peerloom_crypto_primitives::random;
 use zeroize::Zeroizing;
@@ -27,6 +27,11 @@ pub(crate) struct Cost {
 pub(crate) fn open_or_create(inner: &dyn Storage, passphrase: &str) -> Result<Zeroizing<[u8; 32]>> {
     let stored = inner.snapshot()?.get(VAULT, VAULT_HEADER)?;
     let Some(stored) = stored else {
+        if !inner.snapshot()?.scan(META, &KeyRange::all(), Order::Ascending, Page::ONE)?.is_empty() {
+            let message = "the store beneath is not encrypted; set storage.kind back to its kind, and move it with \
+                           `peerloom db copy --to vault/KIND`";
+            return Err(error(ErrorKind::Invalid, "open", message));
+        }
         let key = Zeroizing::new(random().map_err(no_random)?);
         write(inner, passphrase, &key, NEW)?;
         return Ok(key);

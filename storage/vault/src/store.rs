@@ -128,7 +128,7 @@ fn associated_data(table: Table, hidden: &[u8]) -> Vec<u8> {
 
 impl Storage for VaultStorage {
     fn caps(&self) -> StorageCaps {
-        StorageCaps { ordered_ids: false, ..self.inner.caps() }
+        StorageCaps { ordered_ids: false, detects_damage: true, ..self.inner.caps() }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
@@ -152,6 +152,10 @@ impl Storage for VaultStorage {
 
     fn settle(&self) -> Result<()> {
         self.inner.settle()
+    }
+
+    fn verify(&self) -> Result<()> {
+        self.inner.verify()
     }
 }
 
@@ -204,6 +208,16 @@ mod tests {
         assert_eq!(vault(&inner, "correct horse").err().unwrap().kind(), ErrorKind::Unauthenticated);
         let value = vault(&inner, "battery staple").unwrap().snapshot().unwrap().get(META, b"name").unwrap();
         assert_eq!(value.as_deref(), Some(&b"value"[..]));
+    }
+
+    #[test]
+    fn a_store_that_is_not_encrypted_stays_as_it_is() {
+        let inner = MemoryStorage::new();
+        let mut batch = Batch::default();
+        batch.put(META, &b"name"[..], &b"value"[..]);
+        inner.commit(&batch).unwrap();
+        assert_eq!(vault(&inner, "p").err().unwrap().kind(), ErrorKind::Invalid);
+        assert_eq!(inner.snapshot().unwrap().get(VAULT, b"header").unwrap(), None);
     }
 
     #[test]

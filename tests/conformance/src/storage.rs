@@ -20,6 +20,7 @@ pub fn run(open: impl Fn() -> Arc<dyn Storage>) {
     large_values_survive(&*storage);
     concurrent_readers_see_whole_batches(&storage);
     let model = a_store_behaves_like_a_map(&*storage);
+    storage.verify().expect("a whole store");
     if storage.caps().durable {
         drop(storage);
         for _ in 0..3 {

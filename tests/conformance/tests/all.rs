@@ -9,6 +9,7 @@ use peerloom_core::memory::{
     MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryTransport,
     SignalingHub,
 };
+use peerloom_core::storage::Checked;
 use peerloom_core::{Crypto, Discovery, Storage};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
@@ -21,6 +22,12 @@ use peerloom_transport_quic::{QuicConfig, QuicTransport};
 fn storage_memory() {
     let shared = MemoryStorage::new();
     storage::run(|| Arc::new(shared.clone()));
+}
+
+#[test]
+fn storage_checked() {
+    let shared = MemoryStorage::new();
+    storage::run(|| Checked::over(Arc::new(shared.clone())));
 }
 
 #[test]

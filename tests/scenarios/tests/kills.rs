@@ -1,5 +1,6 @@
 //! SIGKILL at random points across send, receive and acknowledge: nothing acknowledged is lost,
 //! nothing is shown twice. `PEERLOOM_KILLS` sets how many (default 200 with redb, fewer with others), `PEERLOOM_SEED` the moments.
+#![allow(clippy::print_stdout)]
 
 mod common;
 

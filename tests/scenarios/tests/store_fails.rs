@@ -1,5 +1,6 @@
 //! A store that fails or is full: no false "sent", nothing acknowledged that isn't kept, and the node
 //! goes on by itself once the store works again.
+#![allow(clippy::print_stdout)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

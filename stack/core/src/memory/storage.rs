@@ -42,7 +42,7 @@ impl MemoryStorage {
 
 impl Storage for MemoryStorage {
     fn caps(&self) -> StorageCaps {
-        StorageCaps { durable: false, ordered_ids: true }
+        StorageCaps { durable: false, ordered_ids: true, detects_damage: false }
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

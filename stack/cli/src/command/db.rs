@@ -1,0 +1,70 @@
+//! A folder's store by itself.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use peerloom::config::FILE_NAME;
+use peerloom::{Config, Error, ErrorKind, Override, Result, Store, builtin};
+use serde_json::json;
+
+use crate::args::{Db, DbAction};
+use crate::control::Client;
+use crate::output::{Progress, note, say, say_json, table};
+
+pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: Db) -> Result<ExitCode> {
+    if Client::connect(folder).await.is_some() {
+        let message = "a node runs on this folder and has its store open; end it first";
+        return Err(Error::new(ErrorKind::InUse, "db", "open", message));
+    }
+    let kinds = builtin::kinds();
+    let config = Config::load(&folder.join(FILE_NAME), overrides, &kinds)?;
+    let work = move || {
+        let store = Store::open(&config, &kinds)?;
+        match db.action {
+            None => tables(&store, json),
+            Some(DbAction::Check) => check(&store, json),
+            Some(DbAction::Copy { to }) => {
+                let before = store.kind().to_owned();
+                let progress = Progress::new();
+                let rows = store.move_to(&to, &kinds, |rows| progress.set(&format!("{rows} rows copied")))?;
+                drop(progress);
+                if json {
+                    say_json(&json!({ "from": before, "to": to, "rows": rows }));
+                } else {
+                    say(&format!("copied {rows} rows; the folder's store is of kind {to} now"));
+                    note(&format!("note: delete the {before} store; using it again would seal with spent keys"));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    };
+    let panicked = |e| Error::new(ErrorKind::Bug, "db", "run", "reading the store panicked").source(e);
+    tokio::task::spawn_blocking(work).await.map_err(panicked)?
+}
+
+fn tables(store: &Store, json: bool) -> Result<ExitCode> {
+    let tables = store.tables()?;
+    if json {
+        let rows = tables.iter().map(|t| json!({ "table": t.name, "rows": t.rows, "bytes": t.bytes }));
+        say_json(&json!({ "kind": store.kind(), "tables": rows.collect::<Vec<_>>() }));
+    } else {
+        let rows: Vec<_> =
+            tables.iter().map(|t| vec![t.name.to_owned(), t.rows.to_string(), t.bytes.to_string()]).collect();
+        table(&["table", "rows", "bytes"], &rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(store: &Store, json: bool) -> Result<ExitCode> {
+    let progress = Progress::new();
+    let (rows, problems) = store.check(|rows| progress.set(&format!("{rows} rows checked")))?;
+    drop(progress);
+    if json {
+        say_json(&json!({ "rows": rows, "problems": problems }));
+    } else {
+        problems.iter().for_each(|problem| say(problem));
+        let verdict = if problems.is_empty() { "all is well" } else { "restore the store from a copy" };
+        say(&format!("{rows} rows checked, {} problems: {verdict}", problems.len()));
+    }
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

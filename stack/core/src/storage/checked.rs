@@ -1,0 +1,121 @@
+//! Checksums over rows, for stores that don't notice when a row was changed beneath them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerloom_wire::store::Table;
+
+use super::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of the checksum at the end of each value: CRC-32 (ISO 3309) over the table's name, a zero
+/// byte, the key and the value.
+const CHECKSUM: usize = 4;
+
+/// A store whose rows are checked when they are read: a damaged one is an error, never a message.
+///
+/// It finds accidents, not attackers; those take an encrypting store.
+pub struct Checked {
+    inner: Arc<dyn Storage>,
+}
+
+impl Checked {
+    /// Checks the rows of `inner`, unless it does so itself.
+    pub fn over(inner: Arc<dyn Storage>) -> Arc<dyn Storage> {
+        if inner.caps().detects_damage { inner } else { Arc::new(Self { inner }) }
+    }
+}
+
+fn checksum(table: Table, key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
+    let mut hasher = crc32fast::Hasher::new();
+    [table.name.as_bytes(), &[0], key, value].into_iter().for_each(|part| hasher.update(part));
+    hasher.finalize().to_be_bytes()
+}
+
+fn add(table: Table, key: &[u8], value: &[u8]) -> Bytes {
+    [value, &checksum(table, key, value)].concat().into()
+}
+
+fn check(table: Table, key: &[u8], stored: &Bytes) -> Result<Bytes> {
+    let value = stored.len().checked_sub(CHECKSUM).map(|end| stored.slice(..end));
+    value.filter(|value| stored.ends_with(&checksum(table, key, value))).ok_or_else(|| {
+        let message = format!("a row of table {} is damaged; restore the store from a copy", table.name);
+        Error::new(ErrorKind::Malformed, "store", "read", message)
+    })
+}
+
+impl Storage for Checked {
+    fn caps(&self) -> StorageCaps {
+        StorageCaps { detects_damage: true, ..self.inner.caps() }
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(CheckedSnapshot(self.inner.snapshot()?)))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<()> {
+        let mut checked = Batch::default();
+        for write in batch.writes() {
+            match &write.value {
+                Some(value) => checked.put(write.table, write.key.clone(), add(write.table, &write.key, value)),
+                None => checked.delete(write.table, write.key.clone()),
+            }
+        }
+        self.inner.commit(&checked)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.inner.settle()
+    }
+
+    fn verify(&self) -> Result<()> {
+        self.inner.verify()
+    }
+}
+
+struct CheckedSnapshot(Box<dyn Snapshot>);
+
+impl Snapshot for CheckedSnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        self.0.get(table, key)?.map(|stored| check(table, key, &stored)).transpose()
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
+        let rows = self.0.scan(table, range, order, page)?;
+        let checked = |row: Row| Ok(Row { value: check(table, &row.key, &row.value)?, key: row.key });
+        rows.into_iter().map(checked).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peerloom_wire::store::{HISTORY, META};
+
+    use super::*;
+    use crate::memory::MemoryStorage;
+
+    #[test]
+    fn a_changed_or_moved_row_is_an_error() {
+        let inner = MemoryStorage::new();
+        let checked = Checked::over(Arc::new(inner.clone()));
+        let mut batch = Batch::default();
+        batch.put(META, &b"key"[..], &b"value"[..]);
+        checked.commit(&batch).unwrap();
+        let stored = inner.snapshot().unwrap().get(META, b"key").unwrap().unwrap();
+        let read = |table: Table, key: &'static [u8], stored: Vec<u8>| {
+            let mut batch = Batch::default();
+            batch.put(table, key, stored);
+            inner.commit(&batch).unwrap();
+            checked.snapshot().unwrap().get(table, key).map_err(|e| e.kind())
+        };
+        assert_eq!(read(META, b"key", stored.to_vec()).unwrap().as_deref(), Some(&b"value"[..]));
+        for bit in 0..stored.len() * 8 {
+            let mut flipped = stored.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(META, b"key", flipped), Err(ErrorKind::Malformed), "bit {bit}");
+            assert_eq!(read(META, b"key", stored[..bit / 8].to_vec()), Err(ErrorKind::Malformed));
+        }
+        assert_eq!(read(META, b"other", stored.to_vec()), Err(ErrorKind::Malformed));
+        assert_eq!(read(HISTORY, b"key", stored.to_vec()), Err(ErrorKind::Malformed));
+    }
+}

@@ -1,0 +1,143 @@
+//! A whole store at once: counting, checking, copying.
+
+use peerloom_core::storage::scan_all;
+use peerloom_core::wire::store::{self as records, META, Record, TABLES, Table, VAULT, meta};
+use peerloom_core::wire::{Bundle, DeviceCertificate, Envelope, PeerRecord, Signed};
+use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Result, Storage};
+use peerloom_crypto_primitives::verify;
+
+/// Bytes that one batch of a copy has.
+const COPY_BATCH: usize = 4 * 1024 * 1024;
+
+/// A table of a store, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSize {
+    /// Its name.
+    pub name: &'static str,
+    /// How many rows it has.
+    pub rows: u64,
+    /// Bytes of their keys and values, without what the store adds.
+    pub bytes: u64,
+}
+
+/// Reads every row of every table but the vault's own; `each` sees it.
+fn walk(
+    storage: &dyn Storage,
+    mut each: impl FnMut(Table, &peerloom_core::Row) -> Result<()>,
+    mut done: impl FnMut(TableSize, Result<()>) -> Result<()>,
+) -> Result<()> {
+    let snapshot = storage.snapshot()?;
+    for table in TABLES.into_iter().filter(|table| *table != VAULT) {
+        let mut size = TableSize { name: table.name, rows: 0, bytes: 0 };
+        let outcome = scan_all(&*snapshot, table, KeyRange::all(), |row| {
+            size.rows += 1;
+            size.bytes += (row.key.len() + row.value.len()) as u64;
+            each(table, &row)
+        });
+        done(size, outcome)?;
+    }
+    Ok(())
+}
+
+/// The tables with their sizes.
+pub fn table_sizes(storage: &dyn Storage) -> Result<Vec<TableSize>> {
+    let mut sizes = Vec::new();
+    walk(storage, |_, _| Ok(()), |size, outcome| outcome.map(|()| sizes.push(size)))?;
+    Ok(sizes)
+}
+
+/// Checks the store's own checksums, that every row can be read, that every record says what its
+/// table keeps, and every signature in it. Returns how many rows were checked, and what is wrong;
+/// `progress` gets the rows so far.
+pub fn check(storage: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<(u64, Vec<String>)> {
+    let mut problems = Vec::new();
+    match storage.verify() {
+        Err(error) if error.kind() == ErrorKind::Malformed => problems.push(error.to_string()),
+        outcome => outcome?,
+    }
+    let (mut rows, mut found) = (0, Vec::new());
+    let each = |table: Table, row: &peerloom_core::Row| {
+        rows += 1;
+        if rows % 1000 == 0 {
+            progress(rows);
+        }
+        if let Err(error) = check_row(table, row) {
+            found.push(format!("{}: a row can't be understood: {error}", table.name));
+        }
+        Ok(())
+    };
+    walk(storage, each, |size, outcome| {
+        // The rest of such a table can't be read; the others can.
+        problems.extend(outcome.err().map(|error| format!("{}, after {} rows: {error}", size.name, size.rows)));
+        Ok(())
+    })?;
+    problems.extend(found);
+    Ok((rows, problems))
+}
+
+fn check_row(table: Table, row: &peerloom_core::Row) -> Result<()> {
+    fn record<R: Record>(row: &peerloom_core::Row) -> Result<R> {
+        Ok(R::decode(row.value.clone())?)
+    }
+    match table {
+        META if row.key[..] == meta::IDENTITY[..] => {
+            let identity = record::<records::Identity>(row)?;
+            DeviceCertificate::open(&identity.certificate, verify)?;
+        }
+        records::CONTACTS => {
+            for device in record::<records::Contact>(row)?.devices {
+                DeviceCertificate::open(&device.certificate, verify)?;
+                device.record.as_ref().map(|signed: &Signed| PeerRecord::open(signed, verify)).transpose()?;
+            }
+        }
+        records::INVITATIONS => {
+            record::<records::OutstandingInvitation>(row)?;
+        }
+        records::PENDING => drop(record::<records::Pending>(row)?),
+        records::OUT_ENTRIES => drop(record::<records::OutEntry>(row)?),
+        records::OUT_SEALED => drop(Envelope::decode(record::<records::SealedEntry>(row)?.envelope)?),
+        records::OUT_CURSORS => drop(record::<records::OutCursor>(row)?),
+        records::IN_LOGS => drop(record::<records::InLog>(row)?),
+        records::IN_PARKED => drop(Envelope::decode(row.value.clone())?),
+        records::QUARANTINE => drop(record::<records::Quarantined>(row)?),
+        records::HISTORY => drop(Bundle::decode(record::<records::History>(row)?.bundle)?),
+        records::FAILURES => drop(record::<records::Failure>(row)?),
+        // Numbers, key packages and the cryptos' own state.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Copies all rows into an empty store and reads them back. `progress` gets the rows so far.
+pub fn copy(from: &dyn Storage, to: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<u64> {
+    if to.snapshot()?.get(META, meta::SCHEMA)?.is_some() {
+        let message = "the store to copy to is not empty; delete it, or choose another path";
+        return Err(Error::new(ErrorKind::Exists, "store", "copy", message));
+    }
+    let (mut batch, mut rows) = (Batch::default(), 0);
+    // The layout's version comes last: a copy that was broken off is no store yet.
+    let mut last = Batch::default();
+    let each = |table: Table, row: &peerloom_core::Row| {
+        rows += 1;
+        if rows % 1000 == 0 {
+            progress(rows);
+        }
+        let is_schema = table == META && row.key[..] == meta::SCHEMA[..];
+        let target = if is_schema { &mut last } else { &mut batch };
+        target.put(table, row.key.clone(), row.value.clone());
+        if batch.size() >= COPY_BATCH {
+            to.commit(&std::mem::take(&mut batch))?;
+            to.settle()?;
+        }
+        Ok(())
+    };
+    walk(from, each, |_, outcome| outcome)?;
+    to.commit(&batch)?;
+    if table_sizes(to)?.iter().map(|size| size.rows).sum::<u64>() + last.writes().len() as u64 != rows {
+        let message = "the copy has another number of rows; delete it and try again";
+        return Err(Error::new(ErrorKind::Storage, "store", "copy", message));
+    }
+    to.commit(&last)?;
+    to.settle()?;
+    Ok(rows)
+}
