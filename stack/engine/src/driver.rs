@@ -8,6 +8,7 @@ mod contact;
 mod effects;
 mod incoming;
 mod outgoing;
+mod receipts;
 mod session;
 mod state;
 mod status;

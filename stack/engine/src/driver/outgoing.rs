@@ -6,16 +6,15 @@ use peerloom_core::wire::store::{
     ordered_key,
 };
 use peerloom_core::wire::{
-    Ack, Bundle, CannotOpen, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest, Item, LogId, MessageId,
-    Position, RangeSet, Signed, UserId, Withdrawal, context, limits,
+    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Item, LogId, MessageId, Position, RangeSet, UserId,
+    Withdrawal, context, limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
-use peerloom_crypto_primitives::verify;
 use peerloom_delivery::{Effect, NewEntry, Transmit};
 use rand::Rng;
 use tracing::{debug, warn};
 
-use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key, sealed_row};
+use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
 use super::{SendRequest, Turn};
 use crate::clock::system_ms;
 use crate::event::{Event, MessageState};
@@ -319,94 +318,10 @@ impl Turn<'_> {
     }
 
     /// Tells a device that positions will never come.
-    fn withdraw(&mut self, conversation: ConversationId, device: DeviceId, positions: RangeSet) {
+    pub(super) fn withdraw(&mut self, conversation: ConversationId, device: DeviceId, positions: RangeSet) {
         let withdrawal = Withdrawal { conversation, positions };
         let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
         self.effects.control(device, &Frame::Withdrawal(signed));
-    }
-
-    /// A device of a contact acknowledges.
-    pub(super) fn on_ack(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
-        let ack = Ack::decode(signed)?;
-        let id = self.own_log(device, &ack.log, signed, context::ACK)?;
-        let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Ok(());
-        };
-        let outcome = conversation.outbox.on_ack(&device, &ack, self.now);
-        for position in &outcome.delivered {
-            if let Some(entry) = conversation.entries.get(position) {
-                let messages = entry.messages.clone();
-                self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
-            }
-        }
-        self.state.lazy_cursors.insert(id);
-        self.state.ready.insert((id, device));
-        self.state.touched.insert(TimerKey::Outbox(id));
-        outcome.settled.iter().for_each(|position| self.drop_settled(id, *position));
-        Ok(())
-    }
-
-    /// Nobody needs an entry any more: its rows may go. The log's last row stays, since it says
-    /// where the log ends.
-    pub(super) fn drop_settled(&mut self, id: ConversationId, position: Position) {
-        let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return;
-        };
-        conversation.entries.remove(&position);
-        conversation.recent.remove(position);
-        self.state.lazy_deletes.push(sealed_row(&id, position));
-        if position == conversation.outbox.head() {
-            conversation.settled_head = true;
-        } else {
-            self.state.lazy_deletes.push((OUT_ENTRIES, own_key(&id, position)));
-        }
-    }
-
-    /// Checks that a receipt is about our log, from a device that shares the conversation, and
-    /// signed by it.
-    fn own_log(&self, device: DeviceId, log: &LogId, signed: &Signed, context: &[u8]) -> Result<ConversationId> {
-        let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a receipt", message));
-        if log.device != self.state.own.device || !self.state.contacts.shares(&device, &log.conversation) {
-            return refuse("it is about another device's log");
-        }
-        let Some(certificate) = self.state.contacts.certificate(&device) else {
-            return refuse("the device is unknown");
-        };
-        match signed.verify(context, |m, s| verify(&certificate.device_key, m, s)) {
-            Some(_) => Ok(log.conversation),
-            None => refuse("its signature is wrong"),
-        }
-    }
-
-    /// A device of a contact lacks positions of our log.
-    pub(super) fn on_gap_request(&mut self, device: DeviceId, request: &GapRequest) {
-        if !self.state.contacts.shares(&device, &request.conversation) {
-            return;
-        }
-        if let Some(conversation) = self.state.conversations.get_mut(&request.conversation) {
-            let gone = conversation.outbox.on_gap_request(&device, &request.positions, self.now);
-            self.state.ready.insert((request.conversation, device));
-            if !gone.is_empty() {
-                self.withdraw(request.conversation, device, gone);
-            }
-        }
-    }
-
-    /// A device of a contact can't open an entry of ours: it is added anew once its key package is here.
-    pub(super) fn on_cannot_open(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
-        let cannot = CannotOpen::decode(signed)?;
-        let id = self.own_log(device, &cannot.log, signed, context::CANNOT_OPEN)?;
-        let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Ok(());
-        };
-        if conversation.rejoin.contains(&device) || !conversation.outbox.on_cannot_open(&device, cannot.position) {
-            return Ok(());
-        }
-        warn!(?device, position = cannot.position, reason = ?cannot.reason, "a device can't open an entry; adding it anew");
-        conversation.rejoin.insert(device);
-        conversation.key_packages.remove(&device);
-        self.state.lazy_cursors.insert(id);
-        self.request_key_package(id, device)
     }
 
     /// Puts the messages of positions into new entries, with the same message ids.

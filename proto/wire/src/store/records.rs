@@ -1,0 +1,457 @@
+//! The records in the store, and their protobuf forms.
+
+use bytes::Bytes;
+
+use super::Record;
+use crate::entry::{EntryClass, Item};
+use crate::range::RangeSet;
+use crate::{
+    CannotOpenReason, ConversationId, DecodeError, DeviceId, MessageId, NetworkId, Position, Signed, UserId, pb,
+};
+
+/// How the key of an encrypted store is wrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultHeader {
+    /// Argon2id's memory, in KiB (RFC 9106).
+    pub memory_kib: u32,
+    /// Argon2id's passes.
+    pub passes: u32,
+    /// Argon2id's lanes.
+    pub lanes: u32,
+    /// Argon2id's salt.
+    pub salt: Bytes,
+    /// The data key, sealed under what Argon2id makes of the passphrase.
+    pub wrapped_key: Bytes,
+}
+
+impl Record for VaultHeader {
+    const NAME: &'static str = "vault header";
+    type Pb = pb::VaultHeader;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::VaultHeader {
+            memory_kib: self.memory_kib,
+            passes: self.passes,
+            lanes: self.lanes,
+            salt: self.salt.clone(),
+            wrapped_key: self.wrapped_key.clone(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let pb::VaultHeader { memory_kib, passes, lanes, salt, wrapped_key } = pb;
+        Ok(Self { memory_kib, passes, lanes, salt, wrapped_key })
+    }
+}
+
+/// Who this node is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Secret seed of the user key.
+    pub user_seed: [u8; 32],
+    /// Secret seed of the device key.
+    pub device_seed: [u8; 32],
+    /// The device's certificate, verbatim.
+    pub certificate: Signed,
+    /// The network the identity was made for.
+    pub network: NetworkId,
+    /// What the user is called.
+    pub name: String,
+}
+
+impl Record for Identity {
+    const NAME: &'static str = "identity";
+    type Pb = pb::StoredIdentity;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::StoredIdentity {
+            user_seed: Bytes::copy_from_slice(&self.user_seed),
+            device_seed: Bytes::copy_from_slice(&self.device_seed),
+            certificate: Some(self.certificate.to_pb()),
+            network: self.network.encode(),
+            name: self.name.clone(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let seed = |bytes: &Bytes| {
+            bytes.as_ref().try_into().map_err(|_| DecodeError::invalid(Self::NAME, "a seed is not 32 bytes long"))
+        };
+        Ok(Self {
+            user_seed: seed(&pb.user_seed)?,
+            device_seed: seed(&pb.device_seed)?,
+            certificate: Signed::required(pb.certificate, Self::NAME)?,
+            network: NetworkId::decode(&pb.network)?,
+            name: pb.name,
+        })
+    }
+}
+
+/// Someone this node talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// The user.
+    pub user: UserId,
+    /// What this node calls them; unique among its contacts.
+    pub alias: String,
+    /// Their devices.
+    pub devices: Vec<ContactDevice>,
+    /// When they were added, in milliseconds since the Unix epoch.
+    pub added_at_ms: u64,
+    /// The 1:1 conversation with them.
+    pub conversation: ConversationId,
+    /// Token of the invitation that introduced them, until they have accepted us.
+    pub token: Option<[u8; 16]>,
+}
+
+/// One device of a contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContactDevice {
+    /// The device.
+    pub device: DeviceId,
+    /// Its certificate, verbatim.
+    pub certificate: Signed,
+    /// Its newest record, verbatim.
+    pub record: Option<Signed>,
+    /// When a link to it was last up, in milliseconds since the Unix epoch; 0 = never.
+    pub last_seen_ms: u64,
+}
+
+impl Record for Contact {
+    const NAME: &'static str = "contact";
+    type Pb = pb::StoredContact;
+
+    fn to_pb(&self) -> Self::Pb {
+        let device = |d: &ContactDevice| pb::StoredDevice {
+            device: d.device.encode(),
+            certificate: Some(d.certificate.to_pb()),
+            record: d.record.as_ref().map(Signed::to_pb),
+            last_seen_ms: d.last_seen_ms,
+        };
+        pb::StoredContact {
+            user: self.user.encode(),
+            alias: self.alias.clone(),
+            devices: self.devices.iter().map(device).collect(),
+            added_at_ms: self.added_at_ms,
+            conversation: self.conversation.encode(),
+            token: self.token.map(|t| Bytes::copy_from_slice(&t)).unwrap_or_default(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let device = |d: pb::StoredDevice| {
+            Ok(ContactDevice {
+                device: DeviceId::decode(&d.device)?,
+                certificate: Signed::required(d.certificate, Self::NAME)?,
+                record: d.record.map(Signed::from_pb),
+                last_seen_ms: d.last_seen_ms,
+            })
+        };
+        Ok(Self {
+            user: UserId::decode(&pb.user)?,
+            alias: pb.alias,
+            devices: pb.devices.into_iter().map(device).collect::<Result<_, DecodeError>>()?,
+            added_at_ms: pb.added_at_ms,
+            conversation: ConversationId::decode(&pb.conversation)?,
+            token: pb.token.as_ref().try_into().ok(),
+        })
+    }
+}
+
+/// An invitation of ours that may still be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutstandingInvitation {
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub expires_at_ms: u64,
+    /// How many more contacts it lets in.
+    pub uses_left: u32,
+}
+
+impl Record for OutstandingInvitation {
+    const NAME: &'static str = "outstanding invitation";
+    type Pb = pb::StoredInvitation;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::StoredInvitation { expires_at_ms: self.expires_at_ms, uses_left: self.uses_left }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self { expires_at_ms: pb.expires_at_ms, uses_left: pb.uses_left })
+    }
+}
+
+/// An accepted message that isn't sealed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The message.
+    pub item: Item,
+    /// When it expires, in milliseconds since the Unix epoch; 0 = never.
+    pub expires_at_ms: u64,
+}
+
+impl Record for Pending {
+    const NAME: &'static str = "pending message";
+    type Pb = pb::PendingMessage;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::PendingMessage { item: Some(self.item.to_pb()), expires_at_ms: self.expires_at_ms }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let item = pb.item.ok_or(DecodeError::invalid(Self::NAME, "lacks its message"))?;
+        Ok(Self { item: Item::from_pb(item)?, expires_at_ms: pb.expires_at_ms })
+    }
+}
+
+/// What the outbox must know of an entry of our own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutEntry {
+    /// What the entry is for.
+    pub class: EntryClass,
+    /// Size of its sealed envelope, in bytes.
+    pub size: u32,
+    /// When it expires, in milliseconds since the Unix epoch; 0 = never.
+    pub expires_at_ms: u64,
+    /// The messages inside.
+    pub messages: Vec<MessageId>,
+    /// The devices it is sealed for.
+    pub recipients: Vec<DeviceId>,
+    /// Where its plaintext stands in [`HISTORY`]; 0 = nowhere.
+    pub history: u64,
+    /// Where the same messages stood before.
+    pub resealed_from: Vec<Position>,
+}
+
+impl Record for OutEntry {
+    const NAME: &'static str = "own entry";
+    type Pb = pb::OutEntry;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::OutEntry {
+            class: match self.class {
+                EntryClass::Handshake => 1,
+                EntryClass::Application => 2,
+            },
+            size: self.size,
+            expires_at_ms: self.expires_at_ms,
+            message_ids: join_message_ids(&self.messages),
+            recipients: self.recipients.iter().map(DeviceId::encode).collect(),
+            history: self.history,
+            resealed_from: self.resealed_from.clone(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self {
+            class: match pb.class {
+                1 => EntryClass::Handshake,
+                2 => EntryClass::Application,
+                _ => return Err(DecodeError::invalid(Self::NAME, "its class is unknown")),
+            },
+            size: pb.size,
+            expires_at_ms: pb.expires_at_ms,
+            messages: split_message_ids(&pb.message_ids),
+            recipients: pb.recipients.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>()?,
+            history: pb.history,
+            resealed_from: pb.resealed_from,
+        })
+    }
+}
+
+/// An own entry as it travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedEntry {
+    /// The envelope; with a recipe, without its payload.
+    pub envelope: Bytes,
+    /// What rebuilds the payload from the plaintext in the history; empty when the envelope is whole.
+    pub recipe: Bytes,
+}
+
+impl Record for SealedEntry {
+    const NAME: &'static str = "sealed entry";
+    type Pb = pb::SealedEntry;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::SealedEntry { envelope: self.envelope.clone(), recipe: self.recipe.clone() }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self { envelope: pb.envelope, recipe: pb.recipe })
+    }
+}
+
+/// Delivery of one of our logs to one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutCursor {
+    /// The device's user.
+    pub user: UserId,
+    /// Where the device's view of the log begins.
+    pub base: Position,
+    /// It has settled every position up to and with this one.
+    pub through: Position,
+    /// And these.
+    pub beyond: RangeSet,
+    /// How often it has been added again after it couldn't open an entry.
+    pub rejoins: u32,
+}
+
+impl Record for OutCursor {
+    const NAME: &'static str = "delivery cursor";
+    type Pb = pb::OutCursor;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::OutCursor {
+            user: self.user.encode(),
+            base: self.base,
+            through: self.through,
+            beyond: self.beyond.to_pb(),
+            rejoins: self.rejoins,
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self {
+            user: UserId::decode(&pb.user)?,
+            base: pb.base,
+            through: pb.through,
+            beyond: RangeSet::from_pb(&pb.beyond, pb.through, Self::NAME)?,
+            rejoins: pb.rejoins,
+        })
+    }
+}
+
+/// A peer's log as far as this node has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InLog {
+    /// Where our view of the log begins; 0 = no entry has let us in yet.
+    pub base: Position,
+    /// Every position up to and with this one is settled.
+    pub through: Position,
+    /// And these.
+    pub beyond: RangeSet,
+    /// Positions settled before the last join: messages sealed again from there were shown already.
+    pub before_join: RangeSet,
+}
+
+impl Record for InLog {
+    const NAME: &'static str = "incoming log";
+    type Pb = pb::InLog;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::InLog {
+            base: self.base,
+            through: self.through,
+            beyond: self.beyond.to_pb(),
+            before_join: self.before_join.to_pb(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let beyond = RangeSet::from_pb(&pb.beyond, pb.through, Self::NAME)?;
+        let before_join = RangeSet::from_pb(&pb.before_join, 0, Self::NAME)?;
+        Ok(Self { base: pb.base, through: pb.through, beyond, before_join })
+    }
+}
+
+/// The messages of one entry in the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Who wrote them.
+    pub user: UserId,
+    /// On which device.
+    pub device: DeviceId,
+    /// The entry's position in the device's log; 0 for own messages that aren't sealed yet.
+    pub position: Position,
+    /// When this node stored them, in milliseconds since the Unix epoch.
+    pub stored_at_ms: u64,
+    /// The plaintext [`crate::Bundle`], as it was sealed.
+    pub bundle: Bytes,
+    /// Indices of items that had been shown before they were sealed again.
+    pub hidden: Vec<u16>,
+}
+
+impl Record for History {
+    const NAME: &'static str = "history";
+    type Pb = pb::StoredMessages;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::StoredMessages {
+            conversation: self.conversation.encode(),
+            user: self.user.encode(),
+            device: self.device.encode(),
+            position: self.position,
+            stored_at_ms: self.stored_at_ms,
+            bundle: self.bundle.clone(),
+            hidden: self.hidden.iter().flat_map(|i| i.to_be_bytes()).collect::<Vec<_>>().into(),
+        }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self {
+            conversation: ConversationId::decode(&pb.conversation)?,
+            user: UserId::decode(&pb.user)?,
+            device: DeviceId::decode(&pb.device)?,
+            position: pb.position,
+            stored_at_ms: pb.stored_at_ms,
+            bundle: pb.bundle,
+            hidden: pb.hidden.as_chunks().0.iter().map(|i| u16::from_be_bytes(*i)).collect(),
+        })
+    }
+}
+
+/// Own messages that will not be delivered any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The messages.
+    pub messages: Vec<MessageId>,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+impl Record for Failure {
+    const NAME: &'static str = "failure";
+    type Pb = pb::StoredFailure;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::StoredFailure { message_ids: join_message_ids(&self.messages), reason: self.reason.clone() }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        Ok(Self { messages: split_message_ids(&pb.message_ids), reason: pb.reason })
+    }
+}
+
+/// An entry that can't be decrypted, kept with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Why.
+    pub reason: CannotOpenReason,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// The envelope, as it came.
+    pub envelope: Bytes,
+}
+
+impl Record for Quarantined {
+    const NAME: &'static str = "quarantined entry";
+    type Pb = pb::Quarantined;
+
+    fn to_pb(&self) -> Self::Pb {
+        pb::Quarantined { reason: self.reason.code(), since_ms: self.since_ms, envelope: self.envelope.clone() }
+    }
+
+    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
+        let reason = CannotOpenReason::from_code(pb.reason)?;
+        Ok(Self { reason, since_ms: pb.since_ms, envelope: pb.envelope })
+    }
+}
+
+fn join_message_ids(ids: &[MessageId]) -> Bytes {
+    ids.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<_>>().into()
+}
+
+fn split_message_ids(bytes: &[u8]) -> Vec<MessageId> {
+    bytes.as_chunks().0.iter().map(|id| MessageId::from_bytes(*id)).collect()
+}
