@@ -8,7 +8,9 @@ mod links;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerloom_core::wire::{Address, PeerRecord, SuiteId};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use peerloom_core::wire::{Address, PeerRecord, Signed, SuiteId};
 use peerloom_core::{Discovery, Link, Listener, Result, Transport};
 use peerloom_delivery::Config;
 use tokio::sync::Semaphore;
@@ -56,9 +58,12 @@ impl Network {
         }
         let addresses: Vec<Address> =
             listeners.iter().flat_map(|l| l.addresses()).take(peerloom_wire::limits::ADDRESSES).collect();
+        let mut tasks = JoinSet::new();
+        for discovery in &shared.discoveries {
+            tasks.spawn(watch(shared.clone(), discovery.watch()));
+        }
         announce(&shared, &addresses).await?;
 
-        let mut tasks = JoinSet::new();
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         for listener in listeners {
             tasks.spawn(accept(shared.clone(), listener, handshakes.clone()));
@@ -79,6 +84,24 @@ impl Network {
             discovery.shutdown().await;
         }
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Takes in records of contacts' devices that a discovery comes to know, and dials those devices.
+async fn watch(shared: Arc<Shared>, mut records: BoxStream<'static, Signed>) {
+    while let Some(signed) = records.next().await {
+        // Whose it says it is; whether that is true is checked only for those who matter.
+        let Ok((_, certificate)) = PeerRecord::open(&signed, |_, _, _| true) else {
+            continue;
+        };
+        let device = certificate.device;
+        if shared.contacts.certificate(&device).is_none() {
+            continue;
+        }
+        match shared.driver.call(move |turn| turn.on_record(device, signed)).await {
+            Ok(()) => shared.links.want(device),
+            Err(error) => debug!(?device, %error, "a record that was found is of no use"),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub fn kinds() -> Kinds {
     let mut kinds = Kinds::new();
     peerloom_transport_quic::register(&mut kinds);
     peerloom_discovery_invite::register(&mut kinds);
+    peerloom_discovery_mdns::register(&mut kinds);
     peerloom_storage_redb::register(&mut kinds);
     peerloom_storage_sqlite::register(&mut kinds);
     peerloom_storage_vault::register(&mut kinds);

@@ -10,9 +10,11 @@ use peerloom_core::memory::{
     SignalingHub,
 };
 use peerloom_core::storage::Checked;
+use peerloom_core::wire::NetworkId;
 use peerloom_core::{Crypto, Discovery, Storage};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
+use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
 use peerloom_storage_vault::VaultStorage;
@@ -82,6 +84,14 @@ async fn discovery_memory() {
 async fn discovery_invite() {
     let both: Arc<dyn Discovery> = Arc::new(InviteDiscovery::default());
     discovery::run(both.clone(), both).await;
+}
+
+/// Two responders on loopback, on a port of their own.
+#[tokio::test]
+async fn discovery_mdns() {
+    let config = MdnsConfig { interfaces: vec!["lo".into()], port: 25353 };
+    let make = || Arc::new(MdnsDiscovery::new(config.clone(), NetworkId::from_name("conformance")));
+    discovery::run(make(), make()).await;
 }
 
 #[tokio::test]

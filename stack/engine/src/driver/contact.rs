@@ -161,7 +161,7 @@ impl Turn<'_> {
     }
 
     /// A device tells its newest record.
-    pub(super) fn on_record(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
+    pub(crate) fn on_record(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
         let (record, certificate) = PeerRecord::open(&signed, verify)?;
         if certificate.device != device || record.network != self.state.own.network {
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a record", "it is another device's"));

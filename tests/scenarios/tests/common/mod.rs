@@ -85,7 +85,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(folder: &Path) -> Self {
-        let child = command(folder, &["run", "--quiet"])
+        Self::start_with(folder, &[])
+    }
+
+    pub fn start_with(folder: &Path, more: &[&str]) -> Self {
+        let child = command(folder, &[&["run", "--quiet"], more].concat())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .stdin(Stdio::null())

@@ -1,0 +1,263 @@
+//! Announcing and browsing.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use data_encoding::HEXLOWER;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use mdns_sd::{IfKind, Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
+use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, PeerRecord, Signed};
+use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Result, Target};
+use peerloom_crypto_primitives::verify;
+use tokio::sync::broadcast;
+use tracing::{debug, warn};
+
+use crate::MdnsConfig;
+use crate::txt::{self, SERVICE};
+
+/// Most devices remembered; of more, the longest unheard goes.
+const MAX_DEVICES: usize = 1024;
+/// Watchers that lag further than this lose the oldest records.
+const WATCH_BUFFER: usize = 64;
+/// Answers come within this time of the first question; only until then a look-up waits for them.
+const FIRST_ANSWERS: Duration = Duration::from_millis(1500);
+/// How long the responder may be too busy to take an announcement.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Finds devices on the local network, and makes this one findable there.
+///
+/// Records are verified here too: otherwise anyone on the network could put a forged one in the
+/// place of a device's own, and so hide the device.
+pub struct MdnsDiscovery {
+    config: MdnsConfig,
+    seen: Arc<Seen>,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+enum Running {
+    /// Nothing is bound yet.
+    #[default]
+    NotYet,
+    Yes {
+        daemon: ServiceDaemon,
+        since: Instant,
+    },
+    Ended,
+}
+
+/// What was heard.
+struct Seen {
+    network: NetworkId,
+    devices: Mutex<HashMap<DeviceId, Heard>>,
+    /// Gone once shut down, which ends all watches.
+    news: Mutex<Option<broadcast::Sender<Signed>>>,
+}
+
+struct Heard {
+    signed: Signed,
+    certificate: DeviceCertificate,
+    sequence: u64,
+    expires_at_ms: u64,
+    /// The instance that says so.
+    instance: String,
+    at: Instant,
+}
+
+impl MdnsDiscovery {
+    /// A discovery for devices of one network. It binds nothing before it is used.
+    pub fn new(config: MdnsConfig, network: NetworkId) -> Self {
+        let news = Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0));
+        Self { config, seen: Arc::new(Seen { network, devices: Mutex::default(), news }), running: Mutex::default() }
+    }
+
+    /// Binds the port and begins to browse, at the first use.
+    fn daemon(&self) -> Result<(ServiceDaemon, Instant)> {
+        let mut running = lock(&self.running);
+        match &*running {
+            Running::Yes { daemon, since } => return Ok((daemon.clone(), *since)),
+            Running::Ended => return Err(Error::new(ErrorKind::Closed, "mdns", "start", "the node is shut down")),
+            Running::NotYet => {}
+        }
+        let failed = |e: mdns_sd::Error| {
+            let advice = format!("UDP port {} can't be used for multicast DNS; see the cause", self.config.port);
+            Error::new(ErrorKind::Unreachable, "mdns", "start", advice).source(e)
+        };
+        let daemon = ServiceDaemon::new_with_port(self.config.port).map_err(failed)?;
+        if !self.config.interfaces.is_empty() {
+            daemon.disable_interface(IfKind::All).map_err(failed)?;
+            let chosen: Vec<IfKind> = self.config.interfaces.iter().cloned().map(IfKind::Name).collect();
+            daemon.enable_interface(chosen).map_err(failed)?;
+        }
+        let events = daemon.browse(SERVICE).map_err(failed)?;
+        let seen = self.seen.clone();
+        let thread = std::thread::Builder::new().name("peerloom-mdns".into()).spawn(move || seen.listen(&events));
+        thread.map_err(|e| Error::new(ErrorKind::Bug, "mdns", "start", "no thread can be made").source(e))?;
+        let since = Instant::now();
+        *running = Running::Yes { daemon: daemon.clone(), since };
+        Ok((daemon, since))
+    }
+}
+
+/// The instance that announces a device.
+fn service(signed: &Signed) -> Result<ServiceInfo> {
+    let (record, certificate) = PeerRecord::open(signed, |_, _, _| true)?;
+    let name = HEXLOWER.encode(certificate.device.as_bytes().get(..16).unwrap_or_default());
+    let places: Vec<SocketAddr> = record.addresses.iter().filter_map(|a| a.rest().parse().ok()).collect();
+    // DNS-SD wants a port and this host's addresses; those that count stand in the record.
+    let port = places.first().map_or(9, SocketAddr::port);
+    let pairs = txt::encode(signed, &record, &certificate);
+    let properties: Vec<TxtPair> = pairs.into_iter().map(|(key, value)| TxtPair { key, value }).collect();
+    let host = format!("{name}.local.");
+    let failed = |e: mdns_sd::Error| {
+        Error::new(ErrorKind::Invalid, "mdns", "announce", "the record doesn't fit into a TXT record").source(e)
+    };
+    let info = ServiceInfo::new(SERVICE, &name, &host, "", port, properties.as_slice()).map_err(failed)?;
+    Ok(info.enable_addr_auto())
+}
+
+struct TxtPair {
+    key: String,
+    value: Vec<u8>,
+}
+
+impl From<&TxtPair> for mdns_sd::TxtProperty {
+    fn from(pair: &TxtPair) -> Self {
+        Self::from((&pair.key, &pair.value))
+    }
+}
+
+impl Seen {
+    /// Takes in what the responder hears, until it ends.
+    fn listen(&self, events: &Receiver<ServiceEvent>) {
+        while let Ok(event) = events.recv() {
+            match event {
+                ServiceEvent::ServiceResolved(found) => {
+                    let get = |key: &str| found.get_property_val(key).flatten();
+                    match txt::decode(&self.network, get) {
+                        Some(signed) => self.hear(signed, found.get_fullname()),
+                        None => debug!(instance = found.get_fullname(), "not a device of this network"),
+                    }
+                }
+                ServiceEvent::ServiceRemoved(_, instance) => {
+                    lock(&self.devices).retain(|_, heard| heard.instance != instance);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn hear(&self, signed: Signed, instance: &str) {
+        let (record, certificate) = match PeerRecord::open(&signed, verify) {
+            Ok(opened) if opened.0.network == self.network => opened,
+            Ok(_) => return,
+            Err(error) => {
+                warn!(instance, %error, "a record heard on the local network is forged or damaged");
+                return;
+            }
+        };
+        let mut devices = lock(&self.devices);
+        let device = certificate.device;
+        if devices.get(&device).is_some_and(|known| known.sequence > record.sequence) {
+            return;
+        }
+        if devices.len() >= MAX_DEVICES && !devices.contains_key(&device) {
+            let oldest = devices.iter().min_by_key(|(_, heard)| heard.at).map(|(device, _)| *device);
+            oldest.map(|device| devices.remove(&device));
+        }
+        let heard = Heard {
+            signed: signed.clone(),
+            certificate,
+            sequence: record.sequence,
+            expires_at_ms: record.expires_at_ms,
+            instance: instance.to_owned(),
+            at: Instant::now(),
+        };
+        let before = devices.insert(device, heard);
+        if before.is_none_or(|before| before.signed != signed)
+            && let Some(news) = &*lock(&self.news)
+        {
+            // Fails only when nobody watches.
+            let _ = news.send(signed);
+        }
+    }
+
+    fn find(&self, target: Target) -> Vec<Signed> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let valid = |heard: &&Heard| u128::from(heard.expires_at_ms) > now.as_millis();
+        let wanted = |heard: &&Heard| match target {
+            Target::User(user) => heard.certificate.user == user,
+            Target::Device(device) => heard.certificate.device == device,
+        };
+        lock(&self.devices).values().filter(wanted).filter(valid).map(|heard| heard.signed.clone()).collect()
+    }
+}
+
+#[async_trait]
+impl Discovery for MdnsDiscovery {
+    fn caps(&self) -> DiscoveryCaps {
+        DiscoveryCaps { cost: CostTier::Lan }
+    }
+
+    async fn announce(&self, record: Signed) -> Result<()> {
+        let info = service(&record)?;
+        let (daemon, _) = self.daemon()?;
+        let begin = Instant::now();
+        loop {
+            match daemon.register(info.clone()) {
+                Ok(()) => return Ok(()),
+                // Its queue is full for the moment.
+                Err(mdns_sd::Error::Again) if begin.elapsed() < BUSY => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(e) => {
+                    let message = "the record can't be announced on the local network";
+                    return Err(Error::new(ErrorKind::Unreachable, "mdns", "announce", message).source(e));
+                }
+            }
+        }
+    }
+
+    async fn resolve(&self, target: Target) -> Result<Vec<Signed>> {
+        let (_, since) = self.daemon()?;
+        loop {
+            let found = self.seen.find(target);
+            if !found.is_empty() || since.elapsed() >= FIRST_ANSWERS {
+                return Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn watch(&self) -> BoxStream<'static, Signed> {
+        let news = lock(&self.seen.news).as_ref().map(broadcast::Sender::subscribe);
+        if let Err(error) = self.daemon() {
+            warn!(%error, "the local network can't be watched");
+        }
+        match news {
+            Some(news) => peerloom_core::discovery::watch_stream(news),
+            None => futures_util::stream::empty().boxed(),
+        }
+    }
+
+    /// Says goodbye to the network, so that others forget the device at once.
+    async fn shutdown(&self) {
+        lock(&self.seen.news).take();
+        let ended = std::mem::replace(&mut *lock(&self.running), Running::Ended);
+        if let Running::Yes { daemon, .. } = ended
+            && let Ok(done) = daemon.shutdown()
+        {
+            let wait = move || drop(done.recv_timeout(Duration::from_secs(1)));
+            // Fails only when it panicked; the daemon ends by itself.
+            let _ = tokio::task::spawn_blocking(wait).await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
