@@ -64,8 +64,20 @@ pub(crate) enum Command {
     #[command(after_help = "Example: peerloom check alice/peerloom.toml")]
     Check(Check),
     /// List every kind with its keys, defaults and documentation.
-    #[command(after_help = "Example: peerloom kinds")]
-    Kinds,
+    #[command(after_help = "Examples: peerloom kinds\n          peerloom kinds --schema > peerloom.schema.json")]
+    Kinds(Kinds),
+    /// Print a script that completes this command in a shell.
+    #[command(after_help = "Example: peerloom completions bash > ~/.local/share/bash-completion/completions/peerloom")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder.
+    #[command(after_help = "Example: peerloom man ~/.local/share/man/man1")]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Show the tables of the folder's store, check it, or move it to another kind.
     #[command(
         after_help = "Examples: peerloom -C alice db\n          peerloom -C alice db check\n          peerloom -C alice db copy --to sqlite\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db copy --to vault/redb"
@@ -172,6 +184,16 @@ pub(crate) enum QueueAction {
 pub(crate) struct Check {
     /// The file; by default the folder's.
     pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kinds {
+    /// Print a JSON Schema of the file instead, for editors.
+    #[arg(long)]
+    pub(crate) schema: bool,
+    /// Print the sections of docs/config.md instead.
+    #[arg(long, conflicts_with = "schema")]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Args)]

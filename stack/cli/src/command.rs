@@ -3,6 +3,7 @@
 mod db;
 mod init;
 mod kinds;
+mod manual;
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -42,7 +43,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Queue(queue) => with(opened().await?, |s| self::queue(s, json, queue)).await,
         Command::Peers => with(opened().await?, |s| peers(s, json)).await,
         Command::Check(check) => self::check(&dir, &overrides, json, check),
-        Command::Kinds => kinds::run(json),
+        Command::Kinds(kinds) => kinds::run(json, &kinds),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
         Command::Db(db) => return db::run(&dir, &overrides, json, db).await,
         Command::Demo(demo) => return demo::run(&overrides, json, demo).await,
         Command::Bench(bench) => return bench::run(&overrides, json, bench).await,

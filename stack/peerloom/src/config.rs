@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use schema::{Key, keys, nearest};
+pub use schema::{Key, file_schema, keys, nearest};
 use tree::Tree;
 
 /// The file's name inside a node's folder.

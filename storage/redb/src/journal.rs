@@ -66,6 +66,17 @@ impl Journal {
         (self.salt, self.end, self.sequence) = (salt, 0, 0);
     }
 
+    /// Leaves its records to the next opening, whatever becomes of this one.
+    pub(crate) fn abandon(&mut self) {
+        self.end = 0;
+    }
+
+    /// Gives its space back; its records must be void already.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        self.allocated = 0;
+        self.file.set_len(0)
+    }
+
     /// Makes a batch durable. After an error the journal is to be opened again: it may or may not
     /// have the batch.
     pub(crate) fn append<'a>(&mut self, writes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<()> {

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::storage::private_file;
@@ -68,16 +69,22 @@ impl RedbStorage {
         if let Some(open) = &*slot {
             return Ok(open.clone());
         }
-        let (path, cache) = (&self.path, self.cache_bytes);
-        // Damaged pages can make redb panic while it opens a file instead of returning an error.
-        let attempt = catch_unwind(move || Open::new(path, cache));
-        let damaged = || error(ErrorKind::Malformed, "open", &self.path, DAMAGED);
-        let open = attempt.map_err(|_| damaged())?.map_err(|e| explain("open", &self.path, e))?;
+        let mut tries = 0;
+        let open = loop {
+            match guarded(|| Open::new(&self.path, self.cache_bytes)) {
+                // After an error another thread may still be about to let go of the file.
+                Err(redb::Error::DatabaseAlreadyOpen) if tries < 10 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                outcome => break outcome.map_err(|e| explain("open", &self.path, e))?,
+            }
+        };
         Ok(slot.insert(Arc::new(open)).clone())
     }
 
     fn failing(&self, open: &Arc<Open>) -> Failing {
-        Failing { path: self.path.clone(), slot: self.slot.clone(), open: Arc::downgrade(open) }
+        Failing { path: self.path.clone(), slot: Arc::downgrade(&self.slot), open: Arc::downgrade(open) }
     }
 }
 
@@ -86,32 +93,26 @@ impl Open {
         let database = Builder::new().set_cache_size(cache_bytes).create_file(private_file(path)?)?;
         let mut transaction = database.begin_write()?;
         let known = transaction.open_table(JOURNAL)?.get(())?.map(|salt| salt.value());
-        let salt = match known {
-            Some(salt) => salt,
-            // Written before there was a journal.
-            None if transaction.list_tables()?.any(|table| table.name() == "rows") => {
-                return Err(redb::Error::UpgradeRequired(1));
-            }
-            None => renew_salt(&transaction)?,
-        };
-        // What the journal has is safe there; this makes it visible.
-        transaction.set_durability(if known.is_some() { Durability::None } else { Durability::Immediate })?;
+        // Written before there was a journal.
+        if known.is_none() && transaction.list_tables()?.any(|table| table.name() == "rows") {
+            return Err(redb::Error::UpgradeRequired(1));
+        }
         let mut writer = Writer::open(&transaction)?;
-        let journal = Journal::open(private_file(&journal_path(path))?, salt, |batch| {
+        let mut journal = Journal::open(private_file(&journal_path(path))?, known.unwrap_or_default(), |batch| {
             let mut writes = batch.iter();
             writes.try_for_each(|w| writer.write(&w.key, w.value.as_deref())).map_err(std::io::Error::other)
         })
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidData => redb::Error::Corrupted(e.to_string()),
-            _ => redb::Error::Io(e),
-        })?;
+        .map_err(journal_error)?;
         drop(writer);
+        // What was read may not be on the disk yet, if the program was killed while it wrote it. From
+        // here on it is.
+        let salt = if known.is_none() || journal.size() > 0 { Some(renew_salt(&transaction)?) } else { None };
+        make_durable(&mut transaction)?;
         transaction.commit()?;
-        if known.is_none() {
-            // A crash of the machine must not take the new files' names.
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()?;
-        }
+        salt.into_iter().for_each(|salt| journal.begin(salt));
+        // A crash of the machine must not take the files' names.
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
         Ok(Self { database, journal: Mutex::new(journal), rows: Mutex::default() })
     }
 
@@ -134,24 +135,43 @@ impl Open {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::None)?;
-        write(&transaction, &rows)?;
-        transaction.commit()?;
+        guarded(|| {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::None)?;
+            write(&transaction, &rows)?;
+            Ok(transaction.commit()?)
+        })?;
         rows.clear();
         Ok(())
     }
 
     /// Gives redb's file everything; the journal is empty afterwards.
     fn merge(&self, journal: &mut Journal, rows: &[FullRow]) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        write(&transaction, rows)?;
-        let salt = renew_salt(&transaction)?;
-        transaction.commit()?;
+        let salt = guarded(|| {
+            let mut transaction = self.database.begin_write()?;
+            make_durable(&mut transaction)?;
+            write(&transaction, rows)?;
+            let salt = renew_salt(&transaction)?;
+            transaction.commit()?;
+            Ok(salt)
+        })?;
         journal.begin(salt);
         Ok(())
     }
+}
+
+/// In two phases: a commit that turns out damaged is then an error. In one, redb would go back to the
+/// commit before, and take the journal after it for void.
+fn make_durable(transaction: &mut WriteTransaction) -> Result<(), redb::Error> {
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    Ok(())
+}
+
+/// Damaged pages can make redb panic instead of returning an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    let panicked = |_| Err(redb::Error::Corrupted("reading or writing a page panicked".into()));
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
 }
 
 fn write(transaction: &WriteTransaction, rows: &[FullRow]) -> Result<(), redb::Error> {
@@ -163,9 +183,22 @@ impl Drop for Open {
     /// Leaves all in one file, for whoever copies it. Where that fails the journal still has it.
     fn drop(&mut self) {
         let mut journal = lock(&self.journal);
-        if journal.size() > 0 && self.catch_up().is_ok() {
-            let _ = self.merge(&mut journal, &[]);
+        if journal.size() > 0 && self.catch_up().is_ok() && self.merge(&mut journal, &[]).is_ok() {
+            // A copy of the file must not meet records that aren't its own.
+            let _ = journal.clear();
         }
+    }
+}
+
+/// What the journal's error means.
+fn journal_error(error: std::io::Error) -> redb::Error {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => redb::Error::Corrupted(error.to_string()),
+        std::io::ErrorKind::Other => match error.downcast::<redb::Error>() {
+            Ok(inner) => inner,
+            Err(error) => redb::Error::Io(error),
+        },
+        _ => redb::Error::Io(error),
     }
 }
 
@@ -195,7 +228,7 @@ impl Storage for RedbStorage {
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let open = self.opened()?;
         let failing = self.failing(&open);
-        open.catch_up().map_err(|cause| failing.explain("read", cause))?;
+        open.catch_up().map_err(|cause| failing.explain("settle", cause))?;
         let transaction = open.database.begin_read().map_err(|e| failing.explain("read", e.into()))?;
         let table = |definition| transaction.open_table(definition);
         match (table(ROWS), table(PARTS)) {
@@ -222,20 +255,26 @@ impl Storage for RedbStorage {
                 return Err(error(ErrorKind::InUse, "verify", &self.path, "the store is being used; end that first"));
             }
         };
-        let damaged = || Err(error(ErrorKind::Malformed, "verify", &self.path, DAMAGED));
-        match catch_unwind(AssertUnwindSafe(|| open.database.check_integrity())) {
-            Ok(Ok(true)) => {
+        match guarded(|| Ok(open.database.check_integrity()?)) {
+            Ok(true) => {
                 *slot = Some(Arc::new(open));
                 Ok(())
             }
-            Ok(Ok(false)) | Err(_) => damaged(),
-            Ok(Err(cause)) => Err(explain("verify", &self.path, cause.into())),
+            outcome => {
+                // What redb made of the damage must not become the truth: the journal stays as it is.
+                lock(&open.journal).abandon();
+                lock(&open.rows).clear();
+                match outcome {
+                    Err(cause) => Err(explain("verify", &self.path, cause)),
+                    Ok(_) => Err(error(ErrorKind::Malformed, "verify", &self.path, DAMAGED)),
+                }
+            }
         }
     }
 
     fn settle(&self) -> Result<()> {
         let open = self.opened()?;
-        open.catch_up().map_err(|cause| self.failing(&open).explain("commit", cause))
+        open.catch_up().map_err(|cause| self.failing(&open).explain("settle", cause))
     }
 }
 
@@ -248,16 +287,17 @@ struct RedbSnapshot {
 /// What is to be done when an operation fails. It doesn't keep the database open.
 struct Failing {
     path: PathBuf,
-    slot: Slot,
+    slot: Weak<Mutex<Option<Arc<Open>>>>,
     open: Weak<Open>,
 }
 
 impl Failing {
-    /// After an I/O error the database is of no use any more: the next call opens it again, and
-    /// reads the journal.
+    /// After most errors the database is of no use any more: the next call opens it again, and reads
+    /// the journal. A damaged row is an error of its reader alone.
     fn explain(&self, operation: &'static str, cause: redb::Error) -> Error {
-        if matches!(cause, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
-            let mut slot = lock(&self.slot);
+        let row_alone = operation == "read" && matches!(cause, redb::Error::Corrupted(_));
+        if let Some(slot) = self.slot.upgrade().filter(|_| !row_alone) {
+            let mut slot = lock(&slot);
             // Unless somebody has done so already.
             if slot.as_ref().is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.open)) {
                 *slot = None;
@@ -268,12 +308,8 @@ impl Failing {
 }
 
 impl RedbSnapshot {
-    /// Damaged pages can make redb panic instead of returning an error.
     fn read<T>(&self, read: impl FnOnce() -> Result<T, redb::StorageError>) -> Result<T> {
-        match catch_unwind(AssertUnwindSafe(read)) {
-            Ok(outcome) => outcome.map_err(|cause| self.failing.explain("read", cause.into())),
-            Err(_) => Err(error(ErrorKind::Malformed, "read", &self.failing.path, DAMAGED)),
-        }
+        guarded(|| Ok(read()?)).map_err(|cause| self.failing.explain("read", cause))
     }
 }
 
@@ -353,4 +389,74 @@ fn explain(operation: &'static str, path: &Path, cause: redb::Error) -> Error {
         _ => (ErrorKind::Storage, "the store failed; see the cause, then try again"),
     };
     error(kind, operation, path, advice).source(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use peerloom_core::wire::store::META;
+
+    use super::*;
+
+    fn put(storage: &RedbStorage, number: u8, size: usize) {
+        let mut batch = Batch::default();
+        batch.put(META, vec![number], vec![number; size]);
+        storage.commit(&batch).unwrap();
+    }
+
+    fn has(storage: &RedbStorage, number: u8) -> bool {
+        storage.snapshot().unwrap().get(META, &[number]).unwrap().is_some()
+    }
+
+    /// As a crash leaves it: nothing of what happens when a store is let go.
+    fn crashed_copy(from: &Path, to: &Path) {
+        std::fs::copy(from, to).unwrap();
+        std::fs::copy(journal_path(from), journal_path(to)).unwrap();
+    }
+
+    #[test]
+    fn the_journal_survives_a_crash_and_a_closed_store_needs_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("a"), folder.path().join("b"));
+        let storage = RedbStorage::open(&path, 1 << 20).unwrap();
+        (1..20).for_each(|number| put(&storage, number, 100));
+        crashed_copy(&path, &copy);
+        let reopened = RedbStorage::open(&copy, 1 << 20).unwrap();
+        assert!((1..20).all(|number| has(&reopened, number)));
+        drop(reopened);
+        std::fs::remove_file(journal_path(&copy)).unwrap();
+        let alone = RedbStorage::open(&copy, 1 << 20).unwrap();
+        assert!((1..20).all(|number| has(&alone, number)));
+    }
+
+    /// A damaged page of the last durable commit must not make the batches after it void.
+    #[test]
+    fn damage_before_the_journal_is_not_taken_for_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, copy) = (folder.path().join("a"), folder.path().join("b"));
+        let storage = RedbStorage::open(&path, 1 << 20).unwrap();
+        put(&storage, 1, 300_000);
+        put(&storage, 2, 100);
+        let size = std::fs::metadata(&path).unwrap().len();
+        let mut noticed = 0;
+        for page in 1..size / 4096 {
+            crashed_copy(&path, &copy);
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&copy).unwrap();
+            let mut bytes = [0; 64];
+            file.read_exact_at(&mut bytes, page * 4096).unwrap();
+            bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+            file.write_all_at(&bytes, page * 4096).unwrap();
+            let opened = RedbStorage::open(&copy, 1 << 20);
+            let read = opened.and_then(|s| s.verify().and_then(|()| s.snapshot()));
+            match read {
+                Ok(snapshot) => assert!([1, 2].iter().all(|n| snapshot.get(META, &[*n]).unwrap().is_some()), "{page}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+                    noticed += 1;
+                }
+            }
+        }
+        assert!(noticed > 0);
+    }
 }

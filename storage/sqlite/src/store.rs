@@ -19,6 +19,9 @@ const APPLICATION_ID: i32 = 0x7065_6572;
 const FORMAT: i32 = 1;
 /// How long another program may hold the database before a call fails.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// From this size on the write-ahead log is emptied when nobody waits: readers that overlap keep SQLite
+/// from beginning it anew by itself.
+const WAL_LIMIT: u64 = 32 * 1024 * 1024;
 /// Reading connections kept for the next snapshot.
 const SPARE: usize = 4;
 
@@ -45,7 +48,12 @@ impl SqliteStorage {
         private_file(&path).map_err(|e| cannot_open(&path, e))?;
         let writer = connect(&path, cache_mib).map_err(failed)?;
         check_format(&writer, &path)?;
-        writer.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+        let mode = writer.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0));
+        if mode.map_err(failed)? != "wal" {
+            let advice = "its file system can't hold a write-ahead log; set storage.path to a local one";
+            return Err(error(ErrorKind::Storage, "open", &path, advice));
+        }
+        writer.pragma_update(None, "journal_size_limit", WAL_LIMIT as i64).map_err(failed)?;
         writer.pragma_update(None, "synchronous", "full").map_err(failed)?;
         let tables = TABLES.map(|table| {
             let name = table.name;
@@ -152,6 +160,21 @@ impl Storage for SqliteStorage {
             transaction.commit()
         };
         commit().map_err(|cause| explain("commit", &self.path, cause))
+    }
+
+    fn settle(&self) -> Result<()> {
+        let mut log = self.path.as_os_str().to_owned();
+        log.push("-wal");
+        if std::fs::metadata(log).is_ok_and(|log| log.len() > WAL_LIMIT) {
+            let writer = lock(&self.writer);
+            // A reader may be in the way; then it is done after a later commit.
+            let emptied = writer
+                .busy_timeout(Duration::ZERO)
+                .and_then(|()| writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+                .and_then(|()| writer.busy_timeout(PATIENCE));
+            emptied.map_err(|cause| explain("settle", &self.path, cause))?;
+        }
+        Ok(())
     }
 
     fn verify(&self) -> Result<()> {

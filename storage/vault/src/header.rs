@@ -38,17 +38,23 @@ pub(crate) fn open_or_create(inner: &dyn Storage, passphrase: &str) -> Result<Ze
     };
     let header = VaultHeader::decode(stored)?;
     let cost = Cost { memory_kib: header.memory_kib, passes: header.passes, lanes: header.lanes };
+    if passphrase.is_empty() {
+        return Err(error(ErrorKind::Unauthenticated, "open", "the passphrase is empty"));
+    }
     if cost.memory_kib > MOST.memory_kib || cost.passes > MOST.passes || cost.lanes > MOST.lanes {
         return Err(error(ErrorKind::Malformed, "open", "its header is damaged; restore the store from a copy"));
     }
     let opened = wrapping_key(passphrase, &header.salt, cost)?.open(CONTEXT, &header.wrapped_key);
-    let key = opened.and_then(|key| <[u8; 32]>::try_from(key.as_slice()).ok());
+    let key = opened.map(Zeroizing::new).and_then(|key| <[u8; 32]>::try_from(key.as_slice()).ok());
     let wrong = || error(ErrorKind::Unauthenticated, "open", "the passphrase is wrong, or the header is damaged");
     key.map(Zeroizing::new).ok_or_else(wrong)
 }
 
 /// Wraps the data key under another passphrase: one row is written.
 pub(crate) fn write(inner: &dyn Storage, passphrase: &str, key: &[u8; 32], cost: Cost) -> Result<()> {
+    if passphrase.is_empty() {
+        return Err(error(ErrorKind::Invalid, "open", "the passphrase is empty; choose one"));
+    }
     let salt: [u8; 16] = random().map_err(no_random)?;
     let wrapped_key = wrapping_key(passphrase, &salt, cost)?.seal(CONTEXT, &[key]).map_err(no_random)?;
     let Cost { memory_kib, passes, lanes } = cost;
@@ -68,7 +74,13 @@ fn wrapping_key(passphrase: &str, salt: &[u8], cost: Cost) -> Result<ManyTimesKe
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(|_| damaged())?;
     let mut key = Zeroizing::new([0; 32]);
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon.hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice()).map_err(|_| damaged())?;
+    argon.hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice()).map_err(|cause| match cause {
+        argon2::Error::OutOfMemory => {
+            let message = format!("{} MiB of memory are needed for a moment; free some", cost.memory_kib / 1024);
+            error(ErrorKind::Storage, "open", message)
+        }
+        _ => damaged(),
+    })?;
     Ok(ManyTimesKey::new(&key))
 }
 

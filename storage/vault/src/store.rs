@@ -36,9 +36,6 @@ impl VaultStorage {
     /// Opens the vault that `inner` holds, or makes one of an empty store. It takes about a fifth of
     /// a second and 64 MiB for that moment, so that guessing passphrases is dear.
     pub fn open(inner: Arc<dyn Storage>, passphrase: &str) -> Result<Self> {
-        if passphrase.is_empty() {
-            return Err(error(ErrorKind::Invalid, "open", "the passphrase is empty; choose one"));
-        }
         let data_key = header::open_or_create(&*inner, passphrase)?;
         let derive = Prf::new(&data_key);
         let ids = Zeroizing::new(derive.of(&[b"peerloom/vault-ids/1\0"]));

@@ -122,9 +122,62 @@ fn kinds_and_help_tell_everything() {
         }
     }
     for command in [
-        "init", "run", "invite", "add", "contacts", "send", "inbox", "queue", "peers", "check", "kinds", "demo",
+        "init",
+        "run",
+        "invite",
+        "add",
+        "contacts",
+        "send",
+        "inbox",
+        "queue",
+        "peers",
+        "check",
+        "kinds",
+        "demo",
         "bench",
+        "db",
+        "completions",
+        "man",
     ] {
         assert!(ok(base.path(), &[command, "--help"]).contains("Example"), "{command} --help has no example");
     }
+}
+
+#[test]
+fn the_documents_are_what_the_code_says() {
+    let base = tempfile::tempdir().expect("a folder");
+    let document = include_str!("../../../docs/config.md");
+    let (_, rest) = document.split_once("<!-- peerloom kinds --markdown -->\n\n").expect("a beginning");
+    let (written, _) = rest.split_once("<!-- end -->").expect("an end");
+    let generated = ok(base.path(), &["kinds", "--markdown"]);
+    assert_eq!(written.trim_end(), generated.trim_end(), "put what `peerloom kinds --markdown` prints into config.md");
+
+    // Editors get the same, and it fits the file that `init` writes.
+    let schema: serde_json::Value = serde_json::from_str(&ok(base.path(), &["kinds", "--schema"])).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let alice = init(base.path(), "alice");
+    let file = std::fs::read_to_string(alice.join("peerloom.toml")).expect("a file");
+    let valid = |text: &str| validator.is_valid(&toml::from_str(text).expect("TOML"));
+    assert!(valid(&file));
+    assert!(valid(&file.replace("kind = \"redb\"", "kind = \"vault\"\n[storage.inner]\nkind = \"sqlite\"")));
+    for (before, after) in [
+        ("kind = \"redb\"", "kind = \"rebd\""),
+        ("kind = \"redb\"", "kind = \"redb\"\ncash_mib = 3"),
+        ("kind = \"redb\"", "kind = \"vault\""),
+        ("ttl = \"7d\"", "ttl = 7"),
+        ("[storage]", "[store]"),
+    ] {
+        assert!(!valid(&file.replace(before, after)), "{after}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let base = tempfile::tempdir().expect("a folder");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(ok(base.path(), &["completions", shell]).contains("invite"), "{shell}");
+    }
+    ok(base.path(), &["man", &base.path().to_string_lossy()]);
+    let page = std::fs::read_to_string(base.path().join("peerloom-invite.1")).expect("a page");
+    assert!(page.contains("lifetime"), "{page}");
 }

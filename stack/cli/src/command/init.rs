@@ -92,6 +92,11 @@ listen = {listen}
 [[discovery]]
 kind = "invite"
 
+# Finds contacts on the local network, and shows this device there:
+# [[discovery]]
+# kind = "mdns"
+
+# `peerloom db copy` moves to another kind of store.
 [storage]
 kind = "redb"
 

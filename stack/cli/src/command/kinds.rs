@@ -1,19 +1,31 @@
 //! Listing the kinds.
 
-use peerloom::Result;
-use peerloom::builtin;
 use peerloom::config::{Delivery, General, keys};
+use peerloom::{Layer, Result, builtin};
 use serde_json::{Value, json};
 
+use crate::args::Kinds;
 use crate::output::{say, say_json};
 
-pub(super) fn run(json: bool) -> Result<()> {
+pub(super) fn run(json: bool, form: &Kinds) -> Result<()> {
     let kinds = builtin::kinds();
     let described = kinds.describe();
     let sections = [
-        ("(top of the file)", "general keys", peerloom::config::schema_of::<General>()),
-        ("[delivery]", "how messages are delivered", peerloom::config::schema_of::<Delivery>()),
+        ("top of the file", "general keys", peerloom::config::schema_of::<General>()),
+        ("`[delivery]`", "how messages are delivered", peerloom::config::schema_of::<Delivery>()),
     ];
+    if form.schema {
+        say(&format!("{:#}", peerloom::config::file_schema(&kinds)));
+        return Ok(());
+    }
+    if form.markdown {
+        sections.iter().for_each(|(name, summary, schema)| markdown(name, summary, false, schema));
+        described.iter().for_each(|kind| {
+            let header = if kind.layer == Layer::Storage { "[storage]" } else { &format!("[[{}]]", kind.layer) };
+            markdown(&format!("`{header}` kind `{}`", kind.name), kind.summary, kind.wraps, kind.schema);
+        });
+        return Ok(());
+    }
     if json {
         let kinds = described
             .iter()
@@ -26,6 +38,10 @@ pub(super) fn run(json: bool) -> Result<()> {
     }
     for kind in &described {
         say(&format!("{} kind = \"{}\": {}", kind.layer, kind.name, kind.summary));
+        if kind.wraps {
+            say("    inner (table, required)");
+            say(&format!("        The {} that it wraps: a `kind` and its keys.", kind.layer));
+        }
         print_keys(kind.schema);
     }
     for (name, summary, schema) in &sections {
@@ -33,6 +49,25 @@ pub(super) fn run(json: bool) -> Result<()> {
         print_keys(schema);
     }
     Ok(())
+}
+
+/// A section of docs/config.md.
+fn markdown(title: &str, summary: &str, wraps: bool, schema: &Value) {
+    let keys = keys(schema);
+    let mut initial = summary.chars();
+    let summary: String = initial.next().into_iter().flat_map(char::to_uppercase).chain(initial).collect();
+    let keyless = if keys.is_empty() && !wraps { " No keys." } else { "" };
+    say(&format!("## {title}\n\n{summary}.{keyless}\n"));
+    if keyless.is_empty() {
+        say("| key | type | default | what |\n|---|---|---|---|");
+        if wraps {
+            say("| `inner` | table | required | What it wraps: a `kind` of the same layer, and its keys. |");
+        }
+        for key in keys {
+            say(&format!("| `{}` | {} | `{}` | {} |", key.name, key.kind, key.default, key.documentation));
+        }
+        say("");
+    }
 }
 
 fn print_keys(schema: &Value) {

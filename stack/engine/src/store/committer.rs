@@ -30,6 +30,8 @@ struct Job<C> {
 struct Progress {
     /// Every batch up to this sequence is done, durable or failed.
     done: AtomicU64,
+    /// The same, and its consequence was let go: what is said must come in order, too.
+    released: AtomicU64,
     /// Batches of this epoch and before fail.
     failed_epoch: AtomicU64,
 }
@@ -89,7 +91,7 @@ impl<C: Consequence> Committer<C> {
     /// Hands over a batch; waits while one is being committed and another waits. `lone`: nothing
     /// else is to be done meanwhile.
     pub(crate) fn submit(&mut self, batch: Batch, consequence: C, lone: bool) {
-        let idle = self.done() == self.next;
+        let idle = self.progress.released.load(Ordering::Acquire) == self.next;
         self.next += 1;
         let job = Job { sequence: self.next, epoch: self.epoch, batch, consequence };
         if idle && (lone || job.batch.is_empty()) {
@@ -130,6 +132,7 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
             // First the mark, then the word: whoever hears of it may look.
             progress.done.store(last, Ordering::Release);
             good.into_iter().for_each(|job| job.consequence.release());
+            progress.released.store(last, Ordering::Release);
             if let Err(error) = storage.settle() {
                 error!(%error, "the store failed after a commit; it is read again");
             }
@@ -141,7 +144,48 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
             }
             good.into_iter().for_each(|job| job.consequence.fail(&error));
             progress.done.store(last, Ordering::Release);
+            progress.released.store(last, Ordering::Release);
             on_failure();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use peerloom_core::memory::MemoryStorage;
+    use peerloom_core::wire::store::META;
+
+    use super::*;
+
+    /// Takes its time to say that it is durable.
+    struct Slow(u64, Duration, Arc<Mutex<Vec<u64>>>);
+
+    impl Consequence for Slow {
+        fn release(self) {
+            std::thread::sleep(self.1);
+            self.2.lock().unwrap().push(self.0);
+        }
+
+        fn fail(self, _: &Error) {}
+    }
+
+    #[test]
+    fn consequences_are_let_go_in_order() {
+        let said = Arc::default();
+        let mut committer = Committer::start(Arc::new(MemoryStorage::new()), || {}).unwrap();
+        for (number, wait) in [(1, 50), (2, 0)] {
+            let mut batch = Batch::default();
+            batch.put(META, &b"key"[..], vec![number as u8]);
+            // The second one is lone as soon as the first is durable.
+            committer.submit(batch, Slow(number, Duration::from_millis(wait), Arc::clone(&said)), number == 2);
+            while committer.done() < number {
+                std::thread::yield_now();
+            }
+        }
+        drop(committer);
+        assert_eq!(*said.lock().unwrap(), [1, 2]);
     }
 }

@@ -1,6 +1,7 @@
 //! What can be said of a configuration type: its keys, their types, defaults and documentation.
 
-use serde_json::Value;
+use peerloom_core::kinds::{INNER, KindInfo, Kinds, Layer};
+use serde_json::{Map, Value, json};
 
 /// One key of a configuration table.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -41,6 +42,53 @@ fn kind_of(property: &Value) -> String {
         (_, Some(kind)) => kind.into(),
         _ => "value".into(),
     }
+}
+
+/// JSON Schema (draft 2020-12) of the whole file, for editors: what every kind takes, with its
+/// documentation and defaults.
+pub fn file_schema(kinds: &Kinds) -> Value {
+    let mut definitions = Map::new();
+    let mut root = super::schema_of::<super::General>();
+    let mut properties = root.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    properties.insert("delivery".into(), super::schema_of::<super::Delivery>());
+    for layer in Layer::ALL {
+        let of_layer = kinds.describe().into_iter().filter(|kind| kind.layer == layer);
+        let one_of: Vec<Value> = of_layer.map(|kind| table_schema(&kind)).collect();
+        definitions.insert(layer.to_string(), json!({ "type": "object", "required": ["kind"], "oneOf": one_of }));
+        let one = json!({ "$ref": format!("#/$defs/{layer}") });
+        let entry = if layer == Layer::Storage {
+            one
+        } else {
+            json!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+        };
+        properties.insert(layer.to_string(), entry);
+    }
+    if let Some(root) = root.as_object_mut() {
+        root.insert("title".into(), "peerloom.toml".into());
+        root.insert("properties".into(), properties.into());
+        root.insert("additionalProperties".into(), false.into());
+        root.insert("required".into(), Layer::ALL.map(|layer| layer.to_string()).to_vec().into());
+        root.insert("$defs".into(), definitions.into());
+    }
+    root
+}
+
+fn table_schema(kind: &KindInfo<'_>) -> Value {
+    let mut properties = Map::from_iter([("kind".to_owned(), json!({ "const": kind.name }))]);
+    properties.extend(kind.schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default());
+    let mut required = vec!["kind"];
+    if kind.wraps {
+        properties.insert(INNER.into(), json!({ "$ref": format!("#/$defs/{}", kind.layer) }));
+        required.push(INNER);
+    }
+    json!({
+        "title": kind.name,
+        "description": kind.summary,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
 }
 
 /// The name most like `wanted`, if one is like it at all.

@@ -1,0 +1,26 @@
+//! Completions and manual pages, from the same definitions as `--help`.
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use peerloom::{Error, ErrorKind, Result};
+
+use crate::args::Arguments;
+use crate::output::say;
+
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "peerloom", &mut script);
+    say(String::from_utf8_lossy(&script).trim_end());
+    Ok(())
+}
+
+pub(super) fn pages(folder: &Path) -> Result<()> {
+    let failed = |e| {
+        let message = format!("{}: the manual pages can't be written there; make the folder", folder.display());
+        Error::new(ErrorKind::Invalid, "man", "write", message).source(e)
+    };
+    clap_mangen::generate_to(Arguments::command(), folder).map_err(failed)?;
+    say(&format!("wrote the manual pages to {}; see `man -l {0}/peerloom.1`", folder.display()));
+    Ok(())
+}
