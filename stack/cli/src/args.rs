@@ -41,7 +41,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example: peerloom -C alice invite --lifetime 1d")]
     Invite(Invite),
     /// Add the contact that an invitation link comes from.
-    #[command(after_help = "Example: peerloom -C bob add 'peerloom://invite/…'")]
+    #[command(
+        after_help = "Example: peerloom -C bob add 'peerloom://invite/…'\n         peerloom -C bob add --qr picture.png"
+    )]
     Add(Add),
     /// List the contacts, or rename one.
     #[command(after_help = "Example: peerloom -C bob contacts --rename alice=mum")]
@@ -51,6 +53,9 @@ pub(crate) enum Command {
         after_help = "Examples: peerloom -C bob send alice hello\n          fortune | peerloom -C bob send alice -"
     )]
     Send(Send),
+    /// Chat with a contact, line by line.
+    #[command(after_help = "Example: peerloom -C bob chat alice")]
+    Chat(Chat),
     /// Show received messages.
     #[command(after_help = "Example: peerloom -C alice inbox --follow")]
     Inbox(Inbox),
@@ -122,12 +127,19 @@ pub(crate) struct Invite {
     /// How many contacts it lets in.
     #[arg(long, default_value_t = 1)]
     pub(crate) uses: u32,
+    /// Draw the link as a QR code, too.
+    #[arg(long)]
+    pub(crate) qr: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
     /// The link that `peerloom invite` printed.
-    pub(crate) link: String,
+    #[arg(required_unless_present = "qr")]
+    pub(crate) link: Option<String>,
+    /// Read the link from a picture of its QR code instead.
+    #[arg(long, value_name = "PICTURE", conflicts_with = "link")]
+    pub(crate) qr: Option<PathBuf>,
     /// What to call the contact.
     #[arg(long)]
     pub(crate) alias: Option<String>,
@@ -149,6 +161,12 @@ pub(crate) struct Send {
     /// How long the message may wait to be delivered, instead of the configured time.
     #[arg(long, value_parser = duration)]
     pub(crate) ttl: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// The contact's name, or the beginning of their user id.
+    pub(crate) contact: String,
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,11 @@
 //! The commands, one after the other; `demo` and `bench` have files of their own.
 
+mod chat;
 mod db;
 mod init;
 mod kinds;
 mod manual;
+mod qr;
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Add, Arguments, Check, Command, Contacts, Inbox, Invite, Queue, QueueAction, Run, Send};
 use crate::control::{EventView, MessageView, Request, SOCKET};
-use crate::output::{note, printable, say, say_json, table};
+use crate::output::{colours, note, printable, say, say_json, table};
 use crate::session::Session;
 use crate::{bench, demo};
 
@@ -39,6 +41,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Add(add) => with(opened().await?, |s| self::add(s, json, add)).await,
         Command::Contacts(contacts) => with(opened().await?, |s| self::contacts(s, json, contacts)).await,
         Command::Send(send) => with(opened().await?, |s| self::send(s, json, send)).await,
+        Command::Chat(chat) => {
+            let session = opened().await?;
+            let done = chat::run(&session, chat).await;
+            session.close().await;
+            done
+        }
         Command::Inbox(inbox) => self::inbox(opened().await?, json, inbox).await,
         Command::Queue(queue) => with(opened().await?, |s| self::queue(s, json, queue)).await,
         Command::Peers => with(opened().await?, |s| peers(s, json)).await,
@@ -110,7 +118,11 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
     if json {
         say_json(&answer);
     } else {
-        say(&text(&answer, "link"));
+        let link = text(&answer, "link");
+        if invite.qr {
+            say(&qr::draw(&link, colours())?);
+        }
+        say(&link);
         if let Session::Local { .. } = session {
             note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");
         }
@@ -119,7 +131,11 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
 }
 
 async fn add(session: std::sync::Arc<Session>, json: bool, add: Add) -> Result<()> {
-    let answer = session.request(Request::Add { link: add.link, alias: add.alias }).await?;
+    let link = match add.qr {
+        Some(picture) => qr::read(&picture)?,
+        None => add.link.unwrap_or_default(),
+    };
+    let answer = session.request(Request::Add { link, alias: add.alias }).await?;
     if json {
         say_json(&answer);
     } else {

@@ -79,6 +79,11 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Whether results may be coloured: on a terminal, unless `NO_COLOR` says otherwise.
+pub(crate) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
 /// Logs to stderr: warnings by default, more with `-v`, `RUST_LOG` above both.
 pub(crate) fn start_logging(verbose: u8) {
     let default = match verbose {
