@@ -35,8 +35,15 @@ pub const CANNOT_OPEN: &[u8] = b"peerloom/v1/cannot-open\0";
 /// A withdrawal, signed by the log owner's device key.
 pub const WITHDRAWAL: &[u8] = b"peerloom/v1/withdrawal\0";
 
+/// The X25519 key in a key package of the `sealed` suites, signed by its device's key.
+pub const SEALED_KEY: &[u8] = b"peerloom/v1/sealed-key\0";
+/// Wrapping a content key for a device: HPKE's `info` (RFC 9180 §5.1).
+pub const SEALED_WRAP: &[u8] = b"peerloom/v1/sealed-wrap\0";
+/// An entry of the `sealed` suites, signed by the log owner's device key.
+pub const SEALED_ENTRY: &[u8] = b"peerloom/v1/sealed-entry\0";
+
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 16] = [
+pub const ALL: [&[u8]; 19] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -53,6 +60,9 @@ pub const ALL: [&[u8]; 16] = [
     ACK,
     CANNOT_OPEN,
     WITHDRAWAL,
+    SEALED_KEY,
+    SEALED_WRAP,
+    SEALED_ENTRY,
 ];
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(crate) use init::{free_port, init_folder};
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { dir, overrides: set, json, command, .. } = arguments;
     // What is said here counts more than what the environment says.
-    let mut overrides = peerloom::config::overrides_from(std::env::vars());
+    let mut overrides = peerloom::config::overrides_from(std::env::vars_os());
     overrides.extend(set);
     let opened = || Session::open(&dir, &overrides);
     let done = match command {

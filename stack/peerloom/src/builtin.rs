@@ -12,5 +12,6 @@ pub fn kinds() -> Kinds {
     peerloom_storage_sqlite::register(&mut kinds);
     peerloom_storage_vault::register(&mut kinds);
     peerloom_crypto_mls::register(&mut kinds);
+    peerloom_crypto_sealed::register(&mut kinds);
     kinds
 }

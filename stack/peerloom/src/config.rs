@@ -3,6 +3,7 @@
 mod schema;
 mod tree;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -219,8 +220,9 @@ impl Config {
 
 /// The overrides among environment variables: `PEERLOOM__STORAGE__KIND=sqlite` stands for
 /// `storage.kind=sqlite`.
-pub fn overrides_from(variables: impl Iterator<Item = (String, String)>) -> Vec<Override> {
-    let parse = |(name, value): (String, String)| {
+pub fn overrides_from(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Override> {
+    let parse = |(name, value): (OsString, OsString)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
         let path = name.strip_prefix("PEERLOOM__")?.to_lowercase().replace("__", ".");
         Some(Override { path, value })
     };

@@ -1,9 +1,11 @@
 //! A node's folder: the file, the store, and a note beside the store that says which one it is.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use peerloom_core::storage::private_file;
 use peerloom_core::wire::store::{META, meta};
 use peerloom_core::{Error, ErrorKind, Result, Storage};
 
@@ -19,7 +21,7 @@ pub(crate) fn check_kind(folder: &Path, kind: &str) -> Result<()> {
     match read(folder)? {
         Some((before, _)) if before != kind => {
             let message = format!(
-                "{}: the folder holds a store of kind \"{before}\", the file says \"{kind}\"; set storage.kind back to \"{before}\", and move it with `peerloom db copy --to {kind}` if you like",
+                "{}: the folder holds a store of kind \"{before}\", the file says \"{kind}\"; set [storage] back to \"{before}\", and move it with `peerloom db copy --to {kind}` if you like",
                 folder.display()
             );
             Err(error(ErrorKind::Invalid, message))
@@ -31,8 +33,7 @@ pub(crate) fn check_kind(folder: &Path, kind: &str) -> Result<()> {
 /// Refuses a store that was exchanged for another, or an old copy of it: its keys would be used
 /// twice. Writes the note where there is none yet.
 pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -> Result<()> {
-    let instance = storage.snapshot()?.get(META, meta::INSTANCE)?.unwrap_or_default();
-    let instance = HEXLOWER.encode(&instance);
+    let instance = instance(storage)?;
     match read(folder)? {
         Some((_, noted)) if noted != instance => {
             let message = format!(
@@ -46,16 +47,32 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
     }
 }
 
-/// The folder's store is of another kind from now on; its contents are the same.
-pub(crate) fn note_kind(folder: &Path, kind: &str) -> Result<()> {
-    let Some((_, instance)) = read(folder)? else { return Ok(()) };
-    write(folder, kind, &instance)
+/// The folder's store is another one from now on, with the same contents.
+pub(crate) fn note(folder: &Path, kind: &str, storage: &dyn Storage) -> Result<()> {
+    write(folder, kind, &instance(storage)?)
+}
+
+fn instance(storage: &dyn Storage) -> Result<String> {
+    Ok(HEXLOWER.encode(&storage.snapshot()?.get(META, meta::INSTANCE)?.unwrap_or_default()))
 }
 
 fn write(folder: &Path, kind: &str, instance: &str) -> Result<()> {
     let failed =
         |e| error(ErrorKind::Storage, format!("{}: the folder can't be written to", folder.display())).source(e);
-    fs::write(folder.join(NOTE), format!("{kind}\n{instance}\n")).map_err(failed)
+    replace(&folder.join(NOTE), &format!("{kind}\n{instance}\n")).map_err(failed)
+}
+
+/// Replaces a file at once, for this user alone: after a crash it is the old one or the new one.
+pub(crate) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let mut file = private_file(Path::new(&fresh))?;
+    file.set_len(0)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
 }
 
 fn read(folder: &Path) -> Result<Option<(String, String)>> {

@@ -41,12 +41,9 @@ pub struct Store {
 impl Store {
     /// Opens the store of a configuration; `InUse` while a node runs on the folder.
     pub fn open(config: &Config, kinds: &Kinds) -> Result<Self> {
-        Ok(Self {
-            storage: open(config, kinds)?,
-            folder: config.folder.clone(),
-            kind: chosen(config)?.full_kind(),
-            passphrase: config.passphrase.clone(),
-        })
+        let (storage, kind) = (open(config, kinds)?, chosen(config)?.full_kind());
+        folder::check_instance(&config.folder, &kind, &*storage)?;
+        Ok(Self { storage, folder: config.folder.clone(), kind, passphrase: config.passphrase.clone() })
     }
 
     /// Its kind, with those that it wraps: `vault/redb`.
@@ -98,9 +95,8 @@ impl Store {
         let target = build(chosen(&after)?, &self.folder, self.passphrase.clone(), kinds)?;
         let rows = peerloom_engine::copy_store(&*self.storage, &*target, progress)?;
         // First the note: with the old file it refuses both stores, and its message says the remedy.
-        folder::note_kind(&self.folder, kind)?;
-        let fresh = file.with_extension("toml.new");
-        std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &file)).map_err(failed)?;
+        folder::note(&self.folder, kind, &*target)?;
+        folder::replace(&file, &text).map_err(failed)?;
         Ok(rows)
     }
 }

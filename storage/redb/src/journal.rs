@@ -33,6 +33,7 @@ pub(crate) struct Journal {
     sequence: u32,
     allocated: u64,
     buffer: Vec<u8>,
+    abandoned: bool,
 }
 
 impl Journal {
@@ -42,7 +43,7 @@ impl Journal {
     /// later ones are whole is an error: confirmed batches would be lost.
     pub(crate) fn open(file: File, salt: u64, mut each: impl FnMut(Vec<RowWrite>) -> Result<()>) -> Result<Self> {
         let allocated = file.metadata()?.len();
-        let mut journal = Self { file, salt, end: 0, sequence: 0, allocated, buffer: Vec::new() };
+        let mut journal = Self { file, salt, end: 0, sequence: 0, allocated, buffer: Vec::new(), abandoned: false };
         let mut all = vec![0; usize::try_from(allocated).map_err(|_| damaged())?];
         journal.file.read_exact_at(&mut all, 0)?;
         let all = Bytes::from(all);
@@ -68,7 +69,11 @@ impl Journal {
 
     /// Leaves its records to the next opening, whatever becomes of this one.
     pub(crate) fn abandon(&mut self) {
-        self.end = 0;
+        self.abandoned = true;
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// Gives its space back; its records must be void already.

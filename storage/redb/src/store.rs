@@ -183,7 +183,11 @@ impl Drop for Open {
     /// Leaves all in one file, for whoever copies it. Where that fails the journal still has it.
     fn drop(&mut self) {
         let mut journal = lock(&self.journal);
-        if journal.size() > 0 && self.catch_up().is_ok() && self.merge(&mut journal, &[]).is_ok() {
+        if journal.is_abandoned() {
+            return;
+        }
+        let empty = journal.size() == 0;
+        if empty || self.catch_up().is_ok() && self.merge(&mut journal, &[]).is_ok() {
             // A copy of the file must not meet records that aren't its own.
             let _ = journal.clear();
         }

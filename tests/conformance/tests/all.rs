@@ -13,6 +13,7 @@ use peerloom_core::storage::Checked;
 use peerloom_core::wire::NetworkId;
 use peerloom_core::{Crypto, Discovery, Storage};
 use peerloom_crypto_mls::MlsCrypto;
+use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
 use peerloom_storage_redb::RedbStorage;
@@ -69,6 +70,14 @@ fn crypto_memory() {
 fn crypto_mls_classical() {
     let make = |identity: &Identity| -> Arc<dyn Crypto> {
         Arc::new(MlsCrypto::new(&identity.secret, identity.certificate.clone()).expect("a crypto"))
+    };
+    crypto::run(&make);
+}
+
+#[test]
+fn crypto_sealed_classical() {
+    let make = |identity: &Identity| -> Arc<dyn Crypto> {
+        Arc::new(SealedCrypto::new(&identity.secret, identity.certificate.clone()).expect("a crypto"))
     };
     crypto::run(&make);
 }

@@ -203,7 +203,7 @@ impl Turn<'_> {
     ) -> Result<Position> {
         let Contents { messages, expires_at_ms, history, resealed_from } = contents;
         let own = self.state.own.clone();
-        let crypto = self.state.crypto()?;
+        let crypto = self.state.crypto(id)?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
         };

@@ -21,7 +21,7 @@ impl Turn<'_> {
     /// Brings our send session in a conversation to the contact's devices, as far as their key
     /// packages are here, and asks for those that are missing.
     pub(super) fn prepare_session(&mut self, id: ConversationId) -> Result<()> {
-        let crypto = self.state.crypto()?;
+        let crypto = self.state.crypto(id)?;
         let Some(contact) = self.state.contacts.by_conversation(&id) else {
             return Ok(());
         };
@@ -89,7 +89,7 @@ impl Turn<'_> {
         let again = self.now.mono + KEY_PACKAGE_RETRY;
         self.state.timers.set(TimerKey::Session(conversation), Some(again));
         if self.state.up.contains(&device) {
-            let suite = self.state.crypto()?.suite();
+            let suite = self.state.crypto(conversation)?.suite();
             self.effects.control(device, &Frame::KeyPackageRequest(KeyPackageRequest { suite, conversation }));
         }
         Ok(())
@@ -120,8 +120,11 @@ impl Turn<'_> {
 
     /// A key package of a device arrived.
     pub(super) fn on_key_package(&mut self, device: DeviceId, answer: KeyPackage) -> Result<()> {
-        let ours = self.state.crypto()?.suite() == answer.suite && answer.package.len() <= limits::KEY_PACKAGE;
-        if !ours || !self.state.contacts.shares(&device, &answer.conversation) {
+        let fits = answer.package.len() <= limits::KEY_PACKAGE;
+        if !fits || !self.state.contacts.shares(&device, &answer.conversation) {
+            return Ok(());
+        }
+        if self.state.crypto(answer.conversation)?.suite() != answer.suite {
             return Ok(());
         }
         let Some(conversation) = self.state.conversations.get_mut(&answer.conversation) else {

@@ -8,7 +8,9 @@ use peerloom_core::wire::store::{
     CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING,
     QUARANTINE, Record, Table, key_order, ordered_key,
 };
-use peerloom_core::wire::{ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, UserId};
+use peerloom_core::wire::{
+    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, PeerRecord, Position, Signed, SuiteId, UserId,
+};
 use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_delivery::{Inbox, Now, Outbox};
@@ -92,6 +94,8 @@ pub(crate) struct Conversation {
     pub(crate) pending_bytes: usize,
     /// The devices in the send session; `None` until it was looked at.
     pub(crate) members: Option<Vec<DeviceId>>,
+    /// The suite of our log; `None` until it was chosen.
+    pub(crate) suite: Option<SuiteId>,
     /// Key packages at hand.
     pub(crate) key_packages: HashMap<DeviceId, Bytes>,
     /// Devices to be added anew.
@@ -249,6 +253,7 @@ impl State {
             pending,
             pending_bytes,
             members: None,
+            suite: None,
             key_packages: HashMap::new(),
             rejoin: BTreeSet::new(),
         };
@@ -298,11 +303,27 @@ impl State {
         !self.lazy_deletes.is_empty() || !self.lazy_cursors.is_empty()
     }
 
-    /// The suite in which new sessions are made.
-    pub(crate) fn crypto(&self) -> Result<Arc<dyn Crypto>> {
+    /// The suite of our log in a conversation: the first of ours that every device of the contact
+    /// offers in its signed record. It stays until the node starts again.
+    pub(crate) fn crypto(&mut self, id: ConversationId) -> Result<Arc<dyn Crypto>> {
         let none =
             || Error::new(ErrorKind::Invalid, "engine", "seal", "no crypto is configured; add a [[crypto]] table");
-        self.cryptos.first().cloned().ok_or_else(none)
+        let chosen = self.conversations.get(&id).and_then(|c| c.suite);
+        if let Some(crypto) = self.cryptos.iter().find(|c| Some(c.suite()) == chosen) {
+            return Ok(crypto.clone());
+        }
+        let contact = self.contacts.by_conversation(&id);
+        let records = contact.iter().flat_map(|c| &c.devices).filter_map(|d| d.record.as_ref());
+        // They were verified when they were taken in.
+        let offers: Vec<Vec<SuiteId>> =
+            records.filter_map(|r| PeerRecord::open(r, |_, _, _| true).ok()).map(|(record, _)| record.suites).collect();
+        let common = |crypto: &&Arc<dyn Crypto>| offers.iter().all(|suites| suites.contains(&crypto.suite()));
+        // Without a common one the first is tried: the other side's record may be out of date.
+        let crypto = self.cryptos.iter().find(common).or(self.cryptos.first()).cloned().ok_or_else(none)?;
+        if let Some(conversation) = self.conversations.get_mut(&id).filter(|_| !offers.is_empty()) {
+            conversation.suite = Some(crypto.suite());
+        }
+        Ok(crypto)
     }
 }
 

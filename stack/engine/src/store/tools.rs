@@ -1,10 +1,11 @@
 //! A whole store at once: counting, checking, copying.
 
+use bytes::Bytes;
 use peerloom_core::storage::scan_all;
 use peerloom_core::wire::store::{self as records, META, Record, TABLES, Table, VAULT, meta};
 use peerloom_core::wire::{Bundle, DeviceCertificate, Envelope, PeerRecord, Signed};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Result, Storage};
-use peerloom_crypto_primitives::verify;
+use peerloom_crypto_primitives::{random, verify};
 
 /// Bytes that one batch of a copy has.
 const COPY_BATCH: usize = 4 * 1024 * 1024;
@@ -47,7 +48,7 @@ pub fn table_sizes(storage: &dyn Storage) -> Result<Vec<TableSize>> {
 }
 
 /// Checks the store's own checksums, that every row can be read, that every record says what its
-/// table keeps, and every signature in it. Returns how many rows were checked, and what is wrong;
+/// table keeps, and the signatures of certificates and peer records. Returns how many rows were checked, and what is wrong;
 /// `progress` gets the rows so far.
 pub fn check(storage: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<(u64, Vec<String>)> {
     let mut problems = Vec::new();
@@ -108,12 +109,15 @@ fn check_row(table: Table, row: &peerloom_core::Row) -> Result<()> {
     Ok(())
 }
 
-/// Copies all rows into an empty store and reads them back. `progress` gets the rows so far.
+/// Copies all rows into an empty store and counts them there. The copy is another instance, so that
+/// the first can't be taken for it later. `progress` gets the rows so far.
 pub fn copy(from: &dyn Storage, to: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<u64> {
     if to.snapshot()?.get(META, meta::SCHEMA)?.is_some() {
         let message = "the store to copy to is not empty; delete it, or choose another path";
         return Err(Error::new(ErrorKind::Exists, "store", "copy", message));
     }
+    let no_random = |e| Error::new(ErrorKind::Storage, "store", "copy", "the system gives no randomness").source(e);
+    let instance = Bytes::copy_from_slice(&random::<16>().map_err(no_random)?);
     let (mut batch, mut rows) = (Batch::default(), 0);
     // The layout's version comes last: a copy that was broken off is no store yet.
     let mut last = Batch::default();
@@ -122,9 +126,10 @@ pub fn copy(from: &dyn Storage, to: &dyn Storage, mut progress: impl FnMut(u64))
         if rows % 1000 == 0 {
             progress(rows);
         }
-        let is_schema = table == META && row.key[..] == meta::SCHEMA[..];
-        let target = if is_schema { &mut last } else { &mut batch };
-        target.put(table, row.key.clone(), row.value.clone());
+        let fact = |name: &[u8]| table == META && row.key[..] == *name;
+        let value = if fact(meta::INSTANCE) { instance.clone() } else { row.value.clone() };
+        let target = if fact(meta::SCHEMA) { &mut last } else { &mut batch };
+        target.put(table, row.key.clone(), value);
         if batch.size() >= COPY_BATCH {
             to.commit(&std::mem::take(&mut batch))?;
             to.settle()?;

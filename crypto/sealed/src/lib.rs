@@ -1,0 +1,24 @@
+//! Sealing without a ratchet: a fresh content key for each entry, wrapped for each recipient by HPKE
+//! (RFC 9180), a ChaCha20-Poly1305 body and an Ed25519 signature.
+//!
+//! For first contact, broadcasts and tiny devices. Whoever gets hold of a device's key reads all that
+//! was ever sealed for it: no forward secrecy and no healing; `mls` has both.
+
+mod entry;
+mod keys;
+mod session;
+
+use std::sync::Arc;
+
+use peerloom_core::Kinds;
+use peerloom_core::kinds::NoSettings;
+
+pub use session::SealedCrypto;
+
+/// Registers the `sealed-classical` kind.
+pub fn register(kinds: &mut Kinds) {
+    let summary = "a key for each entry, wrapped with X25519 for each device, and a signature: no forward secrecy";
+    kinds.cryptos.add("sealed-classical", summary, |_: NoSettings, context| {
+        Ok(Arc::new(SealedCrypto::new(&context.secret, context.certificate.clone())?))
+    });
+}
