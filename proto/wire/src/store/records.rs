@@ -216,7 +216,7 @@ pub struct OutEntry {
     pub messages: Vec<MessageId>,
     /// The devices it is sealed for.
     pub recipients: Vec<DeviceId>,
-    /// Where its plaintext stands in [`HISTORY`]; 0 = nowhere.
+    /// Where its plaintext stands in [`HISTORY`](super::HISTORY); 0 = nowhere.
     pub history: u64,
     /// Where the same messages stood before.
     pub resealed_from: Vec<Position>,
