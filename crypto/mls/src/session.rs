@@ -231,6 +231,10 @@ impl Crypto for MlsCrypto {
         Self::SUITE
     }
 
+    fn name(&self) -> &'static str {
+        "mls-classical"
+    }
+
     fn caps(&self) -> CryptoCaps {
         CryptoCaps { ratchet: true, healing: true, removal: true, post_quantum: false }
     }

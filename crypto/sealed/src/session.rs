@@ -75,6 +75,10 @@ impl Crypto for SealedCrypto {
         Self::SUITE
     }
 
+    fn name(&self) -> &'static str {
+        "sealed-classical"
+    }
+
     fn caps(&self) -> CryptoCaps {
         CryptoCaps { ratchet: false, healing: false, removal: true, post_quantum: false }
     }

@@ -24,6 +24,9 @@ pub trait Crypto: Send + Sync {
     /// The suite's number on the wire.
     fn suite(&self) -> SuiteId;
 
+    /// The suite's name for people: the kind that offers it.
+    fn name(&self) -> &'static str;
+
     /// What it promises; selects conformance cases.
     fn caps(&self) -> CryptoCaps;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerloom_core::wire::store::{Contact, ContactDevice};
-use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, UserId};
+use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, SuiteId, UserId};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
 
@@ -141,6 +141,16 @@ fn means(user: &UserId, name: &str) -> bool {
 
 /// The addresses in a device's newest record.
 pub(crate) fn addresses(device: &ContactDevice) -> Vec<peerloom_wire::Address> {
-    let record = device.record.as_ref().and_then(|r| PeerRecord::open(r, verify).ok());
-    record.map(|(record, _)| record.addresses).unwrap_or_default()
+    record(device).map(|record| record.addresses).unwrap_or_default()
+}
+
+/// The crypto suites in a device's newest record.
+pub(crate) fn suites(device: &ContactDevice) -> Vec<SuiteId> {
+    record(device).map(|record| record.suites).unwrap_or_default()
+}
+
+/// A device's newest record. It was verified when it was taken in.
+fn record(device: &ContactDevice) -> Option<PeerRecord> {
+    let signed = device.record.as_ref()?;
+    PeerRecord::open(signed, |_, _, _| true).ok().map(|(record, _)| record)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::Contact;
+use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::{SigningKey, verify};
@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::clock::Clock;
 use crate::config::{EngineConfig, Parts};
-use crate::contacts::Contacts;
+use crate::contacts::{Contacts, suites};
 use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, State};
 use crate::event::{EventSource, EventStream, Message, Notice};
 use crate::history::{Cursor, Reader, blocking};
@@ -30,7 +30,7 @@ pub struct Engine {
     events: EventSource,
     reader: Reader,
     config: EngineConfig,
-    suites: Vec<peerloom_wire::SuiteId>,
+    cryptos: Vec<Arc<dyn peerloom_core::Crypto>>,
     transports: Vec<Arc<dyn peerloom_core::Transport>>,
     discoveries: Vec<Arc<dyn peerloom_core::Discovery>>,
     network: Mutex<Option<Network>>,
@@ -63,9 +63,15 @@ impl Engine {
             |_| Error::new(ErrorKind::Bug, "engine", "open", "the operating system gives no randomness");
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(no_randomness)?;
         let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
-        let suites = cryptos.iter().map(|c| c.suite()).collect();
-        let state =
-            State::new(config.clone(), own.clone(), cryptos, contacts.clone(), links.clone(), events.clone(), rng);
+        let state = State::new(
+            config.clone(),
+            own.clone(),
+            cryptos.clone(),
+            contacts.clone(),
+            links.clone(),
+            events.clone(),
+            rng,
+        );
         let reader = Reader::new(&storage, own.device);
         let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
@@ -76,7 +82,7 @@ impl Engine {
             events,
             reader,
             config,
-            suites,
+            cryptos,
             transports,
             discoveries,
             network: Mutex::new(None),
@@ -89,7 +95,7 @@ impl Engine {
         if network.is_none() {
             let shared = Shared {
                 own: self.own.clone(),
-                suites: self.suites.clone(),
+                suites: self.cryptos.iter().map(|c| c.suite()).collect(),
                 transports: self.transports.clone(),
                 discoveries: self.discoveries.clone(),
                 contacts: self.contacts.clone(),
@@ -204,7 +210,12 @@ impl Engine {
     /// How the devices of all contacts stand.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let devices = self.contacts.devices();
-        devices.into_iter().map(|(user, d)| self.links.status(user, d.device, d.last_seen_ms)).collect()
+        let status = |(user, d): (UserId, ContactDevice)| {
+            let offered = suites(&d);
+            let common = self.cryptos.iter().find(|c| offered.contains(&c.suite()));
+            PeerStatus { suite: common.map(|c| c.name()), ..self.links.status(user, d.device, d.last_seen_ms) }
+        };
+        devices.into_iter().map(status).collect()
     }
 
     /// Links and frames from outside that were refused since the node was opened.

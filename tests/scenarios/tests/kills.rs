@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Control, PATIENCE, Running, STORES, inbox_ids, init_with, introduce};
+use common::{Control, PATIENCE, Running, SEALED, STORES, inbox_ids, init_with, introduce};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -67,6 +67,11 @@ fn nothing_is_lost_or_shown_twice_with_sqlite() {
 #[test]
 fn nothing_is_lost_or_shown_twice_with_a_vault() {
     story(STORES[2], number("PEERLOOM_KILLS").unwrap_or(40));
+}
+
+#[test]
+fn nothing_is_lost_or_shown_twice_with_sealed_crypto() {
+    story(SEALED, number("PEERLOOM_KILLS").unwrap_or(40));
 }
 
 fn story(store: &[&str], kills: u64) {

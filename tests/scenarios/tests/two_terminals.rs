@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Running, eventually, fails, init, introduce, ok, ok_json, ok_lines};
+use common::{Running, SEALED, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines};
 
 #[test]
 fn two_nodes_talk() {
@@ -50,6 +50,48 @@ fn two_nodes_talk() {
     drop(running_alice);
 }
 
+/// Each conversation uses the first suite that both sides have; where there is none, the sender is told.
+#[test]
+fn each_conversation_chooses_its_suite() {
+    let base = tempfile::tempdir().expect("a folder");
+    let both = ["--set", "crypto.0.kind=mls-classical", "--set", "crypto.1.kind=sealed-classical"];
+    let alice = init_with(base.path(), "alice", &both);
+    let bob = init_with(base.path(), "bob", SEALED);
+    let carol = init(base.path(), "carol");
+    let _running = [&alice, &carol].map(|folder| Running::start(folder));
+    let running_bob = Running::start(&bob);
+    introduce(&alice, &bob);
+    introduce(&alice, &carol);
+    for (folder, name) in [(&bob, "bob"), (&carol, "carol")] {
+        ok(folder, &["send", "alice", "hello"]);
+        eventually("the message", || ok(&alice, &["inbox"]).contains(&format!("{name}: hello")));
+        ok(&alice, &["send", name, "and back"]);
+        eventually("the answer", || ok(folder, &["inbox"]).contains("alice: and back"));
+    }
+
+    introduce(&bob, &carol);
+    ok(&carol, &["send", "bob", "in no common language"]);
+    eventually("a reason", || {
+        let peers = ok_json(&carol, &["peers"]);
+        peers.as_array().expect("a list").iter().any(|peer| peer.to_string().contains("share no crypto suite"))
+    });
+
+    // Bob learns the other one; what waited goes out.
+    drop(running_bob);
+    let file = std::fs::read_to_string(bob.join("peerloom.toml")).expect("a file");
+    let file = file.replace("[[crypto]]", "[[crypto]]\nkind = \"mls-classical\"\n\n[[crypto]]");
+    std::fs::write(bob.join("peerloom.toml"), file).expect("a file");
+    let _running_bob = Running::start(&bob);
+    eventually("what waited", || ok(&bob, &["inbox"]).contains("carol: in no common language"));
+    // Alice's node, which never stopped, now seals to bob with MLS: both have it, and she prefers it.
+    eventually("the record", || {
+        let peers = ok_json(&alice, &["peers"]);
+        peers.as_array().expect("a list").iter().any(|p| p["contact"] == "bob" && p["suite"] == "mls-classical")
+    });
+    ok(&alice, &["send", "bob", "in MLS"]);
+    eventually("the answer", || ok(&bob, &["inbox"]).contains("alice: in MLS\n"));
+}
+
 /// A command that needs no network answers on the folder's socket; whoever asks it for an invitation
 /// gets one all the same.
 #[test]
@@ -93,9 +135,9 @@ fn an_inbox_can_be_followed() {
 #[test]
 fn the_demo_counts_right() {
     let base = tempfile::tempdir().expect("a folder");
-    for store in common::STORES {
+    for choice in common::STORES.into_iter().chain([SEALED]) {
         let arguments = ["demo", "--messages", "600", "--set", "delivery.ttl=1d"];
-        let summary = ok_json(base.path(), &[&arguments, store].concat());
+        let summary = ok_json(base.path(), &[&arguments, choice].concat());
         assert_eq!(summary["sent"], 600);
         assert_eq!(summary["delivered"], 600);
         assert_eq!((&summary["lost"], &summary["duplicates"]), (&0.into(), &0.into()));

@@ -252,6 +252,7 @@ fn peers(node: &Node) -> Value {
                 Rung::Disconnected => "disconnected",
             },
             "address": peer.link.as_ref().map(|l| l.address.clone()),
+            "suite": peer.suite,
             "rtt_us": peer.link.as_ref().map(|l| l.rtt_us),
             "bytes_sent": peer.link.as_ref().map(|l| l.bytes_sent),
             "bytes_received": peer.link.as_ref().map(|l| l.bytes_received),

@@ -49,6 +49,10 @@ impl Crypto for MemoryCrypto {
         Self::SUITE
     }
 
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
     fn caps(&self) -> CryptoCaps {
         CryptoCaps { ratchet: false, healing: false, removal: false, post_quantum: false }
     }

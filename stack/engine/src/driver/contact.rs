@@ -178,8 +178,10 @@ impl Turn<'_> {
             .and_then(|r| PeerRecord::open(r, verify).ok())
             .is_none_or(|(r, _)| r.sequence < record.sequence);
         if newer {
+            let id = contact.conversation;
             known.record = Some(signed);
             self.store_contact(contact);
+            self.choose_suite_again(id)?;
         }
         Ok(())
     }

@@ -72,6 +72,20 @@ impl Turn<'_> {
         prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
     }
 
+    /// A device of the contact may offer other suites than it did: what is sealed from now on follows.
+    pub(super) fn choose_suite_again(&mut self, id: ConversationId) -> Result<()> {
+        let before = self.state.conversations.get_mut(&id).and_then(|c| c.suite.take());
+        if before.is_none() || before == Some(self.state.crypto(id)?.suite()) {
+            return Ok(());
+        }
+        if let Some(conversation) = self.state.conversations.get_mut(&id) {
+            conversation.members = None;
+            conversation.key_packages.clear();
+        }
+        self.prepare_session(id)?;
+        self.seal_pending(id)
+    }
+
     /// A session still lacks members: a request or its answer was lost.
     pub(super) fn on_session_timer(&mut self, id: ConversationId) -> Result<()> {
         let Some(contact) = self.state.contacts.by_conversation(&id) else {

@@ -9,7 +9,7 @@ use peerloom_core::wire::store::{
     QUARANTINE, Record, Table, key_order, ordered_key,
 };
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, PeerRecord, Position, Signed, SuiteId, UserId,
+    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, SuiteId, UserId,
 };
 use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::SigningKey;
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::Turn;
 use super::timers::Timers;
 use crate::config::EngineConfig;
-use crate::contacts::Contacts;
+use crate::contacts::{Contacts, suites};
 use crate::event::EventSource;
 use crate::net::Links;
 use crate::store::{Txn, stored};
@@ -304,7 +304,7 @@ impl State {
     }
 
     /// The suite of our log in a conversation: the first of ours that every device of the contact
-    /// offers in its signed record. It stays until the node starts again.
+    /// offers in its signed record. It stays until one of those changes.
     pub(crate) fn crypto(&mut self, id: ConversationId) -> Result<Arc<dyn Crypto>> {
         let none =
             || Error::new(ErrorKind::Invalid, "engine", "seal", "no crypto is configured; add a [[crypto]] table");
@@ -313,10 +313,8 @@ impl State {
             return Ok(crypto.clone());
         }
         let contact = self.contacts.by_conversation(&id);
-        let records = contact.iter().flat_map(|c| &c.devices).filter_map(|d| d.record.as_ref());
-        // They were verified when they were taken in.
-        let offers: Vec<Vec<SuiteId>> =
-            records.filter_map(|r| PeerRecord::open(r, |_, _, _| true).ok()).map(|(record, _)| record.suites).collect();
+        let devices = contact.iter().flat_map(|c| &c.devices).filter(|d| d.record.is_some());
+        let offers: Vec<Vec<SuiteId>> = devices.map(suites).collect();
         let common = |crypto: &&Arc<dyn Crypto>| offers.iter().all(|suites| suites.contains(&crypto.suite()));
         // Without a common one the first is tried: the other side's record may be out of date.
         let crypto = self.cryptos.iter().find(common).or(self.cryptos.first()).cloned().ok_or_else(none)?;

@@ -79,6 +79,8 @@ pub struct PeerStatus {
     pub link: Option<LinkInfo>,
     /// Why the last attempt failed.
     pub reason: Option<String>,
+    /// The first of our crypto suites that the device offers in its signed record.
+    pub suite: Option<&'static str>,
     /// When a link was last made, in milliseconds since the Unix epoch; 0 = never.
     pub last_seen_ms: u64,
 }
@@ -222,7 +224,7 @@ impl Links {
             Some(_) => (Rung::Connected, None),
             None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
         };
-        PeerStatus { user, device, rung, link, reason, last_seen_ms }
+        PeerStatus { user, device, rung, link, reason, suite: None, last_seen_ms }
     }
 
     /// Something from outside was refused.

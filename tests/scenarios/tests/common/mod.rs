@@ -68,6 +68,9 @@ pub const STORES: [&[&str]; 3] = [
     &["--set", "storage.kind=vault", "--set", "storage.inner.kind=redb"],
 ];
 
+/// The `--set` arguments that choose the stateless crypto.
+pub const SEALED: &[&str] = &["--set", "crypto.0.kind=sealed-classical"];
+
 /// The same with more arguments.
 pub fn init_with(base: &Path, name: &str, more: &[&str]) -> PathBuf {
     let folder = base.join(name);
