@@ -42,8 +42,11 @@ pub const SEALED_WRAP: &[u8] = b"peerloom/v1/sealed-wrap\0";
 /// An entry of the `sealed` suites, signed by the log owner's device key.
 pub const SEALED_ENTRY: &[u8] = b"peerloom/v1/sealed-entry\0";
 
+/// The static key of a Noise handshake, signed by the device's key.
+pub const NOISE_KEY: &[u8] = b"peerloom/v1/noise-key\0";
+
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 19] = [
+pub const ALL: [&[u8]; 20] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -63,6 +66,7 @@ pub const ALL: [&[u8]; 19] = [
     SEALED_KEY,
     SEALED_WRAP,
     SEALED_ENTRY,
+    NOISE_KEY,
 ];
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ mod qr;
 use std::io::Read;
 use std::process::ExitCode;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use peerloom::config::FILE_NAME;
-use peerloom::{Config, Error, ErrorKind, Result, builtin};
+use peerloom::{Config, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use crate::args::{Add, Arguments, Check, Command, Contacts, Inbox, Invite, Queue, QueueAction, Run, Send};
@@ -80,6 +81,9 @@ async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
         let message = format!("a node runs on this folder already (its socket is {SOCKET}); end it first");
         return Err(Error::new(ErrorKind::InUse, "run", "start", message));
     }
+    if let Some(address) = run.metrics {
+        serve_metrics(address)?;
+    }
     session.start().await?;
     let status = session.request(Request::Status).await?;
     if json {
@@ -95,6 +99,22 @@ async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
     };
     session.close().await;
     ended
+}
+
+/// Serves the node's figures over HTTP, whatever the path.
+fn serve_metrics(address: std::net::SocketAddr) -> Result<()> {
+    let failed = |message: String| Error::new(ErrorKind::Invalid, "metrics", "listen", message);
+    // The port is tried here: the exporter would only log that it is taken.
+    let port = std::net::TcpListener::bind(address);
+    port.map_err(|e| failed(format!("{address} can't be used; give --metrics another one")).source(e)).map(drop)?;
+    let seconds = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+    PrometheusBuilder::new()
+        .set_buckets(&seconds)
+        .map(|builder| builder.with_http_listener(address))
+        .and_then(PrometheusBuilder::install)
+        .map_err(|e| failed("the figures can't be collected".into()).source(e))?;
+    peerloom::describe_metrics();
+    Ok(())
 }
 
 /// Completes at Ctrl-C or SIGTERM.
@@ -268,7 +288,7 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
 
 fn check(dir: &std::path::Path, overrides: &[peerloom::Override], json: bool, check: Check) -> Result<()> {
     let path = check.file.unwrap_or_else(|| dir.join(FILE_NAME));
-    let config = Config::load(&path, overrides, &builtin::kinds())?;
+    let config = Config::load(&path, overrides, &crate::kinds())?;
     let chosen = config.layers.iter().map(|c| format!("{} {}", c.layer, c.kind));
     if json {
         let layers: Vec<_> = config.layers.iter().map(|c| json!({ "layer": c.layer, "kind": c.kind })).collect();

@@ -1,4 +1,4 @@
-//! The `peerloom` command as a library, so that tests can run it under another name.
+//! The `peerloom` command as a library: to run it under another name, or with more kinds.
 
 mod args;
 mod bench;
@@ -11,11 +11,26 @@ mod session;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::Parser;
-use peerloom::{Error, ErrorKind, Retry};
+use peerloom::{Error, ErrorKind, Kinds, Retry, builtin};
 
 use args::Arguments;
+
+static KINDS: OnceLock<fn() -> Kinds> = OnceLock::new();
+
+/// The kinds that a file may choose from.
+fn kinds() -> Kinds {
+    KINDS.get().map_or_else(builtin::kinds, |kinds| kinds())
+}
+
+/// Runs the command, with these kinds instead of the built-in ones: the first call decides.
+pub fn main_with(kinds: fn() -> Kinds) -> ExitCode {
+    // An earlier call decided already.
+    let _ = KINDS.set(kinds);
+    main()
+}
 
 /// Runs the command with the program's arguments.
 ///
@@ -28,7 +43,7 @@ pub fn main() -> ExitCode {
 /// Runs the command with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
-    output::start_logging(arguments.verbose);
+    output::start_logging(arguments.verbose, arguments.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
+use crate::args::LogFormat;
+
 /// A line of the result. When the reader has gone (`| head`), the program ends quietly.
 pub(crate) fn say(line: &str) {
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
@@ -85,7 +87,7 @@ pub(crate) fn colours() -> bool {
 }
 
 /// Logs to stderr: warnings by default, more with `-v`, `RUST_LOG` above both.
-pub(crate) fn start_logging(verbose: u8) {
+pub(crate) fn start_logging(verbose: u8, format: LogFormat) {
     let default = match verbose {
         0 => "warn",
         1 => "info",
@@ -94,7 +96,11 @@ pub(crate) fn start_logging(verbose: u8) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(colour).init(),
+        LogFormat::Json => builder.json().init(),
+    }
 }
 
 #[cfg(test)]

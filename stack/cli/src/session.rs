@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use peerloom::config::FILE_NAME;
-use peerloom::{Config, Error, ErrorKind, Node, Override, Result, builtin};
+use peerloom::{Config, Error, ErrorKind, Node, Override, Result};
 use serde_json::Value;
 
 use crate::control::{self, Client, Request, Server, event_view};
@@ -26,7 +26,7 @@ impl Session {
             }
             return Ok(Self::Remote(client));
         }
-        let kinds = builtin::kinds();
+        let kinds = crate::kinds();
         let config = Config::load(&folder.join(FILE_NAME), overrides, &kinds)?;
         let node = match Node::open(&config, &kinds).await {
             // Between the two steps another command may have opened it.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::{Crypto, DeviceSecret, Discovery, Result, Storage, Transport};
+use crate::{Crypto, DeviceSecret, Discovery, Result, Storage, StreamTransport, Transport};
 
 /// A layer of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -283,6 +283,8 @@ impl KindInfo<'_> {
 pub struct Kinds {
     /// Transports by kind.
     pub transports: Registry<dyn Transport, TransportContext>,
+    /// Transports that give plain byte streams, which the stack secures.
+    pub streams: Registry<dyn StreamTransport, TransportContext>,
     /// Discoveries by kind.
     pub discoveries: Registry<dyn Discovery, DiscoveryContext>,
     /// Stores by kind.
@@ -302,6 +304,7 @@ impl Kinds {
     pub fn new() -> Self {
         Self {
             transports: Registry::new(Layer::Transport),
+            streams: Registry::new(Layer::Transport),
             discoveries: Registry::new(Layer::Discovery),
             stores: Registry::new(Layer::Storage),
             cryptos: Registry::new(Layer::Crypto),
@@ -311,6 +314,7 @@ impl Kinds {
     /// Every kind, by layer and name.
     pub fn describe(&self) -> Vec<KindInfo<'_>> {
         let mut all: Vec<_> = self.transports.describe().collect();
+        all.extend(self.streams.describe());
         all.extend(self.discoveries.describe());
         all.extend(self.stores.describe());
         all.extend(self.cryptos.describe());

@@ -11,9 +11,11 @@
 pub mod crypto;
 pub mod discovery;
 pub mod error;
+pub mod framing;
 pub mod kinds;
 pub mod memory;
 pub mod storage;
+pub mod stream;
 pub mod transport;
 
 pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};
@@ -21,6 +23,7 @@ pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use kinds::{Kinds, Layer, Settings};
 pub use storage::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
+pub use stream::{ByteStream, StreamListener, StreamTransport};
 pub use transport::{
     Channel, ChannelClass, DeviceSecret, FrameReceiver, FrameSender, Link, LinkStats, Listener, Signal, Signaling,
     Transport, TransportCaps,

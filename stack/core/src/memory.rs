@@ -7,10 +7,12 @@ mod crypto;
 mod discovery;
 mod signaling;
 mod storage;
+mod stream;
 mod transport;
 
 pub use crypto::MemoryCrypto;
 pub use discovery::{MemoryDirectory, MemoryDiscovery};
 pub use signaling::{MemorySignaling, SignalingHub};
 pub use storage::{Faults, MemoryStorage};
+pub use stream::MemoryStreams;
 pub use transport::{MemoryNetwork, MemoryTransport};

@@ -15,9 +15,9 @@ use crate::{Error, Result};
 
 /// Makes links to other devices.
 ///
-/// **The author's duties.** A *secured* transport encrypts, authenticates the other device's key
-/// ([`Link::remote_key`]) and gives a channel binding that both ends, and nobody else, compute; a
-/// transport that doesn't is wrapped by the stack. Nobody who hasn't authenticated can make it
+/// **The author's duties.** Links encrypt, and give a channel binding that both ends, and nobody
+/// else, compute. Where there are only plain byte streams, implement
+/// [`StreamTransport`](crate::StreamTransport): the stack makes links of them. Nobody who hasn't authenticated can make it
 /// allocate more than a few KiB or wait for more than 10 s. Dropping a call's future abandons the
 /// attempt and frees what it held.
 ///
@@ -51,8 +51,8 @@ pub trait Transport: Send + Sync {
 /// What a transport can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransportCaps {
-    /// Links encrypt, authenticate the device key and give a channel binding.
-    pub secured: bool,
+    /// Links know the other device's key ([`Link::remote_key`]).
+    pub authenticates: bool,
     /// It can reach devices behind NATs.
     pub nat_traversal: bool,
     /// It can dial only with a [`Signaling`].
@@ -81,7 +81,7 @@ pub trait Listener: Send {
 /// [`Closed`](crate::ErrorKind::Closed), within the transport's idle timeout.
 #[async_trait]
 pub trait Link: Send + Sync {
-    /// The key with which the other device authenticated, on a secured transport.
+    /// The key with which the other device authenticated, where [`TransportCaps::authenticates`] is set.
     fn remote_key(&self) -> Option<PublicKey>;
 
     /// 32 bytes that both ends of this very link compute, and nobody else.

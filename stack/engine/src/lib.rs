@@ -13,6 +13,7 @@ mod engine;
 mod event;
 mod history;
 mod identity;
+mod metrics;
 mod net;
 mod store;
 
@@ -22,6 +23,7 @@ pub use engine::Engine;
 pub use event::{Event, EventStream, Message, MessageState};
 pub use history::Cursor;
 pub use identity::{create_identity, open_store};
+pub use metrics::describe_metrics;
 pub use net::{LinkInfo, PeerStatus};
 pub use peerloom_delivery::Rung;
 pub use store::tools::{TableSize, check as check_store, copy as copy_store, table_sizes};

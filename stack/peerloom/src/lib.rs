@@ -26,5 +26,6 @@ pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, User
 pub use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Retry};
 pub use peerloom_engine::{
     Cursor, Event, EventStream, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung, TableSize,
+    describe_metrics,
 };
 pub use store::Store;

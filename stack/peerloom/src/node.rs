@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
 use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, NetworkId, UserId, store};
-use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result};
+use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result, Transport};
 use peerloom_discovery_invite as invite;
 use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry};
+use peerloom_secured::Secured;
 
 use crate::config::{Choice, Config};
 use crate::{builtin, folder};
@@ -89,7 +90,7 @@ impl Node {
         let discovery = DiscoveryContext { network, addresses: Vec::new() };
         let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
         let parts = Parts {
-            transports: build(config, Layer::Transport, |c| kinds.transports.build(&c.kind, &c.settings, &transport))?,
+            transports: build(config, Layer::Transport, |c| build_transport(kinds, c, &transport))?,
             discoveries: build(config, Layer::Discovery, |c| {
                 kinds.discoveries.build(&c.kind, &c.settings, &discovery)
             })?,
@@ -208,6 +209,15 @@ impl Node {
     pub async fn shutdown(&self) {
         self.engine.shutdown().await;
     }
+}
+
+/// Builds a transport; one that only gives byte streams is secured by the stack.
+fn build_transport(kinds: &Kinds, choice: &Choice, context: &TransportContext) -> Result<Arc<dyn Transport>> {
+    if kinds.streams.names().any(|name| name == choice.kind) {
+        let streams = kinds.streams.build(&choice.kind, &choice.settings, context)?;
+        return Ok(Arc::new(Secured::new(streams, &context.secret)?));
+    }
+    kinds.transports.build(&choice.kind, &choice.settings, context)
 }
 
 fn build<T: ?Sized>(config: &Config, layer: Layer, one: impl Fn(&Choice) -> Result<Arc<T>>) -> Result<Vec<Arc<T>>> {

@@ -8,4 +8,5 @@ pub mod discovery;
 pub mod identity;
 pub mod signaling;
 pub mod storage;
+pub mod stream;
 pub mod transport;

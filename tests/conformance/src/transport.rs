@@ -26,21 +26,19 @@ pub async fn run(dialer: Side, listener: Side) {
     wrong_keys_and_places_are_refused(&dialer, &address).await;
     // A refused dial may still have reached the other side.
     let (near, far) = connect(&dialer, &listener, &address, &mut *accepting).await;
-    if listener.transport.caps().secured {
+    if listener.transport.caps().authenticates {
         assert_eq!(near.remote_key().as_ref(), Some(&listener.key), "the dialed side's key is authenticated");
         assert_eq!(far.remote_key().as_ref(), Some(&dialer.key), "and the dialer's");
-        assert_eq!(near.channel_binding().expect("a binding"), far.channel_binding().expect("a binding"));
     }
+    assert_eq!(near.channel_binding().expect("a binding"), far.channel_binding().expect("a binding"));
     frames_arrive_whole_and_in_order(&near, &far).await;
     a_slow_reader_holds_up_its_own_channel_only(&near, &far).await;
     too_long_frames_are_refused(&near, &far).await;
     channels_end(&near, &far).await;
 
     let (second, other) = connect(&dialer, &listener, &address, &mut *accepting).await;
-    if listener.transport.caps().secured {
-        let (a, b) = (near.channel_binding().expect("a binding"), second.channel_binding().expect("a binding"));
-        assert_ne!(a, b, "each link has a binding of its own");
-    }
+    let (a, b) = (near.channel_binding().expect("a binding"), second.channel_binding().expect("a binding"));
+    assert_ne!(a, b, "each link has a binding of its own");
     closing_ends_everything(second, other).await;
 
     dialer.transport.shutdown().await;
@@ -51,7 +49,7 @@ pub async fn run(dialer: Side, listener: Side) {
     within("accepting to end", async { while accepting.accept().await.is_some() {} }).await;
 }
 
-async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(20), work).await {
         Ok(value) => value,
         Err(_) => panic!("waited too long for {what}"),
@@ -88,7 +86,7 @@ async fn wrong_keys_and_places_are_refused(dialer: &Side, address: &Address) {
     let refused = within("a refusal", dialer.transport.dial(address, Some(&wrong), None)).await;
     match refused {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}"),
-        Ok(_) => assert!(!dialer.transport.caps().secured, "another device's key was accepted"),
+        Ok(_) => assert!(!dialer.transport.caps().authenticates, "another device's key was accepted"),
     }
     let nonsense: Address = format!("{}://nowhere-at-all", address.scheme()).parse().expect("an address");
     assert!(within("a refusal", dialer.transport.dial(&nonsense, None, None)).await.is_err());

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use peerloom_conformance::identity::{Identity, identity};
 use peerloom_conformance::transport::Side;
-use peerloom_conformance::{crypto, discovery, signaling, storage, transport};
+use peerloom_conformance::{crypto, discovery, signaling, storage, stream, transport};
 use peerloom_core::memory::{
-    MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryTransport,
-    SignalingHub,
+    MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryStreams,
+    MemoryTransport, SignalingHub,
 };
 use peerloom_core::storage::Checked;
 use peerloom_core::wire::NetworkId;
@@ -120,6 +120,12 @@ async fn transport_memory() {
         Side { transport: Arc::new(MemoryTransport::new(&network, address, identity.key.clone())), key: identity.key }
     };
     transport::run(side(1), side(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transport_secured_streams() {
+    let streams = MemoryStreams::default();
+    stream::run(|| Arc::new(streams.clone())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

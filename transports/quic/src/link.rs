@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use peerloom_core::wire::{PublicKey, context};
-use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkStats, Result};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkStats, Result, framing};
 use quinn::{Connection, VarInt};
 
-use crate::channel::{channel, class_byte, closed, read_class};
+use crate::channel::{channel, closed};
 use crate::tls;
 
 /// How long a stream may take to say what it is for.
@@ -42,7 +42,7 @@ impl Link for QuicLink {
     async fn open(&self, class: ChannelClass) -> Result<Channel> {
         let (mut send, receive) = self.connection.open_bi().await.map_err(|e| closed("open a channel", e))?;
         let gone = |_| Error::new(ErrorKind::Closed, "quic", "open a channel", "the link is closed");
-        send.write_all(&[class_byte(class)]).await.map_err(gone)?;
+        send.write_all(&[framing::class_byte(class)]).await.map_err(gone)?;
         Ok(channel(class, send, receive))
     }
 
@@ -50,7 +50,8 @@ impl Link for QuicLink {
         let (send, mut receive) = self.connection.accept_bi().await.map_err(|e| closed("accept a channel", e))?;
         let late =
             |_| Error::new(ErrorKind::Timeout, "quic", "accept a channel", "the stream didn't say what it is for");
-        let class = tokio::time::timeout(CLASS_TIMEOUT, read_class(&mut receive)).await.map_err(late)??;
+        let class =
+            tokio::time::timeout(CLASS_TIMEOUT, framing::read_class("quic", &mut receive)).await.map_err(late)??;
         Ok(channel(class, send, receive))
     }
 

@@ -122,7 +122,12 @@ impl Transport for QuicTransport {
     }
 
     fn caps(&self) -> TransportCaps {
-        TransportCaps { secured: true, nat_traversal: false, needs_signaling: false, max_frame: limits::CHAT_FRAME }
+        TransportCaps {
+            authenticates: true,
+            nat_traversal: false,
+            needs_signaling: false,
+            max_frame: limits::CHAT_FRAME,
+        }
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>> {
@@ -279,7 +284,7 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
-    use crate::channel::class_byte;
+    use peerloom_core::framing::class_byte;
 
     fn transport(seed: u8) -> QuicTransport {
         let config = QuicConfig { listen: "127.0.0.1:0".into(), ..QuicConfig::default() };

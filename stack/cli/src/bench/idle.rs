@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use peerloom::{Config, Node, Result, builtin};
+use peerloom::{Config, Node, Result};
 use serde_json::{Map, Value, json};
 use tokio::process::Child;
 
@@ -82,7 +82,7 @@ async fn wait_connected(client: &Client, wanted: usize, setup: &Setup) -> Result
 
 /// The other process: many nodes that connect and then do nothing.
 pub(super) async fn be_peers(folder: &Path, count: usize, link: &str) -> Result<()> {
-    let kinds = builtin::kinds();
+    let kinds = crate::kinds();
     let mut nodes = Vec::new();
     for number in 0..count {
         let folder = folder.join(number.to_string());

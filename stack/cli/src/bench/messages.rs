@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use peerloom::config::FILE_NAME;
-use peerloom::{Config, Contact, Event, EventStream, MessageState, Node, Result, builtin};
+use peerloom::{Config, Contact, Event, EventStream, MessageState, Node, Result};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
@@ -30,7 +30,7 @@ pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Re
     let invite = Request::Invite { lifetime_ms: 3_600_000, uses: 1 };
     let link = receiver.client.request(invite).await?["link"].as_str().unwrap_or_default().to_owned();
 
-    let kinds = builtin::kinds();
+    let kinds = crate::kinds();
     let config = Config::load(&here.join(FILE_NAME), &[], &kinds)?;
     let begin = Instant::now();
     let node = Node::open(&config, &kinds).await?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use peerloom::config::FILE_NAME;
-use peerloom::{Config, Error, ErrorKind, Override, Result, Store, builtin};
+use peerloom::{Config, Error, ErrorKind, Override, Result, Store};
 use serde_json::json;
 
 use crate::args::{Db, DbAction};
@@ -16,7 +16,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
         let message = "a node runs on this folder and has its store open; end it first";
         return Err(Error::new(ErrorKind::InUse, "db", "open", message));
     }
-    let kinds = builtin::kinds();
+    let kinds = crate::kinds();
     let config = Config::load(&folder.join(FILE_NAME), overrides, &kinds)?;
     let work = move || {
         let store = Store::open(&config, &kinds)?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use peerloom::config::{FILE_NAME, edit};
-use peerloom::{Config, Error, ErrorKind, Node, Override, Result, builtin};
+use peerloom::{Config, Error, ErrorKind, Node, Override, Result};
 use serde_json::json;
 
 use crate::args::Init;
@@ -57,10 +57,10 @@ pub(crate) async fn init_folder(
     let text = template(name, network, listen);
     let text = if overrides.is_empty() { text } else { edit(&text, overrides)? };
     // Before anything is written: the file is good.
-    let config = Config::parse(&text, &path.display().to_string(), folder, &[], &builtin::kinds())?;
+    let config = Config::parse(&text, &path.display().to_string(), folder, &[], &crate::kinds())?;
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
-    Node::open(&config, &builtin::kinds()).await
+    Node::open(&config, &crate::kinds()).await
 }
 
 /// A UDP port of this machine that is free now.

@@ -1,14 +1,14 @@
 //! Listing the kinds.
 
 use peerloom::config::{Delivery, General, keys};
-use peerloom::{Layer, Result, builtin};
+use peerloom::{Layer, Result};
 use serde_json::{Value, json};
 
 use crate::args::Kinds;
 use crate::output::{say, say_json};
 
 pub(super) fn run(json: bool, form: &Kinds) -> Result<()> {
-    let kinds = builtin::kinds();
+    let kinds = crate::kinds();
     let described = kinds.describe();
     let sections = [
         ("top of the file", "general keys", peerloom::config::schema_of::<General>()),

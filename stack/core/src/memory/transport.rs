@@ -57,7 +57,7 @@ impl Transport for MemoryTransport {
 
     fn caps(&self) -> TransportCaps {
         TransportCaps {
-            secured: true,
+            authenticates: true,
             nat_traversal: false,
             needs_signaling: false,
             max_frame: peerloom_wire::limits::CHAT_FRAME,

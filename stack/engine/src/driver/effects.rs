@@ -5,7 +5,8 @@ use peerloom_core::wire::{DeviceId, Frame, MessageId};
 use peerloom_core::{Error, Result};
 use tokio::sync::oneshot;
 
-use crate::event::{Event, EventSource, Notice};
+use crate::event::{Event, EventSource, MessageState, Notice};
+use crate::metrics::TurnFigures;
 use crate::net::Links;
 use crate::store::Consequence;
 
@@ -22,11 +23,13 @@ pub(crate) struct Effects {
     resets: Vec<DeviceId>,
     wanted: Vec<DeviceId>,
     targets: Option<(Links, EventSource)>,
+    figures: TurnFigures,
 }
 
 impl Effects {
     pub(crate) fn sent(&mut self, reply: oneshot::Sender<Result<MessageId>>, id: MessageId) {
         self.sends.push((reply, id));
+        self.figures.accepted += 1;
     }
 
     pub(crate) fn reply(&mut self, reply: impl FnOnce(Result<()>) + Send + 'static) {
@@ -40,14 +43,24 @@ impl Effects {
 
     /// An encoded frame with an envelope, on the chat channel.
     pub(crate) fn chat(&mut self, device: DeviceId, frame: Bytes) {
+        self.figures.entries_sent += 1;
+        self.figures.entry_bytes_sent += frame.len();
         self.chat.push((device, frame));
     }
 
     pub(crate) fn event(&mut self, event: Event) {
+        match &event {
+            Event::Receipt { messages, state: MessageState::Delivered, .. } => self.figures.delivered += messages.len(),
+            Event::Receipt { messages, state: MessageState::Failed(_), .. } => self.figures.failed += messages.len(),
+            _ => {}
+        }
         self.notices.push(Notice::Other(event));
     }
 
     pub(crate) fn notice(&mut self, notice: Notice) {
+        if let Notice::Messages(messages) = &notice {
+            self.figures.received += messages.len();
+        }
         self.notices.push(notice);
     }
 
@@ -86,6 +99,7 @@ impl Consequence for Effects {
         let Some((links, events)) = self.targets else {
             return;
         };
+        self.figures.count();
         // Acknowledgements first: they are small, and somebody waits for them.
         self.control.into_iter().for_each(|(device, frame)| links.send_control(&device, frame));
         self.chat.into_iter().for_each(|(device, frame)| links.send_chat(&device, frame));

@@ -9,7 +9,7 @@ use peerloom_core::wire::{
 use peerloom_core::{Error, ErrorKind, Opened, Result};
 use peerloom_crypto_primitives::verify;
 use peerloom_delivery::{Arrival, GapAction, Inbox};
-use tracing::{debug, warn};
+use tracing::{debug, debug_span, warn};
 
 use super::Turn;
 use super::state::{TimerKey, entry_key, history_key, log_key};
@@ -116,6 +116,7 @@ impl Turn<'_> {
     /// Opens one entry; returns the position of a parked one that is next.
     fn open(&mut self, envelope: Envelope) -> Result<Option<Position>> {
         let (log, position) = (envelope.log, envelope.position);
+        let _span = debug_span!("entry", conversation = %log.conversation, position, from = %log.device).entered();
         let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite).cloned() else {
             self.cannot_open(&envelope, CannotOpenReason::UnknownSuite)?;
             return Ok(None);
@@ -211,6 +212,7 @@ impl Turn<'_> {
         };
         self.txn.put(HISTORY, history_key(sequence), row.encode());
         let messages = shown(sequence, &row)?;
+        debug!(messages = ?messages.iter().map(|m| m.id).collect::<Vec<_>>(), "opened");
         if !messages.is_empty() {
             self.effects.notice(Notice::Messages(messages.into()));
         }
@@ -324,6 +326,7 @@ impl Turn<'_> {
             let Some(inbox) = self.state.inboxes.get(&log) else {
                 continue;
             };
+            debug!(conversation = %log.conversation, from = %log.device, "acknowledges");
             let signed = self.state.own.key.sign_object(context::ACK, inbox.ack().encode());
             self.effects.control(log.device, &Frame::Ack(signed));
         }

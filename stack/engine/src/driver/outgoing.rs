@@ -12,7 +12,7 @@ use peerloom_core::wire::{
 use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry, Transmit};
 use rand::Rng;
-use tracing::{debug, warn};
+use tracing::{debug, debug_span, warn};
 
 use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
 use super::{SendRequest, Turn};
@@ -38,6 +38,7 @@ impl Turn<'_> {
             resealed_from: Vec::new(),
         };
         let expires_at_ms = self.now.wall_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        debug!(id = %item.id, %conversation, bytes = item.body.len(), "accepted");
         if let Some(found) = self.state.conversations.get_mut(&conversation) {
             found.queued.push(Queued { item, expires_at_ms, reply: Some(reply) });
             self.state.touched.insert(TimerKey::Outbox(conversation));
@@ -217,6 +218,7 @@ impl Turn<'_> {
         };
         let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
         let position = conversation.outbox.append(new);
+        let _span = debug_span!("entry", conversation = %id, position, class = ?class).entered();
         let mut envelope = Envelope {
             log: LogId { device: own.device, conversation: id },
             position,
@@ -250,6 +252,7 @@ impl Turn<'_> {
             Some(_) => Envelope { payload: Bytes::new(), ..envelope }.encode(),
             None => encoded.clone(),
         };
+        debug!(?messages, suite = crypto.name(), bytes = encoded.len(), "sealed");
         let kept = SealedEntry { envelope: kept, recipe: recipe.unwrap_or_default() };
         let size = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
         let row = OutEntry {
@@ -282,7 +285,10 @@ impl Turn<'_> {
             while let Some(conversation) = self.state.conversations.get_mut(&id) {
                 match conversation.outbox.transmit(&device, self.now) {
                     Some(Transmit::Entry(position)) => match self.envelope(id, position)? {
-                        Some(envelope) => self.effects.chat(device, Frame::wrap_envelope(&envelope)),
+                        Some(envelope) => {
+                            debug!(conversation = %id, position, %device, "goes out");
+                            self.effects.chat(device, Frame::wrap_envelope(&envelope));
+                        }
                         None => {
                             warn!(%position, "an entry that is still needed has lost its bytes")
                         }

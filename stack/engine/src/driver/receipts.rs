@@ -4,7 +4,7 @@ use peerloom_core::wire::store::OUT_ENTRIES;
 use peerloom_core::wire::{Ack, CannotOpen, ConversationId, DeviceId, GapRequest, LogId, Position, Signed, context};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Turn;
 use super::state::{TimerKey, own_key, sealed_row};
@@ -22,6 +22,7 @@ impl Turn<'_> {
         for position in &outcome.delivered {
             if let Some(entry) = conversation.entries.get(position) {
                 let messages = entry.messages.clone();
+                debug!(conversation = %id, position, %device, ?messages, "delivered");
                 self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
             }
         }

@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{DeviceId, Frame};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, debug_span, trace, warn};
 
 use super::Shared;
 use super::handshake::Ready;
@@ -24,6 +24,11 @@ const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Carries frames both ways until the link ends.
 /// `permit` counts it among the strangers until it is known.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
+    let span = debug_span!("link", device = %ready.device, address = link.remote_address());
+    run_inside(shared, link, ready, permit).instrument(span).await;
+}
+
+async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
     let Ready { device, initiator, control } = ready;
     let chat = match open_chat(&link, initiator).await {
         Ok(chat) => chat,
@@ -91,6 +96,7 @@ async fn carry(
 
 async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Result<()> {
     while let Some(frame) = queue.recv().await {
+        trace!(bytes = frame.len(), "frame out");
         channel.feed(frame).await?;
         // Whatever else waits goes out with it.
         while let Ok(frame) = queue.try_recv() {
@@ -104,6 +110,7 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
 async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Arc<Semaphore>) -> Result<()> {
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
+        trace!(bytes = bytes.len(), "frame in");
         let cost = u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX);
         let frame = match Frame::decode(bytes) {
             Ok(Some(frame)) => frame,

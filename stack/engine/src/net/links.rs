@@ -11,6 +11,8 @@ use peerloom_delivery::Rung;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
+use crate::metrics;
+
 /// Frames that wait to be written to a link. The delivery windows keep below that.
 const WAITING: usize = 1024;
 
@@ -108,6 +110,7 @@ impl Links {
         book.wanted.remove(&device);
         let entries = book.up.entry(device).or_default();
         entries.push(Entry { id, initiated, link: link.clone(), control, chat });
+        metrics::link_up();
         let same = entries.iter().find(|e| e.id != id && e.initiated == initiated);
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
         let yields = entries.iter().find(|e| e.initiated && ours_yields);
@@ -121,7 +124,11 @@ impl Links {
         let Some(entries) = book.up.get_mut(device) else {
             return false;
         };
+        let before = entries.len();
         entries.retain(|e| e.id != id);
+        if entries.len() < before {
+            metrics::link_down();
+        }
         let left = !entries.is_empty();
         if !left {
             book.up.remove(device);
@@ -230,6 +237,7 @@ impl Links {
     /// Something from outside was refused.
     pub(crate) fn count_refused(&self) {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
+        metrics::refused();
     }
 
     /// Links and frames refused since the start.

@@ -3,9 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use peerloom_core::{Batch, Error, ErrorKind, Result, Storage};
-use tracing::error;
+use tracing::{debug, debug_span, error};
+
+use crate::metrics;
 
 /// Batches that wait for the one being committed. With one waiting, the next is made while the disk
 /// works; more would only make batches smaller.
@@ -127,7 +130,8 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
 
     let mut batch = Batch::default();
     good.iter_mut().for_each(|job| batch.append(std::mem::take(&mut job.batch)));
-    match if batch.is_empty() { Ok(()) } else { storage.commit(&batch) } {
+    let span = debug_span!("commit", batch = last).entered();
+    match if batch.is_empty() { Ok(()) } else { write(storage, &batch) } {
         Ok(()) => {
             // First the mark, then the word: whoever hears of it may look.
             progress.done.store(last, Ordering::Release);
@@ -139,6 +143,7 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
         }
         Err(error) => {
             error!(%error, "the store failed; nothing of this was accepted");
+            metrics::commit_failed();
             if let Some(epoch) = good.iter().map(|job| job.epoch).max() {
                 progress.failed_epoch.store(epoch, Ordering::Release);
             }
@@ -148,6 +153,16 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
             on_failure();
         }
     }
+    drop(span);
+}
+
+fn write(storage: &dyn Storage, batch: &Batch) -> Result<()> {
+    let begin = Instant::now();
+    storage.commit(batch)?;
+    let (rows, took) = (batch.writes().len(), begin.elapsed());
+    metrics::committed(rows, took);
+    debug!(rows, bytes = batch.size(), took_us = took.as_micros(), "durable");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,117 @@
+//! Peerloom over TCP: a transport by somebody else.
+//!
+//! TCP carries bytes in order, and that is all this file says. Peerloom encrypts, authenticates and
+//! multiplexes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use peerloom::core::kinds::{KindConfig, SettingsError};
+use peerloom::core::{ByteStream, StreamListener, StreamTransport};
+use peerloom::{Address, Error, ErrorKind, Kinds, Result, Retry};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Settings of the `tcp` kind.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TcpConfig {
+    /// IP address and TCP port to listen on; port 0 is any free port.
+    pub listen: String,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:0".into() }
+    }
+}
+
+impl TcpConfig {
+    fn address(&self) -> Result<SocketAddr, SettingsError> {
+        let wrong = |_| SettingsError::new("listen", "expected an IP address and a port, such as \"127.0.0.1:4433\"");
+        self.listen.parse().map_err(wrong)
+    }
+}
+
+impl KindConfig for TcpConfig {
+    fn validate(&self) -> Result<(), SettingsError> {
+        self.address().map(drop)
+    }
+}
+
+/// Registers the `tcp` kind.
+pub fn register(kinds: &mut Kinds) {
+    kinds.streams.add("tcp", "plain TCP, for networks that drop UDP", |config: TcpConfig, _| {
+        Ok(Arc::new(Tcp { config }))
+    });
+}
+
+/// TCP streams; addresses are `tcp://IP:PORT`.
+pub struct Tcp {
+    /// Where to listen.
+    pub config: TcpConfig,
+}
+
+#[async_trait]
+impl StreamTransport for Tcp {
+    fn scheme(&self) -> &'static str {
+        "tcp"
+    }
+
+    async fn listen(&self) -> Result<Box<dyn StreamListener>> {
+        let address = self.config.address().map_err(|e| failed(ErrorKind::Invalid, "listen", &e.message))?;
+        let unusable = |e: std::io::Error| {
+            failed(ErrorKind::Invalid, "listen", &format!("{address} can't be used; set another transport.listen"))
+                .source(e)
+        };
+        let listener = TcpListener::bind(address).await.map_err(unusable)?;
+        let bound = listener.local_addr().map_err(unusable)?;
+        Ok(Box::new(Listening { listener, bound }))
+    }
+
+    async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>> {
+        let wrong = |_| failed(ErrorKind::Invalid, "dial", &format!("{address} is not tcp://IP:PORT"));
+        let place: SocketAddr = address.rest().parse().map_err(wrong)?;
+        let unreachable = |e| {
+            let message = format!("{place} doesn't answer; is the other node running, and its port open?");
+            failed(ErrorKind::Unreachable, "dial", &message).retry(Retry::Later).source(e)
+        };
+        Ok(Box::new(prepared(TcpStream::connect(place).await.map_err(unreachable)?)))
+    }
+}
+
+/// Small frames must not wait for more.
+fn prepared(stream: TcpStream) -> TcpStream {
+    // Fails only on a socket that is closed already.
+    let _ = stream.set_nodelay(true);
+    stream
+}
+
+fn failed(kind: ErrorKind, operation: &'static str, message: &str) -> Error {
+    Error::new(kind, "tcp", operation, message)
+}
+
+struct Listening {
+    listener: TcpListener,
+    bound: SocketAddr,
+}
+
+#[async_trait]
+impl StreamListener for Listening {
+    fn addresses(&self) -> Vec<Address> {
+        format!("tcp://{}", self.bound).parse().into_iter().collect()
+    }
+
+    async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)> {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, from)) => return Some((Box::new(prepared(stream)), from.to_string())),
+                // That one is gone, or too many files are open: neither ends the listening.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The contract for transports that have nothing but byte streams: TCP, serial lines, Unix sockets.
+//!
+//! The stack makes such streams into links: it encrypts and authenticates them (Noise XX) and lays
+//! channels over them (yamux). So an author here proves nothing about identity and frames nothing.
+
+use async_trait::async_trait;
+use peerloom_wire::Address;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::Result;
+
+/// Carries bytes to other devices, reliably and in order, without protecting them.
+///
+/// **The author's duties.** Dropping a call's future abandons the attempt and frees what it held.
+/// A write waits while the other side doesn't read: back-pressure. What wasn't written is never
+/// buffered without a bound.
+///
+/// **The caller's duties.** [`listen`](StreamTransport::listen) is called at most once, inside a
+/// Tokio runtime.
+#[async_trait]
+pub trait StreamTransport: Send + Sync {
+    /// The scheme of its addresses.
+    fn scheme(&self) -> &'static str;
+
+    /// Binds, and begins to accept streams.
+    async fn listen(&self) -> Result<Box<dyn StreamListener>>;
+
+    /// Makes a stream to the device at an address. The caller gives up after 10 s.
+    async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>>;
+}
+
+/// The accepting side. Dropping it stops listening; streams live on.
+#[async_trait]
+pub trait StreamListener: Send {
+    /// Where others can dial this device, best first.
+    fn addresses(&self) -> Vec<Address>;
+
+    /// The next stream, and for people where it comes from; `None` once nothing can come any more.
+    /// What goes wrong with one stream concerns that one only: log it, and wait for the next.
+    async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)>;
+}
+
+/// Bytes in both directions. Reading gives zero bytes at the end; dropping it closes it.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
