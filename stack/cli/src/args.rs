@@ -97,7 +97,7 @@ pub(crate) enum Command {
     },
     /// Show the tables of the folder's store, check it, or move it to another kind.
     #[command(
-        after_help = "Examples: peerloom -C alice db\n          peerloom -C alice db check\n          peerloom -C alice db copy --to sqlite\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db copy --to vault/redb"
+        after_help = "Examples: peerloom -C alice db\n          peerloom -C alice db check\n          peerloom -C alice db copy --to sqlite\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db copy --to vault/redb\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db passphrase < new"
     )]
     Db(Db),
     /// Show three nodes exchange messages while one is killed, and check that nothing was lost.
@@ -237,9 +237,12 @@ pub(crate) struct Db {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DbAction {
-    /// Verify every checksum, record and signature, and say what is broken.
+    /// Verify every checksum, record and stored signature, and say what is broken.
     #[command(after_help = "Example: peerloom -C alice db check --json")]
     Check,
+    /// Change the passphrase of a vault; the new one is a line on standard input.
+    #[command(after_help = "Example: PEERLOOM_PASSPHRASE=old peerloom -C alice db passphrase < new")]
+    Passphrase,
     /// Copy everything to a store of another kind, and use that from now on.
     #[command(after_help = "Example: peerloom -C alice db copy --to sqlite")]
     Copy {

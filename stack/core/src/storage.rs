@@ -9,7 +9,8 @@ use std::path::Path;
 use bytes::Bytes;
 use peerloom_wire::store::Table;
 
-use crate::Result;
+use crate::kinds::Passphrase;
+use crate::{Error, ErrorKind, Result};
 
 pub use checked::Checked;
 
@@ -52,6 +53,12 @@ pub trait Storage: Send + Sync {
     /// damaged.
     fn verify(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Changes the passphrase that the store is encrypted under.
+    fn change_passphrase(&self, _passphrase: &Passphrase) -> Result<()> {
+        let message = "the store isn't encrypted; `peerloom db copy --to vault/…` makes one that is";
+        Err(Error::new(ErrorKind::Invalid, "store", "change the passphrase", message))
     }
 }
 

@@ -52,6 +52,15 @@ pub(crate) fn note(folder: &Path, kind: &str, storage: &dyn Storage) -> Result<(
     write(folder, kind, &instance(storage)?)
 }
 
+/// Removes the files of a store that was never used: one of that name, and what a kind adds to it.
+pub(crate) fn remove_store(folder: &Path, name: &str) {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(std::result::Result::ok);
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(name)) {
+        // What stays is in the way of nothing.
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
 fn instance(storage: &dyn Storage) -> Result<String> {
     Ok(HEXLOWER.encode(&storage.snapshot()?.get(META, meta::INSTANCE)?.unwrap_or_default()))
 }

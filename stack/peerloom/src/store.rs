@@ -62,6 +62,11 @@ impl Store {
         peerloom_engine::check_store(&*self.storage, progress)
     }
 
+    /// Changes the passphrase of an encrypted store.
+    pub fn change_passphrase(&self, passphrase: &str) -> Result<()> {
+        self.storage.change_passphrase(&Passphrase::new(passphrase))
+    }
+
     /// Copies everything to a store of another kind, written like [`Store::kind`], and makes it the
     /// folder's. The old store stays where it is and must not be used again: it would seal with spent
     /// keys. Returns the rows copied. `progress` gets the rows so far.
@@ -92,8 +97,9 @@ impl Store {
         let text = std::fs::read_to_string(&file).map_err(failed)?;
         let text = config::replace_storage(&text, &settings)?;
         let after = Config::parse(&text, &file.display().to_string(), &self.folder, &[], kinds)?;
-        let target = build(chosen(&after)?, &self.folder, self.passphrase.clone(), kinds)?;
-        let rows = peerloom_engine::copy_store(&*self.storage, &*target, progress)?;
+        let copied = build(chosen(&after)?, &self.folder, self.passphrase.clone(), kinds)
+            .and_then(|target| Ok((peerloom_engine::copy_store(&*self.storage, &*target, progress)?, target)));
+        let (rows, target) = copied.inspect_err(|_| folder::remove_store(&self.folder, &path))?;
         // First the note: with the old file it refuses both stores, and its message says the remedy.
         folder::note(&self.folder, kind, &*target)?;
         folder::replace(&file, &text).map_err(failed)?;

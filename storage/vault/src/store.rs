@@ -4,6 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use peerloom_core::kinds::Passphrase;
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use peerloom_crypto_primitives::Prf;
@@ -42,11 +43,6 @@ impl VaultStorage {
         let values = Zeroizing::new(derive.of(&[b"peerloom/vault-values/1\0"]));
         let keys = Keys { ids: Prf::new(&ids), values: ManyTimesKey::new(&values) };
         Ok(Self { inner, data_key, keys: Arc::new(keys) })
-    }
-
-    /// Changes the passphrase; one row is written.
-    pub fn change_passphrase(&self, passphrase: &str) -> Result<()> {
-        header::rewrap(&*self.inner, passphrase, &self.data_key)
     }
 }
 
@@ -154,6 +150,11 @@ impl Storage for VaultStorage {
     fn verify(&self) -> Result<()> {
         self.inner.verify()
     }
+
+    /// One row is written; the data key stays.
+    fn change_passphrase(&self, passphrase: &Passphrase) -> Result<()> {
+        header::rewrap(&*self.inner, passphrase.expose(), &self.data_key)
+    }
 }
 
 struct VaultSnapshot {
@@ -201,7 +202,7 @@ mod tests {
             assert!(vault(&inner, wrong).is_err(), "{wrong:?}");
         }
         let open = vault(&inner, "correct horse").unwrap();
-        open.change_passphrase("battery staple").unwrap();
+        open.change_passphrase(&Passphrase::new("battery staple")).unwrap();
         assert_eq!(vault(&inner, "correct horse").err().unwrap().kind(), ErrorKind::Unauthenticated);
         let value = vault(&inner, "battery staple").unwrap().snapshot().unwrap().get(META, b"name").unwrap();
         assert_eq!(value.as_deref(), Some(&b"value"[..]));

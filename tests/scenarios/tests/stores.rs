@@ -6,11 +6,12 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use common::{Running, STORES, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines};
-use peerloom::config::FILE_NAME;
-use peerloom::core::kinds::Passphrase;
-use peerloom::{Config, Node, Store, builtin};
+use ::peerloom::config::FILE_NAME;
+use ::peerloom::core::kinds::Passphrase;
+use ::peerloom::{Config, Node, Store, builtin};
+use common::{Running, STORES, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines, peerloom};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -93,8 +94,58 @@ fn a_vault_wants_its_passphrase() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("permissions");
     assert_eq!(with(None, &set), (Some(0), String::new()));
 
+    // Changed, by one line on standard input; the old one is worth nothing then.
+    let mut change = common::command(&alice, &["db", "passphrase"]);
+    let mut child = change.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a process");
+    std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), b"another one\n").expect("a line");
+    assert!(child.wait().expect("an end").success());
+    assert_eq!(with(Some("another one"), &["contacts"]), (Some(0), String::new()));
+    assert_eq!(with(Some("of the tests"), &["contacts"]).0, Some(1));
+
     let (code, complaint) = fails(&alice, &["--set", "storage={kind=\"vault\"}", "check"]);
     assert!(code == 2 && complaint.contains("[storage.inner]"), "{complaint}");
+}
+
+/// A move that fails leaves everything as it was, and nothing behind.
+#[test]
+fn a_move_that_fails_changes_nothing() {
+    let base = tempfile::tempdir().expect("a folder");
+    let alice = init(base.path(), "alice");
+    let before = store_files(&alice);
+    let mut copy = common::command(&alice, &["db", "copy", "--to", "vault/sqlite"]);
+    let output = copy.env_remove("PEERLOOM_PASSPHRASE").output().expect("it runs");
+    assert!(!output.status.success() && common::text(&output.stderr).contains("PEERLOOM_PASSPHRASE"));
+    assert_eq!(store_files(&alice), before);
+    assert!(ok(&alice, &["db", "check"]).contains("all is well"));
+    let (code, complaint) = fails(&alice, &["db", "passphrase"]);
+    assert!(code == 2 && complaint.contains("isn't encrypted"), "{complaint}");
+
+    // Broken off in the middle, here by hand: the half is no store, and the folder doesn't take it.
+    ok(&alice, &["db", "copy", "--to", "sqlite"]);
+    let whole = fs::read(alice.join("store.sqlite")).expect("a file");
+    fs::write(alice.join("store.sqlite"), &whole[..whole.len() / 2]).expect("a file");
+    let (_, complaint) = fails(&alice, &["contacts"]);
+    assert!(complaint.contains("store.sqlite") || complaint.contains("the store"), "{complaint}");
+    fs::write(alice.join("store.sqlite"), whole).expect("a file");
+    assert!(ok(&alice, &["db", "check"]).contains("all is well"));
+}
+
+/// Somebody holds SQLite's write lock: what is sent meanwhile is refused, and later it works again.
+#[test]
+fn sqlite_locked_by_another_program() {
+    let base = tempfile::tempdir().expect("a folder");
+    let alice = init_with(base.path(), "alice", STORES[1]);
+    let bob = init(base.path(), "bob");
+    let _running = [&alice, &bob].map(|folder| Running::start(folder));
+    introduce(&bob, &alice);
+    let other = rusqlite::Connection::open(alice.join("store.sqlite")).expect("a database");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    let (_, complaint) = fails(&alice, &["send", "bob", "nowhere to write"]);
+    assert!(complaint.contains("lock") || complaint.contains("store"), "{complaint}");
+    other.execute_batch("ROLLBACK").expect("the end of it");
+    eventually("the store to answer", || peerloom(&alice, &["send", "bob", "written"]).status.success());
+    eventually("the message", || texts(&bob).contains(&"written".to_owned()));
+    assert_eq!(texts(&bob), ["written"], "what was refused was not sent");
 }
 
 #[test]

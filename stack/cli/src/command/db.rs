@@ -1,5 +1,6 @@
 //! A folder's store by itself.
 
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,6 +11,9 @@ use serde_json::json;
 use crate::args::{Db, DbAction};
 use crate::control::Client;
 use crate::output::{Progress, note, say, say_json, table};
+
+/// In bytes.
+const LONGEST_PASSPHRASE: u64 = 1024;
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: Db) -> Result<ExitCode> {
     if Client::connect(folder).await.is_some() {
@@ -23,6 +27,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
         match db.action {
             None => tables(&store, json),
             Some(DbAction::Check) => check(&store, json),
+            Some(DbAction::Passphrase) => change_passphrase(&store, json),
             Some(DbAction::Copy { to }) => {
                 let before = store.kind().to_owned();
                 let progress = Progress::new();
@@ -40,6 +45,23 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
     };
     let panicked = |e| Error::new(ErrorKind::Bug, "db", "run", "reading the store panicked").source(e);
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
+}
+
+fn change_passphrase(store: &Store, json: bool) -> Result<ExitCode> {
+    let invalid = |message: &str| Error::new(ErrorKind::Invalid, "db", "change the passphrase", message);
+    if std::io::stdin().is_terminal() {
+        return Err(invalid("give the new passphrase on standard input, such as `< file`, so that nobody reads along"));
+    }
+    let mut line = String::new();
+    let read = std::io::stdin().lock().take(LONGEST_PASSPHRASE).read_line(&mut line);
+    read.map_err(|e| invalid("standard input can't be read").source(e))?;
+    store.change_passphrase(line.trim_end_matches(['\n', '\r']))?;
+    if json {
+        say_json(&json!({ "changed": true }));
+    } else {
+        say("the passphrase is changed; put the new one where the old one is kept");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tables(store: &Store, json: bool) -> Result<ExitCode> {

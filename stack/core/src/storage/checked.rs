@@ -6,6 +6,7 @@ use bytes::Bytes;
 use peerloom_wire::store::Table;
 
 use super::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
+use crate::kinds::Passphrase;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of the checksum at the end of each value: CRC-32 (ISO 3309) over the table's name, a zero
@@ -70,6 +71,10 @@ impl Storage for Checked {
 
     fn verify(&self) -> Result<()> {
         self.inner.verify()
+    }
+
+    fn change_passphrase(&self, passphrase: &Passphrase) -> Result<()> {
+        self.inner.change_passphrase(passphrase)
     }
 }
 

@@ -1,9 +1,11 @@
 //! A whole store at once: counting, checking, copying.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use peerloom_core::storage::scan_all;
 use peerloom_core::wire::store::{self as records, META, Record, TABLES, Table, VAULT, meta};
-use peerloom_core::wire::{Bundle, DeviceCertificate, Envelope, PeerRecord, Signed};
+use peerloom_core::wire::{Bundle, DeviceCertificate, DeviceId, EntryClass, Envelope, PeerRecord, PublicKey, Signed};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Result, Storage};
 use peerloom_crypto_primitives::{random, verify};
 
@@ -48,21 +50,32 @@ pub fn table_sizes(storage: &dyn Storage) -> Result<Vec<TableSize>> {
 }
 
 /// Checks the store's own checksums, that every row can be read, that every record says what its
-/// table keeps, and the signatures of certificates and peer records. Returns how many rows were checked, and what is wrong;
-/// `progress` gets the rows so far.
+/// table keeps, and every signature that is stored: of certificates, peer records and handshake
+/// entries. (Application entries are signed inside their ciphertext.) Returns how many rows were
+/// checked, and what is wrong; `progress` gets the rows so far.
 pub fn check(storage: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<(u64, Vec<String>)> {
     let mut problems = Vec::new();
     match storage.verify() {
         Err(error) if error.kind() == ErrorKind::Malformed => problems.push(error.to_string()),
         outcome => outcome?,
     }
+    let mut keys = HashMap::new();
+    // What is wrong with these rows is found below.
+    let _ = walk(
+        storage,
+        |table, row| {
+            note_keys(table, row, &mut keys);
+            Ok(())
+        },
+        |_, _| Ok(()),
+    );
     let (mut rows, mut found) = (0, Vec::new());
     let each = |table: Table, row: &peerloom_core::Row| {
         rows += 1;
         if rows % 1000 == 0 {
             progress(rows);
         }
-        if let Err(error) = check_row(table, row) {
+        if let Err(error) = check_row(table, row, &keys) {
             found.push(format!("{}: a row can't be understood: {error}", table.name));
         }
         Ok(())
@@ -76,7 +89,34 @@ pub fn check(storage: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<(u6
     Ok((rows, problems))
 }
 
-fn check_row(table: Table, row: &peerloom_core::Row) -> Result<()> {
+/// The keys of this device and of the contacts' devices.
+type Keys = HashMap<DeviceId, PublicKey>;
+
+fn note_keys(table: Table, row: &peerloom_core::Row, keys: &mut Keys) {
+    let certificates = match table {
+        META if row.key[..] == meta::IDENTITY[..] => {
+            records::Identity::decode(row.value.clone()).map(|identity| vec![identity.certificate])
+        }
+        records::CONTACTS => records::Contact::decode(row.value.clone())
+            .map(|contact| contact.devices.into_iter().map(|device| device.certificate).collect()),
+        _ => return,
+    };
+    let opened = certificates.iter().flatten().filter_map(|signed| DeviceCertificate::open(signed, verify).ok());
+    keys.extend(opened.map(|certificate| (certificate.device, certificate.device_key)));
+}
+
+fn check_envelope(encoded: Bytes, keys: &Keys) -> Result<()> {
+    let envelope = Envelope::decode(encoded)?;
+    let wrong = || Error::new(ErrorKind::Malformed, "store", "check", "the entry's signature is wrong");
+    match (envelope.class, keys.get(&envelope.log.device)) {
+        (EntryClass::Handshake, Some(key)) if !verify(key, &envelope.signing_input(), &envelope.signature) => {
+            Err(wrong())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> {
     fn record<R: Record>(row: &peerloom_core::Row) -> Result<R> {
         Ok(R::decode(row.value.clone())?)
     }
@@ -96,10 +136,10 @@ fn check_row(table: Table, row: &peerloom_core::Row) -> Result<()> {
         }
         records::PENDING => drop(record::<records::Pending>(row)?),
         records::OUT_ENTRIES => drop(record::<records::OutEntry>(row)?),
-        records::OUT_SEALED => drop(Envelope::decode(record::<records::SealedEntry>(row)?.envelope)?),
+        records::OUT_SEALED => check_envelope(record::<records::SealedEntry>(row)?.envelope, keys)?,
         records::OUT_CURSORS => drop(record::<records::OutCursor>(row)?),
         records::IN_LOGS => drop(record::<records::InLog>(row)?),
-        records::IN_PARKED => drop(Envelope::decode(row.value.clone())?),
+        records::IN_PARKED => check_envelope(row.value.clone(), keys)?,
         records::QUARANTINE => drop(record::<records::Quarantined>(row)?),
         records::HISTORY => drop(Bundle::decode(record::<records::History>(row)?.bundle)?),
         records::FAILURES => drop(record::<records::Failure>(row)?),
