@@ -1,5 +1,5 @@
-//! The cryptographic primitives that Peerloom uses, in their fast implementations (AWS-LC), behind
-//! types that are hard to use wrongly. Protocols are elsewhere: `crypto/mls`, `crypto/sealed`.
+//! The cryptographic primitives that Peerloom uses, in fast implementations (AWS-LC; the
+//! `chacha20poly1305` crate for XChaCha20-Poly1305), behind types that are hard to use wrongly. Protocols are elsewhere: `crypto/mls`, `crypto/sealed`.
 
 pub mod aead;
 mod signature;

@@ -5,7 +5,7 @@ use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
-use peerloom_core::wire::{DeviceCertificate, DeviceId, Signed, context, limits};
+use peerloom_core::wire::{DeviceCertificate, DeviceId, PublicKey, Signed, context, limits};
 use peerloom_crypto_primitives::{SigningKey, sha256, verify};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 pub(crate) const KEY: usize = 32;
 /// A wrapped content key: encapsulated key, sealed key, tag.
 const WRAPPED: usize = KEY + 32 + 16;
+/// First byte of a key package.
+const PACKAGE_VERSION: u8 = 1;
 /// Beginning of a key's hash, by which a device finds what is wrapped for it.
 const HINT: usize = 8;
 /// What one recipient costs.
@@ -26,20 +28,19 @@ pub(crate) fn key_pair(seed: &[u8; 32]) -> (Zeroizing<[u8; KEY]>, [u8; KEY]) {
     (Zeroizing::new(secret.to_bytes().into()), public.to_bytes().into())
 }
 
-/// `certificate length ‖ certificate ‖ key ‖ signature`: whose key it is, provably.
-pub(crate) fn package(certificate: &Signed, signing: &SigningKey, public: &[u8; KEY]) -> Bytes {
-    let certificate = certificate.encode();
-    let length = u16::try_from(certificate.len()).unwrap_or(u16::MAX);
+/// `1 ‖ device key ‖ key ‖ signature`: whose key it is, provably, since the device's id is its key's hash.
+pub(crate) fn package(signing: &SigningKey, public: &[u8; KEY]) -> Bytes {
     let signature = signing.sign(&[context::SEALED_KEY, public].concat());
-    [&length.to_be_bytes(), &certificate[..], public, &signature[..]].concat().into()
+    [&[PACKAGE_VERSION], signing.public().as_bytes(), public, &signature[..]].concat().into()
 }
 
 /// The key in a device's package; `None` when it isn't that device's, or is damaged.
 pub(crate) fn open_package(package: &[u8], device: &DeviceId) -> Option<[u8; KEY]> {
-    let (certificate, rest) = split_certificate(package)?;
+    let (device_key, rest) = package.strip_prefix(&[PACKAGE_VERSION])?.split_first_chunk::<KEY>()?;
     let (public, signature) = rest.split_first_chunk::<KEY>()?;
-    let good = verify(&certificate.device_key, &[context::SEALED_KEY, public].concat(), signature);
-    (good && certificate.device == *device).then_some(*public)
+    let device_key = PublicKey::ed25519(*device_key);
+    let own = DeviceId::from_key(&device_key) == *device;
+    (own && verify(&device_key, &[context::SEALED_KEY, public].concat(), signature)).then_some(*public)
 }
 
 /// A verified certificate after its length, and what follows it.

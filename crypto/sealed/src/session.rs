@@ -85,7 +85,7 @@ impl Crypto for SealedCrypto {
 
     fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
         let (_, public) = self.key_pair(txn, rng)?;
-        Ok(keys::package(&self.certificate, &self.signing, &public))
+        Ok(keys::package(&self.signing, &public))
     }
 
     fn prepare(

@@ -22,7 +22,7 @@ impl Session {
     pub(crate) async fn open(folder: &Path, overrides: &[Override]) -> Result<Self> {
         if let Some(client) = Client::connect(folder).await {
             if !overrides.is_empty() {
-                output::note("note: a node runs on this folder already; --set doesn't change it");
+                output::note("note: a node runs on this folder already; neither --set nor PEERLOOM__… changes it");
             }
             return Ok(Self::Remote(client));
         }

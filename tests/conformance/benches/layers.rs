@@ -85,8 +85,9 @@ async fn mdns() -> (f64, f64) {
         announcing.announce(record.clone()).await.expect("an announcement");
         while watch.next().await.expect("news") != record {}
         appears.push(begin.elapsed());
-        // The announcements are over, too (RFC 6762, section 8.3).
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        // The announcements are over, too (RFC 6762, section 8.3), and so is the second in which nobody
+        // may answer again (section 6).
+        tokio::time::sleep(Duration::from_secs(4)).await;
         let begin = Instant::now();
         let mut watch = late.watch();
         while watch.next().await.expect("news") != record {}
