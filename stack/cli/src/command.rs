@@ -289,9 +289,9 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
 fn check(dir: &std::path::Path, overrides: &[peerloom::Override], json: bool, check: Check) -> Result<()> {
     let path = check.file.unwrap_or_else(|| dir.join(FILE_NAME));
     let config = Config::load(&path, overrides, &crate::kinds())?;
-    let chosen = config.layers.iter().map(|c| format!("{} {}", c.layer, c.kind));
+    let chosen = config.layers.iter().map(|c| format!("{} {}", c.layer, c.full_kind()));
     if json {
-        let layers: Vec<_> = config.layers.iter().map(|c| json!({ "layer": c.layer, "kind": c.kind })).collect();
+        let layers: Vec<_> = config.layers.iter().map(|c| json!({ "layer": c.layer, "kind": c.full_kind() })).collect();
         say_json(&json!({ "ok": true, "file": path, "layers": layers }));
     } else {
         say(&format!("{}: good ({})", path.display(), chosen.collect::<Vec<_>>().join(", ")));

@@ -72,8 +72,8 @@ impl SettingsError {
 /// A kind's configuration type.
 ///
 /// Its fields' doc comments and its `Default` are the documentation that `peerloom kinds` prints;
-/// give the struct `#[serde(default)]`.
-pub trait KindConfig: DeserializeOwned + JsonSchema + Default + 'static {
+/// give the struct `#[serde(default)]`. Its fields are plain values and lists of them: no tables.
+pub trait KindConfig: DeserializeOwned + Serialize + JsonSchema + Default + 'static {
     /// Checks what types can't say. No I/O.
     fn validate(&self) -> Result<(), SettingsError> {
         Ok(())

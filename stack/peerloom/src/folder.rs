@@ -43,6 +43,8 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
             Err(error(ErrorKind::Invalid, message))
         }
         Some(_) => Ok(()),
+        // Nobody has an identity here yet: the store is empty, and may be any.
+        None if instance.is_empty() => Ok(()),
         None => write(folder, kind, &instance),
     }
 }

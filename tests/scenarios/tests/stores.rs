@@ -120,6 +120,13 @@ fn a_move_that_fails_changes_nothing() {
     let (code, complaint) = fails(&alice, &["db", "passphrase"]);
     assert!(code == 2 && complaint.contains("isn't encrypted"), "{complaint}");
 
+    // A folder with a file and no identity yet: looking at its store decides nothing.
+    let fresh = base.path().join("fresh");
+    fs::create_dir(&fresh).expect("a folder");
+    fs::copy(alice.join("peerloom.toml"), fresh.join("peerloom.toml")).expect("a file");
+    ok(&fresh, &["db"]);
+    ok(&fresh, &["contacts"]);
+
     // Broken off in the middle, here by hand: the half is no store, and the folder doesn't take it.
     ok(&alice, &["db", "copy", "--to", "sqlite"]);
     let whole = fs::read(alice.join("store.sqlite")).expect("a file");

@@ -56,6 +56,12 @@ impl Turn<'_> {
             if conversation.pending == 0 {
                 continue;
             }
+            let contact = self.state.contacts.by_conversation(id);
+            let refused = contact.and_then(|c| c.devices.iter().find_map(|d| self.state.links.reason(&d.device)));
+            let reason = match refused {
+                Some(why) => format!("no keys agreed on yet: {why}"),
+                None => "waiting for a first link to the contact, to agree on keys".into(),
+            };
             for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
                 queue.push(QueuedEntry {
                     conversation: *id,
@@ -64,7 +70,7 @@ impl Turn<'_> {
                     attempts: 0,
                     next_try: None,
                     stalled: false,
-                    reason: "waiting for a first link to the contact, to agree on keys".into(),
+                    reason: reason.clone(),
                 });
             }
         }
