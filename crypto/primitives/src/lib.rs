@@ -1,7 +1,9 @@
 //! The cryptographic primitives that Peerloom uses, in fast implementations (AWS-LC; the
-//! `chacha20poly1305` crate for XChaCha20-Poly1305), behind types that are hard to use wrongly. Protocols are elsewhere: `crypto/mls`, `crypto/sealed`.
+//! `chacha20poly1305` crate for XChaCha20-Poly1305), behind types that
+//! are hard to use wrongly. Protocols are elsewhere: `crypto/mls`, `crypto/sealed`.
 
 pub mod aead;
+pub mod hpke;
 mod signature;
 
 pub use signature::{SigningKey, verify};

@@ -8,12 +8,12 @@ use peerloom_core::{
     Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing,
     StateTxn,
 };
+use peerloom_crypto_primitives::hpke::{self, KEY};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand_core::Rng;
 use zeroize::Zeroizing;
 
-use crate::keys::{self, KEY};
-use crate::{entry, keys::split_certificate};
+use crate::{entry, keys, keys::split_certificate};
 
 /// State: the seed of this device's own key pair.
 const SEED: &[u8] = b"seed";
@@ -45,7 +45,7 @@ impl SealedCrypto {
             rng.fill_bytes(seed.as_mut_slice());
             txn.put(SEED, Bytes::copy_from_slice(seed.as_slice()));
         }
-        Ok(keys::key_pair(&seed))
+        Ok(hpke::key_pair(&seed))
     }
 }
 

@@ -54,12 +54,14 @@ pub(crate) fn note(folder: &Path, kind: &str, storage: &dyn Storage) -> Result<(
     write(folder, kind, &instance(storage)?)
 }
 
-/// Removes the files of a store that was never used: one of that name, and what a kind adds to it.
+/// What kinds add to their file's name for those beside it.
+const BESIDE: [&str; 5] = ["", "-journal", "-wal", "-shm", "-lock"];
+
+/// Removes the files of a store that was never used.
 pub(crate) fn remove_store(folder: &Path, name: &str) {
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(std::result::Result::ok);
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(name)) {
+    for suffix in BESIDE {
         // What stays is in the way of nothing.
-        let _ = fs::remove_file(entry.path());
+        let _ = fs::remove_file(folder.join(format!("{name}{suffix}")));
     }
 }
 

@@ -76,8 +76,10 @@ fn each_conversation_chooses_its_suite() {
             && ok(&carol, &["queue"]).contains("share no crypto suite")
     });
 
-    // Bob learns the other one; what waited goes out.
+    // Bob learns the other one; what waited goes out, sealed already or not.
     drop(running_bob);
+    let backlog: Vec<String> = (0..80).map(|number| format!("backlog {number}")).collect();
+    backlog.iter().for_each(|text| drop(ok(&alice, &["send", "bob", text])));
     let file = std::fs::read_to_string(bob.join("peerloom.toml")).expect("a file");
     let file = file.replace("[[crypto]]", "[[crypto]]\nkind = \"mls-classical\"\n\n[[crypto]]");
     std::fs::write(bob.join("peerloom.toml"), file).expect("a file");
@@ -89,7 +91,12 @@ fn each_conversation_chooses_its_suite() {
         peers.as_array().expect("a list").iter().any(|p| p["contact"] == "bob" && p["suite"] == "mls-classical")
     });
     ok(&alice, &["send", "bob", "in MLS"]);
-    eventually("the answer", || ok(&bob, &["inbox"]).contains("alice: in MLS\n"));
+    eventually("the answer", || ok(&bob, &["inbox", "--limit", "1000"]).contains("alice: in MLS\n"));
+    let inbox = ok_lines(&bob, &["inbox", "--limit", "1000"]);
+    let texts: Vec<&str> =
+        inbox.iter().filter_map(|m| m["text"].as_str()).filter(|t| t.starts_with("backlog")).collect();
+    assert_eq!(texts, backlog, "each once, in order");
+    eventually("the acknowledgements", || ok_json(&alice, &["queue"]).as_array().expect("a list").is_empty());
 }
 
 /// A command that needs no network answers on the folder's socket; whoever asks it for an invitation

@@ -133,7 +133,12 @@ impl Turn<'_> {
             token: None,
         });
         match contact.devices.iter_mut().find(|d| d.device == device) {
-            Some(known) => known.record = record.or(known.record.take()),
+            Some(known) => {
+                let sequence = |r: &Signed| PeerRecord::open(r, verify).map_or(0, |(record, _)| record.sequence);
+                let before = known.record.as_ref().map_or(0, sequence);
+                // An invitation may be older than what the device has told since.
+                known.record = record.filter(|r| sequence(r) > before).or(known.record.take());
+            }
             None => contact.devices.push(ContactDevice { device, certificate: signed, record, last_seen_ms: 0 }),
         }
         contact.token = token.or(contact.token);
@@ -141,6 +146,7 @@ impl Turn<'_> {
         if !self.state.conversations.contains_key(&contact.conversation) {
             self.state.load_conversation(&self.txn, contact.conversation, self.now)?;
         }
+        self.choose_suite_again(contact.conversation)?;
         self.effects.want_link(device);
         Ok(contact)
     }

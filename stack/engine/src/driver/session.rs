@@ -54,9 +54,9 @@ impl Turn<'_> {
         let mut unsettled = BTreeSet::<Position>::new();
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
             for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
-                if conversation.rejoin.remove(device) {
-                    unsettled.extend(conversation.outbox.unsettled(device));
-                }
+                conversation.rejoin.remove(device);
+                // Whoever joins anew, or in another suite, can't open what was sealed before.
+                unsettled.extend(conversation.outbox.unsettled(device));
                 conversation.key_packages.remove(device);
             }
             conversation.members = Some(prepared.members);
@@ -75,9 +75,10 @@ impl Turn<'_> {
     /// A device of the contact may offer other suites than it did: what is sealed from now on follows.
     pub(super) fn choose_suite_again(&mut self, id: ConversationId) -> Result<()> {
         let before = self.state.conversations.get_mut(&id).and_then(|c| c.suite.take());
-        if before.is_none() || before == Some(self.state.crypto(id)?.suite()) {
+        if before == Some(self.state.crypto(id)?.suite()) {
             return Ok(());
         }
+        // Where none was chosen yet, the first may have been tried without an answer.
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
             conversation.members = None;
             conversation.key_packages.clear();

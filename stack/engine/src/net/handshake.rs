@@ -66,6 +66,8 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Rea
     within(async {
         let mut control = link.accept().await?;
         if control.class != ChannelClass::Control {
+            // No verdict is on its way that time should be given to.
+            link.close("the first channel is not a control channel");
             return Err(unauthenticated("the first channel is not a control channel"));
         }
         let received = receive(&mut control).await?;
