@@ -45,8 +45,12 @@ pub const SEALED_ENTRY: &[u8] = b"peerloom/v1/sealed-entry\0";
 /// The static key of a Noise handshake, signed by the device's key.
 pub const NOISE_KEY: &[u8] = b"peerloom/v1/noise-key\0";
 
+/// What binds the handshake to a WebRTC link: `SHA-256(WEBRTC_BINDING ‖ SHA-256 of the offerer's DTLS
+/// certificate ‖ SHA-256 of the answerer's)`.
+pub const WEBRTC_BINDING: &[u8] = b"peerloom/v1/webrtc-binding\0";
+
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 20] = [
+pub const ALL: [&[u8]; 21] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -67,6 +71,7 @@ pub const ALL: [&[u8]; 20] = [
     SEALED_WRAP,
     SEALED_ENTRY,
     NOISE_KEY,
+    WEBRTC_BINDING,
 ];
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
-use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, NetworkId, UserId, store};
+use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
 use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result, Transport};
 use peerloom_discovery_invite as invite;
 use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry};
@@ -86,8 +86,10 @@ impl Node {
         .await?;
 
         let secret = DeviceSecret::new(identity.device_seed);
-        let transport = TransportContext { secret: secret.clone(), network };
-        let discovery = DiscoveryContext { network, addresses: Vec::new() };
+        // The engine verifies it.
+        let device = DeviceCertificate::open(&identity.certificate, |_, _, _| true)?.device;
+        let transport = TransportContext { secret: secret.clone(), device, network };
+        let discovery = DiscoveryContext { secret: secret.clone(), network, addresses: Vec::new() };
         let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
         let parts = Parts {
             transports: build(config, Layer::Transport, |c| build_transport(kinds, c, &transport))?,
