@@ -53,8 +53,7 @@ fn messages_have_these_fields() {
         work: Some(7),
         signal_address: None,
     }));
-    let json =
-        json!({"type": "hello", "network": id, "record": "CgRib2R5EglzaWduYXR1cmU", "signature": "A".repeat(86), "work": 7});
+    let json = json!({"type": "hello", "network": id, "record": "CgRib2R5EglzaWduYXR1cmU", "signature": "A".repeat(86), "work": 7});
     assert_eq!(to_value(&hello).unwrap(), json);
     assert_eq!(from_value::<ClientMessage>(json).unwrap(), hello);
 }
