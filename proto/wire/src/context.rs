@@ -49,8 +49,15 @@ pub const NOISE_KEY: &[u8] = b"peerloom/v1/noise-key\0";
 /// certificate ‖ SHA-256 of the answerer's)`.
 pub const WEBRTC_BINDING: &[u8] = b"peerloom/v1/webrtc-binding\0";
 
+/// A registry's challenge, answered with a signature by the device's key.
+pub const REGISTRY_CHALLENGE: &[u8] = b"peerloom/v1/registry-challenge\0";
+/// A coordinator's heartbeat to a registry, signed by the device's key.
+pub const REGISTRY_HEARTBEAT: &[u8] = b"peerloom/v1/registry-heartbeat\0";
+/// Prefix of a proof of work for a registry: `SHA-256(REGISTRY_WORK ‖ SHA-256(record) ‖ number)`.
+pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
+
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 21] = [
+pub const ALL: [&[u8]; 24] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -72,6 +79,9 @@ pub const ALL: [&[u8]; 21] = [
     SEALED_ENTRY,
     NOISE_KEY,
     WEBRTC_BINDING,
+    REGISTRY_CHALLENGE,
+    REGISTRY_HEARTBEAT,
+    REGISTRY_WORK,
 ];
 
 #[cfg(test)]

@@ -1,0 +1,142 @@
+//! Whether an announcement is what it claims to be.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::StatusCode;
+use lru::LruCache;
+use peerloom_core::wire::{
+    Address, DecodeError, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, context,
+};
+use peerloom_crypto_primitives::{sha256, verify};
+use peerloom_registry_protocol::code;
+use peerloom_registry_protocol::proof::Work;
+
+use crate::error::ApiError;
+use crate::now_ms;
+use crate::state::State;
+use crate::store::{Announcement, Outcome};
+
+/// Certificates remembered as good, at about 100 bytes each. A device announces itself again and again
+/// with the same one, which then costs one signature check instead of two.
+const CERTIFICATES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(32_767);
+
+/// Checks signatures, and remembers certificates that were good.
+pub(crate) struct Verifier {
+    certificates: Mutex<LruCache<[u8; 32], ()>>,
+}
+
+impl Verifier {
+    pub(crate) fn new() -> Self {
+        Self { certificates: Mutex::new(LruCache::new(CERTIFICATES)) }
+    }
+
+    fn open(&self, signed: &Signed) -> Result<(PeerRecord, DeviceCertificate), DecodeError> {
+        PeerRecord::open(signed, |key, message, signature| self.verify(key, message, signature))
+    }
+
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
+        if !message.starts_with(context::DEVICE_CERTIFICATE) {
+            return verify(key, message, signature);
+        }
+        // With the lengths, so that no byte can move from one part to the next.
+        let lengths = [(key.as_bytes().len() as u64).to_be_bytes(), (signature.len() as u64).to_be_bytes()];
+        let hash = sha256(&[&lengths.concat(), key.as_bytes(), signature, message]);
+        let certificates = || self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if certificates().get(&hash).is_some() {
+            return true;
+        }
+        let good = verify(key, message, signature);
+        if good {
+            certificates().put(hash, ());
+        }
+        good
+    }
+}
+
+/// What a client says of a device.
+pub(crate) struct Claim<'a> {
+    pub(crate) network: NetworkId,
+    pub(crate) device: DeviceId,
+    pub(crate) record: &'a Signed,
+    pub(crate) capabilities: Option<u64>,
+    pub(crate) signal_address: Option<&'a str>,
+    pub(crate) work: Option<u64>,
+}
+
+impl State {
+    /// Checks everything about a claim but whether a newer record is known; cheap checks come first. Says
+    /// what to store, and the device's key.
+    pub(crate) fn examine(&self, claim: &Claim<'_>) -> Result<(Announcement, PublicKey), ApiError> {
+        let refuse = |status, code, message: &str| Err(ApiError::new(status, code, message));
+        let bits = self.config.work_bits;
+        if bits > 0 && !claim.work.is_some_and(|number| Work::new(claim.record, bits).is_done_by(number)) {
+            let message = format!("an announcement needs a proof of work with {bits} leading zero bits");
+            let error = ApiError::new(StatusCode::PRECONDITION_REQUIRED, code::WORK_REQUIRED, message);
+            return Err(error.work_bits(bits));
+        }
+        let bad = |e: DecodeError| ApiError::new(StatusCode::BAD_REQUEST, code::BAD_RECORD, e.to_string());
+        let (record, certificate) = self.verifier.open(claim.record).map_err(bad)?;
+        if record.network != claim.network {
+            let message = "the record belongs to another network; announce it there";
+            return refuse(StatusCode::BAD_REQUEST, code::FOREIGN_NETWORK, message);
+        }
+        if certificate.device != claim.device {
+            return refuse(StatusCode::BAD_REQUEST, code::BAD_RECORD, "the record belongs to another device");
+        }
+        if claim.capabilities.is_some_and(|claimed| claimed != record.capabilities) {
+            return refuse(StatusCode::BAD_REQUEST, code::BAD_RECORD, "the capabilities are not the record's");
+        }
+        let now_ms = now_ms();
+        if record.expires_at_ms <= now_ms {
+            let message = "the record has expired; sign a new one, and check the device's clock";
+            return refuse(StatusCode::BAD_REQUEST, code::EXPIRED, message);
+        }
+        record.addresses.iter().try_for_each(|address| self.inward.check(address))?;
+        if let Some(text) = claim.signal_address {
+            let malformed = |e: DecodeError| ApiError::malformed(format!("signalAddress: {e}"));
+            let address: Address = text.parse().map_err(malformed)?;
+            self.inward.check(&address)?;
+        }
+        self.by_device.check(&claim.device).map_err(ApiError::rate_limited)?;
+        let announcement = Announcement {
+            network: claim.network,
+            device: claim.device,
+            user: certificate.user,
+            sequence: record.sequence,
+            record: claim.record.encode().into(),
+            signal_address: claim.signal_address.map(str::to_owned),
+            capabilities: record.capabilities,
+            expires_ms: record.expires_at_ms,
+            now_ms,
+            fresh: false,
+        };
+        Ok((announcement, certificate.device_key))
+    }
+
+    /// Stores what was examined; says whether anything changed.
+    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<bool, ApiError> {
+        let (network, device) = (announcement.network, announcement.device);
+        let outcome = self.store.announce(announcement).await?;
+        tracing::debug!(?network, ?device, ?outcome, "announced");
+        match outcome {
+            Outcome::Stored => {
+                self.metrics.announce("stored");
+                Ok(true)
+            }
+            Outcome::Same => {
+                self.metrics.announce("same");
+                Ok(false)
+            }
+            Outcome::Outdated => {
+                self.metrics.announce("outdated");
+                let message = "a newer record of the device is known; announce one with a higher sequence";
+                Err(ApiError::new(StatusCode::CONFLICT, code::OUTDATED, message))
+            }
+            Outcome::Full => {
+                self.metrics.announce("full");
+                Err(ApiError::overloaded("the registry has as many devices as it takes; try another one"))
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Who is connected, and what waits to be sent to them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::ws::Utf8Bytes;
+use peerloom_core::wire::{DeviceId, NetworkId};
+use tokio::sync::mpsc;
+
+/// Most bytes that wait for one device, beside the bound on their number.
+const QUEUED_BYTES: usize = 256 * 1024;
+
+/// The open sockets: one for each device in each network.
+#[derive(Default)]
+pub(crate) struct Hub {
+    seats: Mutex<HashMap<(NetworkId, DeviceId), Seat>>,
+    next: AtomicU64,
+}
+
+/// A socket. Its queue ends when the seat is taken away.
+struct Seat {
+    number: u64,
+    queue: mpsc::Sender<Utf8Bytes>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// What became of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    Sent,
+    Absent,
+    Busy,
+}
+
+/// What a socket holds while it has its seat.
+pub(crate) struct Queue {
+    number: u64,
+    key: (NetworkId, DeviceId),
+    waiting: mpsc::Receiver<Utf8Bytes>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    pub(crate) fn network(&self) -> &NetworkId {
+        &self.key.0
+    }
+
+    pub(crate) fn device(&self) -> &DeviceId {
+        &self.key.1
+    }
+
+    /// The next message; `None` once the seat is taken away.
+    pub(crate) async fn next(&mut self) -> Option<Utf8Bytes> {
+        self.waiting.recv().await.inspect(|text| self.took(text))
+    }
+
+    /// The next message, if one waits.
+    pub(crate) fn ready(&mut self) -> Option<Utf8Bytes> {
+        self.waiting.try_recv().ok().inspect(|text| self.took(text))
+    }
+
+    fn took(&self, text: &Utf8Bytes) {
+        self.bytes.fetch_sub(text.len(), Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    /// Gives a device a seat with room for `room` messages, in place of an earlier one.
+    pub(crate) fn enter(&self, network: NetworkId, device: DeviceId, room: usize) -> Queue {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (queue, waiting) = mpsc::channel(room);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        self.lock().insert((network, device), Seat { number, queue, bytes: bytes.clone() });
+        Queue { number, key: (network, device), waiting, bytes }
+    }
+
+    /// Gives the seat back, unless a newer socket has it.
+    pub(crate) fn leave(&self, queue: &Queue) {
+        let mut seats = self.lock();
+        if seats.get(&queue.key).is_some_and(|seat| seat.number == queue.number) {
+            seats.remove(&queue.key);
+        }
+    }
+
+    /// Puts a message into a device's queue.
+    pub(crate) fn send(&self, network: NetworkId, to: DeviceId, text: Utf8Bytes) -> Delivery {
+        let seats = self.lock();
+        let Some(seat) = seats.get(&(network, to)) else { return Delivery::Absent };
+        let len = text.len();
+        if seat.bytes.fetch_add(len, Ordering::Relaxed) + len <= QUEUED_BYTES {
+            match seat.queue.try_send(text) {
+                Ok(()) => return Delivery::Sent,
+                Err(mpsc::error::TrySendError::Closed(_)) => return Delivery::Absent,
+                Err(mpsc::error::TrySendError::Full(_)) => {}
+            }
+        }
+        seat.bytes.fetch_sub(len, Ordering::Relaxed);
+        Delivery::Busy
+    }
+
+    pub(crate) fn is_connected(&self, network: NetworkId, device: DeviceId) -> bool {
+        self.lock().contains_key(&(network, device))
+    }
+
+    /// Everybody who is connected.
+    pub(crate) fn all(&self) -> Vec<(NetworkId, DeviceId)> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Takes all seats away.
+    pub(crate) fn close(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(NetworkId, DeviceId), Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_bounded_by_number_and_by_bytes() {
+        let hub = Hub::default();
+        let (network, device) = (NetworkId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
+        assert_eq!(hub.send(network, device, "x".into()), Delivery::Absent);
+        let mut queue = hub.enter(network, device, 8);
+        let sent = (0..20).filter(|_| hub.send(network, device, "x".into()) == Delivery::Sent).count();
+        assert_eq!(sent, 8);
+        while queue.ready().is_some() {}
+        let long = Utf8Bytes::from("x".repeat(QUEUED_BYTES / 2));
+        let sent = (0..20).filter(|_| hub.send(network, device, long.clone()) == Delivery::Sent).count();
+        assert_eq!(sent, 2);
+        while queue.ready().is_some() {}
+        assert_eq!(hub.send(network, device, "x".into()), Delivery::Sent);
+    }
+
+    #[tokio::test]
+    async fn a_newer_socket_takes_the_seat() {
+        let hub = Hub::default();
+        let (network, device) = (NetworkId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
+        let mut old = hub.enter(network, device, 8);
+        let mut new = hub.enter(network, device, 8);
+        assert!(old.next().await.is_none());
+        hub.leave(&old);
+        assert_eq!(hub.send(network, device, "x".into()), Delivery::Sent);
+        assert_eq!(new.next().await.as_deref(), Some("x"));
+        hub.leave(&new);
+        assert!(!hub.is_connected(network, device));
+    }
+}

@@ -1,0 +1,121 @@
+//! What a registry remembers, behind a trait: a store of one machine today, of several another day.
+
+mod sqlite;
+
+use async_trait::async_trait;
+use peerloom_core::Result;
+use peerloom_core::wire::{DeviceId, NetworkId, UserId};
+
+pub(crate) use sqlite::SqliteStore;
+
+/// Presence: which devices were announced, when they were seen, who coordinates.
+///
+/// All of it is soft state: what is lost is announced again within minutes. Times are milliseconds
+/// since the Unix epoch. A call waits until its writes are in the store, and fails with
+/// [`Overloaded`](peerloom_core::ErrorKind::Overloaded) when too many wait already.
+#[async_trait]
+pub(crate) trait Store: Send + Sync {
+    /// Takes in a record whose signatures are checked.
+    async fn announce(&self, announcement: Announcement) -> Result<Outcome>;
+
+    /// One device, unless its record has expired at `now_ms`.
+    async fn device(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<Option<Known>>;
+
+    /// At most `limit` of a user's devices whose records are valid, last seen first.
+    async fn user(&self, network: NetworkId, user: UserId, limit: usize, now_ms: u64) -> Result<Vec<Known>>;
+
+    /// At most `limit` devices after one, by id, that were seen since `since_ms`.
+    async fn seen(
+        &self,
+        network: NetworkId,
+        after: Option<DeviceId>,
+        limit: u32,
+        since_ms: u64,
+        now_ms: u64,
+    ) -> Result<Vec<Known>>;
+
+    /// Notes a heartbeat; false when a later one is known.
+    async fn beat(&self, beat: Beat) -> Result<bool>;
+
+    /// At most `limit` coordinators with a heartbeat since `beat_since_ms`, most capacity first; where
+    /// there is none, devices seen since `seen_since_ms`, most capabilities first.
+    async fn coordinators(
+        &self,
+        network: NetworkId,
+        limit: usize,
+        beat_since_ms: u64,
+        seen_since_ms: u64,
+    ) -> Result<Vec<Helper>>;
+
+    /// Notes that these devices are here.
+    async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()>;
+
+    /// Forgets what wasn't seen since `since_ms` or has expired; says how many devices went.
+    async fn forget(&self, since_ms: u64, now_ms: u64) -> Result<u64>;
+
+    /// How many devices are known.
+    fn devices(&self) -> u64;
+}
+
+/// A verified record, and what stands beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Announcement {
+    pub(crate) network: NetworkId,
+    pub(crate) device: DeviceId,
+    pub(crate) user: UserId,
+    pub(crate) sequence: u64,
+    /// The signed record's bytes.
+    pub(crate) record: Vec<u8>,
+    pub(crate) signal_address: Option<String>,
+    pub(crate) capabilities: u64,
+    pub(crate) expires_ms: u64,
+    pub(crate) now_ms: u64,
+    /// Whether the device proved just now that it is there. Without that a record that is known
+    /// already may be a replay, and says nothing about when the device was seen.
+    pub(crate) fresh: bool,
+}
+
+/// What became of an announcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is the newest.
+    Stored,
+    /// This very record was known.
+    Same,
+    /// A newer one was known, or another one with the same sequence.
+    Outdated,
+    /// The store has as many devices as it may.
+    Full,
+}
+
+/// A device.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) device: DeviceId,
+    pub(crate) user: UserId,
+    pub(crate) record: Vec<u8>,
+    pub(crate) signal_address: Option<String>,
+    pub(crate) announced_ms: u64,
+    pub(crate) seen_ms: u64,
+    /// Its last heartbeat; 0 for none.
+    pub(crate) beat_ms: u64,
+}
+
+/// A heartbeat whose signature is checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Beat {
+    pub(crate) network: NetworkId,
+    pub(crate) device: DeviceId,
+    pub(crate) active_peers: u32,
+    pub(crate) capacity: u32,
+    pub(crate) at_ms: u64,
+}
+
+/// Somebody who may help to meet.
+#[derive(Debug, Clone)]
+pub(crate) struct Helper {
+    pub(crate) device: DeviceId,
+    pub(crate) signal_address: Option<String>,
+    pub(crate) seen_ms: u64,
+    pub(crate) capacity: Option<u32>,
+}

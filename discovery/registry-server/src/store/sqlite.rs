@@ -1,0 +1,269 @@
+//! Presence in one SQLite database, owned by one thread that commits what waits together.
+
+mod queries;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use peerloom_core::wire::{DeviceId, NetworkId, UserId};
+use peerloom_core::{Error, ErrorKind, Result};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+
+use super::{Announcement, Beat, Helper, Known, Outcome, Store};
+
+/// Calls that wait for the thread; beyond, they are refused: a second's worth or less.
+const WAITING: usize = 4096;
+/// Most calls in one transaction.
+const GROUP: usize = 512;
+/// How long another program may hold the database before a call fails.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Rows looked at in one call of [`Store::forget`], so that other calls come in between.
+const STRIDE: i64 = 10_000;
+/// Devices in one call of [`Store::touch`], for the same reason.
+const TOUCHED: usize = 1000;
+
+/// The store of one machine.
+pub(crate) struct SqliteStore {
+    calls: mpsc::Sender<Box<dyn Call>>,
+    devices: Arc<AtomicU64>,
+    most: u64,
+}
+
+impl SqliteStore {
+    /// Opens the database, or makes it, for at most `most` devices.
+    pub(crate) fn open(path: &Path, most: u64) -> Result<Self> {
+        let failed = |cause: rusqlite::Error| {
+            let advice = format!("{} can't be used as the registry's database; see the cause", path.display());
+            Error::new(ErrorKind::Storage, "registry", "open", advice).source(cause)
+        };
+        let connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(PATIENCE).map_err(failed)?;
+        queries::prepare(&connection).map_err(failed)?;
+        let devices = Arc::new(AtomicU64::new(queries::count(&connection).map_err(failed)?));
+        let (calls, waiting) = mpsc::channel(WAITING);
+        let thread = std::thread::Builder::new().name("registry-store".into());
+        let spawned = thread.spawn(move || serve(&connection, waiting));
+        spawned.map_err(|e| Error::new(ErrorKind::Bug, "registry", "open", "no thread can be made").source(e))?;
+        Ok(Self { calls, devices, most })
+    }
+
+    /// Runs something on the store's thread, in a transaction with whatever else waits.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let call = Work { work: Some(work), result: None, answer: Some(answer) };
+        let overloaded = |_| Error::new(ErrorKind::Overloaded, "registry", "store", "too many calls wait; try again");
+        self.calls.try_send(Box::new(call)).map_err(overloaded)?;
+        let ended = || Error::new(ErrorKind::Closed, "registry", "store", "the registry is being stopped");
+        let failed = || Error::new(ErrorKind::Storage, "registry", "store", "the database failed; look at its disk");
+        let result = answered.await.map_err(|_| ended())?.ok_or_else(failed)?;
+        result.map_err(|cause| failed().source(cause))
+    }
+}
+
+/// Something to do in a transaction. The answer goes out when that has ended.
+trait Call: Send {
+    fn run(&mut self, connection: &Connection);
+    fn end(&mut self, committed: bool);
+}
+
+struct Work<T, F> {
+    work: Option<F>,
+    result: Option<rusqlite::Result<T>>,
+    /// Gets nothing when the transaction didn't come about.
+    answer: Option<oneshot::Sender<Option<rusqlite::Result<T>>>>,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> rusqlite::Result<T> + Send> Call for Work<T, F> {
+    fn run(&mut self, connection: &Connection) {
+        self.result = self.work.take().map(|work| work(connection));
+    }
+
+    fn end(&mut self, committed: bool) {
+        let result = if committed { self.result.take() } else { None };
+        if let Some(answer) = self.answer.take() {
+            // Fails only when the caller has gone.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+/// Serves calls until all handles are gone.
+fn serve(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Call>>) {
+    let mut group = Vec::new();
+    while let Some(first) = waiting.blocking_recv() {
+        group.push(first);
+        while group.len() < GROUP
+            && let Ok(next) = waiting.try_recv()
+        {
+            group.push(next);
+        }
+        let committed = commit(connection, &mut group);
+        if let Err(cause) = &committed {
+            error!(%cause, calls = group.len(), "the database doesn't commit");
+        }
+        group.drain(..).for_each(|mut call| call.end(committed.is_ok()));
+    }
+}
+
+fn commit(connection: &Connection, group: &mut [Box<dyn Call>]) -> rusqlite::Result<()> {
+    connection.prepare_cached("BEGIN")?.execute([])?;
+    group.iter_mut().for_each(|call| call.run(connection));
+    let committed = connection.prepare_cached("COMMIT")?.execute([]).map(drop);
+    if committed.is_err() && !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    committed
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn announce(&self, announcement: Announcement) -> Result<Outcome> {
+        let (devices, most) = (self.devices.clone(), self.most);
+        self.run(move |connection| queries::announce(connection, &announcement, &devices, most)).await
+    }
+
+    async fn device(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<Option<Known>> {
+        self.run(move |connection| queries::device(connection, &network, &device, now_ms)).await
+    }
+
+    async fn user(&self, network: NetworkId, user: UserId, limit: usize, now_ms: u64) -> Result<Vec<Known>> {
+        self.run(move |connection| queries::user(connection, &network, &user, limit, now_ms)).await
+    }
+
+    async fn seen(
+        &self,
+        network: NetworkId,
+        after: Option<DeviceId>,
+        limit: u32,
+        since_ms: u64,
+        now_ms: u64,
+    ) -> Result<Vec<Known>> {
+        self.run(move |connection| queries::seen(connection, &network, after, limit, since_ms, now_ms)).await
+    }
+
+    async fn beat(&self, beat: Beat) -> Result<bool> {
+        self.run(move |connection| queries::beat(connection, &beat)).await
+    }
+
+    async fn coordinators(
+        &self,
+        network: NetworkId,
+        limit: usize,
+        beat_since_ms: u64,
+        seen_since_ms: u64,
+    ) -> Result<Vec<Helper>> {
+        self.run(move |connection| {
+            let reported = queries::coordinators(connection, &network, limit, beat_since_ms)?;
+            if reported.is_empty() { queries::ablest(connection, &network, limit, seen_since_ms) } else { Ok(reported) }
+        })
+        .await
+    }
+
+    async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()> {
+        for some in devices.chunks(TOUCHED) {
+            let some = some.to_vec();
+            self.run(move |connection| queries::touch(connection, &some, now_ms)).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, since_ms: u64, now_ms: u64) -> Result<u64> {
+        let last = self.run(queries::last_row).await?;
+        let (mut gone, mut row) = (0, 0);
+        while row <= last {
+            let next = row + STRIDE;
+            gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms)).await?;
+            row = next;
+        }
+        let devices = self.devices.clone();
+        self.run(move |connection| {
+            queries::forget_beats(connection, since_ms)?;
+            // Counted on the thread that also adds, so that none is missed.
+            queries::count(connection).map(|count| devices.store(count, Ordering::Relaxed))
+        })
+        .await?;
+        Ok(gone)
+    }
+
+    fn devices(&self) -> u64 {
+        self.devices.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announcement(device: u8, sequence: u64, now_ms: u64) -> Announcement {
+        Announcement {
+            network: NetworkId::from_bytes([1; 32]),
+            device: DeviceId::from_bytes([device; 32]),
+            user: UserId::from_bytes([2; 32]),
+            sequence,
+            record: sequence.to_be_bytes().to_vec(),
+            signal_address: None,
+            capabilities: device.into(),
+            expires_ms: u64::MAX,
+            now_ms,
+            fresh: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_highest_sequence_counts_over_all_of_u64() {
+        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        for (sequence, expected) in [
+            (5, Outcome::Stored),
+            (4, Outcome::Outdated),
+            (5, Outcome::Same),
+            (1 << 63, Outcome::Stored),
+            (u64::MAX, Outcome::Stored),
+            (1 << 63, Outcome::Outdated),
+        ] {
+            assert_eq!(store.announce(announcement(1, sequence, 1)).await.unwrap(), expected, "{sequence}");
+        }
+        let mut other = announcement(1, u64::MAX, 1);
+        other.record = b"another record".to_vec();
+        assert_eq!(store.announce(other).await.unwrap(), Outcome::Outdated, "one sequence, one record");
+        assert_eq!(store.devices(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_store_takes_known_devices_only() {
+        let store = SqliteStore::open(Path::new(":memory:"), 2).unwrap();
+        for device in [1, 2] {
+            assert_eq!(store.announce(announcement(device, 1, 1)).await.unwrap(), Outcome::Stored);
+        }
+        assert_eq!(store.announce(announcement(3, 1, 1)).await.unwrap(), Outcome::Full);
+        assert_eq!(store.announce(announcement(2, 2, 5)).await.unwrap(), Outcome::Stored);
+        assert_eq!(store.forget(5, 5).await.unwrap(), 1, "device 1 wasn't seen lately");
+        assert_eq!(store.announce(announcement(3, 1, 5)).await.unwrap(), Outcome::Stored);
+    }
+
+    #[tokio::test]
+    async fn the_ablest_help_where_nobody_coordinates() {
+        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        for device in [1, 3, 2] {
+            store.announce(announcement(device, 1, 10)).await.unwrap();
+        }
+        let network = NetworkId::from_bytes([1; 32]);
+        let helpers = || async {
+            let found = store.coordinators(network, 2, 5, 5).await.unwrap();
+            found.into_iter().map(|helper| (helper.device.as_bytes()[0], helper.capacity)).collect::<Vec<_>>()
+        };
+        assert_eq!(helpers().await, [(3, None), (2, None)]);
+        let device = DeviceId::from_bytes([1; 32]);
+        let beat = |at_ms| Beat { network, device, active_peers: 0, capacity: 7, at_ms };
+        assert!(store.beat(beat(20)).await.unwrap());
+        assert!(!store.beat(beat(20)).await.unwrap(), "a heartbeat counts once");
+        assert_eq!(helpers().await, [(1, Some(7))]);
+    }
+}

@@ -1,0 +1,276 @@
+//! The tables and statements. What comes from outside is only ever bound, never part of a statement.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use peerloom_core::wire::{DeviceId, NetworkId, UserId};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::store::{Announcement, Beat, Helper, Known, Outcome};
+
+/// "plrg" in ASCII: `file` and SQLite's tools show whose database it is.
+const APPLICATION_ID: i32 = 0x706c_7267;
+/// Of the tables. The state is soft: a database of another format is emptied, not migrated.
+const FORMAT: i32 = 1;
+
+/// Tables with row ids, since rows are longer than SQLite likes in an index.
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS devices (
+        row INTEGER PRIMARY KEY,
+        network BLOB NOT NULL, device BLOB NOT NULL, user BLOB NOT NULL,
+        sequence INTEGER NOT NULL, record BLOB NOT NULL, signal_address TEXT, capabilities INTEGER NOT NULL,
+        announced_ms INTEGER NOT NULL, seen_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX IF NOT EXISTS by_device ON devices (network, device);
+    CREATE INDEX IF NOT EXISTS by_user ON devices (network, user);
+    CREATE INDEX IF NOT EXISTS by_ability ON devices (network, capabilities, seen_ms);
+    CREATE TABLE IF NOT EXISTS coordinators (
+        network BLOB NOT NULL, device BLOB NOT NULL,
+        active_peers INTEGER NOT NULL, capacity INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+        PRIMARY KEY (network, device)
+    ) WITHOUT ROWID;
+";
+
+/// Makes the tables.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    // Nothing is lost by it but announcements of the last moments before a power cut, which come again.
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "cache_size", -16 * 1024)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let found = (pragma("application_id")?, pragma("user_version")?);
+    if found != (0, 0) && found.0 != APPLICATION_ID {
+        let message = "the database belongs to another program; choose another file".into();
+        return Err(rusqlite::Error::ToSqlConversionFailure(message));
+    }
+    if found.0 == APPLICATION_ID && found.1 != FORMAT {
+        connection.execute_batch("DROP TABLE IF EXISTS devices; DROP TABLE IF EXISTS coordinators;")?;
+    }
+    let version = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};");
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {version} COMMIT;"))
+}
+
+pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    let count: i64 = connection.query_row("SELECT count(*) FROM devices", [], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
+/// All of `u64` in SQLite's signed integers, in the same order.
+fn ordered(number: u64) -> i64 {
+    (number ^ (1 << 63)).cast_signed()
+}
+
+/// A time; those beyond SQLite's integers are as good as never.
+fn time(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+pub(super) fn announce(
+    connection: &Connection,
+    new: &Announcement,
+    devices: &AtomicU64,
+    most: u64,
+) -> rusqlite::Result<Outcome> {
+    let keys = (new.network.as_bytes(), new.device.as_bytes());
+    let known = connection
+        .prepare_cached("SELECT row, sequence, record FROM devices WHERE network = ?1 AND device = ?2")?
+        .query_row(keys, |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get_ref(2)?.as_blob()? == new.record))
+        })
+        .optional()?;
+    let (sequence, now) = (ordered(new.sequence), time(new.now_ms));
+    match known {
+        Some((row, before, true)) if before == sequence => {
+            if new.fresh {
+                connection
+                    .prepare_cached(
+                        "UPDATE devices SET announced_ms = ?2, seen_ms = ?2, signal_address = ?3 WHERE row = ?1",
+                    )?
+                    .execute(params![row, now, new.signal_address])?;
+            }
+            Ok(Outcome::Same)
+        }
+        Some((_, before, _)) if before >= sequence => Ok(Outcome::Outdated),
+        Some((row, ..)) => {
+            connection
+                .prepare_cached(
+                    "UPDATE devices SET sequence = ?2, record = ?3, signal_address = ?4, capabilities = ?5,
+                     announced_ms = ?6, seen_ms = ?6, expires_ms = ?7, user = ?8 WHERE row = ?1",
+                )?
+                .execute(params![
+                    row,
+                    sequence,
+                    new.record,
+                    new.signal_address,
+                    ordered(new.capabilities),
+                    now,
+                    time(new.expires_ms),
+                    new.user.as_bytes(),
+                ])?;
+            Ok(Outcome::Stored)
+        }
+        None if devices.load(Ordering::Relaxed) >= most => Ok(Outcome::Full),
+        None => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO devices (network, device, user, sequence, record, signal_address, capabilities,
+                     announced_ms, seen_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9)",
+                )?
+                .execute(params![
+                    new.network.as_bytes(),
+                    new.device.as_bytes(),
+                    new.user.as_bytes(),
+                    sequence,
+                    new.record,
+                    new.signal_address,
+                    ordered(new.capabilities),
+                    now,
+                    time(new.expires_ms),
+                ])?;
+            devices.fetch_add(1, Ordering::Relaxed);
+            Ok(Outcome::Stored)
+        }
+    }
+}
+
+/// The columns of [`known`], from `devices d` and its coordinator's row.
+const KNOWN: &str = "
+    SELECT d.device, d.user, d.record, d.signal_address, d.announced_ms, d.seen_ms, c.at_ms
+    FROM devices d LEFT JOIN coordinators c ON c.network = d.network AND c.device = d.device";
+
+fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
+    let ms = |at| row.get::<_, Option<i64>>(at).map(|ms| ms.unwrap_or_default().unsigned_abs());
+    Ok(Known {
+        device: DeviceId::from_bytes(row.get(0)?),
+        user: UserId::from_bytes(row.get(1)?),
+        record: row.get(2)?,
+        signal_address: row.get(3)?,
+        announced_ms: ms(4)?,
+        seen_ms: ms(5)?,
+        beat_ms: ms(6)?,
+    })
+}
+
+pub(super) fn device(
+    connection: &Connection,
+    network: &NetworkId,
+    device: &DeviceId,
+    now_ms: u64,
+) -> rusqlite::Result<Option<Known>> {
+    connection
+        .prepare_cached(&format!("{KNOWN} WHERE d.network = ?1 AND d.device = ?2 AND d.expires_ms > ?3"))?
+        .query_row(params![network.as_bytes(), device.as_bytes(), time(now_ms)], known)
+        .optional()
+}
+
+pub(super) fn user(
+    connection: &Connection,
+    network: &NetworkId,
+    user: &UserId,
+    limit: usize,
+    now_ms: u64,
+) -> rusqlite::Result<Vec<Known>> {
+    let order = "ORDER BY d.seen_ms DESC LIMIT ?4";
+    connection
+        .prepare_cached(&format!("{KNOWN} WHERE d.network = ?1 AND d.user = ?2 AND d.expires_ms > ?3 {order}"))?
+        .query_map(params![network.as_bytes(), user.as_bytes(), time(now_ms), limit as i64], known)?
+        .collect()
+}
+
+pub(super) fn seen(
+    connection: &Connection,
+    network: &NetworkId,
+    after: Option<DeviceId>,
+    limit: u32,
+    since_ms: u64,
+    now_ms: u64,
+) -> rusqlite::Result<Vec<Known>> {
+    let after: &[u8] = after.as_ref().map_or(&[], |device| device.as_bytes());
+    let wanted = "WHERE d.network = ?1 AND d.device > ?2 AND d.seen_ms >= ?3 AND d.expires_ms > ?4";
+    connection
+        .prepare_cached(&format!("{KNOWN} {wanted} ORDER BY d.device LIMIT ?5"))?
+        .query_map(params![network.as_bytes(), after, time(since_ms), time(now_ms), limit], known)?
+        .collect()
+}
+
+pub(super) fn beat(connection: &Connection, beat: &Beat) -> rusqlite::Result<bool> {
+    let changed = connection
+        .prepare_cached(
+            "INSERT INTO coordinators (network, device, active_peers, capacity, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET active_peers = excluded.active_peers, capacity = excluded.capacity,
+             at_ms = excluded.at_ms WHERE excluded.at_ms > at_ms",
+        )?
+        .execute(params![
+            beat.network.as_bytes(),
+            beat.device.as_bytes(),
+            beat.active_peers,
+            beat.capacity,
+            time(beat.at_ms)
+        ])?;
+    Ok(changed > 0)
+}
+
+pub(super) fn coordinators(
+    connection: &Connection,
+    network: &NetworkId,
+    limit: usize,
+    since_ms: u64,
+) -> rusqlite::Result<Vec<Helper>> {
+    connection
+        .prepare_cached(
+            "SELECT c.device, d.signal_address, c.at_ms, c.capacity FROM coordinators c
+             JOIN devices d ON d.network = c.network AND d.device = c.device
+             WHERE c.network = ?1 AND c.at_ms >= ?2 ORDER BY c.capacity DESC, c.at_ms DESC LIMIT ?3",
+        )?
+        .query_map(params![network.as_bytes(), time(since_ms), limit as i64], helper)?
+        .collect()
+}
+
+pub(super) fn ablest(
+    connection: &Connection,
+    network: &NetworkId,
+    limit: usize,
+    since_ms: u64,
+) -> rusqlite::Result<Vec<Helper>> {
+    connection
+        .prepare_cached(
+            "SELECT device, signal_address, seen_ms, NULL FROM devices WHERE network = ?1 AND seen_ms >= ?2
+             ORDER BY capabilities DESC, seen_ms DESC LIMIT ?3",
+        )?
+        .query_map(params![network.as_bytes(), time(since_ms), limit as i64], helper)?
+        .collect()
+}
+
+fn helper(row: &Row<'_>) -> rusqlite::Result<Helper> {
+    Ok(Helper {
+        device: DeviceId::from_bytes(row.get(0)?),
+        signal_address: row.get(1)?,
+        seen_ms: row.get::<_, i64>(2)?.unsigned_abs(),
+        capacity: row.get(3)?,
+    })
+}
+
+pub(super) fn touch(connection: &Connection, devices: &[(NetworkId, DeviceId)], now_ms: u64) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached("UPDATE devices SET seen_ms = ?3 WHERE network = ?1 AND device = ?2")?;
+    for (network, device) in devices {
+        statement.execute(params![network.as_bytes(), device.as_bytes(), time(now_ms)])?;
+    }
+    Ok(())
+}
+
+pub(super) fn last_row(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(max(row), 0) FROM devices", [], |row| row.get(0))
+}
+
+pub(super) fn forget(connection: &Connection, rows: Range<i64>, since_ms: u64, now_ms: u64) -> rusqlite::Result<u64> {
+    let gone = connection
+        .prepare_cached("DELETE FROM devices WHERE row >= ?1 AND row < ?2 AND (seen_ms < ?3 OR expires_ms <= ?4)")?
+        .execute(params![rows.start, rows.end, time(since_ms), time(now_ms)])?;
+    Ok(gone as u64)
+}
+
+pub(super) fn forget_beats(connection: &Connection, since_ms: u64) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM coordinators WHERE at_ms < ?1")?.execute([time(since_ms)]).map(drop)
+}

@@ -1,0 +1,136 @@
+//! What an operator and a program with WebRTC ask for, and TLS.
+
+mod common;
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use common::*;
+use data_encoding::BASE64;
+use peerloom_conformance::identity::identity;
+use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
+use serde_json::json;
+
+#[tokio::test]
+async fn ice_credentials_are_what_coturn_checks() {
+    let ice = IceConfig {
+        stun: vec!["stun:stun.example:3478".into()],
+        turn: vec!["turn:turn.example:3478?transport=udp".into()],
+        turn_secret: Some("north".into()),
+        ttl: Duration::from_secs(600),
+    };
+    let registry = start(RegistryConfig { ice: ice.clone(), ..config() }).await;
+    let answer = get_in(registry.local_addr(), "ice-servers").await.json();
+    assert_eq!(answer["ttlSeconds"], 600);
+    assert_eq!(answer["iceServers"][0], json!({"urls": ["stun:stun.example:3478"]}));
+    let turn = &answer["iceServers"][1];
+    assert_eq!(turn["urls"], json!(["turn:turn.example:3478?transport=udp"]));
+    let username = turn["username"].as_str().expect("a user name");
+    let expires: u64 = username.parse().expect("a time");
+    assert!(expires.abs_diff(now_ms() / 1000 + 600) < 60);
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"north");
+    assert_eq!(turn["credential"], BASE64.encode(hmac::sign(&key, username.as_bytes()).as_ref()));
+    assert!(!format!("{ice:?}").contains("north"), "the secret stays out of logs");
+
+    let registry = start(config()).await;
+    let none = get_in(registry.local_addr(), "ice-servers").await.json();
+    assert_eq!(none["iceServers"], json!([]));
+}
+
+#[tokio::test]
+async fn the_document_lists_every_call() {
+    let registry = start(config()).await;
+    let at = registry.local_addr();
+    let document = get(at, "/openapi.json").await.json();
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")));
+    let listed: Vec<_> = document["paths"].as_object().expect("paths").keys().cloned().collect();
+    let mut expected = [
+        "/coordinator/heartbeat",
+        "/healthz",
+        "/metrics",
+        "/network/{networkId}/active-peers",
+        "/network/{networkId}/announce",
+        "/network/{networkId}/device/{peerId}",
+        "/network/{networkId}/ice-servers",
+        "/network/{networkId}/peer/{userId}",
+        "/openapi.json",
+        "/signal/{peerId}",
+    ];
+    expected.sort_unstable();
+    let mut found = listed.clone();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    let schemas = &document["components"]["schemas"];
+    for schema in ["Announce", "ActivePeers", "UserAnswer", "DeviceAnswer", "Heartbeat", "IceAnswer", "ErrorBody"] {
+        assert!(schemas[schema].is_object(), "{schema}");
+    }
+}
+
+#[tokio::test]
+async fn figures_count_requests() {
+    let registry = start(config()).await;
+    let other = start(config()).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    for _ in 0..3 {
+        get_in(at, &format!("peer/{}", alice.user)).await;
+    }
+    let figures = get(at, "/metrics").await;
+    assert_eq!(figures.status, 200);
+    let line = r#"peerloom_registry_requests_total{route="/network/{networkId}/peer/{userId}",status="404"} 3"#;
+    assert!(figures.text.contains(line), "{}", figures.text);
+    let elsewhere = get(other.local_addr(), "/metrics").await.text;
+    assert!(!elsewhere.contains(line), "each registry counts for itself");
+    assert_eq!(get(at, "/healthz").await.json(), json!({"status": "ok", "protocol": 1, "devices": 0}));
+}
+
+#[tokio::test]
+async fn it_speaks_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let files = TlsFiles { certificate: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+    std::fs::write(&files.certificate, made.cert.pem()).expect("a file");
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("a file");
+    let registry = start(RegistryConfig { tls: Some(files.clone()), ..config() }).await;
+    assert!(registry.names().iter().any(|name| name.starts_with("localhost:")));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a root");
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(client));
+    let stream = tokio::net::TcpStream::connect(registry.local_addr()).await.expect("a connection");
+    let stream = connector.connect("localhost".try_into().expect("a name"), stream).await.expect("TLS");
+    let url = format!("wss://localhost:{}/signal/{}", registry.local_addr().port(), identity(1).device);
+    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("a WebSocket");
+    let challenge = futures_util::StreamExt::next(&mut socket).await.expect("a message").expect("a message");
+    assert!(challenge.to_text().expect("text").contains("challenge"));
+
+    // Files that are no certificate are noticed at the start.
+    std::fs::write(&files.key, "no key").expect("a file");
+    let refused = Registry::start(RegistryConfig { tls: Some(files), ..config() }).await.err().expect("an error");
+    assert!(refused.to_string().contains("key.pem"), "{refused}");
+}
+
+#[tokio::test]
+async fn settings_are_checked() {
+    let wrong = [
+        RegistryConfig { listen: "nowhere".into(), ..config() },
+        RegistryConfig { work_bits: 25, ..config() },
+        RegistryConfig { names: vec!["https://reg.example".into()], ..config() },
+        RegistryConfig { networks: [("x".into(), String::new())].into(), ..config() },
+        RegistryConfig { only_listed: true, ..config() },
+        RegistryConfig { store: "/nonexistent/registry.sqlite".into(), ..config() },
+    ];
+    for config in wrong {
+        assert!(Registry::start(config.clone()).await.is_err(), "{config:?}");
+    }
+    let secret = RegistryConfig { networks: [("x".into(), "hush".into())].into(), ..config() };
+    assert!(!format!("{secret:?}").contains("hush"));
+    let first = start(config()).await;
+    let taken = RegistryConfig { listen: first.local_addr().to_string(), ..config() };
+    assert_eq!(Registry::start(taken).await.err().map(|e| e.kind()), Some(peerloom_core::ErrorKind::InUse));
+}
