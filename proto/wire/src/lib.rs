@@ -30,7 +30,7 @@ pub mod pb {
 
 pub use entry::{Bundle, EntryClass, Envelope, Item, LogId, Position};
 pub use error::DecodeError;
-pub use frame::{Frame, GapRequest, KeyPackage, KeyPackageRequest};
+pub use frame::{Frame, GapRequest, KeyPackage, KeyPackageRequest, SignalFrame};
 pub use handshake::{Auth, Hello, Refusal, Verdict};
 pub use id::{ConversationId, DeviceId, MessageId, NetworkId, UserId};
 pub use identity::{Address, DeviceCertificate, PeerRecord, PublicKey, SuiteId};

@@ -77,6 +77,19 @@ pub(crate) enum Command {
     /// Show how the contacts' devices stand.
     #[command(after_help = "Example: peerloom -C bob peers --json")]
     Peers,
+    /// Connect to a contact by hand: a text there and a text back, and no server.
+    #[command(
+        after_help = "Example: peerloom -C bob connect alice --manual\n         peerloom -C alice connect --manual --offer 'peerloom://offer/…'"
+    )]
+    Connect(Connect),
+    /// Tell what this machine's network allows, and what to do about what it doesn't.
+    #[command(after_help = "Example: peerloom -C alice doctor --json\n\nThe exit code is 1 if something doesn't work.")]
+    Doctor,
+    /// Change the STUN and TURN servers of a running node.
+    #[command(
+        after_help = "Example: peerloom -C alice ice set stun:stun.example:3478 turn:user:password@turn.example:3478"
+    )]
+    Ice(Ice),
     /// Check a configuration file without running anything.
     #[command(after_help = "Example: peerloom check alice/peerloom.toml")]
     Check(Check),
@@ -149,7 +162,8 @@ pub(crate) struct Invite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
-    /// The link that `peerloom invite` printed.
+    /// The link that `peerloom invite` printed; or the id of a user or a device, for two who know each
+    /// other's ids and have a discovery such as a registry in common.
     #[arg(required_unless_present = "qr")]
     pub(crate) link: Option<String>,
     /// Read the link from a picture of its QR code instead.
@@ -210,6 +224,37 @@ pub(crate) enum QueueAction {
     Retry {
         /// Only those for this contact.
         contact: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// The contact's name; not needed where there is one contact alone.
+    pub(crate) contact: Option<String>,
+    /// Offer and answer are carried by people.
+    #[arg(long, required = true)]
+    pub(crate) manual: bool,
+    /// Answer this offer, which the other side printed; `-` reads it from standard input.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) offer: Option<String>,
+    /// Don't draw QR codes.
+    #[arg(long)]
+    pub(crate) no_qr: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ice {
+    #[command(subcommand)]
+    pub(crate) action: IceAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IceAction {
+    /// Use these servers for new links, in place of the file's, until the node ends.
+    #[command(after_help = "Example: peerloom -C alice ice set turn:user:password@turn.example:3478?transport=tcp")]
+    Set {
+        /// stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; none at all takes away the file's.
+        servers: Vec<String>,
     },
 }
 

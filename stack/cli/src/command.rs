@@ -1,7 +1,9 @@
 //! The commands, one after the other; `demo` and `bench` have files of their own.
 
 mod chat;
+mod connect;
 mod db;
+mod doctor;
 mod init;
 mod kinds;
 mod manual;
@@ -12,10 +14,12 @@ use std::process::ExitCode;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use peerloom::config::FILE_NAME;
-use peerloom::{Config, Error, ErrorKind, Result};
+use peerloom::{Config, Error, ErrorKind, IceServer, Result};
 use serde_json::{Value, json};
 
-use crate::args::{Add, Arguments, Check, Command, Contacts, Inbox, Invite, Queue, QueueAction, Run, Send};
+use crate::args::{
+    Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, Queue, QueueAction, Run, Send,
+};
 use crate::control::{EventView, MessageView, Request, SOCKET};
 use crate::output::{colours, note, printable, say, say_json, table};
 use crate::session::Session;
@@ -51,6 +55,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Inbox(inbox) => self::inbox(opened().await?, json, inbox).await,
         Command::Queue(queue) => with(opened().await?, |s| self::queue(s, json, queue)).await,
         Command::Peers => with(opened().await?, |s| peers(s, json)).await,
+        Command::Connect(connect) => {
+            let session = opened().await?;
+            let done = connect::run(&session, json, connect).await;
+            session.close().await;
+            done
+        }
+        Command::Doctor => return doctor::run(opened().await?, json).await,
+        Command::Ice(ice) => with(opened().await?, |s| self::ice(s, json, ice)).await,
         Command::Check(check) => self::check(&dir, &overrides, json, check),
         Command::Kinds(kinds) => kinds::run(json, &kinds),
         Command::Completions { shell } => manual::completions(shell),
@@ -278,11 +290,37 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
         let device: String = text(peer, "device").chars().take(10).collect();
         let detail = match text(peer, "address") {
             address if address.is_empty() => printable(&text(peer, "reason")),
-            address => address,
+            address => format!("{address} {}, {}", text(peer, "path"), traffic(peer)),
         };
         vec![printable(&text(peer, "contact")), device, text(peer, "state"), rtt, detail]
     };
     table(&["contact", "device", "state", "rtt", "where, or why not"], &rows(&answer).map(row).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// What went over a peer's link, for people.
+fn traffic(peer: &Value) -> String {
+    let size = |key: &str| match peer[key].as_u64().unwrap_or(0) {
+        bytes if bytes < 10_000 => format!("{bytes} B"),
+        bytes if bytes < 10_000_000 => format!("{} kB", bytes / 1000),
+        bytes => format!("{} MB", bytes / 1_000_000),
+    };
+    format!("{} out, {} in", size("bytes_sent"), size("bytes_received"))
+}
+
+async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<()> {
+    let IceAction::Set { servers } = ice.action;
+    if let Session::Local { .. } = *session {
+        let message = "no node runs on this folder; write the servers into its file, at transport.ice_servers";
+        return Err(Error::new(ErrorKind::NotFound, "ice", "set", message));
+    }
+    let servers = servers.into_iter().map(|url| IceServer { urls: vec![url], username: None, credential: None });
+    let answer = session.request(Request::SetIceServers { servers: servers.collect() }).await?;
+    if json {
+        say_json(&answer);
+    } else {
+        say("new links use these servers; write them into the file, too, for the next time");
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The discovery contract: from an id to a signed record.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -7,7 +9,7 @@ use peerloom_wire::{DeviceId, Signed, UserId};
 
 use tokio::sync::broadcast;
 
-use crate::Result;
+use crate::{Finding, Result, Signaling};
 
 /// Finds the signed records of devices, and makes this device's own findable.
 ///
@@ -32,6 +34,19 @@ pub trait Discovery: Send + Sync {
 
     /// Records as they come to be known, from now on.
     fn watch(&self) -> BoxStream<'static, Signed>;
+
+    /// A way to the devices it knows before there is a link to them, where it has one.
+    fn signaling(&self) -> Option<Arc<dyn Signaling>> {
+        None
+    }
+
+    /// The machine's addresses changed: whatever was bound to them is made anew.
+    fn network_changed(&self) {}
+
+    /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s.
+    async fn diagnose(&self) -> Vec<Finding> {
+        Vec::new()
+    }
 
     /// Stops announcing and ends all watches.
     async fn shutdown(&self);

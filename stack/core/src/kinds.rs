@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerloom_wire::{Address, NetworkId, Signed};
+use peerloom_wire::{Address, DeviceId, NetworkId, Signed};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,8 @@ impl KindConfig for NoSettings {}
 pub struct TransportContext {
     /// This device's key.
     pub secret: DeviceSecret,
+    /// This device.
+    pub device: DeviceId,
     /// The network, for transports that can keep others out early.
     pub network: NetworkId,
 }
@@ -99,6 +101,8 @@ pub struct TransportContext {
 /// What a discovery is built with.
 #[derive(Debug, Clone)]
 pub struct DiscoveryContext {
+    /// This device's key, for those who prove who announces.
+    pub secret: DeviceSecret,
     /// The network to find devices of.
     pub network: NetworkId,
     /// Addresses to offer to those who ask, beside the record's.

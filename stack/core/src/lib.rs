@@ -9,24 +9,28 @@
 //! (`tests/conformance`) checks the author's; the [`memory`] implementations pass it too.
 
 pub mod crypto;
+pub mod diagnosis;
 pub mod discovery;
 pub mod error;
 pub mod framing;
 pub mod kinds;
 pub mod memory;
+pub mod signaling;
 pub mod storage;
 pub mod stream;
 pub mod transport;
 
 pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};
+pub use diagnosis::{Finding, FindingStatus};
 pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use kinds::{Kinds, Layer, Settings};
+pub use signaling::{IceServer, Signal, Signaling, SignalingCaps};
 pub use storage::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
 pub use stream::{ByteStream, StreamListener, StreamTransport};
 pub use transport::{
-    Channel, ChannelClass, DeviceSecret, FrameReceiver, FrameSender, Link, LinkStats, Listener, Signal, Signaling,
-    Transport, TransportCaps,
+    Channel, ChannelClass, DeviceSecret, FrameReceiver, FrameSender, Link, LinkPath, LinkStats, Listener, Transport,
+    TransportCaps,
 };
 
 pub use peerloom_wire as wire;

@@ -1,5 +1,6 @@
 //! The transport contract: links to devices, and framed channels on them.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -7,11 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
-use futures_util::stream::BoxStream;
-use peerloom_wire::{Address, DeviceId, PublicKey};
+use peerloom_wire::{Address, PublicKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Finding, IceServer, Result, Signaling};
 
 /// Makes links to other devices.
 ///
@@ -31,8 +31,9 @@ pub trait Transport: Send + Sync {
     /// What it can do.
     fn caps(&self) -> TransportCaps;
 
-    /// Binds, and begins to accept links.
-    async fn listen(&self) -> Result<Box<dyn Listener>>;
+    /// Binds, and begins to accept links. Where [`TransportCaps::needs_signaling`] is set, offers
+    /// of others come over `signaling`; without one the transport can still dial by hand.
+    async fn listen(&self, signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>>;
 
     /// Makes a link to the device at an address. With `expected`, a device with another key is an
     /// error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated). `signaling` is given
@@ -46,6 +47,20 @@ pub trait Transport: Send + Sync {
 
     /// Closes all links and the listener, and waits up to a second for the peers to hear of it.
     async fn shutdown(&self);
+
+    /// The machine's addresses changed: look for new paths now instead of waiting for timeouts.
+    fn network_changed(&self) {}
+
+    /// The STUN and TURN servers to use from now on, in place of the configured ones.
+    fn set_ice_servers(&self, _servers: Vec<IceServer>) -> Result<()> {
+        let message = "it uses no STUN or TURN servers; they are for transports such as webrtc";
+        Err(Error::new(ErrorKind::Invalid, self.scheme(), "set ice servers", message))
+    }
+
+    /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s.
+    async fn diagnose(&self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// What a transport can do.
@@ -65,7 +80,8 @@ pub struct TransportCaps {
 /// The accepting side of a transport. Dropping it stops accepting; links live on.
 #[async_trait]
 pub trait Listener: Send {
-    /// Where others can dial this device, best first.
+    /// Where others can dial this device, best first. Asked again when the machine's addresses
+    /// change.
     fn addresses(&self) -> Vec<Address>;
 
     /// The next link; `None` once the transport is shut down. Failed attempts of others are
@@ -95,6 +111,11 @@ pub trait Link: Send + Sync {
 
     /// Where the other side is, for people.
     fn remote_address(&self) -> String;
+
+    /// Which way it takes through the network.
+    fn path(&self) -> LinkPath {
+        LinkPath::Direct
+    }
 
     /// Figures since the link was made.
     fn stats(&self) -> LinkStats;
@@ -156,26 +177,26 @@ pub struct LinkStats {
     pub bytes_received: u64,
 }
 
-/// Carries small messages between two devices before a link exists.
-///
-/// **The author's duties.** Messages to one device keep their order or are lost; loss is allowed,
-/// duplicates are not. What waits to be received is bounded, and drops the newest.
-#[async_trait]
-pub trait Signaling: Send + Sync {
-    /// Sends to a device. `Ok` means accepted for sending, not received.
-    async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()>;
-
-    /// What other devices send, from now on.
-    fn receive(&self) -> BoxStream<'static, Signal>;
+/// Which way a link takes through the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkPath {
+    /// From address to address.
+    Direct,
+    /// Direct, through a hole in a NAT: one side's address is server-reflexive, `srflx`, or
+    /// peer-reflexive, `prflx` (RFC 8445 §5.1.1).
+    Punched(&'static str),
+    /// Through a TURN server (RFC 8656).
+    Turn,
 }
 
-/// A message of [`Signaling`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signal {
-    /// Who sent it, as far as the signaling knows.
-    pub from: DeviceId,
-    /// An offer, an answer or a candidate, as the transport encodes it.
-    pub payload: Bytes,
+impl fmt::Display for LinkPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Punched(candidate) => write!(f, "direct via {candidate}"),
+            Self::Turn => f.write_str("relayed by TURN"),
+        }
+    }
 }
 
 /// The secret seed of this device's key. Wiped from memory when dropped, never printed.
@@ -194,8 +215,8 @@ impl DeviceSecret {
     }
 }
 
-impl std::fmt::Debug for DeviceSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for DeviceSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DeviceSecret(…)")
     }
 }

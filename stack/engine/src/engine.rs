@@ -1,12 +1,13 @@
 //! The engine's handle: what the facade and its users call.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
-use peerloom_core::{Error, ErrorKind, Result};
+use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Signal, Target};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
@@ -18,8 +19,23 @@ use crate::contacts::{Contacts, suites};
 use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, State};
 use crate::event::{EventSource, EventStream, Message, Notice};
 use crate::history::{Cursor, Reader, blocking};
-use crate::net::{Links, Network, PeerStatus, Shared};
+use crate::net::by_hand::Offer;
+use crate::net::{self, Links, Network, PeerStatus, Shared, Switchboard};
 use crate::store;
+
+/// Offers by hand that wait for answers, at most.
+const MAX_OFFERS: usize = 16;
+
+/// An offer or an answer that people carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandSignal {
+    /// Who made it.
+    pub from: DeviceId,
+    /// Whom it is for.
+    pub to: DeviceId,
+    /// As the transport encodes it.
+    pub payload: Bytes,
+}
 
 /// A node: its layers, its delivery thread, its links.
 pub struct Engine {
@@ -33,7 +49,10 @@ pub struct Engine {
     cryptos: Vec<Arc<dyn peerloom_core::Crypto>>,
     transports: Vec<Arc<dyn peerloom_core::Transport>>,
     discoveries: Vec<Arc<dyn peerloom_core::Discovery>>,
+    signals: Arc<Switchboard>,
     network: Mutex<Option<Network>>,
+    /// Offers that people carry, by the device they are for.
+    offers: Mutex<HashMap<DeviceId, Offer>>,
 }
 
 impl Engine {
@@ -72,6 +91,8 @@ impl Engine {
             events.clone(),
             rng,
         );
+        let carriers = discoveries.iter().filter_map(|discovery| discovery.signaling()).collect();
+        let signals = Arc::new(Switchboard::new(own.device, links.clone(), carriers));
         let reader = Reader::new(&storage, own.device);
         let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
@@ -85,7 +106,9 @@ impl Engine {
             cryptos,
             transports,
             discoveries,
+            signals,
             network: Mutex::new(None),
+            offers: Mutex::default(),
         })
     }
 
@@ -100,6 +123,7 @@ impl Engine {
                 discoveries: self.discoveries.clone(),
                 contacts: self.contacts.clone(),
                 links: self.links.clone(),
+                signals: self.signals.clone(),
                 driver: self.driver.clone(),
                 delivery: self.config.delivery.clone(),
                 max_links: self.config.max_links,
@@ -126,7 +150,7 @@ impl Engine {
 
     /// Where others can dial this node; empty until it is started.
     pub async fn addresses(&self) -> Vec<Address> {
-        self.network.lock().await.as_ref().map(|n| n.addresses.clone()).unwrap_or_default()
+        self.network.lock().await.as_ref().map(Network::addresses).unwrap_or_default()
     }
 
     /// Sends a message. Once this returns, the message is durably in the log and will be delivered,
@@ -155,6 +179,79 @@ impl Engine {
     /// Adds the contact that an invitation comes from, durably.
     pub async fn add_contact(&self, invitation: Signed) -> Result<Contact> {
         self.driver.call(move |turn| turn.add_contact(&invitation)).await
+    }
+
+    /// Adds the user whom a discovery knows by this id, durably. There is no invitation in it: the two
+    /// talk once each has added the other.
+    pub async fn add_contact_by_id(&self, target: Target) -> Result<Contact> {
+        let found = net::find(&self.discoveries, self.own.network, target).await?;
+        self.driver.call(move |turn| turn.add_found(&found)).await
+    }
+
+    /// Makes an offer for a contact's device, which people carry there; the answer goes to
+    /// [`Engine::complete_by_hand`]. The node must be started. An earlier offer is given up.
+    pub async fn offer_by_hand(&self, contact: &Contact) -> Result<HandSignal> {
+        let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
+        let device = contact.devices.first().ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
+        let shared = match &*self.network.lock().await {
+            Some(network) => network.shared.clone(),
+            None => return Err(fail("the node isn't started")),
+        };
+        let offer = Network::offer_by_hand(shared, contact.user, device).await?;
+        let signal = HandSignal { from: self.own.device, to: device, payload: offer.payload.clone() };
+        let mut offers = self.offers.lock().await;
+        if offers.len() >= MAX_OFFERS {
+            offers.clear();
+        }
+        offers.insert(device, offer);
+        Ok(signal)
+    }
+
+    /// Takes an offer that somebody carried here, and returns the answer to be carried back. The link
+    /// comes up by itself once the answer has arrived. The node must be started.
+    pub async fn answer_by_hand(&self, offer: HandSignal) -> Result<HandSignal> {
+        self.check_addressee(&offer)?;
+        let payload = self.signals.accept_by_hand(Signal { from: offer.from, payload: offer.payload }).await?;
+        Ok(HandSignal { from: self.own.device, to: offer.from, payload })
+    }
+
+    /// Takes the answer to an offer of [`Engine::offer_by_hand`]; returns once the link is up.
+    pub async fn complete_by_hand(&self, answer: HandSignal) -> Result<()> {
+        self.check_addressee(&answer)?;
+        let none = "no offer waits for this answer; make a new offer, and use the answer within ten minutes";
+        let offer = self.offers.lock().await.remove(&answer.from);
+        let offer = offer.ok_or_else(|| Error::new(ErrorKind::NotFound, "engine", "connect by hand", none))?;
+        offer.complete(answer.payload).await
+    }
+
+    fn check_addressee(&self, signal: &HandSignal) -> Result<()> {
+        if signal.to == self.own.device {
+            return Ok(());
+        }
+        let message = "the text is for another device; each offer and answer is for the device it was made for";
+        Err(Error::new(ErrorKind::Invalid, "engine", "connect by hand", message))
+    }
+
+    /// The STUN and TURN servers that transports use from now on, until the node ends; returns how
+    /// many transports took them.
+    pub fn set_ice_servers(&self, servers: &[IceServer]) -> Result<usize> {
+        let mut taken = 0;
+        for transport in self.transports.iter().filter(|t| t.caps().nat_traversal) {
+            transport.set_ice_servers(servers.to_vec())?;
+            taken += 1;
+        }
+        if taken == 0 {
+            let message = "no transport of this node uses STUN or TURN servers; add one such as webrtc to the file";
+            return Err(Error::new(ErrorKind::Invalid, "engine", "set ice servers", message));
+        }
+        Ok(taken)
+    }
+
+    /// What the network allows each transport and discovery; takes up to 10 s.
+    pub async fn diagnose(&self) -> Vec<Finding> {
+        let transports = futures_util::future::join_all(self.transports.iter().map(|t| t.diagnose())).await;
+        let discoveries = futures_util::future::join_all(self.discoveries.iter().map(|d| d.diagnose())).await;
+        transports.into_iter().chain(discoveries).flatten().collect()
     }
 
     /// Gives a contact another name; returns the one it got, which is unique.

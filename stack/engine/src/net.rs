@@ -1,27 +1,32 @@
 //! Links to the devices of contacts: dialing, accepting, and what is said on them.
 
+pub(crate) mod by_hand;
 mod dialer;
 mod handshake;
 mod link;
 mod links;
+mod machine;
+mod signals;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{Address, PeerRecord, Signed, SuiteId};
-use peerloom_core::{Discovery, Link, Listener, Result, Transport};
+use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
+use peerloom_core::{Discovery, Link, Listener, Result, Signaling, Transport};
 use peerloom_delivery::Config;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::contacts::Contacts;
 use crate::driver::{DriverHandle, Own};
 
+pub(crate) use dialer::find;
 pub(crate) use links::Links;
 pub use links::{LinkInfo, PeerStatus};
+pub(crate) use signals::Switchboard;
 
 /// Handshakes of strangers that run at once.
 const HANDSHAKES: usize = 64;
@@ -36,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) discoveries: Vec<Arc<dyn Discovery>>,
     pub(crate) contacts: Contacts,
     pub(crate) links: Links,
+    pub(crate) signals: Arc<Switchboard>,
     pub(crate) driver: DriverHandle,
     pub(crate) delivery: Config,
     pub(crate) max_links: usize,
@@ -43,9 +49,30 @@ pub(crate) struct Shared {
 
 /// The running network side.
 pub(crate) struct Network {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     tasks: JoinSet<()>,
-    pub(crate) addresses: Vec<Address>,
+    addresses: Arc<Addresses>,
+}
+
+/// Where each transport listens, as it last said.
+struct Addresses {
+    by_transport: Mutex<Vec<Vec<Address>>>,
+    changed: Notify,
+}
+
+impl Addresses {
+    fn all(&self) -> Vec<Address> {
+        let book = self.by_transport.lock().unwrap_or_else(PoisonError::into_inner);
+        book.iter().flatten().take(peerloom_wire::limits::ADDRESSES).cloned().collect()
+    }
+
+    fn set(&self, transport: usize, addresses: Vec<Address>) {
+        let mut book = self.by_transport.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = book.get_mut(transport).filter(|known| **known != addresses) {
+            *known = addresses;
+            self.changed.notify_one();
+        }
+    }
 }
 
 impl Network {
@@ -54,23 +81,47 @@ impl Network {
         let shared = Arc::new(shared);
         let mut listeners = Vec::new();
         for transport in &shared.transports {
-            listeners.push(transport.listen().await?);
+            let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
+            listeners.push(transport.listen(signaling).await?);
         }
-        let addresses: Vec<Address> =
-            listeners.iter().flat_map(|l| l.addresses()).take(peerloom_wire::limits::ADDRESSES).collect();
+        let addresses = Arc::new(Addresses {
+            by_transport: Mutex::new(listeners.iter().map(|l| l.addresses()).collect()),
+            changed: Notify::new(),
+        });
         let mut tasks = JoinSet::new();
         for discovery in &shared.discoveries {
-            tasks.spawn(watch(shared.clone(), discovery.watch()));
+            tasks.spawn(take_records(shared.clone(), discovery.watch()));
         }
-        announce(&shared, &addresses).await?;
+        for mut signals in shared.signals.incoming() {
+            let board = shared.signals.clone();
+            tasks.spawn(async move {
+                while let Some(signal) = signals.next().await {
+                    board.deliver(&signal);
+                }
+            });
+        }
+        announce(&shared, addresses.all()).await?;
 
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-        for listener in listeners {
-            tasks.spawn(accept(shared.clone(), listener, handshakes.clone()));
+        let moved = watch::Sender::new(());
+        for (transport, listener) in listeners.into_iter().enumerate() {
+            let news = Moved { machine: moved.subscribe(), addresses: addresses.clone(), transport };
+            tasks.spawn(accept(shared.clone(), listener, handshakes.clone(), news));
         }
+        tasks.spawn(machine::watch(shared.clone(), moved));
         tasks.spawn(dialer::run(shared.clone()));
         tasks.spawn(renew(shared.clone(), addresses.clone()));
         Ok(Self { shared, tasks, addresses })
+    }
+
+    /// Where this node listens.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        self.addresses.all()
+    }
+
+    /// Makes an offer for a device, to be carried by people.
+    pub(crate) async fn offer_by_hand(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<by_hand::Offer> {
+        by_hand::offer(shared, user, device).await
     }
 
     /// Closes all links and stops listening.
@@ -88,7 +139,7 @@ impl Network {
 }
 
 /// Takes in records of contacts' devices that a discovery comes to know, and dials those devices.
-async fn watch(shared: Arc<Shared>, mut records: BoxStream<'static, Signed>) {
+async fn take_records(shared: Arc<Shared>, mut records: BoxStream<'static, Signed>) {
     while let Some(signed) = records.next().await {
         // Whose it says it is; whether that is true is checked only for those who matter.
         let Ok((_, certificate)) = PeerRecord::open(&signed, |_, _, _| true) else {
@@ -105,22 +156,25 @@ async fn watch(shared: Arc<Shared>, mut records: BoxStream<'static, Signed>) {
     }
 }
 
-/// Announces again, well before the record expires.
-async fn renew(shared: Arc<Shared>, addresses: Vec<Address>) {
+/// Announces again well before the record expires, and when the addresses in it change.
+async fn renew(shared: Arc<Shared>, addresses: Arc<Addresses>) {
     loop {
-        tokio::time::sleep(Duration::from_millis(RECORD_LIFETIME_MS / 4)).await;
-        if let Err(error) = announce(&shared, &addresses).await {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(RECORD_LIFETIME_MS / 4)) => {}
+            () = addresses.changed.notified() => {}
+        }
+        if let Err(error) = announce(&shared, addresses.all()).await {
             warn!(%error, "the record could not be renewed");
         }
     }
 }
 
 /// Makes this device's record and gives it to the discoveries.
-async fn announce(shared: &Shared, addresses: &[Address]) -> Result<()> {
+async fn announce(shared: &Shared, addresses: Vec<Address>) -> Result<()> {
     let record = PeerRecord {
         network: shared.own.network,
         certificate: shared.own.certificate.clone(),
-        addresses: addresses.to_vec(),
+        addresses,
         capabilities: 0,
         suites: shared.suites.clone(),
         key_packages: Vec::new(),
@@ -136,8 +190,15 @@ async fn announce(shared: &Shared, addresses: &[Address]) -> Result<()> {
     Ok(())
 }
 
+/// What a listener hears of the machine's addresses, and where it says its own.
+struct Moved {
+    machine: watch::Receiver<()>,
+    addresses: Arc<Addresses>,
+    transport: usize,
+}
+
 /// Takes in links, a bounded number of strangers at once.
-async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes: Arc<Semaphore>) {
+async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes: Arc<Semaphore>, mut moved: Moved) {
     let mut running = JoinSet::new();
     loop {
         let link: Arc<dyn Link> = tokio::select! {
@@ -147,6 +208,10 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes
             },
             // Finished ones are collected as they end.
             Some(_) = running.join_next() => continue,
+            Ok(()) = moved.machine.changed() => {
+                moved.addresses.set(moved.transport, listener.addresses());
+                continue;
+            }
         };
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             shared.links.count_refused();

@@ -6,6 +6,7 @@ use peerloom_core::Kinds;
 pub fn kinds() -> Kinds {
     let mut kinds = Kinds::new();
     peerloom_transport_quic::register(&mut kinds);
+    peerloom_transport_webrtc::register(&mut kinds);
     peerloom_discovery_invite::register(&mut kinds);
     peerloom_discovery_mdns::register(&mut kinds);
     peerloom_storage_redb::register(&mut kinds);

@@ -14,16 +14,17 @@
 //! What happens afterwards comes as [`Event`]s from [`Node::events`].
 
 pub mod builtin;
+mod by_hand;
 pub mod config;
 mod folder;
 mod node;
 mod store;
 
 pub use config::{Config, Override};
-pub use node::{Contact, Conversation, Node};
+pub use node::{ByHand, Contact, Conversation, Node};
 pub use peerloom_core as core;
 pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, UserId};
-pub use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Retry};
+pub use peerloom_core::{Error, ErrorKind, Finding, FindingStatus, IceServer, Kinds, Layer, LinkPath, Result, Retry};
 pub use peerloom_engine::{
     Cursor, Event, EventStream, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung, TableSize,
     describe_metrics,

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
-use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, NetworkId, UserId, store};
-use peerloom_core::{DeviceSecret, Error, ErrorKind, Kinds, Layer, Result, Transport};
+use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
+use peerloom_core::{DeviceSecret, Error, ErrorKind, Finding, IceServer, Kinds, Layer, Result, Target, Transport};
 use peerloom_discovery_invite as invite;
 use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry};
 use peerloom_secured::Secured;
 
+use crate::by_hand::Carried;
 use crate::config::{Choice, Config};
-use crate::{builtin, folder};
+use crate::{builtin, by_hand, folder};
 
 /// A node assembled from a configuration. Dropping it ends it; [`Node::shutdown`] ends it cleanly.
 #[derive(Clone)]
@@ -37,6 +38,15 @@ impl From<store::Contact> for Contact {
     fn from(contact: store::Contact) -> Self {
         Self { user: contact.user, alias: contact.alias, conversation: contact.conversation }
     }
+}
+
+/// What came of a text that people carried ([`Node::take_by_hand`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ByHand {
+    /// It was an offer: this answer goes back to whoever made it.
+    Answer(String),
+    /// It was an answer: the link is up.
+    Connected,
 }
 
 /// A conversation of a node.
@@ -86,8 +96,10 @@ impl Node {
         .await?;
 
         let secret = DeviceSecret::new(identity.device_seed);
-        let transport = TransportContext { secret: secret.clone(), network };
-        let discovery = DiscoveryContext { network, addresses: Vec::new() };
+        // The engine verifies it.
+        let device = DeviceCertificate::open(&identity.certificate, |_, _, _| true)?.device;
+        let transport = TransportContext { secret: secret.clone(), device, network };
+        let discovery = DiscoveryContext { secret: secret.clone(), network, addresses: Vec::new() };
         let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
         let parts = Parts {
             transports: build(config, Layer::Transport, |c| build_transport(kinds, c, &transport))?,
@@ -137,6 +149,55 @@ impl Node {
     pub async fn add_contact(&self, link: impl AsRef<str>) -> Result<Contact> {
         let invitation = invite::decode(link.as_ref())?;
         Ok(self.engine.add_contact(invitation).await?.into())
+    }
+
+    /// Adds the user or the device whom a discovery knows by this id, durably. The two nodes talk once
+    /// each has added the other.
+    pub async fn add_contact_by_id(&self, id: &str) -> Result<Contact> {
+        let wrong = |_| Error::new(ErrorKind::Invalid, "node", "add a contact", "this is neither a link nor an id");
+        let user: UserId = id.trim().parse().map_err(wrong)?;
+        // Both kinds of id look alike.
+        match self.engine.add_contact_by_id(Target::User(user)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let device = DeviceId::from_bytes(*user.as_bytes());
+                self.engine.add_contact_by_id(Target::Device(device)).await.map(Contact::from)
+            }
+            added => added.map(Contact::from),
+        }
+    }
+
+    /// Makes an offer to a contact, as a text that people carry: chat, e-mail, a QR code. The contact's
+    /// node answers it ([`Node::take_by_hand`]), and the answer comes back here the same way, within ten
+    /// minutes. It takes a transport such as `webrtc`, and no server.
+    pub async fn offer_by_hand(&self, contact: &Contact) -> Result<String> {
+        let gone = || Error::new(ErrorKind::NotFound, "node", "connect by hand", "there is no such contact");
+        let contact = self.engine.contact(&contact.user).ok_or_else(gone)?;
+        by_hand::encode(&Carried::Offer(self.engine.offer_by_hand(&contact).await?))
+    }
+
+    /// Takes an offer or an answer that people carried here.
+    pub async fn take_by_hand(&self, text: &str) -> Result<ByHand> {
+        match by_hand::decode(text)? {
+            Carried::Offer(offer) => {
+                let answer = self.engine.answer_by_hand(offer).await?;
+                Ok(ByHand::Answer(by_hand::encode(&Carried::Answer(answer))?))
+            }
+            Carried::Answer(answer) => {
+                self.engine.complete_by_hand(answer).await?;
+                Ok(ByHand::Connected)
+            }
+        }
+    }
+
+    /// Uses these STUN and TURN servers from now on, until the node ends; returns how many transports
+    /// took them.
+    pub fn set_ice_servers(&self, servers: &[IceServer]) -> Result<usize> {
+        self.engine.set_ice_servers(servers)
+    }
+
+    /// What the network allows each transport and discovery; takes up to 10 s.
+    pub async fn diagnose(&self) -> Vec<Finding> {
+        self.engine.diagnose().await
     }
 
     /// Gives a contact another name; returns the one it got, which is unique.

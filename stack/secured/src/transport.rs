@@ -93,7 +93,7 @@ impl Transport for Secured {
         }
     }
 
-    async fn listen(&self) -> Result<Box<dyn Listener>> {
+    async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
         let listener = self.inner.listen().await?;
         let addresses = listener.addresses();
         let (links, accepted) = mpsc::channel(WAITING);

@@ -21,7 +21,7 @@ pub async fn run(make: impl Fn() -> Arc<dyn StreamTransport>) {
 fn secured(streams: Arc<dyn StreamTransport>, number: u8) -> Side {
     let identity = identity(number);
     let transport = Secured::new(streams, &identity.secret).expect("a transport");
-    Side { transport: Arc::new(transport), key: identity.key }
+    Side { transport: Arc::new(transport), key: identity.key, signaling: None }
 }
 
 async fn plain(dialer: &dyn StreamTransport, listener: &dyn StreamTransport) {
@@ -82,7 +82,7 @@ async fn copy(from: &mut Box<dyn ByteStream>, to: &mut Box<dyn ByteStream>, byte
 /// Those who say nothing, or nonsense, get no link and keep no one else from one.
 async fn strangers_hold_nobody_up(dialer: Arc<dyn StreamTransport>, listener: Arc<dyn StreamTransport>) {
     let listener = secured(listener, 2);
-    let mut accepting = listener.transport.listen().await.expect("it listens");
+    let mut accepting = listener.transport.listen(None).await.expect("it listens");
     let address = accepting.addresses().first().cloned().expect("an address");
     let silent = within("a dial", dialer.dial(&address)).await.expect("a stream");
     let mut noisy = within("a dial", dialer.dial(&address)).await.expect("a stream");

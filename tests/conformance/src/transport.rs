@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{Address, PublicKey, limits};
-use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Listener, Transport};
+use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Listener, Signaling, Transport};
 
 /// A transport with the key of its device.
 pub struct Side {
@@ -14,14 +14,21 @@ pub struct Side {
     pub transport: Arc<dyn Transport>,
     /// The device's key.
     pub key: PublicKey,
+    /// For transports that need one.
+    pub signaling: Option<Arc<dyn Signaling>>,
 }
 
 /// Runs the suite over two transports that can reach each other.
 pub async fn run(dialer: Side, listener: Side) {
-    let mut accepting = listener.transport.listen().await.expect("it listens");
+    let mut accepting = listener.transport.listen(listener.signaling.clone()).await.expect("it listens");
     let address = accepting.addresses().first().cloned().expect("an address");
     assert_eq!(address.scheme(), listener.transport.scheme());
     assert!(listener.transport.caps().max_frame >= limits::CHAT_FRAME);
+    // A dialer that doesn't listen would miss the restarts and offers of others, and needn't.
+    let _dialer_listens = match &dialer.signaling {
+        Some(signaling) => Some(dialer.transport.listen(Some(signaling.clone())).await.expect("it listens")),
+        None => None,
+    };
 
     wrong_keys_and_places_are_refused(&dialer, &address).await;
     // A refused dial may still have reached the other side.
@@ -62,17 +69,14 @@ async fn connect(
     address: &Address,
     accepting: &mut dyn Listener,
 ) -> (Arc<dyn Link>, Arc<dyn Link>) {
-    let dial = async { dialer.transport.dial(address, Some(&listener.key), None).await.expect("a link") };
+    let dial =
+        async { dialer.transport.dial(address, Some(&listener.key), dialer.signaling.clone()).await.expect("a link") };
     let near = within("a dial", dial).await;
+    let mut ping = within("a channel", near.open(ChannelClass::Control)).await.expect("a channel");
+    ping.sender.send(Bytes::from_static(b"ping")).await.expect("a frame");
     loop {
         let far = within("an accept", accepting.accept()).await.expect("a link");
         // Links of refused dials are dead by now; the live one answers.
-        let ping = async {
-            let mut channel = near.open(ChannelClass::Control).await.expect("a channel");
-            channel.sender.send(Bytes::from_static(b"ping")).await.expect("a frame");
-            channel
-        };
-        let _channel = ping.await;
         let pong = tokio::time::timeout(Duration::from_secs(2), far.accept()).await;
         if let Ok(Ok(mut channel)) = pong {
             assert_eq!(channel.receiver.next().await.expect("a frame").expect("a frame").as_ref(), b"ping");
@@ -83,13 +87,13 @@ async fn connect(
 
 async fn wrong_keys_and_places_are_refused(dialer: &Side, address: &Address) {
     let wrong = PublicKey::ed25519([9; 32]);
-    let refused = within("a refusal", dialer.transport.dial(address, Some(&wrong), None)).await;
+    let refused = within("a refusal", dialer.transport.dial(address, Some(&wrong), dialer.signaling.clone())).await;
     match refused {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}"),
         Ok(_) => assert!(!dialer.transport.caps().authenticates, "another device's key was accepted"),
     }
     let nonsense: Address = format!("{}://nowhere-at-all", address.scheme()).parse().expect("an address");
-    assert!(within("a refusal", dialer.transport.dial(&nonsense, None, None)).await.is_err());
+    assert!(within("a refusal", dialer.transport.dial(&nonsense, None, dialer.signaling.clone())).await.is_err());
 }
 
 async fn open(near: &Arc<dyn Link>, far: &Arc<dyn Link>, class: ChannelClass) -> (Channel, Channel) {

@@ -12,7 +12,7 @@ use peerloom_core::memory::{
 };
 use peerloom_core::storage::Checked;
 use peerloom_core::wire::NetworkId;
-use peerloom_core::{Crypto, Discovery, Storage};
+use peerloom_core::{Crypto, Discovery, Signaling, Storage};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
@@ -23,6 +23,7 @@ use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
 use peerloom_storage_vault::VaultStorage;
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
+use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 
 #[test]
 fn storage_memory() {
@@ -159,7 +160,11 @@ async fn transport_memory() {
     let side = |number: u8| {
         let identity = identity(number);
         let address = format!("memory://{number}").parse().expect("an address");
-        Side { transport: Arc::new(MemoryTransport::new(&network, address, identity.key.clone())), key: identity.key }
+        Side {
+            transport: Arc::new(MemoryTransport::new(&network, address, identity.key.clone())),
+            key: identity.key,
+            signaling: None,
+        }
     };
     transport::run(side(1), side(2)).await;
 }
@@ -177,8 +182,21 @@ async fn transport_quic() {
             let identity = identity(number);
             let config = QuicConfig { listen: "127.0.0.1:0".into(), require_post_quantum, ..QuicConfig::default() };
             let transport = QuicTransport::new(config, &identity.secret).expect("a transport");
-            Side { transport: Arc::new(transport), key: identity.key }
+            Side { transport: Arc::new(transport), key: identity.key, signaling: None }
         };
         transport::run(side(1), side(2)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transport_webrtc() {
+    let hub = SignalingHub::default();
+    let side = |number: u8| {
+        let identity = identity(number);
+        let config = WebRtcConfig { listen: "127.0.0.1".into(), ..WebRtcConfig::default() };
+        let transport = WebRtcTransport::new(config, identity.device).expect("a transport");
+        let signaling: Arc<dyn Signaling> = Arc::new(MemorySignaling::new(identity.device, &hub));
+        Side { transport: Arc::new(transport), key: identity.key, signaling: Some(signaling) }
+    };
+    transport::run(side(1), side(2)).await;
 }

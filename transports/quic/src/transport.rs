@@ -130,7 +130,7 @@ impl Transport for QuicTransport {
         }
     }
 
-    async fn listen(&self) -> Result<Box<dyn Listener>> {
+    async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
         let endpoint = self.endpoint()?;
         let failed = |e| Error::new(ErrorKind::Bug, "quic", "listen", "the socket has no address").source(e);
         let bound = endpoint.local_addr().map_err(failed)?;
@@ -296,7 +296,7 @@ mod tests {
         attacker: &QuicTransport,
         victim: &QuicTransport,
     ) -> (quinn::Connection, Arc<dyn Link>, Box<dyn Listener>) {
-        let mut listener = victim.listen().await.unwrap();
+        let mut listener = victim.listen(None).await.unwrap();
         let address: SocketAddr = listener.addresses()[0].rest().parse().unwrap();
         let connecting = attacker.endpoint().unwrap().connect(address, &tls::server_name(None)).unwrap();
         let (connection, link) = tokio::join!(connecting, listener.accept());

@@ -1,7 +1,7 @@
 //! What is asked and answered.
 
 use data_encoding::BASE64;
-use peerloom::{Cursor, Error, ErrorKind, Event, Message, MessageState, Node, Retry};
+use peerloom::{Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -41,6 +41,18 @@ pub(crate) enum Request {
         contact: Option<String>,
     },
     Peers,
+    /// Make an offer by hand.
+    Offer {
+        contact: String,
+    },
+    /// Take an offer or an answer that was carried by hand.
+    TakeByHand {
+        text: String,
+    },
+    Doctor,
+    SetIceServers {
+        servers: Vec<IceServer>,
+    },
 }
 
 /// A request with its number.

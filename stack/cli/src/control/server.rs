@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerloom::{Error, ErrorKind, Node, Result, Rung};
+use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, UserId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -181,7 +181,14 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             Ok(json!({ "link": link, "uses": uses, "lifetime_ms": lifetime_ms }))
         }
         Request::Add { link, alias } => {
-            let mut contact = node.add_contact(&link).await?;
+            let mut contact = match is_id(&link) {
+                true => {
+                    // Only the network knows whose it is.
+                    node.start().await?;
+                    node.add_contact_by_id(&link).await?
+                }
+                false => node.add_contact(&link).await?,
+            };
             if let Some(alias) = alias {
                 contact.alias = node.rename_contact(&contact, &alias).await?;
             }
@@ -220,7 +227,30 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             Ok(json!({ "woken": node.retry(contact.as_ref()).await? }))
         }
         Request::Peers => Ok(peers(node)),
+        Request::Offer { contact } => {
+            node.start().await?;
+            let contact = node.find_contact(&contact)?;
+            Ok(json!({ "offer": node.offer_by_hand(&contact).await?, "contact": contact.alias }))
+        }
+        Request::TakeByHand { text } => {
+            node.start().await?;
+            match node.take_by_hand(&text).await? {
+                ByHand::Answer(answer) => Ok(json!({ "answer": answer })),
+                ByHand::Connected => Ok(json!({ "connected": true })),
+            }
+        }
+        Request::Doctor => {
+            node.start().await?;
+            serde_json::to_value(node.diagnose().await)
+                .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a finding can't be written").source(e))
+        }
+        Request::SetIceServers { servers } => Ok(json!({ "transports": node.set_ice_servers(&servers)? })),
     }
+}
+
+/// Whether what should be added is an id rather than a link.
+fn is_id(text: &str) -> bool {
+    text.trim().parse::<UserId>().is_ok()
 }
 
 async fn queue(node: &Node) -> Result<Value> {
@@ -252,6 +282,7 @@ fn peers(node: &Node) -> Value {
                 Rung::Disconnected => "disconnected",
             },
             "address": peer.link.as_ref().map(|l| l.address.clone()),
+            "path": peer.link.as_ref().map(|l| l.path.to_string()),
             "suite": peer.suite,
             "rtt_us": peer.link.as_ref().map(|l| l.rtt_us),
             "bytes_sent": peer.link.as_ref().map(|l| l.bytes_sent),

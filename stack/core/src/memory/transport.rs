@@ -64,7 +64,7 @@ impl Transport for MemoryTransport {
         }
     }
 
-    async fn listen(&self) -> Result<Box<dyn Listener>> {
+    async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
         let (sender, incoming) = mpsc::channel(BACKLOG);
         lock(&self.network.0.listeners).insert(self.address.clone(), (self.key.clone(), sender));
         Ok(Box::new(MemoryListener { address: self.address.clone(), incoming, closed: self.closed.subscribe() }))

@@ -81,6 +81,21 @@ impl Turn<'_> {
         self.upsert(&certificate, record.certificate.clone(), Some(invitation.record), &invitation.name, token)
     }
 
+    /// Adds the user whose devices' records a discovery found.
+    pub(crate) fn add_found(&mut self, records: &[Signed]) -> Result<Contact> {
+        let error = |kind, message: &str| Error::new(kind, "engine", "add a contact", message);
+        let mut added = None;
+        for signed in records {
+            let (record, certificate) = PeerRecord::open(signed, verify)?;
+            if certificate.user == self.state.own.user {
+                return Err(error(ErrorKind::Invalid, "this is your own id; give it to somebody else"));
+            }
+            let contact = self.upsert(&certificate, record.certificate.clone(), Some(signed.clone()), "", None)?;
+            added = Some(contact);
+        }
+        added.ok_or_else(|| error(ErrorKind::NotFound, "no record of the user was found"))
+    }
+
     /// Decides whether a device that dials may come in, and makes it a contact if it carries an
     /// invitation of ours.
     pub(crate) fn authorize(

@@ -33,6 +33,8 @@ impl Turn<'_> {
             Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
             Frame::Record(record) => self.on_record(device, record),
+            // The network side keeps them.
+            Frame::Signal(_) => Ok(()),
         };
         self.tolerate(device, outcome)
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use peerloom_core::wire::store::ContactDevice;
-use peerloom_core::wire::{Address, DeviceId, PeerRecord, PublicKey, UserId};
-use peerloom_core::{Error, ErrorKind, Link, Result, Target};
+use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, UserId};
+use peerloom_core::{Discovery, Error, ErrorKind, Link, Result, Retry, Signaling, Target};
 use peerloom_crypto_primitives::verify;
 use peerloom_delivery::{Ladder, Now, Rung};
 use rand::SeedableRng;
@@ -88,7 +88,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn wait_registered(shared: &Shared, device: &DeviceId) {
+pub(super) async fn wait_registered(shared: &Shared, device: &DeviceId) {
     for _ in 0..50 {
         if shared.links.is_up(device) {
             return;
@@ -130,17 +130,9 @@ async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> R
         Err(error) => error,
     };
     shared.links.set_rung(device.device, Rung::Discovering, Some(last.to_string()));
-    let mut discoveries: Vec<_> = shared.discoveries.iter().collect();
-    discoveries.sort_by_key(|d| d.caps().cost);
-    for discovery in discoveries {
-        let found = tokio::time::timeout(RESOLVE_TIMEOUT, discovery.resolve(Target::Device(device.device))).await;
-        let records = found.ok().and_then(Result::ok).unwrap_or_default();
-        let genuine = records.iter().filter_map(|r| PeerRecord::open(r, verify).ok());
-        let mut fresh: Vec<Address> = genuine
-            .filter(|(record, c)| c.device == device.device && record.network == shared.own.network)
-            .filter(|(record, _)| record.expires_at_ms > crate::clock::system_ms())
-            .flat_map(|(record, _)| record.addresses)
-            .collect();
+    for discovery in cheapest_first(&shared.discoveries) {
+        let records = resolve(discovery, shared.own.network, Target::Device(device.device)).await;
+        let mut fresh: Vec<Address> = records.into_iter().flat_map(|(_, record, _)| record.addresses).collect();
         fresh.retain(|address| !known.contains(address));
         if fresh.is_empty() {
             continue;
@@ -153,6 +145,50 @@ async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> R
     Err(last)
 }
 
+fn cheapest_first(discoveries: &[Arc<dyn Discovery>]) -> Vec<&Arc<dyn Discovery>> {
+    let mut discoveries: Vec<_> = discoveries.iter().collect();
+    discoveries.sort_by_key(|d| d.caps().cost);
+    discoveries
+}
+
+/// The valid records that one discovery has for a target.
+async fn resolve(
+    discovery: &Arc<dyn Discovery>,
+    network: NetworkId,
+    target: Target,
+) -> Vec<(Signed, PeerRecord, DeviceCertificate)> {
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, discovery.resolve(target)).await;
+    let records = found.ok().and_then(Result::ok).unwrap_or_default();
+    let opened = records.into_iter().filter_map(|signed| {
+        let (record, certificate) = PeerRecord::open(&signed, verify).ok()?;
+        Some((signed, record, certificate))
+    });
+    let meant = |certificate: &DeviceCertificate| match target {
+        Target::Device(device) => certificate.device == device,
+        Target::User(user) => certificate.user == user,
+    };
+    opened
+        .filter(|(_, record, certificate)| meant(certificate) && record.network == network)
+        .filter(|(_, record, _)| record.expires_at_ms > crate::clock::system_ms())
+        .collect()
+}
+
+/// The records of a user's devices, or of one device, from the cheapest discovery that has any.
+pub(crate) async fn find(
+    discoveries: &[Arc<dyn Discovery>],
+    network: NetworkId,
+    target: Target,
+) -> Result<Vec<Signed>> {
+    for discovery in cheapest_first(discoveries) {
+        let found = resolve(discovery, network, target).await;
+        if !found.is_empty() {
+            return Ok(found.into_iter().map(|(signed, ..)| signed).collect());
+        }
+    }
+    let message = "no discovery of this node knows this id; is the other node running, with a discovery in common?";
+    Err(Error::new(ErrorKind::NotFound, "engine", "find", message).retry(Retry::Later))
+}
+
 async fn dial_all(shared: &Shared, addresses: &[Address], key: &PublicKey) -> Result<Arc<dyn Link>> {
     let mut attempts = FuturesUnordered::new();
     for (address, number) in addresses.iter().take(ADDRESSES).zip(0u32..) {
@@ -161,7 +197,8 @@ async fn dial_all(shared: &Shared, addresses: &[Address], key: &PublicKey) -> Re
         };
         attempts.push(async move {
             tokio::time::sleep(STAGGER * number).await;
-            transport.dial(address, Some(key), None).await
+            let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
+            transport.dial(address, Some(key), signaling).await
         });
     }
     let mut last =

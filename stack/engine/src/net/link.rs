@@ -122,6 +122,11 @@ async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, bud
                 return Err(error.into());
             }
         };
+        // Not the delivery thread's business: nothing of it is stored.
+        if let Frame::Signal(signal) = frame {
+            shared.signals.on_frame(device, signal);
+            continue;
+        }
         let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
         let _budget = budget.clone().acquire_many_owned(cost).await.map_err(gone)?;
         shared.driver.input(Input::Frame { device, frame, _budget }).await?;

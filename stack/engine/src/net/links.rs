@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use peerloom_core::Link;
 use peerloom_core::wire::{DeviceId, UserId};
+use peerloom_core::{Link, LinkPath};
 use peerloom_delivery::Rung;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
@@ -60,6 +60,8 @@ pub(super) struct Registered {
 pub struct LinkInfo {
     /// Where the other side is.
     pub address: String,
+    /// Which way it takes.
+    pub path: LinkPath,
     /// Smoothed round trip, in microseconds.
     pub rtt_us: u64,
     /// Bytes sent.
@@ -222,6 +224,7 @@ impl Links {
             let stats = entry.link.stats();
             LinkInfo {
                 address: entry.link.remote_address(),
+                path: entry.link.path(),
                 rtt_us: stats.rtt_us,
                 bytes_sent: stats.bytes_sent,
                 bytes_received: stats.bytes_received,

@@ -1,0 +1,119 @@
+//! Links made by hand: one offer and one answer, carried by people.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use peerloom_core::wire::{Address, DeviceId, UserId};
+use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling, SignalingCaps};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+
+use super::{Shared, dialer, handshake, link};
+
+/// How long a transport may gather all its candidates.
+pub(super) const GATHERING: Duration = Duration::from_secs(20);
+/// How long people may take to carry the offer there and the answer back.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// An offer that waits for its answer. Dropping it gives the attempt up.
+pub(crate) struct Offer {
+    /// For the other device, as the transport encodes it.
+    pub(crate) payload: Bytes,
+    device: DeviceId,
+    answer: mpsc::Sender<Signal>,
+    attempt: JoinHandle<Result<()>>,
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.attempt.abort();
+    }
+}
+
+impl Offer {
+    /// Takes the other device's answer; returns once the link is up.
+    pub(crate) async fn complete(mut self, payload: Bytes) -> Result<()> {
+        let over = || Error::new(ErrorKind::Closed, "engine", "connect by hand", "the offer is no longer waiting");
+        self.answer.send(Signal { from: self.device, payload }).await.map_err(|_| over())?;
+        (&mut self.attempt).await.map_err(|_| over())?
+    }
+}
+
+/// Makes an offer for a contact's device, with the first transport that takes signals.
+pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<Offer> {
+    let fail = |kind, message: &str| Error::new(kind, "engine", "connect by hand", message);
+    let transport = shared.transports.iter().find(|t| t.caps().needs_signaling).cloned().ok_or_else(|| {
+        fail(ErrorKind::Invalid, "no transport of this node takes offers by hand; add one such as webrtc to the file")
+    })?;
+    let known = shared.contacts.certificate(&device);
+    let key = known.ok_or_else(|| fail(ErrorKind::NotFound, "the device's certificate is damaged"))?.device_key;
+    let address: Address = format!("{}://{device}", transport.scheme()).parse()?;
+    let (sender, mut offers) = mpsc::channel(1);
+    let (answer, answers) = mpsc::channel(1);
+    let servers = shared.signals.ice_servers().await;
+    let signaling = Arc::new(ByHand { offers: sender, answers: Mutex::new(Some(answers)), servers });
+    let attempt = tokio::spawn(async move {
+        let link = transport.dial(&address, Some(&key), Some(signaling)).await?;
+        let token = shared.contacts.by_user(&user).and_then(|c| c.token);
+        match handshake::initiate(&shared, &link, device, token).await {
+            Ok(ready) => {
+                tokio::spawn(link::run(shared.clone(), link, ready, None));
+                dialer::wait_registered(&shared, &device).await;
+                Ok(())
+            }
+            Err(error) => {
+                link.close("the handshake failed");
+                Err(error)
+            }
+        }
+    });
+    match tokio::time::timeout(GATHERING, offers.recv()).await {
+        Ok(Some(payload)) => Ok(Offer { payload, device, answer, attempt }),
+        // The dial ended before it made an offer.
+        Ok(None) => Err(match attempt.await {
+            Ok(Err(error)) => error,
+            _ => fail(ErrorKind::Bug, "the transport made no offer"),
+        }),
+        Err(_) => {
+            attempt.abort();
+            Err(fail(ErrorKind::Timeout, "the transport found no candidates in time; run `peerloom doctor`"))
+        }
+    }
+}
+
+/// One offer out, one answer in.
+struct ByHand {
+    offers: mpsc::Sender<Bytes>,
+    answers: Mutex<Option<mpsc::Receiver<Signal>>>,
+    servers: Vec<IceServer>,
+}
+
+#[async_trait]
+impl Signaling for ByHand {
+    fn caps(&self) -> SignalingCaps {
+        SignalingCaps { trickles: false, patience: PATIENCE }
+    }
+
+    async fn send(&self, _to: DeviceId, payload: Bytes) -> Result<()> {
+        let taken = |_| Error::new(ErrorKind::Closed, "engine", "connect by hand", "one offer was made already");
+        self.offers.try_send(payload).map_err(taken)
+    }
+
+    fn receive(&self) -> BoxStream<'static, Signal> {
+        let answers = self.answers.try_lock().ok().and_then(|mut answers| answers.take());
+        let next = |answers: Option<mpsc::Receiver<Signal>>| async move {
+            let mut answers = answers?;
+            let signal = answers.recv().await?;
+            Some((signal, Some(answers)))
+        };
+        futures_util::stream::unfold(answers, next).boxed()
+    }
+
+    async fn ice_servers(&self) -> Vec<IceServer> {
+        self.servers.clone()
+    }
+}

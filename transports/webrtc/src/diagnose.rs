@@ -1,0 +1,110 @@
+//! What this machine's network allows, for `peerloom doctor`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use peerloom_core::{Finding, IceServer};
+use tokio::net::UdpSocket;
+
+use crate::ice::{self, Role, Server};
+use crate::stun;
+
+/// Asks every server, and compares what they saw.
+pub(crate) async fn run(configured: Vec<Server>, offered: Vec<IceServer>, ip: IpAddr) -> Vec<Finding> {
+    let mut servers = configured;
+    servers.extend(offered.iter().filter_map(|server| ice::read(std::slice::from_ref(server)).ok()).flatten());
+    servers.truncate(8);
+    let socket = match UdpSocket::bind(SocketAddr::new(ip, 0)).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            let remedy = "set transport.listen to an address of this machine, or to 0.0.0.0";
+            return vec![Finding::bad("UDP", format!("no socket can be opened at {ip}: {error}"), remedy)];
+        }
+    };
+    let local = socket.local_addr().map_or_else(|_| ip.to_string(), |address| address.to_string());
+    let mut findings = vec![Finding::good("UDP", format!("a socket can be opened ({local})"))];
+    findings.extend(stun_servers(&servers, &socket).await);
+    findings.extend(turn_servers(&servers).await);
+    findings
+}
+
+/// Which address each STUN server sees, from one and the same socket: that tells how the NAT maps
+/// (RFC 5780 §4.3, with two servers in place of one with two addresses).
+async fn stun_servers(servers: &[Server], socket: &UdpSocket) -> Vec<Finding> {
+    let remedy = "add STUN servers to transport.ice_servers, or use a registry that names some";
+    // TURN servers answer binding requests as well.
+    let asked: Vec<&Server> = servers.iter().filter(|server| server.role != Role::TurnTcp).collect();
+    if asked.is_empty() {
+        let detail = "no STUN server is known, so links work inside one network or with public addresses only";
+        return vec![Finding::note("STUN", detail, remedy)];
+    }
+    let mut findings = Vec::new();
+    let mut seen = Vec::new();
+    for server in asked {
+        let Some(address) = server.resolve().await else {
+            let remedy = "check the server's name, and this machine's DNS";
+            findings.push(Finding::bad("STUN", format!("{server}: the name can't be resolved"), remedy));
+            continue;
+        };
+        match stun::ask(socket, address).await {
+            Some(binding) => {
+                let rtt = binding.round_trip.as_millis();
+                let detail = format!("{server} sees {} (round trip {rtt} ms)", binding.seen);
+                findings.push(Finding::good("STUN", detail));
+                if !seen.iter().any(|(from, _)| *from == address) {
+                    seen.push((address, binding.seen));
+                }
+            }
+            None => {
+                let remedy = "the server is down, or a firewall blocks UDP: try another server, or \
+                              turn:…?transport=tcp";
+                findings.push(Finding::bad("STUN", format!("{server} doesn't answer"), remedy));
+            }
+        }
+    }
+    findings.extend(mapping(&seen, socket));
+    findings
+}
+
+fn mapping(seen: &[(SocketAddr, SocketAddr)], socket: &UdpSocket) -> Option<Finding> {
+    let (_, first) = seen.first()?;
+    let here = socket.local_addr().ok()?.port();
+    let own = if_addrs::get_if_addrs().unwrap_or_default().iter().any(|interface| interface.ip() == first.ip());
+    if own && first.port() == here {
+        return Some(Finding::good("NAT", "none: this machine has a public address"));
+    }
+    if seen.len() < 2 {
+        let detail = "how it maps can't be told with one server";
+        return Some(Finding::note("NAT", detail, "add a second STUN server at another address"));
+    }
+    if seen.iter().all(|(_, address)| address == first) {
+        let detail = "endpoint-independent mapping: holes can be punched, links are direct";
+        return Some(Finding::good("NAT", detail));
+    }
+    let detail = "symmetric mapping: each destination sees another address, so most links need TURN";
+    Some(Finding::note("NAT", detail, "add a TURN server to transport.ice_servers, or forward UDP ports"))
+}
+
+async fn turn_servers(servers: &[Server]) -> Vec<Finding> {
+    let turn: Vec<&Server> = servers.iter().filter(|server| server.role != Role::Stun).collect();
+    if turn.is_empty() {
+        let detail = "no TURN server is known: two devices behind strict NATs can't reach each other";
+        return vec![Finding::note(
+            "TURN",
+            detail,
+            "add one to transport.ice_servers, or use a registry that names one",
+        )];
+    }
+    let mut findings = Vec::new();
+    for server in turn {
+        findings.push(match server.measure().await {
+            Some((address, rtt)) => {
+                Finding::good("TURN", format!("{server} answers ({address}, {} ms)", rtt.as_millis()))
+            }
+            None => {
+                let remedy = "check its address, and that UDP (or TCP, as written) to its port is allowed out";
+                Finding::bad("TURN", format!("{server} doesn't answer"), remedy)
+            }
+        });
+    }
+    findings
+}

@@ -1,0 +1,285 @@
+//! STUN and TURN servers: how they are written, which are used.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use peerloom_core::IceServer;
+use tokio::sync::Mutex as AsyncMutex;
+use tracing::{debug, warn};
+use webrtc::peer_connection::RTCIceServer;
+
+use crate::stun;
+use crate::turn_tcp::Bridge;
+
+/// Servers of each kind that a connection uses: each costs a candidate for each local address.
+const USED: usize = 2;
+/// Most servers that are looked at.
+const MOST: usize = 16;
+/// How long a measurement counts.
+const FRESH: Duration = Duration::from_secs(120);
+/// How long a name may take to be resolved, or a server to be connected to.
+const WAIT: Duration = Duration::from_secs(2);
+/// Where STUN and TURN servers listen when nothing else is said (RFC 8489 §18.4).
+const PORT: u16 = 3478;
+
+/// What a server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Stun,
+    Turn,
+    /// TURN that is reached over TCP (RFC 8656 §2.1).
+    TurnTcp,
+}
+
+/// One server, as it is written.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Server {
+    pub(crate) role: Role,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    username: String,
+    credential: String,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::fmt::Display for Server {
+    /// Without the credential.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (scheme, query) = match self.role {
+            Role::Stun => ("stun", ""),
+            Role::Turn => ("turn", ""),
+            Role::TurnTcp => ("turn", "?transport=tcp"),
+        };
+        write!(f, "{scheme}:{}:{}{query}", self.host, self.port)
+    }
+}
+
+impl Server {
+    /// Its addresses; the first IPv4 one is preferred, since the TURN client takes no other.
+    pub(crate) async fn resolve(&self) -> Option<SocketAddr> {
+        let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found: Vec<SocketAddr> = tokio::time::timeout(WAIT, lookup).await.ok()?.ok()?.collect();
+        found.iter().find(|a| a.is_ipv4()).or(found.first()).copied()
+    }
+
+    /// How far it is; `None` if it doesn't answer.
+    pub(crate) async fn measure(&self) -> Option<(SocketAddr, Duration)> {
+        let address = self.resolve().await?;
+        if self.role == Role::TurnTcp {
+            let begin = Instant::now();
+            tokio::time::timeout(WAIT, tokio::net::TcpStream::connect(address)).await.ok()?.ok()?;
+            return Some((address, begin.elapsed()));
+        }
+        let socket = stun::socket(address).await?;
+        let binding = stun::ask(&socket, address).await?;
+        Some((address, binding.round_trip))
+    }
+}
+
+/// Reads a server: `stun:HOST[:PORT]`, `turn:[USER:PASSWORD@]HOST[:PORT][?transport=udp|tcp]`.
+pub(crate) fn parse(text: &str) -> Result<Server, String> {
+    let example = "expected \"stun:HOST:PORT\" or \"turn:USER:PASSWORD@HOST:PORT\"";
+    // The text may hold a password; it is not repeated.
+    let shown = text.rsplit('@').next().unwrap_or_default();
+    let wrong = |what: &str| format!("`{shown}` {what}; {example}");
+    let (scheme, rest) = text.split_once(':').ok_or_else(|| wrong("is not a server"))?;
+    let turn = match scheme {
+        "stun" => false,
+        "turn" => true,
+        "turns" | "stuns" => return Err(wrong("asks for TLS, which isn't supported: use turn: with ?transport=tcp")),
+        _ => return Err(wrong("is neither a STUN nor a TURN server")),
+    };
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
+    let role = match (turn, query) {
+        (false, _) => Role::Stun,
+        (true, "" | "transport=udp") => Role::Turn,
+        (true, "transport=tcp") => Role::TurnTcp,
+        _ => return Err(wrong("has an unknown query; only ?transport=udp and ?transport=tcp are known")),
+    };
+    let (user, place) = rest.rsplit_once('@').map_or(("", rest), |(user, place)| (user, place));
+    let (username, credential) = match user.split_once(':') {
+        Some((name, password)) => (percent_decode(name), percent_decode(password)),
+        None if user.is_empty() => (Some(String::new()), Some(String::new())),
+        None => return Err(wrong("names a user and no password")),
+    };
+    let (Some(username), Some(credential)) = (username, credential) else {
+        return Err(wrong("has a broken percent-encoding in its user or password"));
+    };
+    let (host, port) = match place.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Ok(PORT), str::parse).map_err(|_| wrong("has no port between 1 and 65535"))?;
+    if host.is_empty() || host.len() > 253 || host.contains(['/', ' ', ':']) && !host.contains("::") || port == 0 {
+        return Err(wrong("names no host"));
+    }
+    Ok(Server { role, host: host.into(), port, username, credential })
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let hex = [bytes.next()?, bytes.next()?];
+                u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Reads the servers that a registry, or a person, names; what can't be used is left out with a word.
+pub(crate) fn read(servers: &[IceServer]) -> Result<Vec<Server>, String> {
+    let mut read = Vec::new();
+    for server in servers {
+        for url in &server.urls {
+            let mut parsed = parse(url)?;
+            if parsed.username.is_empty() {
+                parsed.username = server.username.clone().unwrap_or_default();
+                parsed.credential = server.credential.clone().unwrap_or_default();
+            }
+            if parsed.role != Role::Stun && (parsed.username.is_empty() || parsed.credential.is_empty()) {
+                return Err(format!("`{parsed}` lacks a user and a password; write turn:USER:PASSWORD@HOST:PORT"));
+            }
+            read.push(parsed);
+        }
+    }
+    Ok(read)
+}
+
+/// The servers in use, and how far they were when last looked at.
+#[derive(Default)]
+pub(crate) struct Servers {
+    configured: Mutex<Vec<Server>>,
+    measured: AsyncMutex<Option<Measured>>,
+}
+
+struct Measured {
+    of: Vec<Server>,
+    at: Instant,
+    /// Nearest first; those that don't answer are left out.
+    found: Vec<(Server, SocketAddr)>,
+}
+
+/// What a connection is given, with what must live as long as it does.
+pub(crate) struct Prepared {
+    pub(crate) servers: Vec<RTCIceServer>,
+    pub(crate) bridges: Vec<Bridge>,
+}
+
+impl Servers {
+    pub(crate) fn new(configured: Vec<Server>) -> Self {
+        Self { configured: Mutex::new(configured), measured: AsyncMutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Server>> {
+        self.configured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, servers: Vec<Server>) {
+        *self.lock() = servers;
+    }
+
+    pub(crate) fn configured(&self) -> Vec<Server> {
+        self.lock().clone()
+    }
+
+    /// The configured servers and those that the signaling offers, nearest first; each is asked at
+    /// most every two minutes.
+    async fn nearest(&self, offered: Vec<IceServer>) -> Vec<(Server, SocketAddr)> {
+        let mut all = self.configured();
+        for server in offered {
+            match read(&[server]) {
+                Ok(servers) => all.extend(servers),
+                Err(error) => debug!(error, "a server that was offered can't be used"),
+            }
+        }
+        all.truncate(MOST);
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let mut measured = self.measured.lock().await;
+        if let Some(known) = measured.as_ref().filter(|m| m.of == all && m.at.elapsed() < FRESH) {
+            return known.found.clone();
+        }
+        let asked = futures_util::future::join_all(all.iter().map(Server::measure)).await;
+        let mut found: Vec<_> = all.iter().cloned().zip(asked).filter_map(|(s, m)| m.map(|m| (s, m))).collect();
+        found.sort_by_key(|(_, (_, distance))| *distance);
+        for server in all.iter().filter(|server| !found.iter().any(|(answering, _)| answering == *server)) {
+            warn!(%server, "a STUN or TURN server doesn't answer");
+        }
+        let found: Vec<_> = found.into_iter().map(|(server, (address, _))| (server, address)).collect();
+        // One that is down now may be back the next time.
+        let at = Instant::now();
+        *measured = (!found.is_empty()).then(|| Measured { of: all, at, found: found.clone() });
+        found
+    }
+
+    /// What the next connection uses.
+    pub(crate) async fn prepare(&self, offered: Vec<IceServer>) -> Prepared {
+        let mut prepared = Prepared { servers: Vec::new(), bridges: Vec::new() };
+        let mut used = [0; 2];
+        for (server, address) in self.nearest(offered).await {
+            let count = &mut used[usize::from(server.role != Role::Stun)];
+            if *count >= USED {
+                continue;
+            }
+            let url = match server.role {
+                Role::Stun => format!("stun:{address}"),
+                Role::Turn => format!("turn:{address}?transport=udp"),
+                Role::TurnTcp => match Bridge::open(address).await {
+                    Ok(bridge) => {
+                        let url = format!("turn:{}?transport=udp", bridge.address());
+                        prepared.bridges.push(bridge);
+                        url
+                    }
+                    Err(error) => {
+                        warn!(%server, %error, "a TURN server can't be reached over TCP");
+                        continue;
+                    }
+                },
+            };
+            *count += 1;
+            prepared.servers.push(RTCIceServer {
+                urls: vec![url],
+                username: server.username,
+                credential: server.credential,
+            });
+        }
+        prepared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_as_they_are_written() {
+        let server = parse("turn:al%3Aice:p%40ss@turn.example:3479?transport=tcp").unwrap();
+        assert_eq!((server.username.as_str(), server.credential.as_str()), ("al:ice", "p@ss"));
+        assert_eq!(server.to_string(), "turn:turn.example:3479?transport=tcp");
+        assert_eq!(parse("stun:192.0.2.1").unwrap().to_string(), "stun:192.0.2.1:3478");
+        assert_eq!(parse("stun:[2001:db8::1]:5").unwrap().host, "2001:db8::1");
+    }
+
+    #[test]
+    fn what_is_no_server_is_refused_without_showing_a_password() {
+        let bad = ["", "stun:", "http://x", "turns:u:p@h", "turn:u@h", "turn:u:secret@h:0", "turn:u:secret@h?x=y"];
+        for text in bad.into_iter().chain(["turn:u:%zz@h", "stun:h:99999", "stun:a b"]) {
+            let error = parse(text).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let naked = IceServer { urls: vec!["turn:h".into()], username: None, credential: None };
+        assert!(read(&[naked]).is_err(), "TURN without a user");
+    }
+}

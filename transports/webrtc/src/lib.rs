@@ -1,0 +1,125 @@
+//! Peerloom over WebRTC data channels (RFC 8831): ICE finds a way through NATs (RFC 8445), DTLS
+//! encrypts, SCTP carries. Offers and answers come over a [`Signaling`](peerloom_core::Signaling).
+//!
+//! Built on the `webrtc` crate. What it doesn't bring stands here: flow control for each channel
+//! ([`lane`](crate)), TURN over TCP, order among TURN servers, a watch over dead links.
+
+mod diagnose;
+mod ice;
+mod lane;
+mod link;
+mod message;
+mod peer;
+mod runtime;
+mod sdp;
+mod session;
+mod signal;
+mod stun;
+mod transport;
+mod turn_tcp;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerloom_core::Kinds;
+use peerloom_core::kinds::{DurationText, KindConfig, SettingsError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use transport::WebRtcTransport;
+
+/// Settings of the `webrtc` kind.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct WebRtcConfig {
+    /// IP address to use, of those of this machine; `0.0.0.0` is every IPv4 address. A port may follow,
+    /// as for other transports, and counts for nothing: each link has a UDP port of its own.
+    pub listen: String,
+    /// Range of UDP ports to take, such as "50000-50999"; empty for any free port.
+    pub ports: String,
+    /// STUN and TURN servers: "stun:HOST:PORT", "turn:USER:PASSWORD@HOST:PORT",
+    /// "turn:USER:PASSWORD@HOST:PORT?transport=tcp". A registry may name more. `:`, `@` and `%` in names
+    /// and passwords are percent-encoded. Of the TURN servers, the two that answer first are used.
+    pub ice_servers: Vec<String>,
+    /// Go through TURN servers only, so that contacts don't learn this machine's addresses.
+    pub relay_only: bool,
+    /// How often an idle link is kept alive.
+    pub keep_alive: DurationText,
+    /// How long a link may be silent before it counts as lost.
+    pub idle_timeout: DurationText,
+}
+
+impl Default for WebRtcConfig {
+    fn default() -> Self {
+        Self {
+            listen: "0.0.0.0".into(),
+            ports: String::new(),
+            ice_servers: Vec::new(),
+            relay_only: false,
+            keep_alive: DurationText(Duration::from_secs(2)),
+            idle_timeout: DurationText(Duration::from_secs(7)),
+        }
+    }
+}
+
+impl fmt::Debug for WebRtcConfig {
+    /// Without the servers: passwords stand in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebRtcConfig").field("listen", &self.listen).field("ports", &self.ports).finish_non_exhaustive()
+    }
+}
+
+impl WebRtcConfig {
+    fn ip(&self) -> Result<IpAddr, SettingsError> {
+        let with_port = self.listen.parse::<SocketAddr>().map(|address| address.ip());
+        with_port.or_else(|_| self.listen.parse::<IpAddr>()).map_err(|_| {
+            let message = format!("`{}` is not an IP address such as \"0.0.0.0\" or \"192.168.1.2\"", self.listen);
+            SettingsError::new("listen", message)
+        })
+    }
+
+    fn port_range(&self) -> Result<Option<(u16, u16)>, SettingsError> {
+        if self.ports.is_empty() {
+            return Ok(None);
+        }
+        let range = self
+            .ports
+            .split_once('-')
+            .and_then(|(first, last)| Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?)));
+        match range {
+            Some((first, last)) if first > 0 && first <= last => Ok(Some((first, last))),
+            _ => Err(SettingsError::new("ports", format!("`{}` is not a range such as \"50000-50999\"", self.ports))),
+        }
+    }
+}
+
+impl KindConfig for WebRtcConfig {
+    fn validate(&self) -> Result<(), SettingsError> {
+        self.ip()?;
+        self.port_range()?;
+        for (number, text) in self.ice_servers.iter().enumerate() {
+            ice::parse(text).map_err(|message| SettingsError::new(format!("ice_servers.{number}"), message))?;
+        }
+        let turn = |text: &String| text.starts_with("turn:");
+        if self.relay_only && !self.ice_servers.iter().any(turn) {
+            return Err(SettingsError::new("relay_only", "it needs a TURN server; add one to ice_servers"));
+        }
+        if !(1..=600).contains(&self.idle_timeout.0.as_secs()) {
+            return Err(SettingsError::new("idle_timeout", "it takes from 1s to 10m"));
+        }
+        if self.keep_alive.0 * 2 > self.idle_timeout.0 || self.keep_alive.0.is_zero() {
+            return Err(SettingsError::new("keep_alive", "it must be at most half of idle_timeout, and not zero"));
+        }
+        Ok(())
+    }
+}
+
+/// Registers the `webrtc` kind.
+pub fn register(kinds: &mut Kinds) {
+    let summary = "WebRTC data channels: through NATs, with STUN and TURN; needs a discovery that carries signals";
+    kinds.transports.add("webrtc", summary, |config: WebRtcConfig, context| {
+        Ok(Arc::new(WebRtcTransport::new(config, context.device)?))
+    });
+}

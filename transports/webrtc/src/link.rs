@@ -1,0 +1,301 @@
+//! One peer connection as a link.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use peerloom_core::wire::{DeviceId, PublicKey, context};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkPath, LinkStats, Result};
+use peerloom_crypto_primitives::sha256;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio_util::task::TaskTracker;
+use webrtc::data_channel::{DataChannel, RTCDataChannelInit};
+use webrtc::peer_connection::RTCIceCandidateType;
+
+use crate::lane::{Lane, closed};
+use crate::message::Message;
+use crate::peer::{Peer, failed};
+
+/// Channels that wait to be accepted.
+const WAITING: usize = 16;
+/// Data channels of one link, both sides' together.
+const LANES: usize = 64;
+/// How long a data channel may take to open.
+const OPENING: Duration = Duration::from_secs(10);
+/// A relayed packet waits in the crate for the next wake-up; it comes soon for this long after a send.
+const RELAY_HEAT: Duration = Duration::from_millis(20);
+/// The name of every data channel.
+pub(crate) const LABEL: &str = "peerloom";
+
+/// What the link, its lanes and its session share.
+pub(crate) struct Shared {
+    pub(crate) peer: Peer,
+    pub(crate) device: DeviceId,
+    /// Whether we made the offer.
+    offerer: bool,
+    binding: OnceLock<[u8; 32]>,
+    lanes: Mutex<Vec<Arc<Lane>>>,
+    channels: mpsc::Sender<Channel>,
+    accepted: AsyncMutex<mpsc::Receiver<Channel>>,
+    ended: watch::Sender<Option<Error>>,
+    tasks: TaskTracker,
+    longest: AtomicUsize,
+    figures: Figures,
+    way: Mutex<Way>,
+}
+
+struct Figures {
+    begin: Instant,
+    sent: AtomicU64,
+    received: AtomicU64,
+    rtt_us: AtomicU64,
+    /// When something was last heard, in milliseconds since `begin`.
+    heard_ms: AtomicU64,
+}
+
+/// The path in use.
+struct Way {
+    path: LinkPath,
+    remote: String,
+}
+
+impl Shared {
+    pub(crate) fn new(peer: Peer, device: DeviceId, offerer: bool, tasks: TaskTracker) -> Arc<Self> {
+        let (channels, accepted) = mpsc::channel(WAITING);
+        Arc::new(Self {
+            peer,
+            device,
+            offerer,
+            binding: OnceLock::new(),
+            lanes: Mutex::default(),
+            channels,
+            accepted: AsyncMutex::new(accepted),
+            ended: watch::Sender::new(None),
+            tasks,
+            longest: AtomicUsize::new(1024),
+            figures: Figures {
+                begin: Instant::now(),
+                sent: AtomicU64::new(0),
+                received: AtomicU64::new(0),
+                rtt_us: AtomicU64::new(0),
+                heard_ms: AtomicU64::new(0),
+            },
+            way: Mutex::new(Way { path: LinkPath::Direct, remote: format!("webrtc://{device}") }),
+        })
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a data channel of our own.
+    pub(crate) async fn new_lane(self: &Arc<Self>) -> Result<Arc<Lane>> {
+        let init = RTCDataChannelInit { ordered: true, ..RTCDataChannelInit::default() };
+        let channel = self.peer.connection.create_data_channel(LABEL, Some(init)).await;
+        self.add_lane(channel.map_err(|e| failed("open a channel", e))?, true)
+    }
+
+    /// Takes a data channel into use.
+    pub(crate) fn add_lane(self: &Arc<Self>, channel: Arc<dyn DataChannel>, ours: bool) -> Result<Arc<Lane>> {
+        let lane = Lane::new(channel, ours);
+        let mut lanes = self.lanes();
+        if lanes.len() >= LANES {
+            let message = "the link has as many data channels as it may";
+            return Err(Error::new(ErrorKind::Overloaded, "webrtc", "open a channel", message));
+        }
+        lanes.push(lane.clone());
+        drop(lanes);
+        let (running, link) = (lane.clone(), Arc::downgrade(self));
+        self.tasks.spawn(async move {
+            let error = running.run(link.clone()).await;
+            if let Some(link) = link.upgrade() {
+                link.end(error);
+            }
+        });
+        Ok(lane)
+    }
+
+    /// The link is over; the first reason counts.
+    pub(crate) fn end(&self, reason: Error) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// Completes when the link is over.
+    pub(crate) async fn ended(&self) -> Error {
+        let mut ended = self.ended.subscribe();
+        // The sender is in `self`: it can't be gone.
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_else(|| closed("the link was dropped"))
+    }
+
+    /// A channel that the other side opened.
+    pub(crate) fn on_channel(&self, channel: Channel) -> Result<()> {
+        let full = |_| Error::new(ErrorKind::Overloaded, "webrtc", "accept a channel", "too many channels wait");
+        self.channels.try_send(channel).map_err(full)
+    }
+
+    /// Something arrived.
+    pub(crate) fn heard(&self, bytes: usize) {
+        self.figures.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.figures.heard_ms.store(self.since_begin().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Something goes out.
+    pub(crate) fn sending(&self, bytes: usize) {
+        self.figures.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.way().path == LinkPath::Turn {
+            self.peer.runtime.heat(RELAY_HEAT);
+        }
+    }
+
+    fn since_begin(&self) -> Duration {
+        self.figures.begin.elapsed()
+    }
+
+    /// How long nothing was heard.
+    pub(crate) fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.figures.heard_ms.load(Ordering::Relaxed));
+        self.since_begin().saturating_sub(heard)
+    }
+
+    /// Asks the other side whether it is there.
+    pub(crate) fn ping(&self) {
+        let now = u64::try_from(self.since_begin().as_micros()).unwrap_or(u64::MAX);
+        if let Some(lane) = self.lanes().first() {
+            lane.say(Message::Ping(now));
+        }
+    }
+
+    pub(crate) fn on_pong(&self, sent_us: u64) {
+        let now = u64::try_from(self.since_begin().as_micros()).unwrap_or(u64::MAX);
+        // A number that we never sent tells nothing.
+        let Some(sample) = now.checked_sub(sent_us).filter(|_| sent_us > 0) else {
+            return;
+        };
+        // Smoothed as TCP does (RFC 6298 §2).
+        let smooth = |rtt: u64| Some(if rtt == 0 { sample } else { (rtt * 7 + sample) / 8 });
+        let _ = self.figures.rtt_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, smooth);
+    }
+
+    /// Longest message for the other side.
+    pub(crate) fn longest_message(&self) -> usize {
+        self.longest.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_longest_message(&self, bytes: usize) {
+        self.longest.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Both certificates are known: binds the handshake to this very connection.
+    pub(crate) async fn bind(&self) -> Result<()> {
+        let (ours, theirs) = (self.peer.fingerprint, self.peer.remote_fingerprint().await?);
+        let (offerer, answerer) = if self.offerer { (ours, theirs) } else { (theirs, ours) };
+        let _ = self.binding.set(sha256(&[context::WEBRTC_BINDING, &offerer, &answerer]));
+        Ok(())
+    }
+
+    /// Looks which path is in use.
+    pub(crate) async fn look_at_path(&self) {
+        let Some(sctp) = self.peer.connection.sctp().await else {
+            return;
+        };
+        let Ok(Some(pair)) = sctp.transport().ice_transport().get_selected_candidate_pair().await else {
+            return;
+        };
+        let (local, remote) = (pair.local(), pair.remote());
+        let kinds = [local.typ, remote.typ];
+        let has = |kind: RTCIceCandidateType| kinds.contains(&kind);
+        let path = if has(RTCIceCandidateType::Relay) {
+            LinkPath::Turn
+        } else if has(RTCIceCandidateType::Srflx) {
+            LinkPath::Punched("srflx")
+        } else if has(RTCIceCandidateType::Prflx) {
+            LinkPath::Punched("prflx")
+        } else {
+            LinkPath::Direct
+        };
+        *self.way() = Way { path, remote: format!("{}:{}", remote.address, remote.port) };
+    }
+}
+
+/// A peer connection in use. Dropping it closes it.
+pub(crate) struct WebRtcLink(pub(crate) Arc<Shared>);
+
+#[async_trait]
+impl Link for WebRtcLink {
+    /// The device's key isn't in DTLS: the handshake proves it.
+    fn remote_key(&self) -> Option<PublicKey> {
+        None
+    }
+
+    fn channel_binding(&self) -> Result<[u8; 32]> {
+        let unknown = || Error::new(ErrorKind::Closed, "webrtc", "bind", "the connection isn't made yet");
+        self.0.binding.get().copied().ok_or_else(unknown)
+    }
+
+    async fn open(&self, class: ChannelClass) -> Result<Channel> {
+        if let Some(error) = &*self.0.ended.borrow() {
+            return Err(error.clone());
+        }
+        let free = self.0.lanes().iter().find_map(|lane| lane.open(class));
+        if let Some(channel) = free {
+            return Ok(channel);
+        }
+        let lane = self.0.new_lane().await?;
+        let late = |_| Error::new(ErrorKind::Timeout, "webrtc", "open a channel", "the other side doesn't answer");
+        tokio::select! {
+            opened = tokio::time::timeout(OPENING, lane.opened()) => opened.map_err(late)?,
+            error = self.0.ended() => return Err(error),
+        }
+        lane.open(class).ok_or_else(|| closed("another channel took the lane"))
+    }
+
+    async fn accept(&self) -> Result<Channel> {
+        let mut accepted = self.0.accepted.lock().await;
+        tokio::select! {
+            biased;
+            error = self.0.ended() => Err(error),
+            channel = accepted.recv() => channel.ok_or_else(|| closed("the link is over")),
+        }
+    }
+
+    fn remote_address(&self) -> String {
+        self.0.way().remote.clone()
+    }
+
+    fn path(&self) -> LinkPath {
+        self.0.way().path
+    }
+
+    fn stats(&self) -> LinkStats {
+        let figures = &self.0.figures;
+        LinkStats {
+            rtt_us: figures.rtt_us.load(Ordering::Relaxed),
+            bytes_sent: figures.sent.load(Ordering::Relaxed),
+            bytes_received: figures.received.load(Ordering::Relaxed),
+        }
+    }
+
+    fn close(&self, reason: &str) {
+        self.0.end(closed(&format!("closed: {reason}")));
+    }
+
+    async fn closed(&self) -> Error {
+        self.0.ended().await
+    }
+}
+
+impl Drop for WebRtcLink {
+    fn drop(&mut self) {
+        self.close("dropped");
+    }
+}

@@ -1,0 +1,159 @@
+//! Session descriptions of others: read before the `webrtc` crate sees them.
+
+use std::net::IpAddr;
+
+use peerloom_core::{Error, ErrorKind, Result};
+
+/// Most candidates taken from one device for one session: each is tried against each of ours.
+pub(crate) const CANDIDATES: usize = 32;
+/// What a description without `max-message-size` allows (RFC 8841 §6.1), in bytes.
+const DEFAULT_MESSAGE: usize = 64 * 1024;
+
+/// Which candidates are worth trying.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CandidateRules {
+    /// Whether the machine itself may be meant: only where this node listens on it alone. Otherwise
+    /// anybody could have us send packets to services that trust this machine.
+    pub(crate) loopback: bool,
+}
+
+/// A description that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Description {
+    /// Without the candidates that the rules forbid.
+    pub(crate) sdp: String,
+    /// How many candidates are in it.
+    pub(crate) candidates: usize,
+    /// Longest message that the other side takes.
+    pub(crate) max_message: usize,
+}
+
+impl CandidateRules {
+    /// Whether to try a candidate: `candidate:1 1 udp 2130706431 192.0.2.1 54321 typ host …`
+    /// (RFC 8839 §5.1). Names (mDNS ones among them) and TCP are not supported.
+    pub(crate) fn allow(self, candidate: &str) -> bool {
+        let mut parts = candidate.split_ascii_whitespace();
+        let (Some(_), Some(_), Some(protocol), Some(_), Some(ip), Some(port)) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return false;
+        };
+        let Ok(ip) = ip.parse::<IpAddr>() else {
+            return false;
+        };
+        let ip = ip.to_canonical();
+        let reachable = match ip {
+            IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_broadcast() && !ip.is_unspecified() && !ip.is_multicast(),
+            IpAddr::V6(ip) => !ip.is_unicast_link_local() && !ip.is_unspecified() && !ip.is_multicast(),
+        };
+        let named = port.parse::<u16>().is_ok_and(|port| port > 0);
+        protocol.eq_ignore_ascii_case("udp") && named && reachable && (self.loopback || !ip.is_loopback())
+    }
+}
+
+/// Checks a description: one data channel section, one SHA-256 fingerprint, a bounded number of
+/// candidates. Which fingerprint the other side really has is proved by DTLS and the handshake.
+pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
+    let wrong = |message: &str| Error::new(ErrorKind::Malformed, "webrtc", "take a description", message);
+    let mut kept = String::with_capacity(sdp.len());
+    let (mut sections, mut candidates) = (0, 0);
+    let mut max_message = DEFAULT_MESSAGE;
+    let mut fingerprint: Option<&str> = None;
+    for line in sdp.lines() {
+        if let Some(media) = line.strip_prefix("m=") {
+            sections += 1;
+            if !(media.starts_with("application ") && media.contains("webrtc-datachannel")) {
+                return Err(wrong("it has media; only data channels are spoken here"));
+            }
+        } else if let Some(found) = line.strip_prefix("a=fingerprint:") {
+            let is_sha256 = found.get(..8).is_some_and(|f| f.eq_ignore_ascii_case("sha-256 "));
+            if !is_sha256 || fingerprint.is_some_and(|known| !known.eq_ignore_ascii_case(found)) {
+                return Err(wrong("it must have one SHA-256 fingerprint, and no other"));
+            }
+            // The crate takes the lower-case name alone.
+            fingerprint = Some(found);
+            kept.push_str("a=fingerprint:sha-256 ");
+            kept.push_str(found.get(8..).unwrap_or_default().trim());
+            kept.push_str("\r\n");
+            continue;
+        } else if let Some(size) = line.strip_prefix("a=max-message-size:") {
+            // 0 stands for any size (RFC 8841 §6).
+            max_message = size.trim().parse().ok().filter(|size| *size > 0).unwrap_or(usize::MAX);
+        } else if let Some(candidate) = line.strip_prefix("a=") {
+            if candidate.starts_with("candidate:") {
+                if candidates >= CANDIDATES || !rules.allow(candidate) {
+                    continue;
+                }
+                candidates += 1;
+            }
+        }
+        kept.push_str(line);
+        kept.push_str("\r\n");
+    }
+    if sections != 1 {
+        return Err(wrong("it must have one section for data channels"));
+    }
+    if fingerprint.is_none() {
+        return Err(wrong("it has no fingerprint"));
+    }
+    if max_message < 1024 {
+        return Err(wrong("the other side takes no message of a useful size"));
+    }
+    Ok(Description { sdp: kept, candidates, max_message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRICT: CandidateRules = CandidateRules { loopback: false };
+    const SDP: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n\
+        m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=fingerprint:SHA-256 AA:BB\r\n\
+        a=candidate:1 1 udp 1 192.0.2.1 5000 typ host\r\na=candidate:2 1 udp 1 127.0.0.1 5000 typ host\r\n\
+        a=max-message-size:262144\r\n";
+
+    #[test]
+    fn a_good_description_loses_forbidden_candidates_only() {
+        let checked = check(SDP, STRICT).unwrap();
+        assert_eq!((checked.candidates, checked.max_message), (1, 262_144));
+        assert!(checked.sdp.contains("192.0.2.1") && !checked.sdp.contains("127.0.0.1"));
+        assert!(checked.sdp.contains("a=fingerprint:sha-256 AA:BB\r\n"));
+        assert_eq!(check(SDP, CandidateRules { loopback: true }).unwrap().candidates, 2);
+    }
+
+    #[test]
+    fn what_is_not_a_lone_data_channel_with_one_fingerprint_is_refused() {
+        let second = SDP.replace("a=max", "a=fingerprint:sha-256 CC:DD\r\na=max");
+        let weak = SDP.replace("SHA-256", "sha-1");
+        let none = SDP.replace("a=fingerprint:SHA-256 AA:BB\r\n", "");
+        let media = SDP.replace("m=application", "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nm=application");
+        let empty = String::new();
+        for bad in [second, weak, none, media, empty] {
+            assert!(check(&bad, STRICT).is_err(), "{bad}");
+        }
+        // The same one twice, at the session and the section, is what browsers write.
+        let twice = SDP.replace("t=0 0\r\n", "t=0 0\r\na=fingerprint:sha-256 aa:bb\r\n");
+        assert!(check(&twice, STRICT).is_ok());
+    }
+
+    #[test]
+    fn candidates_that_point_inwards_or_nowhere_are_not_tried() {
+        let line = |protocol: &str, place: &str| format!("candidate:1 1 {protocol} 1 {place} typ host");
+        for place in ["192.0.2.1 5", "2001:db8::1 5", "10.0.0.1 5"] {
+            assert!(STRICT.allow(&line("udp", place)), "{place}");
+        }
+        let inwards = ["127.0.0.1 5", "::1 5", "::ffff:127.0.0.1 5", "169.254.1.1 5", "fe80::1 5", "0.0.0.0 5"];
+        let nowhere = ["224.0.0.1 5", "255.255.255.255 5", "ff02::1 5", "name.local 5", "192.0.2.1 0", "192.0.2.1 x"];
+        for place in inwards.into_iter().chain(nowhere) {
+            assert!(!STRICT.allow(&line("udp", place)), "{place}");
+        }
+        assert!(!STRICT.allow(&line("tcp", "192.0.2.1 5")) && !STRICT.allow("candidate:"));
+    }
+
+    #[test]
+    fn the_number_of_candidates_is_bounded() {
+        let many: String = (1..200).map(|n| format!("a=candidate:{n} 1 udp 1 192.0.2.1 {n} typ host\r\n")).collect();
+        let checked = check(&format!("{SDP}{many}"), STRICT).unwrap();
+        assert_eq!(checked.candidates, CANDIDATES);
+    }
+}

@@ -1,0 +1,338 @@
+//! The transport: who offers, who answers, and what strangers may cost.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use peerloom_core::wire::{Address, DeviceId, PublicKey, limits};
+use peerloom_core::{
+    Error, ErrorKind, Finding, IceServer, Link, Listener, Result, Signal, Signaling, Transport, TransportCaps,
+};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::{debug, warn};
+
+use crate::WebRtcConfig;
+use crate::ice::{self, Servers};
+use crate::link::{Shared, WebRtcLink};
+use crate::peer::{Binding, Peer};
+use crate::sdp::CandidateRules;
+use crate::session::Session;
+use crate::signal::{SessionId, SignalBody, SignalMessage};
+use crate::{diagnose, runtime};
+
+/// Offers that are answered at once, and of one device.
+const ANSWERS: usize = 64;
+const ANSWERS_OF_ONE: usize = 4;
+/// Signals that wait for a session.
+const SIGNALS: usize = 64;
+/// Links that wait for the engine.
+const BACKLOG: usize = 64;
+/// How long shutting down waits for the peers to hear of it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The `webrtc` transport.
+pub struct WebRtcTransport(Arc<Inner>);
+
+struct Inner {
+    own: DeviceId,
+    config: WebRtcConfig,
+    binding: Binding,
+    rules: CandidateRules,
+    servers: Servers,
+    /// Sessions by the other device and their name.
+    sessions: Mutex<HashMap<(DeviceId, SessionId), mpsc::Sender<SignalBody>>>,
+    /// What listening got, for links that were made by hand.
+    listening: Mutex<Option<Arc<dyn Signaling>>>,
+    answers: Arc<Semaphore>,
+    moved: watch::Sender<()>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl WebRtcTransport {
+    /// A transport of the device `own`. It binds nothing before it is used.
+    pub fn new(config: WebRtcConfig, own: DeviceId) -> Result<Self> {
+        let invalid = |message: String| Error::new(ErrorKind::Invalid, "webrtc", "configure", message);
+        let ip = config.ip().map_err(|e| invalid(e.message))?;
+        let ports = config.port_range().map_err(|e| invalid(e.message))?;
+        let servers = config.ice_servers.iter().map(|text| ice::parse(text)).collect::<Result<Vec<_>, _>>();
+        let binding = Binding { ip, ports, relay_only: config.relay_only, window: runtime::window() };
+        Ok(Self(Arc::new(Inner {
+            own,
+            rules: CandidateRules { loopback: ip.is_loopback() },
+            binding,
+            servers: Servers::new(servers.map_err(invalid)?),
+            config,
+            sessions: Mutex::default(),
+            listening: Mutex::default(),
+            answers: Arc::new(Semaphore::new(ANSWERS)),
+            moved: watch::Sender::new(()),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A session's place among those that get signals; dropping it gives it up.
+struct Place {
+    inner: Arc<Inner>,
+    key: (DeviceId, SessionId),
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.inner.sessions).remove(&self.key);
+    }
+}
+
+impl Inner {
+    /// Makes a connection and its session; signals for it are kept from now on.
+    async fn session(
+        self: &Arc<Self>,
+        id: SessionId,
+        device: DeviceId,
+        offerer: bool,
+        signaling: Arc<dyn Signaling>,
+    ) -> Result<(Session, Place)> {
+        let (sender, signals) = mpsc::channel(SIGNALS);
+        let key = (device, id.clone());
+        lock(&self.sessions).insert(key.clone(), sender);
+        let place = Place { inner: self.clone(), key };
+        let prepared = self.servers.prepare(signaling.ice_servers().await).await;
+        let (peer, events) = Peer::new(&self.binding, prepared).await?;
+        peer.runtime.heat(Duration::from_secs(5));
+        let session = Session {
+            id,
+            link: Shared::new(peer, device, offerer, self.tasks.clone()),
+            events,
+            signals,
+            trickles: signaling.caps().trickles,
+            signaling,
+            rules: self.rules,
+            moved: self.moved.subscribe(),
+            keep_alive: self.config.keep_alive.0,
+            idle_timeout: self.config.idle_timeout.0,
+            early: Vec::new(),
+            taken: 0,
+        };
+        Ok((session, place))
+    }
+
+    /// Runs a link that is up.
+    fn keep(self: &Arc<Self>, mut session: Session, place: Place) -> WebRtcLink {
+        // By hand nothing more can be said; what listens may carry a restart.
+        if !session.trickles
+            && let Some(listening) = lock(&self.listening).clone()
+        {
+            session.trickles = listening.caps().trickles;
+            session.signaling = listening;
+        }
+        let link = WebRtcLink(session.link.clone());
+        let (shared, stop) = (session.link.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let _place = place;
+            let watch = session.watch();
+            tokio::pin!(watch);
+            tokio::select! {
+                () = &mut watch => return,
+                () = stop.cancelled() => shared.end(crate::lane::closed("the transport was shut down")),
+            }
+            watch.await;
+        });
+        link
+    }
+
+    /// Gives a signal to its session; an offer of a new session is answered.
+    fn on_signal(
+        self: &Arc<Self>,
+        signal: &Signal,
+        signaling: &Arc<dyn Signaling>,
+        links: &mpsc::Sender<Arc<dyn Link>>,
+    ) {
+        let message = match SignalMessage::decode(&signal.payload) {
+            Ok(message) => message,
+            Err(error) => return debug!(from = ?signal.from, %error, "refused a signal"),
+        };
+        let key = (signal.from, message.session.clone());
+        let known = lock(&self.sessions).get(&key).cloned();
+        if let Some(session) = known {
+            // A full queue loses it, as the way here might have.
+            let _ = session.try_send(message.body);
+            return;
+        }
+        let SignalBody::Offer { sdp, complete } = message.body else {
+            return;
+        };
+        let permit = self.answers.clone().try_acquire_owned();
+        let of_one = lock(&self.sessions).keys().filter(|(device, _)| *device == signal.from).count();
+        let (inner, signaling, links, from) = (self.clone(), signaling.clone(), links.clone(), signal.from);
+        let Ok(permit) = permit else {
+            warn!(?from, "too many offers at once; refused one");
+            return;
+        };
+        if of_one >= ANSWERS_OF_ONE {
+            debug!(?from, "too many sessions of one device; refused one");
+            self.tasks.spawn(async move { refuse(&*signaling, from, message.session, "busy").await });
+            return;
+        }
+        self.tasks.spawn(async move {
+            let answered = async {
+                let (mut session, place) = inner.session(message.session, from, false, signaling).await?;
+                session.answer_offer(&sdp, complete).await?;
+                Ok::<_, Error>((session, place))
+            };
+            let answered = tokio::select! {
+                answered = answered => answered,
+                () = inner.stop.cancelled() => return,
+            };
+            drop(permit);
+            match answered {
+                Ok((session, place)) => {
+                    if links.try_send(Arc::new(inner.keep(session, place))).is_err() {
+                        warn!(?from, "the node is busy; closed a new link");
+                    }
+                }
+                Err(error) => debug!(?from, %error, "an offer came to nothing"),
+            }
+        });
+    }
+}
+
+async fn refuse(signaling: &dyn Signaling, device: DeviceId, session: SessionId, reason: &str) {
+    let message = SignalMessage { session, body: SignalBody::Refused { reason: reason.into() } };
+    // Whoever offered gives up by itself otherwise.
+    let _ = signaling.send(device, message.encode()).await;
+}
+
+#[async_trait]
+impl Transport for WebRtcTransport {
+    fn scheme(&self) -> &'static str {
+        "webrtc"
+    }
+
+    fn caps(&self) -> TransportCaps {
+        TransportCaps {
+            authenticates: false,
+            nat_traversal: true,
+            needs_signaling: true,
+            max_frame: limits::CHAT_FRAME,
+        }
+    }
+
+    async fn listen(&self, signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
+        let (sender, links) = mpsc::channel(BACKLOG);
+        if let Some(signaling) = signaling {
+            *lock(&self.0.listening) = Some(signaling.clone());
+            let (inner, mut signals) = (self.0.clone(), signaling.receive());
+            self.0.tasks.spawn(async move {
+                loop {
+                    let signal = tokio::select! {
+                        signal = signals.next() => signal,
+                        () = inner.stop.cancelled() => None,
+                    };
+                    let Some(signal) = signal else { return };
+                    inner.on_signal(&signal, &signaling, &sender);
+                }
+            });
+        } else {
+            warn!("no discovery of this node carries signals; links over webrtc can be made by hand only");
+        }
+        let address = format!("webrtc://{}", self.0.own).parse()?;
+        Ok(Box::new(WebRtcListener { address, links, stop: self.0.stop.clone() }))
+    }
+
+    async fn dial(
+        &self,
+        address: &Address,
+        _expected: Option<&PublicKey>,
+        signaling: Option<Arc<dyn Signaling>>,
+    ) -> Result<Arc<dyn Link>> {
+        let wrong = || {
+            let message = format!("`{address}` is no WebRTC address; it is webrtc:// and a device's id");
+            Error::new(ErrorKind::Invalid, "webrtc", "dial", message)
+        };
+        let device: DeviceId = address.rest().parse().map_err(|_| wrong())?;
+        let nothing = "nothing carries signals to the device; add a [[discovery]] of kind registry to the file";
+        let signaling = signaling.ok_or_else(|| Error::new(ErrorKind::Invalid, "webrtc", "dial", nothing))?;
+        let id = SessionId::random()?;
+        let patience = signaling.caps().patience;
+        let listens = lock(&self.0.listening).as_ref().is_some_and(|listening| Arc::ptr_eq(listening, &signaling));
+        // Whoever listens gives the answers to their sessions already.
+        let _pump = (!listens).then(|| self.pump(&signaling));
+        let (mut session, place) = self.0.session(id, device, true, signaling).await?;
+        session.dial(patience).await?;
+        Ok(Arc::new(self.0.keep(session, place)))
+    }
+
+    fn network_changed(&self) {
+        self.0.moved.send_replace(());
+    }
+
+    fn set_ice_servers(&self, servers: Vec<IceServer>) -> Result<()> {
+        let read = ice::read(&servers);
+        let read = read.map_err(|message| Error::new(ErrorKind::Invalid, "webrtc", "set ice servers", message))?;
+        self.0.servers.set(read);
+        Ok(())
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        let signaling = lock(&self.0.listening).clone();
+        let offered = match signaling {
+            Some(signaling) => signaling.ice_servers().await,
+            None => Vec::new(),
+        };
+        diagnose::run(self.0.servers.configured(), offered, self.0.binding.ip).await
+    }
+
+    async fn shutdown(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        let _ = tokio::time::timeout(LINGER, self.0.tasks.wait()).await;
+    }
+}
+
+impl WebRtcTransport {
+    /// Gives what a signaling receives to its sessions; no new ones are answered.
+    fn pump(&self, signaling: &Arc<dyn Signaling>) -> AbortOnDropHandle<()> {
+        let (inner, mut signals) = (self.0.clone(), signaling.receive());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(signal) = signals.next().await {
+                let Ok(message) = SignalMessage::decode(&signal.payload) else {
+                    continue;
+                };
+                let session = lock(&inner.sessions).get(&(signal.from, message.session)).cloned();
+                if let Some(session) = session {
+                    let _ = session.try_send(message.body);
+                }
+            }
+        }))
+    }
+}
+
+struct WebRtcListener {
+    address: Address,
+    links: mpsc::Receiver<Arc<dyn Link>>,
+    stop: CancellationToken,
+}
+
+#[async_trait]
+impl Listener for WebRtcListener {
+    fn addresses(&self) -> Vec<Address> {
+        vec![self.address.clone()]
+    }
+
+    async fn accept(&mut self) -> Option<Arc<dyn Link>> {
+        tokio::select! {
+            link = self.links.recv() => link,
+            () = self.stop.cancelled() => None,
+        }
+    }
+}
