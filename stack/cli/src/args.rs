@@ -90,6 +90,11 @@ pub(crate) enum Command {
         after_help = "Example: peerloom -C alice ice set stun:stun.example:3478 turn:user:password@turn.example:3478"
     )]
     Ice(Ice),
+    /// Run a registry: devices find each other there, and signal before they have a link.
+    #[command(
+        after_help = "Example: peerloom registry --listen 127.0.0.1:8080\n         peerloom registry --listen 0.0.0.0:443 --name registry.example --tls-cert cert.pem --tls-key key.pem \\\n           --stun stun:stun.example:3478 --turn turn:turn.example:3478 --turn-secret-file secret"
+    )]
+    Registry(Box<RegistryArgs>),
     /// Check a configuration file without running anything.
     #[command(after_help = "Example: peerloom check alice/peerloom.toml")]
     Check(Check),
@@ -225,6 +230,50 @@ pub(crate) enum QueueAction {
         /// Only those for this contact.
         contact: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    /// Address and port to listen on.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
+    /// The SQLite file with the announced records; in the folder of -C.
+    #[arg(long, value_name = "FILE", default_value = "registry.sqlite")]
+    pub(crate) store: PathBuf,
+    /// What clients call this registry, HOST or HOST:PORT, as in their `url`; by default the listen
+    /// address.
+    #[arg(long = "name", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Certificate chain (PEM). Without it the registry speaks plain HTTP, for a proxy in front of it.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Take clients' addresses from X-Forwarded-For; only behind a proxy that sets it.
+    #[arg(long)]
+    pub(crate) trust_forwarded: bool,
+    /// Let devices announce addresses inside this machine's own networks, or this machine itself.
+    #[arg(long)]
+    pub(crate) allow_local: bool,
+    /// A private network and its token, as NETWORK=TOKEN.
+    #[arg(long = "private", value_name = "NETWORK=TOKEN")]
+    pub(crate) private: Vec<String>,
+    /// Refuse all networks that aren't given with --private.
+    #[arg(long, requires = "private")]
+    pub(crate) only_private: bool,
+    /// Work that each announcement must show, in leading zero bits.
+    #[arg(long, value_name = "BITS", default_value_t = 0)]
+    pub(crate) work: u32,
+    /// A STUN server to hand out.
+    #[arg(long = "stun", value_name = "URL")]
+    pub(crate) stun: Vec<String>,
+    /// A TURN server to hand out.
+    #[arg(long = "turn", value_name = "URL")]
+    pub(crate) turn: Vec<String>,
+    /// File with the secret that the TURN server shares (coturn's static-auth-secret).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) turn_secret_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

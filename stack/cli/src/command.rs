@@ -8,6 +8,7 @@ mod init;
 mod kinds;
 mod manual;
 mod qr;
+mod registry;
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use crate::session::Session;
 use crate::{bench, demo};
 
 pub(crate) use init::{free_port, init_folder};
+pub(crate) use registry::temporary as temporary_registry;
 
 /// Runs the command that the arguments ask for.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -63,6 +65,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Doctor => return doctor::run(opened().await?, json).await,
         Command::Ice(ice) => with(opened().await?, |s| self::ice(s, json, ice)).await,
+        Command::Registry(arguments) => registry::run(&dir, json, *arguments).await,
         Command::Check(check) => self::check(&dir, &overrides, json, check),
         Command::Kinds(kinds) => kinds::run(json, &kinds),
         Command::Completions { shell } => manual::completions(shell),

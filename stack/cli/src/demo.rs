@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use peerloom::config::FILE_NAME;
 use peerloom::{Error, ErrorKind, Override, Result};
+use peerloom_registry_server::Registry;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::args::Demo;
-use crate::command::{free_port, init_folder};
+use crate::command::{free_port, init_folder, temporary_registry};
 use crate::control::{Client, MessageView, Request};
 use crate::output::{Progress, note, say, say_json};
 use crate::process::NodeProcess;
@@ -54,9 +55,10 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     let temporary = tempfile::tempdir().map_err(|e| failed("no temporary folder can be made").source(e))?;
     let base = demo.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     let folders: Vec<PathBuf> = NAMES.iter().map(|name| base.join(name)).collect();
+    let (_registry, overrides) = signaling(overrides).await?;
     for (name, folder) in NAMES.iter().zip(&folders) {
         let listen = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
-        let node = init_folder(folder, overrides, name, "peerloom-demo", &listen).await?;
+        let node = init_folder(folder, &overrides, name, "peerloom-demo", &listen).await?;
         node.shutdown().await;
         if !json {
             show_file(name, folder);
@@ -118,6 +120,21 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
 
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..NAMES.len()).flat_map(|from| (0..NAMES.len()).filter(move |to| *to != from).map(move |to| (from, to)))
+}
+
+/// Where a transport was chosen that needs signals and no discovery that carries them: a registry of
+/// the demo's own, and what the files say of it.
+pub(crate) async fn signaling(overrides: &[Override]) -> Result<(Option<Registry>, Vec<Override>)> {
+    let mut overrides = overrides.to_vec();
+    let says = |kind: &str| overrides.iter().any(|o| o.path.ends_with(".kind") && o.value.trim_matches('"') == kind);
+    if !says("webrtc") || says("registry") {
+        return Ok((None, overrides));
+    }
+    let registry = temporary_registry().await?;
+    for (key, value) in [("kind", "registry".to_owned()), ("url", format!("http://{}", registry.local_addr()))] {
+        overrides.push(Override { path: format!("discovery.1.{key}"), value });
+    }
+    Ok((Some(registry), overrides))
 }
 
 fn show_file(name: &str, folder: &Path) {

@@ -1,0 +1,57 @@
+//! Running a registry.
+
+use std::path::Path;
+
+use peerloom::{Error, ErrorKind, Result};
+use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
+use serde_json::json;
+
+use super::interrupted;
+use crate::args::RegistryArgs;
+use crate::output::{note, say_json};
+
+pub(super) async fn run(folder: &Path, json: bool, arguments: RegistryArgs) -> Result<()> {
+    let registry = Registry::start(config(folder, arguments)?).await?;
+    let address = registry.local_addr();
+    if json {
+        say_json(&json!({ "listen": address.to_string() }));
+    } else {
+        note(&format!("the registry listens at {address}; its document is at /openapi.json; Ctrl-C ends it"));
+    }
+    interrupted().await;
+    registry.shutdown().await;
+    Ok(())
+}
+
+/// A registry for this machine alone, without a file, for as long as a demonstration runs.
+pub(crate) async fn temporary() -> Result<Registry> {
+    let config = RegistryConfig { listen: "127.0.0.1:0".into(), store: ":memory:".into(), ..RegistryConfig::default() };
+    Registry::start(config).await
+}
+
+fn config(folder: &Path, arguments: RegistryArgs) -> Result<RegistryConfig> {
+    let wrong = |message: String| Error::new(ErrorKind::Invalid, "registry", "configure", message);
+    let mut config = RegistryConfig {
+        listen: arguments.listen,
+        names: arguments.names,
+        store: if arguments.store == Path::new(":memory:") { arguments.store } else { folder.join(arguments.store) },
+        tls: arguments.tls_cert.zip(arguments.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+        trust_forwarded: arguments.trust_forwarded,
+        allow_local: arguments.allow_local.then_some(true),
+        only_listed: arguments.only_private,
+        work_bits: arguments.work,
+        ice: IceConfig { stun: arguments.stun, turn: arguments.turn, ..IceConfig::default() },
+        ..RegistryConfig::default()
+    };
+    for private in arguments.private {
+        // The token stays out of the message.
+        let split = private.split_once('=').map(|(network, token)| (network.to_owned(), token.to_owned()));
+        let (network, token) = split.ok_or_else(|| wrong("--private is not of the form NETWORK=TOKEN".into()))?;
+        config.networks.insert(network, token);
+    }
+    if let Some(file) = arguments.turn_secret_file {
+        let unread = |e| wrong(format!("{}: the secret can't be read", file.display())).source(e);
+        config.ice.turn_secret = Some(std::fs::read_to_string(&file).map_err(unread)?.trim().to_owned());
+    }
+    Ok(config)
+}
