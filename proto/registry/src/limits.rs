@@ -4,11 +4,11 @@
 pub const BODY: usize = 8 * 1024;
 /// Longest response that a client takes, in bytes.
 pub const RESPONSE: usize = 256 * 1024;
-/// Longest payload of a signal, in bytes of UTF-8.
-pub const PAYLOAD: usize = 16 * 1024;
+/// Longest payload of a signal, in bytes of UTF-8: 16 KiB of bytes take 21,846 in base64url.
+pub const PAYLOAD: usize = 22 * 1024;
 /// Longest message on the WebSocket, in bytes: a payload with every character escaped, and what
 /// stands around it.
-pub const MESSAGE: usize = 40 * 1024;
+pub const MESSAGE: usize = 48 * 1024;
 /// Longest name of a registry, in bytes.
 pub const REGISTRY_NAME: usize = 256;
 /// Longest token of a private network, in bytes.

@@ -9,6 +9,7 @@ pub fn kinds() -> Kinds {
     peerloom_transport_webrtc::register(&mut kinds);
     peerloom_discovery_invite::register(&mut kinds);
     peerloom_discovery_mdns::register(&mut kinds);
+    peerloom_discovery_registry::register(&mut kinds);
     peerloom_storage_redb::register(&mut kinds);
     peerloom_storage_sqlite::register(&mut kinds);
     peerloom_storage_vault::register(&mut kinds);

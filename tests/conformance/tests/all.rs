@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use peerloom_conformance::identity::{Identity, identity};
+use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_conformance::transport::Side;
 use peerloom_conformance::{crypto, discovery, signaling, storage, stream, transport};
+use peerloom_core::kinds::DurationText;
 use peerloom_core::memory::{
     MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryStreams,
     MemoryTransport, SignalingHub,
@@ -16,6 +17,8 @@ use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
+use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
+use peerloom_registry_server::Registry;
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
 use peerloom_storage_vault::VaultStorage;
@@ -102,6 +105,45 @@ async fn discovery_mdns() {
     let config = MdnsConfig { interfaces: vec!["lo".into()], port: 25353 };
     let make = || Arc::new(MdnsDiscovery::new(config.clone(), NetworkId::from_name("conformance")));
     discovery::run(make(), make()).await;
+}
+
+/// A registry of this process's own, and clients of it for identities by number. They ask again at once, so
+/// that the suites needn't wait.
+async fn registry() -> (Registry, impl Fn(u8) -> Arc<RegistryDiscovery>) {
+    let config = peerloom_registry_server::RegistryConfig {
+        listen: "127.0.0.1:0".into(),
+        store: ":memory:".into(),
+        ..peerloom_registry_server::RegistryConfig::default()
+    };
+    let registry = Registry::start(config).await.expect("a registry");
+    let url = format!("http://{}", registry.local_addr());
+    let client = move |number| {
+        let cache = DurationText(std::time::Duration::from_millis(10));
+        let config = RegistryConfig { url: url.clone(), cache, ..RegistryConfig::default() };
+        let network = NetworkId::from_name("conformance");
+        Arc::new(RegistryDiscovery::new(config, network, &identity(number).secret).expect("a client"))
+    };
+    (registry, client)
+}
+
+#[tokio::test]
+async fn discovery_registry() {
+    let (registry, client) = registry().await;
+    discovery::run(client(1), client(2)).await;
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn signaling_registry() {
+    let (registry, client) = registry().await;
+    let (first, second) = (client(1), client(2));
+    for (number, client) in [(1, &first), (2, &second)] {
+        client.announce(record(&identity(number), 1, &[])).await.expect("an announcement");
+    }
+    let signaling = |client: &RegistryDiscovery| client.signaling().expect("signaling");
+    let (a, b) = (identity(1).device, identity(2).device);
+    signaling::run((a, signaling(&first)), (b, signaling(&second))).await;
+    registry.shutdown().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,95 @@
+//! Streams to the registry: TCP, and TLS over it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use peerloom_core::{Error, ErrorKind, Result};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tracing::debug;
+
+use crate::endpoint::Endpoint;
+
+/// A stream to the registry.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Connects to one registry.
+pub(crate) struct Connector {
+    endpoint: Endpoint,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl Connector {
+    /// Reads the certificates to trust, where the registry speaks TLS.
+    pub(crate) fn new(endpoint: Endpoint, ca: Option<&Path>) -> Result<Self> {
+        let tls = if endpoint.tls { Some((tls(ca)?, server_name(&endpoint)?)) } else { None };
+        Ok(Self { endpoint, tls })
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Makes a connection.
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>> {
+        let Endpoint { host, port, name, .. } = &self.endpoint;
+        let unreachable = |e: std::io::Error| {
+            let advice = format!("the registry {name} can't be reached; is it running, is the URL right?");
+            Error::new(ErrorKind::Unreachable, "registry", "connect", advice).source(e)
+        };
+        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+        // Fails only on a dead connection, which shows soon enough.
+        let _ = stream.set_nodelay(true);
+        let Some((connector, server)) = &self.tls else { return Ok(Box::new(stream)) };
+        let stream = connector.connect(server.clone(), stream).await.map_err(|e| {
+            let advice = format!(
+                "no TLS with the registry {name}; if its certificate is a private one, set `ca`, \
+                 and if it speaks plain HTTP, use http:// in `url`"
+            );
+            Error::new(ErrorKind::Unreachable, "registry", "connect", advice).source(e)
+        })?;
+        Ok(Box::new(stream))
+    }
+}
+
+fn server_name(endpoint: &Endpoint) -> Result<ServerName<'static>> {
+    ServerName::try_from(endpoint.host.clone()).map_err(|e| {
+        let message = format!("url: {} is no name that a certificate can have", endpoint.host);
+        Error::new(ErrorKind::Invalid, "registry", "configure", message).source(e)
+    })
+}
+
+fn tls(ca: Option<&Path>) -> Result<TlsConnector> {
+    let mut roots = rustls::RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        debug!(%error, "a certificate of the system can't be read");
+    }
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca {
+        let unusable = |why: String| {
+            let message = format!("ca: {}: {why}", path.display());
+            Error::new(ErrorKind::Invalid, "registry", "configure", message)
+        };
+        let file = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let certificates = file.map_err(|e| unusable(format!("no certificates in PEM ({e})")))?;
+        if certificates.is_empty() {
+            return Err(unusable("no certificates in PEM".into()));
+        }
+        for certificate in certificates {
+            roots.add(certificate).map_err(|e| unusable(format!("a certificate can't be used ({e})")))?;
+        }
+    }
+    let failed = |e: rustls::Error| Error::new(ErrorKind::Bug, "registry", "configure", "no TLS versions").source(e);
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}

@@ -1,0 +1,68 @@
+//! Keeps a session with the registry, and begins it anew when it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerloom_core::{Error, ErrorKind};
+use peerloom_crypto_primitives::random;
+
+use crate::health::Part;
+use crate::session::{self, End};
+use crate::shared::Shared;
+
+/// The first wait after a session ended; doubled each time that none comes about.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait, and the wait after the registry has refused this device.
+const LONGEST_WAIT: Duration = Duration::from_secs(2 * 60);
+
+/// Runs until the client is closed.
+pub(crate) async fn run(shared: Arc<Shared>, recovered: impl Fn() + Send) {
+    let mut wait = FIRST_WAIT;
+    let mut changes = shared.network_changes.subscribe();
+    let mut records = shared.record.subscribe();
+    while !shared.closing.is_cancelled() {
+        changes.mark_unchanged();
+        let (lived, end) = session::run(&shared, &recovered).await;
+        records.mark_unchanged();
+        shared.connected(None);
+        shared.has_announced(None);
+        if lived {
+            wait = FIRST_WAIT;
+        }
+        match end {
+            End::Closed => return,
+            End::NetworkChanged => {
+                wait = FIRST_WAIT;
+                continue;
+            }
+            End::Failed(error) => {
+                let refused = error.kind() == ErrorKind::Refused;
+                failed(&shared, error, refused);
+                let this = if refused { LONGEST_WAIT } else { wait };
+                wait = (wait * 2).min(LONGEST_WAIT);
+                tokio::select! {
+                    () = shared.closing.cancelled() => return,
+                    () = tokio::time::sleep(jittered(this)) => {}
+                    // Both may have changed what was wrong.
+                    _ = changes.changed() => wait = FIRST_WAIT,
+                    _ = records.changed() => {}
+                }
+            }
+        }
+    }
+}
+
+fn failed(shared: &Shared, error: Error, refused: bool) {
+    shared.health.failed(Part::Socket, &error);
+    shared.status.send_modify(|status| {
+        status.attempts += 1;
+        status.refused = refused.then_some(error);
+    });
+}
+
+/// Between half of a wait and the whole of it, so that not all clients of a registry that was restarted
+/// come at once.
+fn jittered(wait: Duration) -> Duration {
+    let [byte] = random::<1>().unwrap_or([128]);
+    wait.mul_f64(0.5 + f64::from(byte) / 512.0)
+}

@@ -1,0 +1,200 @@
+//! What the parts of the client share.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use peerloom_core::wire::{DeviceId, NetworkId, Signed};
+use peerloom_core::{Error, ErrorKind, Result, Signal};
+use peerloom_crypto_primitives::SigningKey;
+use peerloom_registry_protocol::http::{Announce, Announced};
+use peerloom_registry_protocol::proof::Work;
+use peerloom_registry_protocol::{code, limits};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::RegistryConfig;
+use crate::health::{Health, Part};
+use crate::http::{Answer, Caller};
+use crate::signaling::Outgoing;
+
+/// Signals that wait for one receiver; beyond, the newest are dropped.
+const RECEIVED: usize = 64;
+
+/// The client's state.
+pub(crate) struct Shared {
+    pub(crate) config: RegistryConfig,
+    pub(crate) network: NetworkId,
+    pub(crate) device: DeviceId,
+    pub(crate) key: SigningKey,
+    pub(crate) caller: Caller,
+    pub(crate) health: Health,
+    /// This device's newest record.
+    pub(crate) record: watch::Sender<Option<Signed>>,
+    /// The record that the registry has, as far as is known.
+    announced: Mutex<Option<Signed>>,
+    /// Held while a record is being announced over HTTP.
+    announcing: tokio::sync::Mutex<()>,
+    pub(crate) status: watch::Sender<Status>,
+    /// Where signals go while there is a socket.
+    outbox: Mutex<Option<mpsc::Sender<Outgoing>>>,
+    receivers: Mutex<Vec<mpsc::Sender<Signal>>>,
+    /// The work that the registry wanted last, in bits, and the one that was done.
+    work_bits: AtomicU32,
+    work_done: Mutex<Option<(Signed, u32, u64)>>,
+    /// Counts changes of the machine's addresses.
+    pub(crate) network_changes: watch::Sender<u64>,
+    pub(crate) closing: CancellationToken,
+}
+
+/// How it stands with the socket.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    pub(crate) connected: bool,
+    /// How many attempts have ended, well or not.
+    pub(crate) attempts: u64,
+    /// Why the registry doesn't want this device, if that is so.
+    pub(crate) refused: Option<Error>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: RegistryConfig, network: NetworkId, key: SigningKey, caller: Caller) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            network,
+            device: DeviceId::from_key(key.public()),
+            key,
+            caller,
+            health: Health::default(),
+            record: watch::Sender::new(None),
+            announced: Mutex::default(),
+            announcing: tokio::sync::Mutex::default(),
+            status: watch::Sender::default(),
+            outbox: Mutex::default(),
+            receivers: Mutex::default(),
+            work_bits: AtomicU32::new(0),
+            work_done: Mutex::default(),
+            network_changes: watch::Sender::default(),
+            closing: CancellationToken::new(),
+        })
+    }
+
+    /// The record to announce, unless the registry has it.
+    pub(crate) fn to_announce(&self) -> Option<Signed> {
+        let newest = self.record.borrow().clone();
+        newest.filter(|record| lock(&self.announced).as_ref() != Some(record))
+    }
+
+    /// Notes which record the registry has.
+    pub(crate) fn has_announced(&self, record: Option<Signed>) {
+        *lock(&self.announced) = record;
+    }
+
+    /// Announces the newest record over HTTP, unless the registry has it.
+    pub(crate) async fn announce(&self) -> Result<()> {
+        let _one = self.announcing.lock().await;
+        let Some(record) = self.to_announce() else { return Ok(()) };
+        let path = format!("/network/{}/announce", self.network);
+        for _ in 0..2 {
+            let body = Announce {
+                peer_id: self.device,
+                signal_address: self.config.signal_address.clone(),
+                capabilities: None,
+                record: record.clone(),
+                work: self.work(&record, self.work_bits.load(Ordering::Relaxed)).await?,
+            };
+            match self.caller.post::<Announced>("announce", &path, &body).await? {
+                Answer::Found(_) => {
+                    self.has_announced(Some(record));
+                    return Ok(());
+                }
+                Answer::Failed(failure) if failure.code == code::WORK_REQUIRED => {
+                    self.work_bits.store(failure.work_bits.unwrap_or_default(), Ordering::Relaxed);
+                }
+                Answer::Failed(failure) => return Err(self.caller.refusal("announce", &failure)),
+            }
+        }
+        let message = format!("the registry {} takes none of the work done for it", self.caller.name);
+        Err(Error::new(ErrorKind::Refused, "registry", "announce", message))
+    }
+
+    /// Does the work for a record. It depends on the record alone, and is done once.
+    pub(crate) async fn work(&self, record: &Signed, bits: u32) -> Result<Option<u64>> {
+        self.work_bits.store(bits, Ordering::Relaxed);
+        if bits == 0 {
+            return Ok(None);
+        }
+        if bits > limits::WORK_BITS {
+            let message = format!(
+                "the registry {} wants {bits} bits of work, and at most {} are done; use another registry",
+                self.caller.name,
+                limits::WORK_BITS
+            );
+            return Err(Error::new(ErrorKind::Refused, "registry", "announce", message));
+        }
+        if let Some((of, done, number)) = &*lock(&self.work_done)
+            && of == record
+            && *done >= bits
+        {
+            return Ok(Some(*number));
+        }
+        let work = Work::new(record, bits);
+        let failed = || Error::new(ErrorKind::Bug, "registry", "announce", "the work couldn't be done");
+        let number = tokio::task::spawn_blocking(move || work.find())
+            .await
+            .map_err(|e| failed().source(e))?
+            .ok_or_else(failed)?;
+        *lock(&self.work_done) = Some((record.clone(), bits, number));
+        Ok(Some(number))
+    }
+
+    /// The way out, while there is a socket.
+    pub(crate) fn outbox(&self) -> Option<mpsc::Sender<Outgoing>> {
+        lock(&self.outbox).clone()
+    }
+
+    /// Opens or closes the way out.
+    pub(crate) fn connected(&self, outbox: Option<mpsc::Sender<Outgoing>>) {
+        let connected = outbox.is_some();
+        *lock(&self.outbox) = outbox;
+        self.status.send_modify(|status| {
+            status.connected = connected;
+            if connected {
+                status.refused = None;
+                status.attempts += 1;
+            }
+        });
+        if connected {
+            self.health.works(Part::Socket, &self.caller.name);
+        }
+    }
+
+    /// Gives a signal to all who receive.
+    pub(crate) fn deliver(&self, signal: &Signal) {
+        lock(&self.receivers).retain(|receiver| {
+            // A full one drops this signal; only a closed one goes.
+            !matches!(receiver.try_send(signal.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+        });
+    }
+
+    /// Signals from now on.
+    pub(crate) fn receive(&self) -> mpsc::Receiver<Signal> {
+        let (sender, receiver) = mpsc::channel(RECEIVED);
+        let mut receivers = lock(&self.receivers);
+        receivers.retain(|receiver| !receiver.is_closed());
+        if !self.closing.is_cancelled() {
+            receivers.push(sender);
+        }
+        receiver
+    }
+
+    /// Ends everything.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+        lock(&self.receivers).clear();
+    }
+}
+
+/// The state behind a mutex, whoever panicked while holding it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

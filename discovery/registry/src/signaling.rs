@@ -1,0 +1,79 @@
+//! Signals over the session's socket. A payload goes as base64url.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use peerloom_core::wire::DeviceId;
+use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling};
+use peerloom_registry_protocol::limits;
+use tokio::sync::oneshot;
+
+use crate::ice::IceServers;
+use crate::shared::Shared;
+
+/// How long the registry's answer to a signal may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A signal on its way out.
+pub(crate) struct Outgoing {
+    pub(crate) to: DeviceId,
+    pub(crate) payload: String,
+    pub(crate) answer: oneshot::Sender<Result<()>>,
+}
+
+/// Signaling over the registry.
+pub(crate) struct RegistrySignaling {
+    shared: Arc<Shared>,
+    ice: IceServers,
+}
+
+impl RegistrySignaling {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, ice: IceServers::default() }
+    }
+}
+
+#[async_trait]
+impl Signaling for RegistrySignaling {
+    async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()> {
+        let payload = BASE64URL_NOPAD.encode(&payload);
+        if payload.len() > limits::PAYLOAD {
+            let message = format!("a signal has at most {} bytes in base64url", limits::PAYLOAD);
+            return Err(Error::new(ErrorKind::TooLarge, "registry", "signal", message));
+        }
+        let disconnected =
+            || unreachable(format!("there is no connection to the registry {}", self.shared.caller.name));
+        let outbox = self.shared.outbox().ok_or_else(disconnected)?;
+        let (answer, answered) = oneshot::channel();
+        let carried = async {
+            outbox.send(Outgoing { to, payload, answer }).await.map_err(|_| disconnected())?;
+            answered.await.map_err(|_| disconnected())?
+        };
+        let late = |_| {
+            let message = format!("the registry {} doesn't answer in time; try again", self.shared.caller.name);
+            Error::new(ErrorKind::Timeout, "registry", "signal", message)
+        };
+        tokio::time::timeout(PATIENCE, carried).await.map_err(late)?
+    }
+
+    fn receive(&self) -> BoxStream<'static, Signal> {
+        let receiver = self.shared.receive();
+        futures_util::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|signal| (signal, receiver))
+        })
+        .boxed()
+    }
+
+    async fn ice_servers(&self) -> Vec<IceServer> {
+        self.ice.get(&self.shared).await
+    }
+}
+
+pub(crate) fn unreachable(message: String) -> Error {
+    Error::new(ErrorKind::Unreachable, "registry", "signal", message)
+}

@@ -1,0 +1,157 @@
+//! A registry that lies, babbles or says nothing gets nowhere.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use peerloom_conformance::identity::{Identity, identity, record};
+use peerloom_core::kinds::DurationText;
+use peerloom_core::wire::{NetworkId, PeerRecord, Signed, context};
+use peerloom_core::{Discovery, ErrorKind, Target};
+use peerloom_crypto_primitives::SigningKey;
+use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
+use peerloom_registry_protocol::text::encode_record;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// Answers every request with the same bytes.
+async fn liar(answer: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head).await;
+                let _ = stream.write_all(&answer).await;
+                // Until the client has had enough.
+                while matches!(stream.read(&mut head).await, Ok(1..)) {}
+            });
+        }
+    });
+    at
+}
+
+fn json_answer(body: &Value) -> Vec<u8> {
+    let body = body.to_string();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn client(at: SocketAddr) -> RegistryDiscovery {
+    let cache = DurationText(Duration::from_secs(60));
+    let config = RegistryConfig { url: format!("http://{at}"), cache, ..RegistryConfig::default() };
+    RegistryDiscovery::new(config, NetworkId::from_name("conformance"), &identity(9).secret).expect("a client")
+}
+
+fn device(identity: &Identity, record: &Signed) -> Value {
+    let record = encode_record(record);
+    json!({"peerId": identity.device.to_string(), "signalAddress": null, "lastSeen": 1, "record": record, "online": true})
+}
+
+fn user(devices: &[Value]) -> Vec<u8> {
+    json_answer(&json!({"online": true, "devices": devices, "lastCoordinators": []}))
+}
+
+#[tokio::test]
+async fn false_records_are_passed_over() {
+    let (alice, mallory) = (identity(1), identity(2));
+    let genuine = record(&alice, 1, &[]);
+    let stolen = {
+        let (mut content, _) = PeerRecord::open(&genuine, |_, _, _| true).expect("a record");
+        content.sequence = 99;
+        SigningKey::from_seed(mallory.secret.expose()).sign_object(context::PEER_RECORD, content.encode())
+    };
+    let elsewhere = {
+        let (mut content, _) = PeerRecord::open(&genuine, |_, _, _| true).expect("a record");
+        content.network = NetworkId::from_name("other");
+        SigningKey::from_seed(alice.secret.expose()).sign_object(context::PEER_RECORD, content.encode())
+    };
+    let expired = {
+        let (mut content, _) = PeerRecord::open(&genuine, |_, _, _| true).expect("a record");
+        content.expires_at_ms = 1;
+        SigningKey::from_seed(alice.secret.expose()).sign_object(context::PEER_RECORD, content.encode())
+    };
+    let mut unreadable = device(&alice, &genuine);
+    unreadable["record"] = json!("no record at all");
+    let lies = [
+        device(&alice, &stolen),
+        device(&alice, &elsewhere),
+        device(&alice, &expired),
+        device(&mallory, &genuine),
+        // Genuine, but nobody asked for it.
+        device(&mallory, &record(&mallory, 1, &[])),
+        unreadable,
+    ];
+    let lying = client(liar(user(&lies)).await);
+    assert!(lying.resolve(Target::User(alice.user)).await.expect("an answer").is_empty());
+    for lie in &lies {
+        let lying = client(liar(json_answer(&json!({"online": true, "device": lie}))).await);
+        assert!(lying.resolve(Target::Device(alice.device)).await.expect("an answer").is_empty(), "{lie}");
+    }
+
+    // Between lies the truth is found, once.
+    let truth = device(&alice, &genuine);
+    let mut mixed = lies.to_vec();
+    mixed.extend([truth.clone(), truth]);
+    let mixed = client(liar(user(&mixed)).await);
+    assert_eq!(mixed.resolve(Target::User(alice.user)).await.expect("an answer"), [genuine]);
+}
+
+#[tokio::test]
+async fn a_flood_of_records_is_bounded() {
+    let alice = identity(1);
+    // As many as fit, all of them genuine and the same.
+    let many = vec![device(&alice, &record(&alice, 1, &[])); 300];
+    let flooding = client(liar(user(&many)).await);
+    assert_eq!(flooding.resolve(Target::User(alice.user)).await.expect("an answer").len(), 1);
+}
+
+#[tokio::test]
+async fn babble_is_an_error_and_not_asked_for_again_at_once() {
+    let alice = identity(1);
+    let huge = [&b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n{\"x\":\""[..], &[b'x'; 400_000]].concat();
+    let chunked = [
+        &b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"[..],
+        &[&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat().repeat(6),
+    ]
+    .concat();
+    let header = [&b"HTTP/1.1 200 OK\r\nx: "[..], &[b'x'; 400_000]].concat();
+    for (babble, kind) in [
+        (json_answer(&json!({})), ErrorKind::Malformed),
+        (json_answer(&json!([1, 2, 3])), ErrorKind::Malformed),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\xff\xfe\xfd\xfc".to_vec(), ErrorKind::Malformed),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot found".to_vec(), ErrorKind::Malformed),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            ErrorKind::Malformed,
+        ),
+        (b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), ErrorKind::Unreachable),
+        (huge, ErrorKind::TooLarge),
+        (chunked, ErrorKind::TooLarge),
+        (header, ErrorKind::Unreachable),
+    ] {
+        let shown = String::from_utf8_lossy(&babble[..babble.len().min(60)]).into_owned();
+        let babbling = client(liar(babble).await);
+        let error = babbling.resolve(Target::User(alice.user)).await.expect_err(&shown);
+        assert_eq!(error.kind(), kind, "{shown}: {error}");
+        for _ in 0..50 {
+            let _ = babbling.resolve(Target::User(alice.user)).await;
+            let _ = babbling.resolve(Target::Device(alice.device)).await;
+        }
+        assert_eq!(babbling.calls(), 1, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn what_opens_no_socket_holds_nobody_up() {
+    let alice = identity(9);
+    for babble in [json_answer(&json!({})), b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(), vec![0; 100_000]] {
+        let babbling = client(liar(babble).await);
+        babbling.announce(record(&alice, 1, &[])).await.expect("it is announced once that works");
+        let sent = babbling.signaling().expect("signaling").send(identity(1).device, bytes::Bytes::new()).await;
+        assert_eq!(sent.map_err(|e| e.kind()), Err(ErrorKind::Unreachable));
+        babbling.shutdown().await;
+    }
+}

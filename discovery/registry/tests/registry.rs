@@ -1,0 +1,305 @@
+//! The client against a real registry in the same process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use peerloom_conformance::identity::{Identity, identity, record};
+use peerloom_core::kinds::DurationText;
+use peerloom_core::wire::{NetworkId, Signed};
+use peerloom_core::{Discovery, ErrorKind, FindingStatus, Target};
+use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
+use peerloom_registry_server::{IceConfig, Registry, TlsFiles};
+
+/// Long enough for anything that comes at all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn server() -> peerloom_registry_server::RegistryConfig {
+    peerloom_registry_server::RegistryConfig {
+        listen: "127.0.0.1:0".into(),
+        store: ":memory:".into(),
+        ..peerloom_registry_server::RegistryConfig::default()
+    }
+}
+
+async fn start(config: peerloom_registry_server::RegistryConfig) -> Registry {
+    Registry::start(config).await.expect("a registry")
+}
+
+fn settings(at: SocketAddr) -> RegistryConfig {
+    RegistryConfig { url: format!("http://{at}"), ..RegistryConfig::default() }
+}
+
+fn client(config: RegistryConfig, identity: &Identity) -> RegistryDiscovery {
+    RegistryDiscovery::new(config, NetworkId::from_name("conformance"), &identity.secret).expect("a client")
+}
+
+fn signed(identity: &Identity, sequence: u64) -> Signed {
+    record(identity, sequence, &["quic://192.0.2.1:4433".parse().expect("an address")])
+}
+
+/// Asks until it is so.
+async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    let begin = tokio::time::Instant::now();
+    while !ask().await {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn devices_find_and_signal_each_other() {
+    let registry = start(server()).await;
+    let (alice, bob) = (identity(1), identity(2));
+    let first = client(settings(registry.local_addr()), &alice);
+    let second = client(settings(registry.local_addr()), &bob);
+    let mut watch = second.watch();
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    second.announce(signed(&bob, 1)).await.expect("an announcement");
+    assert_eq!(second.resolve(Target::User(alice.user)).await.expect("a look-up"), [signed(&alice, 1)]);
+    assert_eq!(second.resolve(Target::Device(alice.device)).await.expect("a look-up"), [signed(&alice, 1)]);
+    assert_eq!(watch.next().await, Some(signed(&alice, 1)));
+
+    let (to_bob, from_alice) = (first.signaling().expect("signaling"), second.signaling().expect("signaling"));
+    let mut inbox = from_alice.receive();
+    let payload = Bytes::from(vec![0xff; 16 * 1024]);
+    to_bob.send(bob.device, payload.clone()).await.expect("a signal");
+    let signal = tokio::time::timeout(PATIENCE, inbox.next()).await.expect("in time").expect("a signal");
+    assert_eq!((signal.from, signal.payload), (alice.device, payload));
+    let too_long = to_bob.send(bob.device, Bytes::from(vec![0; 20_000])).await;
+    assert_eq!(too_long.map_err(|e| e.kind()), Err(ErrorKind::TooLarge));
+
+    // Nobody waits for a device that has gone.
+    second.shutdown().await;
+    assert!(inbox.next().await.is_none(), "the inbox ends");
+    until("bob is gone", async || {
+        let sent = to_bob.send(bob.device, Bytes::from_static(b"there?")).await;
+        matches!(sent, Err(error) if error.kind() == ErrorKind::Unreachable)
+    })
+    .await;
+    assert_eq!(second.announce(signed(&bob, 2)).await.map_err(|e| e.kind()), Err(ErrorKind::Closed));
+    assert_eq!(second.resolve(Target::User(alice.user)).await.map_err(|e| e.kind()), Err(ErrorKind::Closed));
+    assert!(watch.next().await.is_none(), "watches end");
+    first.shutdown().await;
+}
+
+#[tokio::test]
+async fn answers_are_kept_for_a_while() {
+    let registry = start(server()).await;
+    let (alice, bob) = (identity(1), identity(2));
+    let first = client(settings(registry.local_addr()), &alice);
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    let second = client(settings(registry.local_addr()), &bob);
+    for _ in 0..100 {
+        assert_eq!(second.resolve(Target::User(alice.user)).await.expect("a look-up").len(), 1);
+        assert_eq!(second.resolve(Target::Device(alice.device)).await.expect("a look-up").len(), 1);
+        assert!(second.resolve(Target::User(bob.user)).await.expect("a look-up").is_empty());
+    }
+    assert_eq!(second.calls(), 2, "one about each user");
+    // All at once, too.
+    let third = Arc::new(client(settings(registry.local_addr()), &bob));
+    let all = (0..50).map(|_| third.resolve(Target::User(alice.user)));
+    assert!(futures_util::future::join_all(all).await.into_iter().all(|found| found.expect("a look-up").len() == 1));
+    assert_eq!(third.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_record_takes_the_place() {
+    let registry = start(server()).await;
+    let (alice, bob) = (identity(1), identity(2));
+    let first = client(settings(registry.local_addr()), &alice);
+    let cache = DurationText(Duration::from_millis(20));
+    let second = client(RegistryConfig { cache, ..settings(registry.local_addr()) }, &bob);
+    for sequence in 1..=5 {
+        first.announce(signed(&alice, sequence)).await.expect("an announcement");
+        until("it is found", async || {
+            second.resolve(Target::Device(alice.device)).await.expect("a look-up") == [signed(&alice, sequence)]
+        })
+        .await;
+    }
+    let other = first.announce(signed(&bob, 1)).await;
+    assert_eq!(other.map_err(|e| e.kind()), Err(ErrorKind::Invalid), "a client speaks for its own device");
+}
+
+#[tokio::test]
+async fn without_its_registry_a_node_goes_on() {
+    let registry = start(server()).await;
+    let at = registry.local_addr();
+    let (alice, bob, carol) = (identity(1), identity(2), identity(3));
+    let first = client(settings(at), &alice);
+    let cache = DurationText(Duration::from_millis(50));
+    let second = client(RegistryConfig { cache, ..settings(at) }, &bob);
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    second.announce(signed(&bob, 1)).await.expect("an announcement");
+    assert_eq!(second.resolve(Target::User(alice.user)).await.expect("a look-up").len(), 1);
+    registry.shutdown().await;
+
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let known = second.resolve(Target::User(alice.user)).await;
+    assert_eq!(known.expect("what is known"), [signed(&alice, 1)], "an old answer is better than none");
+    assert!(second.resolve(Target::User(carol.user)).await.is_err());
+    let signaling = second.signaling().expect("signaling");
+    until("the socket is lost", async || {
+        let sent = signaling.send(alice.device, Bytes::from_static(b"there?")).await;
+        matches!(sent, Err(error) if error.kind() == ErrorKind::Unreachable && error.message().contains("no connection"))
+    })
+    .await;
+    second.announce(signed(&bob, 2)).await.expect("it is announced later");
+
+    // It comes back empty, and both come back to it by themselves.
+    let registry = start(peerloom_registry_server::RegistryConfig { listen: at.to_string(), ..server() }).await;
+    let mut inbox = first.signaling().expect("signaling").receive();
+    until("both are connected", async || signaling.send(alice.device, Bytes::from_static(b"again")).await.is_ok())
+        .await;
+    assert_eq!(inbox.next().await.expect("a signal").from, bob.device);
+    let third = client(RegistryConfig { cache, ..settings(at) }, &carol);
+    assert_eq!(third.resolve(Target::User(bob.user)).await.expect("a look-up"), [signed(&bob, 2)]);
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_gone_is_not_pestered() {
+    let registry = start(server()).await;
+    let at = registry.local_addr();
+    registry.shutdown().await;
+    let (alice, bob) = (identity(1), identity(2));
+    let first = client(settings(at), &alice);
+    first.announce(signed(&alice, 1)).await.expect("nobody waits for it");
+    for _ in 0..100 {
+        let _ = first.resolve(Target::User(bob.user)).await;
+        let _ = first.resolve(Target::Device(bob.device)).await;
+        assert!(first.signaling().expect("signaling").ice_servers().await.is_empty());
+    }
+    assert!(first.calls() <= 2, "{} calls", first.calls());
+    first.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_challenge_for_another_name_is_not_answered() {
+    let config = peerloom_registry_server::RegistryConfig { names: vec!["true.example".into()], ..server() };
+    let registry = start(config).await;
+    let alice = identity(1);
+    let first = client(settings(registry.local_addr()), &alice);
+    let refused = first.announce(signed(&alice, 1)).await.expect_err("no hello for another registry");
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(refused.message().contains("true.example"), "{refused}");
+    let second = client(settings(registry.local_addr()), &identity(2));
+    assert!(second.resolve(Target::Device(alice.device)).await.expect("a look-up").is_empty());
+}
+
+#[tokio::test]
+async fn a_private_network_takes_a_token() {
+    let networks = [("conformance".to_owned(), "open-sesame".to_owned())].into();
+    let config = peerloom_registry_server::RegistryConfig { networks, only_listed: true, ..server() };
+    let registry = start(config).await;
+    let alice = identity(1);
+    let without = client(settings(registry.local_addr()), &alice);
+    let refused = without.announce(signed(&alice, 1)).await.expect_err("a token is wanted");
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(refused.message().contains("token"), "{refused}");
+    assert_eq!(without.resolve(Target::User(alice.user)).await.map_err(|e| e.kind()), Err(ErrorKind::Refused));
+    let with = RegistryConfig { token: Some("open-sesame".into()), ..settings(registry.local_addr()) };
+    let with = client(with, &alice);
+    with.announce(signed(&alice, 1)).await.expect("an announcement");
+    with.announce(signed(&alice, 2)).await.expect("an announcement over HTTP");
+    assert_eq!(with.resolve(Target::User(alice.user)).await.expect("a look-up"), [signed(&alice, 2)]);
+}
+
+#[tokio::test]
+async fn work_is_done() {
+    let registry = start(peerloom_registry_server::RegistryConfig { work_bits: 8, ..server() }).await;
+    let alice = identity(1);
+    let first = client(settings(registry.local_addr()), &alice);
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    first.announce(signed(&alice, 2)).await.expect("an announcement over HTTP");
+    until("it is found", async || {
+        let second = client(settings(registry.local_addr()), &identity(2));
+        second.resolve(Target::Device(alice.device)).await.expect("a look-up") == [signed(&alice, 2)]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ice_servers_are_asked_for_once() {
+    let ice = IceConfig {
+        stun: vec!["stun:stun.example".into(), "http://no.example/".into()],
+        turn: vec!["turn:turn.example".into()],
+        turn_secret: Some("north".into()),
+        ..IceConfig::default()
+    };
+    let registry = start(peerloom_registry_server::RegistryConfig { ice, ..server() }).await;
+    let first = client(settings(registry.local_addr()), &identity(1));
+    let signaling = first.signaling().expect("signaling");
+    for _ in 0..10 {
+        let servers = signaling.ice_servers().await;
+        assert_eq!(servers.len(), 2);
+        assert_eq!(servers[0].urls, ["stun:stun.example"], "what is no STUN server is passed over");
+        assert!(servers[1].username.is_some() && servers[1].credential.is_some());
+    }
+    assert_eq!(first.calls(), 1);
+}
+
+#[tokio::test]
+async fn it_says_what_is_wrong() {
+    let registry = start(server()).await;
+    let alice = identity(1);
+    let first = client(settings(registry.local_addr()), &alice);
+    let status = |findings: &[peerloom_core::Finding], check: &str| {
+        findings.iter().find(|finding| finding.check == check).map(|finding| finding.status)
+    };
+    let before = first.diagnose().await;
+    assert_eq!(status(&before, "registry"), Some(FindingStatus::Good), "{before:?}");
+    assert_eq!(status(&before, "clock"), Some(FindingStatus::Good), "{before:?}");
+    assert_eq!(status(&before, "registry socket"), Some(FindingStatus::Note), "{before:?}");
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    let connected = first.diagnose().await;
+    assert_eq!(status(&connected, "registry socket"), Some(FindingStatus::Good), "{connected:?}");
+    registry.shutdown().await;
+    let after = first.diagnose().await;
+    assert_eq!(status(&after, "registry"), Some(FindingStatus::Bad));
+    assert!(!after[0].remedy.is_empty());
+}
+
+#[tokio::test]
+async fn a_changed_network_is_connected_from_anew() {
+    let registry = start(server()).await;
+    let (alice, bob) = (identity(1), identity(2));
+    let (first, second) =
+        (client(settings(registry.local_addr()), &alice), client(settings(registry.local_addr()), &bob));
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    second.announce(signed(&bob, 1)).await.expect("an announcement");
+    let mut inbox = first.signaling().expect("signaling").receive();
+    first.network_changed();
+    let signaling = second.signaling().expect("signaling");
+    until("it is reachable again", async || {
+        let _ = signaling.send(alice.device, Bytes::from_static(b"there?")).await;
+        tokio::time::timeout(Duration::from_millis(50), inbox.next()).await.is_ok()
+    })
+    .await;
+    assert_eq!(second.resolve(Target::Device(alice.device)).await.expect("a look-up").len(), 1);
+}
+
+#[tokio::test]
+async fn it_trusts_a_certificate_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let files = TlsFiles { certificate: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+    std::fs::write(&files.certificate, made.cert.pem()).expect("a file");
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("a file");
+    let registry = start(peerloom_registry_server::RegistryConfig { tls: Some(files.clone()), ..server() }).await;
+    let url = format!("https://localhost:{}", registry.local_addr().port());
+    let alice = identity(1);
+    let trusting = RegistryConfig { url: url.clone(), ca: Some(files.certificate), ..RegistryConfig::default() };
+    let first = client(trusting, &alice);
+    first.announce(signed(&alice, 1)).await.expect("an announcement");
+    assert_eq!(first.resolve(Target::Device(alice.device)).await.expect("a look-up"), [signed(&alice, 1)]);
+
+    let wary = client(RegistryConfig { url, ..RegistryConfig::default() }, &alice);
+    let refused = wary.resolve(Target::Device(alice.device)).await.expect_err("an unknown certificate");
+    assert!(refused.message().contains("`ca`"), "{refused}");
+    let missing = RegistryConfig { ca: Some(files.key), url: "https://localhost".into(), ..RegistryConfig::default() };
+    let network = NetworkId::from_name("conformance");
+    assert!(RegistryDiscovery::new(missing, network, &alice.secret).is_err(), "a file without certificates");
+}
