@@ -54,6 +54,28 @@ impl Verifier {
     }
 }
 
+/// Devices whose sequence is remembered, at about 150 bytes each.
+const SEQUENCES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(32_767);
+
+/// The newest sequences that were announced lately. They tell a replay from what only the device itself
+/// can have made, so that nobody uses up a device's rate by announcing its own records again and again.
+pub(crate) struct Sequences(Mutex<LruCache<(NetworkId, DeviceId), u64>>);
+
+impl Sequences {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(SEQUENCES)))
+    }
+
+    /// Whether an announcement may be a replay; if not, it is remembered.
+    fn may_be_replay(&self, new: &Announcement) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = known.get_or_insert_mut((new.network, new.device), || 0);
+        let replay = new.sequence <= *newest;
+        *newest = new.sequence.max(*newest);
+        replay
+    }
+}
+
 /// What a client says of a device.
 pub(crate) struct Claim<'a> {
     pub(crate) network: NetworkId,
@@ -98,7 +120,6 @@ impl State {
             let address: Address = text.parse().map_err(malformed)?;
             self.inward.check(&address)?;
         }
-        self.by_device.check(&claim.device).map_err(ApiError::rate_limited)?;
         let announcement = Announcement {
             network: claim.network,
             device: claim.device,
@@ -112,6 +133,14 @@ impl State {
             fresh: false,
         };
         Ok((announcement, certificate.device_key))
+    }
+
+    /// Takes one from the device's rate for what only it can have made.
+    pub(crate) fn charge(&self, announcement: &Announcement) -> Result<(), ApiError> {
+        if announcement.fresh || !self.sequences.may_be_replay(announcement) {
+            self.by_device.check(&announcement.device).map_err(ApiError::rate_limited)?;
+        }
+        Ok(())
     }
 
     /// Stores what was examined; says whether anything changed.

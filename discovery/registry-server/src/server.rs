@@ -69,6 +69,10 @@ impl Registry {
         };
         let connections = Connections::new(state.config.limits.connections, per_address);
         info!(address = %local_addr, names = ?state.names(), tls = tls.is_some(), "the registry listens");
+        if state.config.names.is_empty() && local_addr.ip().is_unspecified() {
+            let name = state.name_for(None);
+            warn!(name, "no client calls the registry by this name, and none connects: set its name");
+        }
         state.tasks.spawn(housekeeping::run(state.clone()));
         state.tasks.spawn(accept(state.clone(), listener, router, tls, connections));
         Ok(Self { state, local_addr })

@@ -100,6 +100,7 @@ async fn greet(state: &State, device: DeviceId, name: &str, socket: &mut WebSock
     }
     // The challenge proves that the device is there now, whatever the age of its record.
     announcement.fresh = true;
+    state.charge(&announcement)?;
     state.announce(announcement).await?;
     let queue = state.hub.enter(hello.network, device, state.config.limits.queue);
     match socket.send(text(&ServerMessage::Ready {})).await {

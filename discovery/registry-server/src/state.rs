@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::RegistryConfig;
 use crate::access::Access;
-use crate::announce::Verifier;
+use crate::announce::{Sequences, Verifier};
 use crate::hub::Hub;
 use crate::inward::Inward;
 use crate::limiter::Keyed;
@@ -28,6 +28,7 @@ pub(crate) struct State {
     pub(crate) access: Access,
     pub(crate) inward: Inward,
     pub(crate) verifier: Verifier,
+    pub(crate) sequences: Sequences,
     pub(crate) by_address: Keyed<IpAddr>,
     pub(crate) by_device: Keyed<DeviceId>,
     pub(crate) metrics: Metrics,
@@ -50,6 +51,7 @@ impl State {
             access: Access::new(&config.networks, config.only_listed),
             inward: Inward::new(config.allow_local.unwrap_or(loopback)),
             verifier: Verifier::new(),
+            sequences: Sequences::new(),
             by_address: Keyed::new(limits.address_per_second, limits.address_burst),
             by_device: Keyed::new(limits.device_per_second, limits.device_burst),
             metrics: Metrics::new(),

@@ -192,6 +192,11 @@ async fn rates_are_limited_by_address_and_by_device() {
     }
     assert!(codes.iter().any(|code| code == "rateLimited"), "{codes:?}");
     assert_eq!(announce(at, &bob, &record(&bob, 1, |_| {})).await.status, 200, "others have their own budget");
+    // Whoever announces bob's record again and again uses up nothing of bob's.
+    for _ in 0..20 {
+        assert_eq!(announce(at, &bob, &record(&bob, 1, |_| {})).await.json()["changed"], false);
+    }
+    assert_eq!(announce(at, &bob, &record(&bob, 2, |_| {})).await.status, 200);
 }
 
 #[tokio::test]

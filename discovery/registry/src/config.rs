@@ -16,7 +16,7 @@ use crate::endpoint::Endpoint;
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RegistryConfig {
-    /// The registry, such as "https://registry.example". Required.
+    /// The registry, such as `https://registry.example`. Required.
     pub url: String,
     /// The token of a private network.
     #[serde(skip_serializing_if = "Option::is_none")]

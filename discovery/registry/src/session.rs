@@ -37,8 +37,6 @@ const UNANSWERED: usize = 1024;
 /// What is read at once, in bytes: signals are small.
 const READ_BUFFER: usize = 4 * 1024;
 
-type Socket = WebSocketStream<Box<dyn Stream>>;
-
 /// Why a session ended.
 pub(crate) enum End {
     /// The client is closed.
@@ -79,7 +77,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, recovered: &(impl Fn() + Send)) ->
 }
 
 /// Connects, answers the challenge, and waits until the registry is content.
-async fn greet(shared: &Shared) -> Result<(Socket, Signed)> {
+async fn greet(shared: &Shared) -> Result<(WebSocketStream<Box<dyn Stream>>, Signed)> {
     let name = &shared.caller.name;
     let late = |_| {
         let advice = format!("the registry {name} doesn't answer in time; try again");
@@ -121,7 +119,7 @@ async fn greet(shared: &Shared) -> Result<(Socket, Signed)> {
     }
 }
 
-async fn open(shared: &Shared) -> Result<Socket> {
+async fn open(shared: &Shared) -> Result<WebSocketStream<Box<dyn Stream>>> {
     let stream = shared.caller.connector.connect().await?;
     let name = &shared.caller.name;
     let scheme = if shared.caller.connector.is_tls() { "wss" } else { "ws" };
@@ -139,7 +137,11 @@ async fn open(shared: &Shared) -> Result<Socket> {
 }
 
 /// Carries signals until the session ends.
-async fn exchange(shared: &Arc<Shared>, socket: &mut Socket, mut outbox: mpsc::Receiver<Outgoing>) -> End {
+async fn exchange(
+    shared: &Arc<Shared>,
+    socket: &mut WebSocketStream<Box<dyn Stream>>,
+    mut outbox: mpsc::Receiver<Outgoing>,
+) -> End {
     let mut changes = shared.network_changes.subscribe();
     let mut unanswered: HashMap<u64, oneshot::Sender<Result<()>>> = HashMap::new();
     let mut number = 0;
@@ -230,14 +232,14 @@ fn take(
     Ok(())
 }
 
-async fn send(shared: &Shared, socket: &mut Socket, message: &ClientMessage) -> Result<()> {
+async fn send(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>, message: &ClientMessage) -> Result<()> {
     let bug = |e| Error::new(ErrorKind::Bug, "registry", "send", "a message that is no JSON").source(e);
     let text = serde_json::to_string(message).map_err(bug)?;
     socket.send(Message::Text(text.into())).await.map_err(|e| lost(shared, "broke off the connection").source(e))
 }
 
 /// The next message.
-async fn receive(shared: &Shared, socket: &mut Socket) -> Result<ServerMessage> {
+async fn receive(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>) -> Result<ServerMessage> {
     loop {
         if let Some(message) = next(shared, socket).await? {
             return Ok(message);
@@ -246,7 +248,7 @@ async fn receive(shared: &Shared, socket: &mut Socket) -> Result<ServerMessage> 
 }
 
 /// The next sign of life, which is nothing more where it is a ping. The library answers those.
-async fn next(shared: &Shared, socket: &mut Socket) -> Result<Option<ServerMessage>> {
+async fn next(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>) -> Result<Option<ServerMessage>> {
     let message = socket.next().await.ok_or_else(|| lost(shared, "closed the connection"))?;
     match message.map_err(|e| lost(shared, "broke off the connection").source(e))? {
         Message::Text(text) => serde_json::from_str(&text).map(Some).map_err(|e| garbage(shared).source(e)),
@@ -256,7 +258,7 @@ async fn next(shared: &Shared, socket: &mut Socket) -> Result<Option<ServerMessa
     }
 }
 
-async fn farewell(socket: &mut Socket) {
+async fn farewell(socket: &mut WebSocketStream<Box<dyn Stream>>) {
     // What fails is gone already.
     let _ = socket.close(None).await;
     while socket.next().await.is_some_and(|message| message.is_ok()) {}

@@ -53,8 +53,8 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
         .prefix("peerloom-bench-")
         .tempdir_in(".")
         .map_err(|e| failed("no folder can be made here").source(e))?;
-    let setup =
-        Setup { folder: temporary.path().to_path_buf(), overrides: overrides.to_vec(), progress: Progress::new() };
+    let (_registry, overrides) = crate::demo::signaling(overrides).await?;
+    let setup = Setup { folder: temporary.path().to_path_buf(), overrides, progress: Progress::new() };
     let wanted = |figure| bench.only.is_empty() || bench.only.contains(&figure);
     let mut figures = Map::new();
     figures.insert("machine".into(), machine());

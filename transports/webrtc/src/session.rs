@@ -74,7 +74,7 @@ impl Session {
         let late = || Error::new(ErrorKind::Unreachable, "webrtc", "dial", silent).retry(Retry::Later);
         let answered = tokio::time::timeout(patience, self.answer()).await;
         self.accept_description(answered.map_err(|_| late())??, false).await?;
-        self.connected(&main).await
+        self.connected(&main).await.map_err(|error| self.explain(error))
     }
 
     /// Answers an offer, and returns once the other side's first lane is open.
@@ -192,6 +192,12 @@ impl Session {
         self.link.look_at_path().await;
         self.link.peer.runtime.cool();
         Ok(())
+    }
+
+    /// What a failure means for whoever dialed: a connection that ended before it stood found no way,
+    /// or the other side showed another certificate than its description said.
+    fn explain(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::Closed { self.unreachable().source(error) } else { error }
     }
 
     fn unreachable(&self) -> Error {

@@ -131,6 +131,7 @@ pub(crate) async fn announce(
         work: told.work,
     };
     let (announcement, _) = state.examine(&claim).inspect_err(|_| state.metrics.announce("refused"))?;
+    state.charge(&announcement)?;
     let changed = state.announce(announcement).await?;
     Ok(Json(Announced { changed }))
 }

@@ -176,8 +176,8 @@ impl Store for SqliteStore {
     }
 
     async fn forget(&self, since_ms: u64, now_ms: u64) -> Result<u64> {
-        let last = self.run(queries::last_row).await?;
-        let (mut gone, mut row) = (0, 0);
+        let (mut row, last) = self.run(queries::rows).await?;
+        let mut gone = 0;
         while row <= last {
             let next = row + STRIDE;
             gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms)).await?;

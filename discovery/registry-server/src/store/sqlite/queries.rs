@@ -260,8 +260,10 @@ pub(super) fn touch(connection: &Connection, devices: &[(NetworkId, DeviceId)], 
     Ok(())
 }
 
-pub(super) fn last_row(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("SELECT coalesce(max(row), 0) FROM devices", [], |row| row.get(0))
+/// The first and the last row.
+pub(super) fn rows(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    let both = "SELECT coalesce(min(row), 0), coalesce(max(row), -1) FROM devices";
+    connection.query_row(both, [], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 pub(super) fn forget(connection: &Connection, rows: Range<i64>, since_ms: u64, now_ms: u64) -> rusqlite::Result<u64> {
