@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::namespace::{self, Namespace};
 use crate::process::Process;
-use crate::say;
+use crate::skip;
 use crate::site::{Nat, Site};
 
 /// The two public addresses: a STUN server at each, so that a host can tell how its NAT maps.
@@ -161,10 +161,4 @@ fn lock() -> Result<File, String> {
         tried.map_err(|e| format!("`{program}` can't be run ({e}); tests/setup-lab.sh installs it"))?;
     }
     Ok(lock)
-}
-
-fn skip(why: &str) {
-    let required = std::env::var("PEERLOOM_REQUIRE_LAB").is_ok_and(|value| value == "1");
-    assert!(!required, "there must be a lab (PEERLOOM_REQUIRE_LAB=1), but {why}");
-    say(&format!("skipped: {why}"));
 }

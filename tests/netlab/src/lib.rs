@@ -53,3 +53,10 @@ pub fn within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) -
 pub fn say(text: &str) {
     eprintln!("{text}");
 }
+
+/// Says why a test can't be run here; panics where it must be (`PEERLOOM_REQUIRE_LAB=1`).
+pub fn skip(why: &str) {
+    let required = std::env::var("PEERLOOM_REQUIRE_LAB").is_ok_and(|value| value == "1");
+    assert!(!required, "it must be possible here (PEERLOOM_REQUIRE_LAB=1), but {why}");
+    say(&format!("skipped: {why}"));
+}

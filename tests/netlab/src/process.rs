@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -10,8 +11,8 @@ use crate::{eventually, say};
 /// Lines of a log that are shown when a test fails.
 const TAIL: usize = 80;
 
-/// A running program. Killed when dropped; if that is because a test failed, the end of what it wrote
-/// is shown.
+/// A running program. It is killed when dropped, with the processes it has started. If that is because a test failed,
+/// the end of what it wrote is shown.
 pub struct Process {
     name: String,
     child: Child,
@@ -23,7 +24,7 @@ impl Process {
     pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).expect("a log");
         let again = file.try_clone().expect("a log");
-        command.stdin(Stdio::null()).stdout(file).stderr(again);
+        command.stdin(Stdio::null()).stdout(file).stderr(again).process_group(0);
         let child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
         Self { name: name.into(), child, log: log.into() }
     }
@@ -49,14 +50,16 @@ impl Process {
     }
 
     /// SIGKILL.
-    pub fn kill(mut self) {
-        self.child.kill().expect("a signal");
-        self.child.wait().expect("an end");
+    pub fn kill(self) {
+        drop(self);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // It was started as the leader of a group. It may have ended by itself.
+        let group = format!("kill -KILL -{}", self.child.id());
+        let _ = Command::new("sh").args(["-c", &group]).stderr(Stdio::null()).status();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
