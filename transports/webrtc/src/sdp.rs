@@ -66,9 +66,12 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
                 return Err(wrong("it has media; only data channels are spoken here"));
             }
         } else if let Some(found) = line.strip_prefix("a=fingerprint:") {
-            let is_sha256 = found.get(..8).is_some_and(|f| f.eq_ignore_ascii_case("sha-256 "));
-            if !is_sha256 || fingerprint.is_some_and(|known| !known.eq_ignore_ascii_case(found)) {
-                return Err(wrong("it must have one SHA-256 fingerprint, and no other"));
+            if !found.get(..8).is_some_and(|f| f.eq_ignore_ascii_case("sha-256 ")) {
+                // Others may stand beside it, over the same certificate (RFC 8122 §5). One is enough.
+                continue;
+            }
+            if fingerprint.is_some_and(|known| !known.eq_ignore_ascii_case(found)) {
+                return Err(wrong("it has two SHA-256 fingerprints"));
             }
             // The crate takes the lower-case name alone.
             fingerprint = Some(found);
@@ -92,7 +95,7 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
         return Err(wrong("it must have one section for data channels"));
     }
     if fingerprint.is_none() {
-        return Err(wrong("it has no fingerprint"));
+        return Err(wrong("it has no SHA-256 fingerprint"));
     }
     if max_message < 1024 {
         return Err(wrong("the other side takes no message of a useful size"));
@@ -132,6 +135,9 @@ mod tests {
         // The same one twice, at the session and the section, is what browsers write.
         let twice = SDP.replace("t=0 0\r\n", "t=0 0\r\na=fingerprint:sha-256 aa:bb\r\n");
         assert!(check(&twice, STRICT).is_ok());
+        // Other hashes beside it are what aiortc writes.
+        let more = SDP.replace("a=max", "a=fingerprint:sha-512 CC:DD\r\na=max");
+        assert_eq!(check(&more, STRICT).unwrap(), check(SDP, STRICT).unwrap());
     }
 
     #[test]
