@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::namespace::{self, Namespace};
 use crate::process::Process;
-use crate::skip;
 use crate::site::{Nat, Site};
+use crate::skip;
 
 /// The two public addresses: a STUN server at each, so that a host can tell how its NAT maps.
 pub(crate) const PUBLIC: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 11)];
