@@ -31,6 +31,8 @@ const ANSWERS_OF_ONE: usize = 4;
 const SIGNALS: usize = 64;
 /// Links that wait for the engine.
 const BACKLOG: usize = 64;
+/// How long a new connection is in a hurry before its descriptions are known.
+const HURRY: Duration = Duration::from_secs(5);
 /// How long shutting down waits for the peers to hear of it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -44,13 +46,20 @@ struct Inner {
     rules: CandidateRules,
     servers: Servers,
     /// Sessions by the other device and their name.
-    sessions: Mutex<HashMap<(DeviceId, SessionId), mpsc::Sender<SignalBody>>>,
+    sessions: Mutex<HashMap<(DeviceId, SessionId), Known>>,
     /// What listening got, for links that were made by hand.
     listening: Mutex<Option<Arc<dyn Signaling>>>,
     answers: Arc<Semaphore>,
     moved: watch::Sender<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// A session that gets signals.
+struct Known {
+    signals: mpsc::Sender<SignalBody>,
+    /// It has become a link.
+    up: bool,
 }
 
 impl WebRtcTransport {
@@ -94,22 +103,27 @@ impl Drop for Place {
 }
 
 impl Inner {
-    /// Makes a connection and its session; signals for it are kept from now on.
+    /// A place for a session: signals for it are kept from now on.
+    fn place(self: &Arc<Self>, device: DeviceId, id: SessionId) -> (Place, mpsc::Receiver<SignalBody>) {
+        let (signals, received) = mpsc::channel(SIGNALS);
+        let key = (device, id);
+        lock(&self.sessions).insert(key.clone(), Known { signals, up: false });
+        (Place { inner: self.clone(), key }, received)
+    }
+
+    /// Makes the connection of a session.
     async fn session(
         self: &Arc<Self>,
-        id: SessionId,
-        device: DeviceId,
+        place: &Place,
+        signals: mpsc::Receiver<SignalBody>,
         offerer: bool,
         signaling: Arc<dyn Signaling>,
-    ) -> Result<(Session, Place)> {
-        let (sender, signals) = mpsc::channel(SIGNALS);
-        let key = (device, id.clone());
-        lock(&self.sessions).insert(key.clone(), sender);
-        let place = Place { inner: self.clone(), key };
+    ) -> Result<Session> {
+        let (device, id) = place.key.clone();
         let prepared = self.servers.prepare(signaling.ice_servers().await).await;
         let (peer, events) = Peer::new(&self.binding, prepared).await?;
-        peer.runtime.heat(Duration::from_secs(5));
-        let session = Session {
+        peer.runtime.heat(HURRY);
+        Ok(Session {
             id,
             link: Shared::new(peer, device, offerer, self.tasks.clone()),
             events,
@@ -122,8 +136,7 @@ impl Inner {
             idle_timeout: self.config.idle_timeout.0,
             early: Vec::new(),
             taken: 0,
-        };
-        Ok((session, place))
+        })
     }
 
     /// Runs a link that is up.
@@ -134,6 +147,9 @@ impl Inner {
         {
             session.trickles = listening.caps().trickles;
             session.signaling = listening;
+        }
+        if let Some(known) = lock(&self.sessions).get_mut(&place.key) {
+            known.up = true;
         }
         let link = WebRtcLink(session.link.clone());
         let (shared, stop) = (session.link.clone(), self.stop.clone());
@@ -162,17 +178,17 @@ impl Inner {
             Err(error) => return debug!(from = ?signal.from, %error, "refused a signal"),
         };
         let key = (signal.from, message.session.clone());
-        let known = lock(&self.sessions).get(&key).cloned();
-        if let Some(session) = known {
+        if let Some(known) = lock(&self.sessions).get(&key) {
             // A full queue loses it, as the way here might have.
-            let _ = session.try_send(message.body);
+            let _ = known.signals.try_send(message.body);
             return;
         }
         let SignalBody::Offer { sdp, complete } = message.body else {
             return;
         };
         let permit = self.answers.clone().try_acquire_owned();
-        let of_one = lock(&self.sessions).keys().filter(|(device, _)| *device == signal.from).count();
+        let of_one =
+            lock(&self.sessions).iter().filter(|((device, _), known)| *device == signal.from && !known.up).count();
         let (inner, signaling, links, from) = (self.clone(), signaling.clone(), links.clone(), signal.from);
         let Ok(permit) = permit else {
             warn!(?from, "too many offers at once; refused one");
@@ -183,11 +199,13 @@ impl Inner {
             self.tasks.spawn(async move { refuse(&*signaling, from, message.session, "busy").await });
             return;
         }
+        // Before anything else is done: candidates follow at once.
+        let (place, signals) = self.place(from, message.session);
         self.tasks.spawn(async move {
             let answered = async {
-                let (mut session, place) = inner.session(message.session, from, false, signaling).await?;
+                let mut session = inner.session(&place, signals, false, signaling).await?;
                 session.answer_offer(&sdp, complete).await?;
-                Ok::<_, Error>((session, place))
+                Ok::<_, Error>(session)
             };
             let answered = tokio::select! {
                 answered = answered => answered,
@@ -195,7 +213,7 @@ impl Inner {
             };
             drop(permit);
             match answered {
-                Ok((session, place)) => {
+                Ok(session) => {
                     if links.try_send(Arc::new(inner.keep(session, place))).is_err() {
                         warn!(?from, "the node is busy; closed a new link");
                     }
@@ -267,7 +285,8 @@ impl Transport for WebRtcTransport {
         let listens = lock(&self.0.listening).as_ref().is_some_and(|listening| Arc::ptr_eq(listening, &signaling));
         // Whoever listens gives the answers to their sessions already.
         let _pump = (!listens).then(|| self.pump(&signaling));
-        let (mut session, place) = self.0.session(id, device, true, signaling).await?;
+        let (place, signals) = self.0.place(device, id);
+        let mut session = self.0.session(&place, signals, true, signaling).await?;
         session.dial(patience).await?;
         Ok(Arc::new(self.0.keep(session, place)))
     }
@@ -308,9 +327,8 @@ impl WebRtcTransport {
                 let Ok(message) = SignalMessage::decode(&signal.payload) else {
                     continue;
                 };
-                let session = lock(&inner.sessions).get(&(signal.from, message.session)).cloned();
-                if let Some(session) = session {
-                    let _ = session.try_send(message.body);
+                if let Some(known) = lock(&inner.sessions).get(&(signal.from, message.session)) {
+                    let _ = known.signals.try_send(message.body);
                 }
             }
         }))
