@@ -25,7 +25,7 @@ pub use stage::Stage;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for something; panics with `what` if it takes too long.
-pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(value) => value,
         Err(_) => panic!("waited too long for {what}"),

@@ -11,7 +11,6 @@ use peerloom_registry_server::{Registry, RegistryConfig};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 
 use crate::guest::{Guest, Role, Task};
-use crate::within;
 
 /// The numbers of the two identities.
 pub(crate) const HOST: u8 = 1;
@@ -59,15 +58,14 @@ impl Stage {
 
     /// A link that the guest offers.
     pub async fn accept(&mut self) -> Arc<dyn Link> {
-        within("the guest's offer to lead to a link", self.listener.accept()).await.expect("it listens")
+        self.listener.accept().await.expect("it listens")
     }
 
     /// A link to the guest, once that has its socket at the registry.
     pub async fn dial(&self) -> Arc<dyn Link> {
         let guest = identity(GUEST);
         let address = format!("webrtc://{}", guest.device).parse().expect("an address");
-        let dialed = self.transport.dial(&address, Some(&guest.key), Some(self.signaling.clone()));
-        within("a link to the guest", dialed).await.expect("a link")
+        self.transport.dial(&address, Some(&guest.key), Some(self.signaling.clone())).await.expect("a link")
     }
 
     /// Ends everything.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use data_encoding::BASE64URL_NOPAD;
-use peerloom_browser_tests::{Program, Role, Stage, Task, browser, exchange, python, within};
+use peerloom_browser_tests::{Program, Role, Stage, Task, browser, exchange, python};
 use peerloom_core::ErrorKind;
 use peerloom_netlab::say;
 
@@ -13,10 +13,10 @@ async fn meet(what: &str, program: impl FnOnce(&str) -> Option<Program>, role: R
     let mut guest = stage.guest(role, guest_closes).await;
     let Some(_running) = program(guest.url()) else { return };
     let link = match role {
-        Role::Offer => stage.accept().await,
+        Role::Offer => guest.meanwhile("the guest's offer to lead to a link", stage.accept()).await,
         Role::Answer => {
             guest.expect("ready").await;
-            stage.dial().await
+            guest.meanwhile("a link to the guest", stage.dial()).await
         }
     };
     let report = guest.expect("connected").await;
@@ -25,7 +25,7 @@ async fn meet(what: &str, program: impl FnOnce(&str) -> Option<Program>, role: R
 
     let begin = Instant::now();
     let task = Task::new(role, String::new(), guest_closes);
-    exchange(&*link, &task).await;
+    guest.meanwhile("all frames", exchange(&*link, &task)).await;
     guest.expect("exchanged").await;
     let exchanged = begin.elapsed();
 
@@ -33,7 +33,7 @@ async fn meet(what: &str, program: impl FnOnce(&str) -> Option<Program>, role: R
     if !guest_closes {
         link.close("the test is over");
     }
-    let reason = within("the link to end", link.closed()).await;
+    let reason = guest.meanwhile("the link to end", link.closed()).await;
     assert_eq!(reason.kind(), ErrorKind::Closed, "{reason}");
     guest.expect("closed").await;
     say(&format!(
