@@ -1,6 +1,6 @@
 //! Announcing and browsing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use mdns_sd::{IfKind, Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
 use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, PeerRecord, Signed};
-use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Result, Target};
+use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Finding, Result, Target};
 use peerloom_crypto_primitives::verify;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
@@ -242,6 +242,37 @@ impl Discovery for MdnsDiscovery {
             Some(news) => peerloom_core::discovery::watch_stream(news),
             None => futures_util::stream::empty().boxed(),
         }
+    }
+
+    /// Whether anybody is heard: any service's name will do.
+    async fn diagnose(&self) -> Vec<Finding> {
+        const EVERY_SERVICE: &str = "_services._dns-sd._udp.local.";
+        let browsed = self.daemon().and_then(|(daemon, _)| {
+            let failed = |e| Error::new(ErrorKind::Unreachable, "mdns", "browse", "the responder is busy").source(e);
+            Ok((daemon.browse(EVERY_SERVICE).map_err(failed)?, daemon))
+        });
+        let (events, daemon) = match browsed {
+            Ok(browsed) => browsed,
+            Err(error) => {
+                let remedy = "end the program that holds UDP port 5353 for itself, or set another discovery.port";
+                return vec![Finding::bad("mDNS", format!("can't be used: {error}"), remedy)];
+            }
+        };
+        tokio::time::sleep(FIRST_ANSWERS).await;
+        let name = |event| match event {
+            ServiceEvent::ServiceFound(_, name) => Some(name),
+            _ => None,
+        };
+        let names: BTreeSet<String> = events.try_iter().filter_map(name).collect();
+        // It ends with the daemon otherwise.
+        let _ = daemon.stop_browse(EVERY_SERVICE);
+        let devices = lock(&self.seen.devices).len();
+        if names.is_empty() && devices == 0 {
+            let remedy = "on a network that carries no multicast, such as a guest network, use a registry";
+            return vec![Finding::note("mDNS", "nothing was heard on the local network", remedy)];
+        }
+        let detail = format!("{} kinds of services heard, {devices} devices of this network", names.len());
+        vec![Finding::good("mDNS", detail)]
     }
 
     /// Says goodbye to the network, so that others forget the device at once.

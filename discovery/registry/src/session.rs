@@ -63,7 +63,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, recovered: &(impl Fn() + Send)) ->
         Ok(greeted) => greeted,
         Err(error) => return (false, error.into()),
     };
-    debug!(registry = shared.caller.name, "connected");
+    debug!(registry = shared.caller.name, "connected to the registry");
     shared.has_announced(Some(record));
     let (sender, outbox) = mpsc::channel(OUTBOX);
     shared.connected(Some(sender));

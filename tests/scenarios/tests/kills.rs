@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Control, PATIENCE, Running, SEALED, STORES, inbox_ids, init_with, introduce};
+use common::{Control, PATIENCE, Registry, Running, SEALED, STORES, inbox_ids, init_with, introduce};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -72,6 +72,14 @@ fn nothing_is_lost_or_shown_twice_with_a_vault() {
 #[test]
 fn nothing_is_lost_or_shown_twice_with_sealed_crypto() {
     story(SEALED, number("PEERLOOM_KILLS").unwrap_or(40));
+}
+
+#[test]
+fn nothing_is_lost_or_shown_twice_over_webrtc() {
+    let base = tempfile::tempdir().expect("a folder");
+    let registry = Registry::start(base.path());
+    let set = registry.webrtc();
+    story(&set.iter().map(String::as_str).collect::<Vec<_>>(), number("PEERLOOM_KILLS").unwrap_or(40));
 }
 
 fn story(store: &[&str], kills: u64) {

@@ -169,3 +169,39 @@ fn documents_lead_somewhere() {
         }
     }
 }
+
+/// Every message that the link layer logs is in the guide, and so is every thing that doctor looks at.
+#[test]
+fn troubleshooting_knows_every_message() {
+    let guide = fs::read_to_string(root().join("docs/guides/troubleshooting.md")).expect("the guide");
+    let rooms = ["transports", "discovery", "stack/engine/src/net", "stack/secured"];
+    let (mut count, mut missing) = (0, Vec::new());
+    for (path, text) in sources() {
+        let shown = path.strip_prefix(root()).expect("inside").to_string_lossy().into_owned();
+        let server =
+            shown.starts_with("discovery/registry-server") || shown.contains("/tests/") || shown.contains("bench");
+        if server || !rooms.iter().any(|room| shown.starts_with(room)) {
+            continue;
+        }
+        let logged = ["warn!(", "info!(", "debug!("].into_iter().flat_map(|name| text.split(name).skip(1));
+        let found = ["Finding::bad(", "Finding::note(", "Finding::good("];
+        let found = found.into_iter().flat_map(|name| text.split(name).skip(1));
+        // The text is the call's last string; a finding's check its first.
+        let call = |rest: &str| rest.split(");").next().unwrap_or_default().to_owned();
+        let strings = |call: String| call.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        let messages = logged
+            .filter_map(|rest| strings(call(rest)).pop())
+            .filter(|text| !text.contains('{'))
+            .map(|text| format!("| {text} |"));
+        let checks =
+            found.filter_map(|rest| strings(call(rest)).into_iter().next()).map(|text| format!("| `{text}` |"));
+        for row in messages.chain(checks) {
+            count += 1;
+            if !guide.contains(&row) {
+                missing.push(format!("{shown}: {row}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "the guide has no rows for {missing:#?}");
+    assert!(count > 40, "only {count} messages were found");
+}

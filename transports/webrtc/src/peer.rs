@@ -138,16 +138,15 @@ impl Peer {
             .build();
         let runtime = Arc::new(ConnectionRuntime::new());
         let (events, queue) = mpsc::channel(EVENTS);
-        let connection = PeerConnectionBuilder::<SocketAddr>::new()
+        let builder = PeerConnectionBuilder::<SocketAddr>::new()
             .with_configuration(configuration)
             .with_setting_engine(settings)
             .with_runtime(runtime.clone())
             .with_handler(Arc::new(Handler(events)))
             .with_udp_addrs(vec![address(binding)?])
-            .with_data_channel_send_buffer_limit(SEND_LIMIT)
-            .build()
-            .await
-            .map_err(wrong)?;
+            .with_data_channel_send_buffer_limit(SEND_LIMIT);
+        // 20 KiB of state, which every future around it would hold.
+        let connection = Box::pin(builder.build()).await.map_err(wrong)?;
         let peer = Self { connection: Arc::new(connection), runtime, fingerprint, _bridges: prepared.bridges };
         Ok((peer, queue))
     }

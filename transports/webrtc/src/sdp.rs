@@ -82,13 +82,11 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
         } else if let Some(size) = line.strip_prefix("a=max-message-size:") {
             // 0 stands for any size (RFC 8841 §6).
             max_message = size.trim().parse().ok().filter(|size| *size > 0).unwrap_or(usize::MAX);
-        } else if let Some(candidate) = line.strip_prefix("a=") {
-            if candidate.starts_with("candidate:") {
-                if candidates >= CANDIDATES || !rules.allow(candidate) {
-                    continue;
-                }
-                candidates += 1;
+        } else if let Some(candidate) = line.strip_prefix("a=").filter(|line| line.starts_with("candidate:")) {
+            if candidates >= CANDIDATES || !rules.allow(candidate) {
+                continue;
             }
+            candidates += 1;
         }
         kept.push_str(line);
         kept.push_str("\r\n");

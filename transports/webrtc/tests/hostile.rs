@@ -153,12 +153,10 @@ async fn raw(
     let signaling = MemorySignaling::new(device(number), hub);
     let mut signals = signaling.receive();
     let (events, mut gathered) = mpsc::unbounded_channel();
-    let connection = PeerConnectionBuilder::new()
+    let builder = PeerConnectionBuilder::new()
         .with_handler(Arc::new(Gathered(events)))
-        .with_udp_addrs(vec!["127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address")])
-        .build()
-        .await
-        .expect("a connection");
+        .with_udp_addrs(vec!["127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address")]);
+    let connection = Box::pin(builder.build()).await.expect("a connection");
     let connection: Arc<dyn PeerConnection> = Arc::new(connection);
     let channel = connection.create_data_channel(label, None).await.expect("a channel");
     let offer = connection.create_offer(None).await.expect("an offer");

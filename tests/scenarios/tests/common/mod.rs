@@ -71,6 +71,50 @@ pub const STORES: [&[&str]; 3] = [
 /// The `--set` arguments that choose the stateless crypto.
 pub const SEALED: &[&str] = &["--set", "crypto.0.kind=sealed-classical"];
 
+/// A registry in a process of its own; killed when dropped.
+pub struct Registry {
+    child: Child,
+    pub url: String,
+}
+
+impl Registry {
+    pub fn start(base: &Path) -> Self {
+        Self::start_at(base, "127.0.0.1:0", &[])
+    }
+
+    pub fn start_at(base: &Path, listen: &str, more: &[&str]) -> Self {
+        let arguments = [&["registry", "--listen", listen, "--json"], more].concat();
+        let mut child =
+            command(base, &arguments).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("a process");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("its output");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let said: Value = serde_json::from_str(&line).expect("JSON");
+        let url = format!("http://{}", said["listen"].as_str().expect("an address"));
+        Self { child, url }
+    }
+
+    /// The `--set` arguments that choose WebRTC and this registry.
+    pub fn webrtc(&self) -> Vec<String> {
+        let url = format!("discovery.1.url={}", self.url);
+        let set = ["transport.0.kind=webrtc", "discovery.1.kind=registry", &url];
+        set.into_iter().flat_map(|set| ["--set".to_owned(), set.to_owned()]).collect()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A folder with a node over WebRTC.
+pub fn init_webrtc(base: &Path, name: &str, registry: &Registry) -> PathBuf {
+    let set = registry.webrtc();
+    init_with(base, name, &set.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// The same with more arguments.
 pub fn init_with(base: &Path, name: &str, more: &[&str]) -> PathBuf {
     let folder = base.join(name);
