@@ -39,7 +39,7 @@ pub enum Role {
 pub struct Task {
     /// What it does first.
     pub role: Role,
-    /// The registry, `host:port`.
+    /// The registry, `host:port`; the stage fills it in.
     pub registry: String,
     /// Its own device.
     pub own: String,
@@ -62,11 +62,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task at this registry.
-    pub fn new(role: Role, registry: String, closes: bool) -> Self {
+    /// What is to be done in this role; who `closes` the link in the end is the guest or the node.
+    pub fn new(role: Role, closes: bool) -> Self {
         Self {
             role,
-            registry,
+            registry: String::new(),
             own: identity(GUEST).device.to_string(),
             other: identity(HOST).device.to_string(),
             host: usize::from(HOST),

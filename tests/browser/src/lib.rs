@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use exchange::exchange;
 pub use guest::{Guest, Role, Task};
-pub use programs::{Program, browser, python};
+pub use programs::{Program, browser, browser_that_hides, python};
 pub use stage::Stage;
 
 /// How long anything may take.

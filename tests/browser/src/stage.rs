@@ -10,7 +10,7 @@ use peerloom_discovery_registry::RegistryDiscovery;
 use peerloom_registry_server::{Registry, RegistryConfig};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 
-use crate::guest::{Guest, Role, Task};
+use crate::guest::{Guest, Task};
 
 /// The numbers of the two identities.
 pub(crate) const HOST: u8 = 1;
@@ -51,9 +51,9 @@ impl Stage {
         Self { registry, discovery, signaling, transport, listener }
     }
 
-    /// Serves a guest; who `closes` the link in the end is the guest or this side.
-    pub async fn guest(&self, role: Role, closes: bool) -> Guest {
-        Guest::serve(Task::new(role, self.registry.local_addr().to_string(), closes)).await
+    /// Serves a guest with this task.
+    pub async fn guest(&self, task: &Task) -> Guest {
+        Guest::serve(Task { registry: self.registry.local_addr().to_string(), ..task.clone() }).await
     }
 
     /// A link that the guest offers.
