@@ -23,9 +23,13 @@ type Secret = Zeroizing<[u8; KEY]>;
 
 /// The key pair of a seed (`DeriveKeyPair`, section 7.1.3).
 pub fn key_pair(seed: &[u8; KEY]) -> (Secret, [u8; KEY]) {
-    let secret = expand(KEM, &extract(KEM, &[0; KEY], b"dkp_prk", seed), b"sk", &[]);
+    let secret = derive(seed);
     let public = private(&secret).map(|key| public(&key)).unwrap_or_default();
     (secret, public)
+}
+
+fn derive(seed: &[u8; KEY]) -> Secret {
+    expand(KEM, &extract(KEM, &[0; KEY], b"dkp_prk", seed), b"sk", &[])
 }
 
 /// Seals a short plaintext for the owner of a public key: encapsulated key, ciphertext, tag. `None`
@@ -33,7 +37,9 @@ pub fn key_pair(seed: &[u8; KEY]) -> (Secret, [u8; KEY]) {
 pub fn seal(rng: &mut dyn Rng, recipient: &[u8; KEY], info: &[u8], plaintext: &[u8]) -> Option<Vec<u8>> {
     let mut seed = Zeroizing::new([0; KEY]);
     rng.fill_bytes(seed.as_mut_slice());
-    let (ephemeral, encapsulated) = key_pair(&seed);
+    // Made once: each making of it multiplies a point, as much work as a third of all this.
+    let ephemeral = private(&derive(&seed))?;
+    let encapsulated = public(&ephemeral);
     let shared = shared_secret(&ephemeral, recipient, &encapsulated, recipient)?;
     let (key, nonce) = schedule(&shared, info)?;
     let mut body = plaintext.to_vec();
@@ -44,7 +50,7 @@ pub fn seal(rng: &mut dyn Rng, recipient: &[u8; KEY], info: &[u8], plaintext: &[
 /// Opens what [`seal`] sealed for this key pair; `None` when it is for another one, or was changed.
 pub fn open(secret: &[u8; KEY], public: &[u8; KEY], info: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (encapsulated, body) = sealed.split_first_chunk::<KEY>()?;
-    let shared = shared_secret(secret, encapsulated, encapsulated, public)?;
+    let shared = shared_secret(&private(secret)?, encapsulated, encapsulated, public)?;
     let (key, nonce) = schedule(&shared, info)?;
     let mut body = Zeroizing::new(body.to_vec());
     let length = key.open_in_place(nonce, Aad::empty(), &mut body).ok()?.len();
@@ -63,13 +69,13 @@ fn public(key: &PrivateKey) -> [u8; KEY] {
 
 /// `ExtractAndExpand` over the Diffie-Hellman value (section 4.1). AWS-LC refuses a value of zeros.
 fn shared_secret(
-    own: &[u8; KEY],
+    own: &PrivateKey,
     other: &[u8; KEY],
     encapsulated: &[u8; KEY],
     recipient: &[u8; KEY],
 ) -> Option<Secret> {
     let context = [&encapsulated[..], recipient].concat();
-    agreement::agree(&private(own)?, UnparsedPublicKey::new(&X25519, other), (), |value| {
+    agreement::agree(own, UnparsedPublicKey::new(&X25519, other), (), |value| {
         Ok(expand(KEM, &extract(KEM, &[0; KEY], b"eae_prk", value), b"shared_secret", &context))
     })
     .ok()

@@ -361,6 +361,9 @@ pub(crate) struct Bench {
     /// How often each figure is taken; the median counts.
     #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,
+    /// How long the figure `steady` is taken, in seconds.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u64,
     /// Idle peers to connect for the memory figure.
     #[arg(long, default_value_t = 100)]
     pub(crate) peers: usize,

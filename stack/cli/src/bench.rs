@@ -25,6 +25,9 @@ pub(crate) enum Figure {
     Idle,
     /// Raw QUIC and raw disk.
     Ceilings,
+    /// 1 KiB messages for as long as `--seconds` says: the rate, and the longest wait for an
+    /// acknowledgement. Only when asked for.
+    Steady,
 }
 
 /// What the other process does.
@@ -71,6 +74,9 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
         }
         if wanted(Figure::Messages) || wanted(Figure::Latency) {
             figures.extend(messages::measure(&mut one, wanted(Figure::Messages), wanted(Figure::Latency)).await?);
+        }
+        if bench.only.contains(&Figure::Steady) {
+            figures.extend(messages::steady(&mut one, std::time::Duration::from_secs(bench.seconds)).await?);
         }
         if wanted(Figure::Idle) {
             figures.extend(idle::measure(&mut one, bench.peers).await?);

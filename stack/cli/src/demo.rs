@@ -225,7 +225,10 @@ async fn send_one(clients: &Clients, from: usize, to: usize) -> Result<String> {
         let answer = match client(clients, from).await {
             Some(client) => {
                 let text = format!("from {} to {}", NAMES[from], NAMES[to]);
-                client.request(Request::Send { contact: NAMES[to].into(), text, ttl_ms: None }).await
+                let sending = client.request(Request::Send { contact: NAMES[to].into(), text, ttl_ms: None });
+                // A node that takes a message and says nothing is a fault to be seen, not waited for.
+                let silent = |_| failed(&format!("{} doesn't say whether it took a message", NAMES[from]));
+                tokio::time::timeout(PATIENCE, sending).await.map_err(silent)?
             }
             None => Err(failed("the sender is dead")),
         };

@@ -19,36 +19,82 @@ const SINGLE: usize = 300;
 /// Without progress for this long, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Result<Map<String, Value>> {
-    let mut figures = Map::new();
-    let (here, there) = (setup.folder.join("sender"), setup.folder.join("receiver"));
-    for (name, folder) in [("sender", &here), ("receiver", &there)] {
-        let listen = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
-        init_folder(folder, &setup.overrides, name, "peerloom-bench", &listen).await?.shutdown().await;
+/// Two nodes in two processes, with a link and keys between them.
+struct Pair {
+    node: Node,
+    contact: Contact,
+    events: EventStream,
+    receiver: NodeProcess,
+    start_ms: f64,
+}
+
+impl Pair {
+    async fn start(setup: &Setup) -> Result<Self> {
+        let (here, there) = (setup.folder.join("sender"), setup.folder.join("receiver"));
+        for (name, folder) in [("sender", &here), ("receiver", &there)] {
+            let listen = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
+            init_folder(folder, &setup.overrides, name, "peerloom-bench", &listen).await?.shutdown().await;
+        }
+        let receiver = NodeProcess::start(&there).await?;
+        let invite = Request::Invite { lifetime_ms: 3_600_000, uses: 1 };
+        let link = receiver.client.request(invite).await?["link"].as_str().unwrap_or_default().to_owned();
+
+        let kinds = crate::kinds();
+        let config = Config::load(&here.join(FILE_NAME), &[], &kinds)?;
+        let begin = Instant::now();
+        let node = Node::open(&config, &kinds).await?;
+        node.start().await?;
+        let start_ms = begin.elapsed().as_secs_f64() * 1000.0;
+        let contact = node.add_contact(&link).await?;
+        let mut events = node.events().await?;
+        // The first message waits for the link and the keys.
+        flow(&node, &contact, &mut events, 1, 64).await?;
+        Ok(Self { node, contact, events, receiver, start_ms })
     }
-    let receiver = NodeProcess::start(&there).await?;
-    let invite = Request::Invite { lifetime_ms: 3_600_000, uses: 1 };
-    let link = receiver.client.request(invite).await?["link"].as_str().unwrap_or_default().to_owned();
 
-    let kinds = crate::kinds();
-    let config = Config::load(&here.join(FILE_NAME), &[], &kinds)?;
-    let begin = Instant::now();
-    let node = Node::open(&config, &kinds).await?;
-    node.start().await?;
-    figures.insert("start_ms".into(), json!(begin.elapsed().as_secs_f64() * 1000.0));
-    let contact = node.add_contact(&link).await?;
-    let mut events = node.events().await?;
-    // The first message waits for the link and the keys.
-    flow(&node, &contact, &mut events, 1, 64).await?;
+    async fn end(self) -> Result<()> {
+        self.node.shutdown().await;
+        self.receiver.kill().await
+    }
+}
 
+/// Messages for a long time: how many, and the longest wait.
+pub(super) async fn steady(setup: &mut Setup, time: Duration) -> Result<Map<String, Value>> {
+    let mut pair = Pair::start(setup).await?;
+    let Pair { node, contact, events, .. } = &mut pair;
+    let (begin, mut count, mut longest) = (Instant::now(), 0usize, Duration::ZERO);
+    while begin.elapsed() < time {
+        setup.progress.set(&format!(
+            "{count} messages in {} of {} s; longest wait {} ms",
+            begin.elapsed().as_secs(),
+            time.as_secs(),
+            longest.as_millis()
+        ));
+        let part = WINDOW * 16;
+        longest = longest.max(flow(node, contact, events, part, 1024).await?);
+        count += part;
+    }
+    let rate = count as f64 / begin.elapsed().as_secs_f64();
+    pair.end().await?;
+    Ok(Map::from_iter([
+        ("steady_messages_per_s".to_owned(), json!(rate)),
+        ("steady_seconds".to_owned(), json!(time.as_secs())),
+        ("longest_wait_ms".to_owned(), json!(longest.as_secs_f64() * 1000.0)),
+    ]))
+}
+
+pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Result<Map<String, Value>> {
+    let mut pair = Pair::start(setup).await?;
+    let mut figures = Map::from_iter([("start_ms".to_owned(), json!(pair.start_ms))]);
+    let Pair { node, contact, events, .. } = &mut pair;
     if latency {
         setup.progress.set("single messages on an idle link");
         let body = bytes::Bytes::from(vec![b'x'; 1024]);
         let mut times = Vec::with_capacity(SINGLE);
         for _ in 0..SINGLE {
             let begin = Instant::now();
-            node.conversation(&contact).send_bytes("application/octet-stream", body.clone(), None).await?;
-            acknowledged(&mut events).await?;
+            node.conversation(&*contact).send_bytes("application/octet-stream", body.clone(), None).await?;
+            acknowledged(events).await?;
             times.push(begin.elapsed().as_secs_f64() * 1000.0);
             // Idle again before the next.
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -64,14 +110,13 @@ pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Re
             ("messages_64k_per_s", 64 * 1024, 5_000),
         ] {
             setup.progress.set(&format!("{count} messages of {size} bytes"));
-            flow(&node, &contact, &mut events, count / 10, size).await?;
+            flow(node, contact, events, count / 10, size).await?;
             let begin = Instant::now();
-            flow(&node, &contact, &mut events, count, size).await?;
+            flow(node, contact, events, count, size).await?;
             figures.insert(name.into(), json!(count as f64 / begin.elapsed().as_secs_f64()));
         }
     }
-    node.shutdown().await;
-    receiver.kill().await?;
+    pair.end().await?;
     Ok(figures)
 }
 
@@ -88,11 +133,12 @@ async fn acknowledged(events: &mut EventStream) -> Result<usize> {
 }
 
 /// Sends `count` messages, at most [`WINDOW`] of them unacknowledged, and waits for the last
-/// acknowledgement.
-async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: usize, size: usize) -> Result<()> {
+/// acknowledgement; returns the longest wait for one.
+async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: usize, size: usize) -> Result<Duration> {
     let body = bytes::Bytes::from(vec![b'x'; size]);
     let (mut sent, mut delivered) = (0, 0);
     let mut sends = JoinSet::new();
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     while delivered < count {
         while sent < count && sent - delivered < WINDOW {
             let (node, contact, body) = (node.clone(), contact.clone(), body.clone());
@@ -102,12 +148,16 @@ async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: u
             sent += 1;
         }
         tokio::select! {
-            count = acknowledged(events) => delivered += count?,
+            count = acknowledged(events) => {
+                delivered += count?;
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
             Some(outcome) = sends.join_next() => drop(outcome.map_err(|e| failed("a send panicked").source(e))??),
         }
     }
     while let Some(outcome) = sends.join_next().await {
         outcome.map_err(|e| failed("a send panicked").source(e))??;
     }
-    Ok(())
+    Ok(longest)
 }
