@@ -69,7 +69,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, recovered: &(impl Fn() + Send)) ->
     shared.connected(Some(sender));
     recovered();
     let end = exchange(shared, &mut socket, outbox).await;
-    if !matches!(end, End::Failed(_)) {
+    // After a change of network nobody would answer on the old path; the next session takes this one's place.
+    if matches!(end, End::Closed) {
         // Without it the registry would notice in a minute.
         let _ = timeout(FAREWELL, farewell(&mut socket)).await;
     }

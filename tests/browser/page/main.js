@@ -80,8 +80,6 @@ async function exchange(task, channel, first, end) {
 
 async function main() {
   const task = await call("/task");
-  // Whoever may use the microphone is told all own addresses, and under no names of multicast DNS.
-  await navigator.mediaDevices.getUserMedia({ audio: true });
   const registry = await signaling(task);
   const connection = new RTCPeerConnection();
   const channels = new Queue();
@@ -90,8 +88,10 @@ async function main() {
 
   let session = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
   const early = [];
+  let addresses = 0;
   connection.onicecandidate = ({ candidate }) => {
     if (!candidate || candidate.candidate === "") return;
+    if (!candidate.candidate.includes(".local ")) addresses += 1;
     const signal = { session, type: "candidate", candidate: candidate.candidate };
     connection.localDescription && connection.remoteDescription ? registry.send(signal) : early.push(signal);
   };
@@ -131,7 +131,7 @@ async function main() {
     lane = await lanes.next();
   }
   await lane.opened;
-  await report("connected", { binding: await binding(task, connection) });
+  await report("connected", { binding: await binding(task, connection), addresses });
 
   // Two channels, one after the other; in the page's own lane that is the same lane twice.
   for (const [kind, first, end] of [[CHAT, 0, task.frames], [CONTROL, 1, 3]]) {

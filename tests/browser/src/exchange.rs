@@ -5,7 +5,6 @@ use futures_util::{SinkExt, StreamExt};
 use peerloom_core::{Channel, ChannelClass, Link};
 
 use crate::guest::{Role, Task};
-use crate::within;
 
 /// The content of a frame: who sends it and its number decide.
 fn frame(task: &Task, sender: usize, number: usize) -> Bytes {
@@ -17,8 +16,8 @@ fn frame(task: &Task, sender: usize, number: usize) -> Bytes {
 pub async fn exchange(link: &dyn Link, task: &Task) {
     for (class, first, end) in [(ChannelClass::Chat, 0, task.frames), (ChannelClass::Control, 1, 3)] {
         let channel = match task.role {
-            Role::Offer => within("the guest to open a channel", link.accept()).await,
-            Role::Answer => within("a channel to open", link.open(class)).await,
+            Role::Offer => link.accept().await,
+            Role::Answer => link.open(class).await,
         };
         let Channel { class: opened, mut sender, mut receiver } = channel.expect("a channel");
         assert_eq!(opened, class);
@@ -35,6 +34,6 @@ pub async fn exchange(link: &dyn Link, task: &Task) {
             }
             assert!(receiver.next().await.is_none(), "there are more frames than were sent");
         };
-        within("all frames of a channel", async { tokio::join!(send, receive) }).await;
+        tokio::join!(send, receive);
     }
 }

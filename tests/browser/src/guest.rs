@@ -1,5 +1,7 @@
 //! What the guest asks the test for, and what it tells.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -37,7 +39,7 @@ pub enum Role {
 pub struct Task {
     /// What it does first.
     pub role: Role,
-    /// The registry, `host:port`.
+    /// The registry, `host:port`; the stage fills it in.
     pub registry: String,
     /// Its own device.
     pub own: String,
@@ -60,11 +62,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task at this registry.
-    pub fn new(role: Role, registry: String, closes: bool) -> Self {
+    /// What is to be done in this role; who `closes` the link in the end is the guest or the node.
+    pub fn new(role: Role, closes: bool) -> Self {
         Self {
             role,
-            registry,
+            registry: String::new(),
             own: identity(GUEST).device.to_string(),
             other: identity(HOST).device.to_string(),
             host: usize::from(HOST),
@@ -96,6 +98,8 @@ struct Shared {
 pub struct Guest {
     url: String,
     reports: mpsc::Receiver<Value>,
+    /// Reports that came before they were asked for.
+    early: VecDeque<Value>,
     serving: JoinHandle<()>,
 }
 
@@ -115,7 +119,7 @@ impl Guest {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("a server") });
-        Self { url, reports, serving }
+        Self { url, reports, early: VecDeque::new(), serving }
     }
 
     /// Where the guest finds it.
@@ -126,9 +130,27 @@ impl Guest {
     /// Waits for the guest's next report, which must be of this event.
     pub async fn expect(&mut self, event: &str) -> Value {
         let what = format!("the guest to report \"{event}\"");
-        let report = within(&what, self.reports.recv()).await.expect("the server runs");
+        let report = match self.early.pop_front() {
+            Some(report) => report,
+            None => within(&what, self.reports.recv()).await.expect("the server runs"),
+        };
         assert_eq!(report["event"], event, "{report:#}");
         report
+    }
+
+    /// Waits for something, unless the guest reports that it has failed.
+    pub async fn meanwhile<T>(&mut self, what: &str, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(within(what, work));
+        loop {
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => {
+                    assert_ne!(report["event"], "failed", "{report:#}");
+                    self.early.push_back(report);
+                }
+                value = &mut work => return value,
+            }
+        }
     }
 }
 

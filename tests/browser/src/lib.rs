@@ -18,14 +18,14 @@ use std::time::Duration;
 
 pub use exchange::exchange;
 pub use guest::{Guest, Role, Task};
-pub use programs::{Program, browser, python};
+pub use programs::{Program, browser, browser_that_hides, python};
 pub use stage::Stage;
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for something; panics with `what` if it takes too long.
-pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(value) => value,
         Err(_) => panic!("waited too long for {what}"),

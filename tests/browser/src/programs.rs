@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use peerloom_netlab::{Process, skip};
+use peerloom_netlab::{Process, say, skip};
 
 /// Names that Chromium and its like have.
 const BROWSERS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -22,8 +22,24 @@ impl Program {
     }
 }
 
-/// Opens a page in a headless browser, in a fresh profile. `None`, with a line on stderr, where there is no browser.
+/// Opens a page in a headless browser, in a fresh profile. It may use the microphone, and so is told its addresses.
+/// `None`, with a line on stderr, where there is no browser.
 pub fn browser(url: &str) -> Option<Program> {
+    open(url, &["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"])
+}
+
+/// The same for a page that gets names of multicast DNS in place of its addresses.
+pub fn browser_that_hides(url: &str) -> Option<Program> {
+    // Such a page is given the address towards the default route and no other.
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    if !routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000")) {
+        say("skipped: without a default route the browser finds no way to anywhere");
+        return None;
+    }
+    open(url, &[])
+}
+
+fn open(url: &str, more: &[&str]) -> Option<Program> {
     let Some(browser) = BROWSERS.into_iter().find(|name| answers(Path::new(name))) else {
         skip("there is no Chromium; tests/setup-lab.sh installs it");
         return None;
@@ -33,9 +49,7 @@ pub fn browser(url: &str) -> Option<Program> {
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
     command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
     command.args(["--disable-quic", "--enable-logging=stderr"]);
-    // On loopback it gathers candidates for pages only that may use the microphone, and if it is told to.
-    command.args(["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]);
-    command.arg("--allow-loopback-in-peer-connection");
+    command.arg("--allow-loopback-in-peer-connection").args(more);
     command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
     command.arg(url);
     Some(Program::start("the browser", command, folder))

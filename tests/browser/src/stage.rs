@@ -10,8 +10,7 @@ use peerloom_discovery_registry::RegistryDiscovery;
 use peerloom_registry_server::{Registry, RegistryConfig};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 
-use crate::guest::{Guest, Role, Task};
-use crate::within;
+use crate::guest::{Guest, Task};
 
 /// The numbers of the two identities.
 pub(crate) const HOST: u8 = 1;
@@ -52,22 +51,21 @@ impl Stage {
         Self { registry, discovery, signaling, transport, listener }
     }
 
-    /// Serves a guest; who `closes` the link in the end is the guest or this side.
-    pub async fn guest(&self, role: Role, closes: bool) -> Guest {
-        Guest::serve(Task::new(role, self.registry.local_addr().to_string(), closes)).await
+    /// Serves a guest with this task.
+    pub async fn guest(&self, task: &Task) -> Guest {
+        Guest::serve(Task { registry: self.registry.local_addr().to_string(), ..task.clone() }).await
     }
 
     /// A link that the guest offers.
     pub async fn accept(&mut self) -> Arc<dyn Link> {
-        within("the guest's offer to lead to a link", self.listener.accept()).await.expect("it listens")
+        self.listener.accept().await.expect("it listens")
     }
 
     /// A link to the guest, once that has its socket at the registry.
     pub async fn dial(&self) -> Arc<dyn Link> {
         let guest = identity(GUEST);
         let address = format!("webrtc://{}", guest.device).parse().expect("an address");
-        let dialed = self.transport.dial(&address, Some(&guest.key), Some(self.signaling.clone()));
-        within("a link to the guest", dialed).await.expect("a link")
+        self.transport.dial(&address, Some(&guest.key), Some(self.signaling.clone())).await.expect("a link")
     }
 
     /// Ends everything.

@@ -19,8 +19,8 @@ const TURN: u16 = 3478;
 const REGISTRY: u16 = 7400;
 /// What the TURN server and the registry share.
 const SECRET: &str = "of the lab";
-/// Held by whoever has a lab.
-const LOCK: &str = "peerloom-netlab.lock";
+/// Held by whoever has a lab. Only root can write there, so that nobody else's file is in the way.
+const LOCK: &str = "/run/peerloom-netlab.lock";
 
 /// A lab without any sites. One at a time on a machine.
 pub struct Lab {
@@ -152,13 +152,13 @@ pub(crate) fn with_mask(address: Ipv4Addr) -> String {
 
 /// Waits for the lab; or says why there can be none here.
 fn lock() -> Result<File, String> {
-    let file = std::env::temp_dir().join(LOCK);
-    let lock = File::create(&file).map_err(|e| format!("{} can't be written: {e}", file.display()))?;
-    lock.lock().map_err(|e| format!("{} can't be locked: {e}", file.display()))?;
-    namespace::possible()?;
-    for program in ["nft", "setpriv", "turnserver"] {
+    let failed = |e| format!("there can be no network lab here; it takes root ({LOCK}: {e})");
+    let lock = File::create(LOCK).map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    for program in ["ip", "nft", "setpriv", "turnserver"] {
         let tried = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         tried.map_err(|e| format!("`{program}` can't be run ({e}); tests/setup-lab.sh installs it"))?;
     }
+    namespace::possible()?;
     Ok(lock)
 }

@@ -39,12 +39,18 @@ impl Namespace {
 
     /// Loads firewall rules, in the language of `nft -f`.
     pub fn firewall(&self, rules: &str) {
+        self.load(rules).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    fn load(&self, rules: &str) -> Result<(), String> {
         let mut nft = self.command("nft");
         nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = nft.spawn().expect("nft runs");
-        child.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("nft reads its rules");
-        let output = child.wait_with_output().expect("nft ends");
-        check(&output, rules);
+        let mut child = nft.spawn().map_err(|e| format!("ip: {e}"))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // If it ends before it has read them, its complaint says more than this error.
+            let _ = stdin.write_all(rules.as_bytes());
+        }
+        check(&child.wait_with_output().map_err(|e| format!("nft: {e}"))?, rules)
     }
 
     /// Sets one of the kernel's variables, by its path below `/proc/sys`.
@@ -80,25 +86,29 @@ pub(crate) fn sweep() {
     }
 }
 
-/// Whether this process may make namespaces at all; if not, why.
+/// Whether what a lab is made of can be made here; if not, why.
 pub(crate) fn possible() -> Result<(), String> {
-    let name = format!("{PREFIX}{}-probe", std::process::id());
-    let made = Command::new("ip").args(["netns", "add", &name]).output();
-    let made = made.map_err(|e| format!("`ip` can't be run: {e}"))?;
-    let _ = Command::new("ip").args(["netns", "del", &name]).output();
-    if made.status.success() {
-        Ok(())
-    } else {
-        let why = String::from_utf8_lossy(&made.stderr);
-        Err(format!("network namespaces can't be made here: {}", why.trim().lines().next().unwrap_or_default()))
+    let probe = Namespace { name: format!("{PREFIX}{}-probe", std::process::id()) };
+    let why = |why: String| format!("there can be no network lab here; it takes root and a capable kernel ({why})");
+    attempt(Command::new("ip").args(["netns", "add", &probe.name])).map_err(why)?;
+    for arguments in ["link add one type veth peer name other", "link add bridge type bridge"] {
+        let mut ip = Command::new("ip");
+        attempt(ip.args(["-n", &probe.name]).args(arguments.split_ascii_whitespace())).map_err(why)?;
     }
+    let rules = "table ip nat {\nchain c { type nat hook postrouting priority 100; masquerade fully-random; }\n}\n";
+    probe.load(rules).map_err(why)
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().expect("the program runs");
-    check(&output, &format!("{command:?}"));
+    attempt(command).unwrap_or_else(|why| panic!("{why}"));
 }
 
-fn check(output: &Output, what: &str) {
-    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+fn attempt(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+    check(&output, &format!("{command:?}"))
+}
+
+fn check(output: &Output, what: &str) -> Result<(), String> {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{what}: {}", complaint.trim())) }
 }
