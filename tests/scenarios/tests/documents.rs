@@ -65,6 +65,8 @@ fn script(text: &str) -> String {
             // This test is one itself.
             None if line.starts_with("cargo ") => continue,
             None if line == "# Ctrl-C" => "end".into(),
+            // It runs on, and ends with the nodes.
+            None if line.ends_with(" &") => format!("{line}\nnodes+=($!)\nsleep 1"),
             None if line.starts_with("peerloom -C ") && line.split(' ').nth(3) == Some("run") => {
                 line.replacen("peerloom", "node", 1)
             }
@@ -72,7 +74,9 @@ fn script(text: &str) -> String {
         };
         script += &format!("echo {} >&2\n{typed}\n", shell_quote(line));
     }
-    script + "end\n"
+    // The port that people are told may be taken here.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    (script + "end\n").replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
 }
 
 fn shell_quote(text: &str) -> String {

@@ -185,6 +185,10 @@ fn kinds_and_help_tell_everything() {
         "demo",
         "bench",
         "db",
+        "connect",
+        "doctor",
+        "ice",
+        "registry",
         "completions",
         "man",
     ] {
