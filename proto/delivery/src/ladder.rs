@@ -13,6 +13,8 @@ pub enum Rung {
     Disconnected,
     /// Its address is being looked up.
     Discovering,
+    /// An offer is on its way to it.
+    Signaling,
     /// It is being dialed.
     Connecting,
     /// A link is up.

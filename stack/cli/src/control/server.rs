@@ -278,6 +278,7 @@ fn peers(node: &Node) -> Value {
             "state": match peer.rung {
                 Rung::Connected => "connected",
                 Rung::Connecting => "connecting",
+                Rung::Signaling => "signaling",
                 Rung::Discovering => "discovering",
                 Rung::Disconnected => "disconnected",
             },

@@ -125,7 +125,7 @@ async fn reach(
 /// the cheapest discovery first.
 async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> Result<Arc<dyn Link>> {
     let known = addresses(device);
-    let mut last = match dial_all(shared, &known, key).await {
+    let mut last = match dial_all(shared, device.device, &known, key).await {
         Ok(link) => return Ok(link),
         Err(error) => error,
     };
@@ -137,7 +137,7 @@ async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> R
         if fresh.is_empty() {
             continue;
         }
-        match dial_all(shared, &fresh, key).await {
+        match dial_all(shared, device.device, &fresh, key).await {
             Ok(link) => return Ok(link),
             Err(error) => last = error,
         }
@@ -189,7 +189,7 @@ pub(crate) async fn find(
     Err(Error::new(ErrorKind::NotFound, "engine", "find", message).retry(Retry::Later))
 }
 
-async fn dial_all(shared: &Shared, addresses: &[Address], key: &PublicKey) -> Result<Arc<dyn Link>> {
+async fn dial_all(shared: &Shared, device: DeviceId, addresses: &[Address], key: &PublicKey) -> Result<Arc<dyn Link>> {
     let mut attempts = FuturesUnordered::new();
     for (address, number) in addresses.iter().take(ADDRESSES).zip(0u32..) {
         let Some(transport) = shared.transports.iter().find(|t| t.scheme() == address.scheme()) else {
@@ -198,6 +198,7 @@ async fn dial_all(shared: &Shared, addresses: &[Address], key: &PublicKey) -> Re
         attempts.push(async move {
             tokio::time::sleep(STAGGER * number).await;
             let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
+            shared.links.advance(device, if signaling.is_some() { Rung::Signaling } else { Rung::Connecting });
             transport.dial(address, Some(key), signaling).await
         });
     }

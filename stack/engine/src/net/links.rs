@@ -213,6 +213,13 @@ impl Links {
         }
     }
 
+    /// The same attempt goes on; the reason of the last one stays.
+    pub(super) fn advance(&self, device: DeviceId, rung: Rung) {
+        if let Some((known, _)) = self.book().rungs.get_mut(&device) {
+            *known = rung;
+        }
+    }
+
     /// Why there is no link to a device.
     pub(crate) fn reason(&self, device: &DeviceId) -> Option<String> {
         self.book().rungs.get(device).and_then(|(_, reason)| reason.clone())
