@@ -85,6 +85,11 @@ impl Node {
         self.started.elapsed()
     }
 
+    /// Shows the end of its log.
+    pub fn show_log(&self) {
+        self.running.iter().for_each(|(process, _)| process.show());
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -49,6 +49,15 @@ impl Process {
         assert!(ended.is_none(), "{} ended: {ended:?}", self.name);
     }
 
+    /// Shows the end of what it wrote.
+    pub fn show(&self) {
+        let written = fs::read(&self.log).unwrap_or_default();
+        let written = String::from_utf8_lossy(&written);
+        let lines: Vec<&str> = written.lines().collect();
+        say(&format!("--- the end of what {} wrote", self.name));
+        lines[lines.len().saturating_sub(TAIL)..].iter().for_each(|line| say(line));
+    }
+
     /// SIGKILL.
     pub fn kill(self) {
         drop(self);
@@ -63,15 +72,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            show(&self.name, &self.log);
+            self.show();
         }
     }
-}
-
-fn show(name: &str, log: &Path) {
-    let written = fs::read(log).unwrap_or_default();
-    let written = String::from_utf8_lossy(&written);
-    let lines: Vec<&str> = written.lines().collect();
-    say(&format!("--- the end of what {name} wrote"));
-    lines[lines.len().saturating_sub(TAIL)..].iter().for_each(|line| say(line));
 }
