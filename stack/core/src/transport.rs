@@ -11,7 +11,7 @@ use futures_sink::Sink;
 use peerloom_wire::{Address, PublicKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{Error, ErrorKind, Finding, IceServer, Result, Signaling};
+use crate::{Error, ErrorKind, Finding, IceServer, Result, Signal, Signaling};
 
 /// Makes links to other devices.
 ///
@@ -44,6 +44,12 @@ pub trait Transport: Send + Sync {
         expected: Option<&PublicKey>,
         signaling: Option<Arc<dyn Signaling>>,
     ) -> Result<Arc<dyn Link>>;
+
+    /// Answers an offer that came another way than over the signaling it listens on: people carried it.
+    /// The answer goes over `signaling`, and the link comes to the listener.
+    fn answer(&self, _offer: &Signal, _signaling: Arc<dyn Signaling>) -> Result<()> {
+        Err(Error::new(ErrorKind::Invalid, self.scheme(), "answer", "this transport takes no offers"))
+    }
 
     /// Closes all links and the listener, and waits up to a second for the peers to hear of it.
     async fn shutdown(&self);

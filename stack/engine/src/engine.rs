@@ -193,10 +193,7 @@ impl Engine {
     pub async fn offer_by_hand(&self, contact: &Contact) -> Result<HandSignal> {
         let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
         let device = contact.devices.first().ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
-        let shared = match &*self.network.lock().await {
-            Some(network) => network.shared.clone(),
-            None => return Err(fail("the node isn't started")),
-        };
+        let shared = self.shared().await?;
         let offer = Network::offer_by_hand(shared, contact.user, device).await?;
         let signal = HandSignal { from: self.own.device, to: device, payload: offer.payload.clone() };
         let mut offers = self.offers.lock().await;
@@ -211,7 +208,9 @@ impl Engine {
     /// comes up by itself once the answer has arrived. The node must be started.
     pub async fn answer_by_hand(&self, offer: HandSignal) -> Result<HandSignal> {
         self.check_addressee(&offer)?;
-        let payload = self.signals.accept_by_hand(Signal { from: offer.from, payload: offer.payload }).await?;
+        let shared = self.shared().await?;
+        let signal = Signal { from: offer.from, payload: offer.payload };
+        let payload = Network::answer_by_hand(&shared, &signal).await?;
         Ok(HandSignal { from: self.own.device, to: offer.from, payload })
     }
 
@@ -220,8 +219,18 @@ impl Engine {
         self.check_addressee(&answer)?;
         let none = "no offer waits for this answer; make a new offer, and use the answer within ten minutes";
         let offer = self.offers.lock().await.remove(&answer.from);
-        let offer = offer.ok_or_else(|| Error::new(ErrorKind::NotFound, "engine", "connect by hand", none))?;
-        offer.complete(answer.payload).await
+        let mut offer = offer.ok_or_else(|| Error::new(ErrorKind::NotFound, "engine", "connect by hand", none))?;
+        let done = offer.complete(answer.payload).await;
+        if done.is_err() && offer.waits() {
+            self.offers.lock().await.entry(answer.from).or_insert(offer);
+        }
+        done
+    }
+
+    /// The network side of a node that is started.
+    async fn shared(&self) -> Result<Arc<Shared>> {
+        let stopped = || Error::new(ErrorKind::Invalid, "engine", "connect by hand", "the node isn't started");
+        self.network.lock().await.as_ref().map(|network| network.shared.clone()).ok_or_else(stopped)
     }
 
     fn check_addressee(&self, signal: &HandSignal) -> Result<()> {
@@ -322,6 +331,7 @@ impl Engine {
 
     /// Closes links, writes what was accepted, and ends.
     pub async fn shutdown(&self) {
+        self.offers.lock().await.clear();
         if let Some(network) = self.network.lock().await.take() {
             network.shutdown().await;
         }

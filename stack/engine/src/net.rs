@@ -11,10 +11,11 @@ mod signals;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
-use peerloom_core::{Discovery, Link, Listener, Result, Signaling, Transport};
+use peerloom_core::{Discovery, Link, Listener, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -122,6 +123,11 @@ impl Network {
     /// Makes an offer for a device, to be carried by people.
     pub(crate) async fn offer_by_hand(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<by_hand::Offer> {
         by_hand::offer(shared, user, device).await
+    }
+
+    /// Answers an offer that people carried here.
+    pub(crate) async fn answer_by_hand(shared: &Shared, offer: &Signal) -> Result<Bytes> {
+        by_hand::answer(shared, offer).await
     }
 
     /// Closes all links and stops listening.

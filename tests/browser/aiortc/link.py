@@ -15,7 +15,8 @@ AHEAD = 1024 * 1024
 
 def window(kind):
     """How many bytes of a channel may be on the way or unread."""
-    return 256 * 1024 if kind == CONTROL else 4 * 1024 * 1024
+    # What every channel begins with; this side never gives more.
+    return 256 * 1024
 
 
 class Lane:

@@ -7,7 +7,8 @@ export const LABEL = "peerloom";
 // Longest message, what each counts for beside its bytes, and how much may be on the way in a channel.
 const LONGEST = 60 * 1024;
 const OVERHEAD = 32;
-const windowOf = (kind) => (kind === CONTROL ? 256 * 1024 : 4 * 1024 * 1024);
+// The window that every channel begins with; this side never gives more.
+const windowOf = () => 256 * 1024;
 // What may wait in the browser's own buffer.
 const AHEAD = 1024 * 1024;
 

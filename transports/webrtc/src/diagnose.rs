@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use futures_util::future::join_all;
 use peerloom_core::{Finding, IceServer};
 use tokio::net::UdpSocket;
 
 use crate::ice::{self, Role, Server};
 use crate::stun;
+
+/// Servers that are asked which address they see, at most: each takes 1.2 s if it is silent.
+const STUN_SERVERS: usize = 5;
 
 /// Asks every server, and compares what they saw.
 pub(crate) async fn run(configured: Vec<Server>, offered: Vec<IceServer>, ip: IpAddr) -> Vec<Finding> {
@@ -22,8 +26,8 @@ pub(crate) async fn run(configured: Vec<Server>, offered: Vec<IceServer>, ip: Ip
     };
     let local = socket.local_addr().map_or_else(|_| ip.to_string(), |address| address.to_string());
     let mut findings = vec![Finding::good("UDP", format!("a socket can be opened ({local})"))];
-    findings.extend(stun_servers(&servers, &socket).await);
-    findings.extend(turn_servers(&servers).await);
+    let (stun, turn) = tokio::join!(stun_servers(&servers, &socket), turn_servers(&servers));
+    findings.extend(stun.into_iter().chain(turn));
     findings
 }
 
@@ -39,13 +43,21 @@ async fn stun_servers(servers: &[Server], socket: &UdpSocket) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     let mut seen = Vec::new();
-    for server in asked {
-        let Some(address) = server.resolve().await else {
+    let addresses = join_all(asked.iter().map(|server| server.resolve())).await;
+    // One after the other: they share the socket, which is what tells how the NAT maps.
+    for (server, address) in asked.into_iter().zip(addresses).take(STUN_SERVERS) {
+        let Some(address) = address else {
             let remedy = "check the server's name, and this machine's DNS";
             findings.push(Finding::bad("STUN", format!("{server}: the name can't be resolved"), remedy));
             continue;
         };
-        match stun::ask(socket, address).await {
+        let asked = match stun::socket(address).await {
+            Some(other) if socket.local_addr().is_ok_and(|own| own.is_ipv4() != address.is_ipv4()) => {
+                stun::ask(&other, address).await
+            }
+            _ => stun::ask(socket, address).await,
+        };
+        match asked {
             Some(binding) => {
                 let rtt = binding.round_trip.as_millis();
                 let detail = format!("{server} sees {} (round trip {rtt} ms)", binding.seen);
@@ -95,8 +107,9 @@ async fn turn_servers(servers: &[Server]) -> Vec<Finding> {
         )];
     }
     let mut findings = Vec::new();
-    for server in turn {
-        findings.push(match server.measure().await {
+    let measured = join_all(turn.iter().map(|server| server.measure())).await;
+    for (server, measured) in turn.into_iter().zip(measured) {
+        findings.push(match measured {
             Some((address, rtt)) => {
                 Finding::good("TURN", format!("{server} answers ({address}, {} ms)", rtt.as_millis()))
             }

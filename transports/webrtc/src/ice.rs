@@ -18,6 +18,8 @@ const USED: usize = 2;
 const MOST: usize = 16;
 /// How long a measurement counts.
 const FRESH: Duration = Duration::from_secs(120);
+/// How long it counts that none answers: those who wait for it shouldn't ask again one by one.
+const FRESH_MISS: Duration = Duration::from_secs(10);
 /// How long a name may take to be resolved, or a server to be connected to.
 const WAIT: Duration = Duration::from_secs(2);
 /// Where STUN and TURN servers listen when nothing else is said (RFC 8489 §18.4).
@@ -208,7 +210,8 @@ impl Servers {
             return Vec::new();
         }
         let mut measured = self.measured.lock().await;
-        if let Some(known) = measured.as_ref().filter(|m| m.of == all && m.at.elapsed() < FRESH) {
+        let fresh = |m: &&Measured| m.at.elapsed() < if m.found.is_empty() { FRESH_MISS } else { FRESH };
+        if let Some(known) = measured.as_ref().filter(|m| m.of == all).filter(fresh) {
             return known.found.clone();
         }
         let asked = futures_util::future::join_all(all.iter().map(Server::measure)).await;
@@ -218,9 +221,7 @@ impl Servers {
             warn!(%server, "a STUN or TURN server doesn't answer");
         }
         let found: Vec<_> = found.into_iter().map(|(server, (address, _))| (server, address)).collect();
-        // One that is down now may be back the next time.
-        let at = Instant::now();
-        *measured = (!found.is_empty()).then(|| Measured { of: all, at, found: found.clone() });
+        *measured = Some(Measured { of: all, at: Instant::now(), found: found.clone() });
         found
     }
 

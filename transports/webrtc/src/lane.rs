@@ -20,7 +20,7 @@ use tokio_util::sync::PollSender;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 
 use crate::link::Shared;
-use crate::message::{Message, OVERHEAD, window};
+use crate::message::{INITIAL_WINDOW, Message, OVERHEAD, window};
 
 /// Frames that wait to be written to a channel.
 const FRAMES: usize = 4;
@@ -37,11 +37,20 @@ pub(crate) struct Lane {
     /// What was taken from the current channel and not yet given back as credit.
     taken: AtomicUsize,
     /// Small messages for the writer, and its alarm.
-    urgent: Mutex<Vec<Message>>,
+    urgent: Mutex<Urgent>,
     wake: Notify,
     /// The crate's buffer has emptied.
     drained: Notify,
     used: Mutex<Use>,
+}
+
+/// What must not wait for frames. Of questions and answers the newest counts: nobody fills memory with
+/// them.
+#[derive(Default)]
+struct Urgent {
+    open: Option<ChannelClass>,
+    ping: Option<u64>,
+    pong: Option<u64>,
 }
 
 /// The channel that a lane carries.
@@ -59,6 +68,8 @@ struct Use {
     cost: usize,
     /// What the other side may still send.
     window: usize,
+    /// The other side was given the whole window.
+    granted: bool,
     /// Nobody reads here any more; and the other side was told.
     unread: bool,
     stopped: bool,
@@ -120,22 +131,49 @@ impl Lane {
         let _ = self.opened.subscribe().wait_for(|opened| *opened).await;
     }
 
-    /// Sends a small message beside the frames.
-    pub(crate) fn say(&self, message: Message) {
-        self.urgent.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+    /// Whether we opened it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.ours
+    }
+
+    fn urgent(&self) -> MutexGuard<'_, Urgent> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the other side whether it is there.
+    pub(crate) fn ping(&self, number: u64) {
+        self.urgent().ping = Some(number);
         self.wake.notify_one();
     }
 
     /// Begins a channel of ours on it, if it is free.
     pub(crate) fn open(self: &Arc<Self>, class: ChannelClass) -> Option<Channel> {
         let mut used = self.used();
-        if !self.ours || !used.is_over() {
+        if !self.ours || !used.is_over() || !*self.opened.borrow() {
             return None;
         }
         let channel = self.begin(&mut used, class);
-        drop(used);
-        self.say(Message::Open(class));
+        // Before the writer can see the channel's end.
+        self.urgent().open = Some(class);
+        self.grant(&mut used);
         Some(channel)
+    }
+
+    /// The channel is in use here: the other side may send all that its class allows.
+    fn grant(&self, used: &mut Use) {
+        if let Some(class) = used.class.filter(|_| !used.granted) {
+            used.granted = true;
+            self.taken.fetch_add(window(class) - INITIAL_WINDOW.min(window(class)), Ordering::AcqRel);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The channel with this number was taken from those that wait.
+    pub(crate) fn accepted(&self, number: u64) {
+        let mut used = self.used();
+        if used.number == number {
+            self.grant(&mut used);
+        }
     }
 
     fn begin(self: &Arc<Self>, used: &mut Use, class: ChannelClass) -> Channel {
@@ -147,10 +185,10 @@ impl Lane {
             class: Some(class),
             outgoing: Some(frames),
             incoming: Some(incoming),
-            window: window(class),
+            window: INITIAL_WINDOW,
             ..Use::default()
         };
-        self.credit.store(window(class), Ordering::Release);
+        self.credit.store(INITIAL_WINDOW, Ordering::Release);
         self.taken.store(0, Ordering::Release);
         self.wake.notify_one();
         let reading = Reading { lane: self.clone(), number, frames: received };
@@ -200,8 +238,9 @@ impl Lane {
                     return Err(malformed("a channel was opened where another one is"));
                 }
                 let channel = self.begin(&mut used, class);
+                let number = used.number;
                 drop(used);
-                return link.on_channel(channel);
+                return link.on_channel(channel, self.clone(), number);
             }
             Message::Frame { total, part } => return self.on_frame(total, &part),
             Message::More(part) => return self.on_more(&part),
@@ -220,7 +259,7 @@ impl Lane {
             }
             Message::Stop => self.used().they_stopped = true,
             Message::Done => self.used().their_done = true,
-            Message::Ping(number) => self.say(Message::Pong(number)),
+            Message::Ping(number) => self.urgent().pong = Some(number),
             Message::Pong(number) => link.on_pong(number),
         }
         self.wake.notify_one();
@@ -276,10 +315,15 @@ impl Lane {
     /// So much was taken: the other side may send as much more.
     fn give_back(&self, cost: usize, class: ChannelClass) {
         let taken = self.taken.fetch_add(cost, Ordering::AcqRel) + cost;
-        if taken >= window(class) / 4 {
+        if taken >= due(class) {
             self.wake.notify_one();
         }
     }
+}
+
+/// How much is taken before credit is given.
+fn due(class: ChannelClass) -> usize {
+    window(class).min(4 * INITIAL_WINDOW) / 4
 }
 
 /// The reading end of a channel.

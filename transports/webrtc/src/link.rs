@@ -1,5 +1,6 @@
 //! One peer connection as a link.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,13 +15,14 @@ use webrtc::data_channel::{DataChannel, RTCDataChannelInit};
 use webrtc::peer_connection::RTCIceCandidateType;
 
 use crate::lane::{Lane, closed};
-use crate::message::Message;
 use crate::peer::{Peer, failed};
 
 /// Channels that wait to be accepted.
 const WAITING: usize = 16;
-/// Data channels of one link, both sides' together.
-const LANES: usize = 64;
+/// Channels of a link that is just made which may wait: for control and chat.
+const WAITING_FIRST: usize = 2;
+/// Data channels of one side.
+const LANES: usize = 32;
 /// How long a data channel may take to open.
 const OPENING: Duration = Duration::from_secs(10);
 /// A relayed packet waits in the crate for the next wake-up; it comes soon for this long after a send.
@@ -36,13 +38,24 @@ pub(crate) struct Shared {
     offerer: bool,
     binding: OnceLock<[u8; 32]>,
     lanes: Mutex<Vec<Arc<Lane>>>,
-    channels: mpsc::Sender<Channel>,
-    accepted: AsyncMutex<mpsc::Receiver<Channel>>,
+    channels: mpsc::Sender<Waiting>,
+    accepted: AsyncMutex<mpsc::Receiver<Waiting>>,
+    /// Channels opened and accepted here: until there are two, the other side may be a stranger.
+    taken: AtomicUsize,
+    /// Data channels of our own, made or being made.
+    own_lanes: AtomicUsize,
     ended: watch::Sender<Option<Error>>,
     tasks: TaskTracker,
     longest: AtomicUsize,
     figures: Figures,
     way: Mutex<Way>,
+}
+
+/// A channel that the other side opened, and where it is.
+struct Waiting {
+    channel: Channel,
+    lane: Arc<Lane>,
+    number: u64,
 }
 
 struct Figures {
@@ -58,6 +71,8 @@ struct Figures {
 struct Way {
     path: LinkPath,
     remote: String,
+    /// The address of this machine that it begins at.
+    local: Option<IpAddr>,
 }
 
 impl Shared {
@@ -71,6 +86,8 @@ impl Shared {
             lanes: Mutex::default(),
             channels,
             accepted: AsyncMutex::new(accepted),
+            taken: AtomicUsize::new(0),
+            own_lanes: AtomicUsize::new(0),
             ended: watch::Sender::new(None),
             tasks,
             longest: AtomicUsize::new(1024),
@@ -81,7 +98,7 @@ impl Shared {
                 rtt_us: AtomicU64::new(0),
                 heard_ms: AtomicU64::new(0),
             },
-            way: Mutex::new(Way { path: LinkPath::Direct, remote: format!("webrtc://{device}") }),
+            way: Mutex::new(Way { path: LinkPath::Direct, remote: format!("webrtc://{device}"), local: None }),
         })
     }
 
@@ -95,6 +112,10 @@ impl Shared {
 
     /// Makes a data channel of our own.
     pub(crate) async fn new_lane(self: &Arc<Self>) -> Result<Arc<Lane>> {
+        let room = |made: usize| (made < LANES).then_some(made + 1);
+        if self.own_lanes.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
+            return Err(too_many_lanes());
+        }
         let init = RTCDataChannelInit { ordered: true, ..RTCDataChannelInit::default() };
         let channel = self.peer.connection.create_data_channel(LABEL, Some(init)).await;
         self.add_lane(channel.map_err(|e| failed("open a channel", e))?, true)
@@ -104,9 +125,8 @@ impl Shared {
     pub(crate) fn add_lane(self: &Arc<Self>, channel: Arc<dyn DataChannel>, ours: bool) -> Result<Arc<Lane>> {
         let lane = Lane::new(channel, ours);
         let mut lanes = self.lanes();
-        if lanes.len() >= LANES {
-            let message = "the link has as many data channels as it may";
-            return Err(Error::new(ErrorKind::Overloaded, "webrtc", "open a channel", message));
+        if !ours && lanes.iter().filter(|lane| !lane.is_ours()).count() >= LANES {
+            return Err(too_many_lanes());
         }
         lanes.push(lane.clone());
         drop(lanes);
@@ -138,9 +158,13 @@ impl Shared {
     }
 
     /// A channel that the other side opened.
-    pub(crate) fn on_channel(&self, channel: Channel) -> Result<()> {
-        let full = |_| Error::new(ErrorKind::Overloaded, "webrtc", "accept a channel", "too many channels wait");
-        self.channels.try_send(channel).map_err(full)
+    pub(crate) fn on_channel(&self, channel: Channel, lane: Arc<Lane>, number: u64) -> Result<()> {
+        let full = || Error::new(ErrorKind::Overloaded, "webrtc", "accept a channel", "too many channels wait");
+        let waiting = WAITING - self.channels.capacity();
+        if self.taken.load(Ordering::Acquire) < WAITING_FIRST && waiting >= WAITING_FIRST {
+            return Err(full());
+        }
+        self.channels.try_send(Waiting { channel, lane, number }).map_err(|_| full())
     }
 
     /// Something arrived.
@@ -171,7 +195,7 @@ impl Shared {
     pub(crate) fn ping(&self) {
         let now = u64::try_from(self.since_begin().as_micros()).unwrap_or(u64::MAX);
         if let Some(lane) = self.lanes().first() {
-            lane.say(Message::Ping(now));
+            lane.ping(now);
         }
     }
 
@@ -193,6 +217,11 @@ impl Shared {
 
     pub(crate) fn set_longest_message(&self, bytes: usize) {
         self.longest.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether we made the session's first offer.
+    pub(crate) fn is_offerer(&self) -> bool {
+        self.offerer
     }
 
     /// Both certificates are known: binds the handshake to this very connection.
@@ -223,8 +252,20 @@ impl Shared {
         } else {
             LinkPath::Direct
         };
-        *self.way() = Way { path, remote: format!("{}:{}", remote.address, remote.port) };
+        // Of others than host candidates the base is the related address.
+        let base = if local.related_address.is_empty() { &local.address } else { &local.related_address };
+        *self.way() = Way { path, remote: format!("{}:{}", remote.address, remote.port), local: base.parse().ok() };
     }
+
+    /// Whether this machine still has the address that the path begins at.
+    pub(crate) fn is_at_home(&self) -> bool {
+        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        self.way().local.is_some_and(|local| interfaces.iter().any(|interface| interface.ip() == local))
+    }
+}
+
+fn too_many_lanes() -> Error {
+    Error::new(ErrorKind::Overloaded, "webrtc", "open a channel", "the link has as many data channels as it may")
 }
 
 /// A peer connection in use. Dropping it closes it.
@@ -246,17 +287,20 @@ impl Link for WebRtcLink {
         if let Some(error) = &*self.0.ended.borrow() {
             return Err(error.clone());
         }
-        let free = self.0.lanes().iter().find_map(|lane| lane.open(class));
-        if let Some(channel) = free {
-            return Ok(channel);
+        self.0.taken.fetch_add(1, Ordering::AcqRel);
+        loop {
+            let free = self.0.lanes().iter().find_map(|lane| lane.open(class));
+            if let Some(channel) = free {
+                return Ok(channel);
+            }
+            // Somebody else may take it meanwhile; then once more.
+            let lane = self.0.new_lane().await?;
+            let late = |_| Error::new(ErrorKind::Timeout, "webrtc", "open a channel", "the other side doesn't answer");
+            tokio::select! {
+                opened = tokio::time::timeout(OPENING, lane.opened()) => opened.map_err(late)?,
+                error = self.0.ended() => return Err(error),
+            }
         }
-        let lane = self.0.new_lane().await?;
-        let late = |_| Error::new(ErrorKind::Timeout, "webrtc", "open a channel", "the other side doesn't answer");
-        tokio::select! {
-            opened = tokio::time::timeout(OPENING, lane.opened()) => opened.map_err(late)?,
-            error = self.0.ended() => return Err(error),
-        }
-        lane.open(class).ok_or_else(|| closed("another channel took the lane"))
     }
 
     async fn accept(&self) -> Result<Channel> {
@@ -264,7 +308,12 @@ impl Link for WebRtcLink {
         tokio::select! {
             biased;
             error = self.0.ended() => Err(error),
-            channel = accepted.recv() => channel.ok_or_else(|| closed("the link is over")),
+            waiting = accepted.recv() => {
+                let Waiting { channel, lane, number } = waiting.ok_or_else(|| closed("the link is over"))?;
+                self.0.taken.fetch_add(1, Ordering::AcqRel);
+                lane.accepted(number);
+                Ok(channel)
+            }
         }
     }
 

@@ -43,10 +43,13 @@ pub(crate) enum Message {
     Pong(u64),
 }
 
-/// How many bytes of a channel may be on the way or unread: at least one longest frame.
+/// What may be sent on a channel before there is credit, in bytes: all that strangers get.
+pub(crate) const INITIAL_WINDOW: usize = 256 * 1024;
+
+/// How many bytes of a channel may be on the way or unread once it is in use: at least one longest frame.
 pub(crate) fn window(class: ChannelClass) -> usize {
     match class {
-        ChannelClass::Control => 256 * 1024,
+        ChannelClass::Control => INITIAL_WINDOW,
         ChannelClass::Chat | ChannelClass::Bulk => 4 * 1024 * 1024,
     }
 }

@@ -23,15 +23,16 @@ use crate::message::LONGEST;
 use crate::runtime::ConnectionRuntime;
 use crate::turn_tcp::Bridge;
 
-/// How long nothing but STUN may be missing before the crate calls a connection disconnected, and
-/// then failed. The link's own watch is quicker; this ends what it has given up.
+/// How long STUN may be missing before the crate calls a connection disconnected. That it has failed the
+/// crate never says (zero): a link that is made by hand may wait for minutes, and links that are up are
+/// watched by their sessions.
 const DISCONNECTED: Duration = Duration::from_secs(5);
-const FAILED: Duration = Duration::from_secs(10);
+const FAILED: Duration = Duration::ZERO;
 /// How often STUN keeps the NAT's mapping (RFC 8445 §11 asks for 15 s; it is the liveness, too).
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How often candidate pairs are tried, and how often each.
 const CHECK: Duration = Duration::from_millis(50);
-const CHECKS: u16 = 200;
+const CHECKS: u16 = u16::MAX;
 /// How long better kinds of candidates are waited for before one of this kind is taken.
 const REFLEXIVE_WAIT: Duration = Duration::from_millis(100);
 const RELAY_WAIT: Duration = Duration::from_millis(1200);
@@ -103,8 +104,8 @@ pub(crate) struct Peer {
     pub(crate) runtime: Arc<ConnectionRuntime>,
     /// SHA-256 of our certificate.
     pub(crate) fingerprint: [u8; 32],
-    /// TURN over TCP ends with the connection.
-    _bridges: Vec<Bridge>,
+    /// TURN over TCP ends after the connection, whose last word goes over it.
+    bridges: Vec<Bridge>,
 }
 
 pub(crate) fn failed(operation: &'static str, error: webrtc::error::Error) -> Error {
@@ -147,7 +148,7 @@ impl Peer {
             .with_data_channel_send_buffer_limit(SEND_LIMIT);
         // 20 KiB of state, which every future around it would hold.
         let connection = Box::pin(builder.build()).await.map_err(wrong)?;
-        let peer = Self { connection: Arc::new(connection), runtime, fingerprint, _bridges: prepared.bridges };
+        let peer = Self { connection: Arc::new(connection), runtime, fingerprint, bridges: prepared.bridges };
         Ok((peer, queue))
     }
 
@@ -171,10 +172,13 @@ impl Peer {
 impl Drop for Peer {
     /// The crate leaks a connection that isn't closed.
     fn drop(&mut self) {
-        let connection = self.connection.clone();
+        let (connection, bridges) = (self.connection.clone(), std::mem::take(&mut self.bridges));
         self.runtime.cool();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { drop(tokio::time::timeout(CLOSE, connection.close()).await) });
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(CLOSE, connection.close()).await;
+                drop(bridges);
+            });
         }
     }
 }

@@ -58,37 +58,44 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
     let mut kept = String::with_capacity(sdp.len());
     let (mut sections, mut candidates) = (0, 0);
     let mut max_message = DEFAULT_MESSAGE;
-    let mut fingerprint: Option<&str> = None;
+    let mut fingerprint: Option<String> = None;
     for line in sdp.lines() {
-        if let Some(media) = line.strip_prefix("m=") {
+        // The crate reads leniently, white space at either end for instance: it gets what was checked.
+        let (key, value) = line.split_once('=').ok_or_else(|| wrong("a line in it is none"))?;
+        let mut value = value.trim().to_owned();
+        if key.len() != 1 || value.contains('\r') {
+            return Err(wrong("a line in it is none"));
+        }
+        if key == "m" {
             sections += 1;
-            if !(media.starts_with("application ") && media.contains("webrtc-datachannel")) {
+            if !(value.starts_with("application ") && value.contains("webrtc-datachannel")) {
                 return Err(wrong("it has media; only data channels are spoken here"));
             }
-        } else if let Some(found) = line.strip_prefix("a=fingerprint:") {
-            if !found.get(..8).is_some_and(|f| f.eq_ignore_ascii_case("sha-256 ")) {
+        } else if let Some(found) = value.strip_prefix("fingerprint:").filter(|_| key == "a") {
+            let named = found.get(..8).is_some_and(|name| name.eq_ignore_ascii_case("sha-256 "));
+            let Some(digest) = found.get(8..).filter(|_| named) else {
                 // Others may stand beside it, over the same certificate (RFC 8122 §5). One is enough.
                 continue;
-            }
-            if fingerprint.is_some_and(|known| !known.eq_ignore_ascii_case(found)) {
+            };
+            let digest = digest.trim().to_owned();
+            if fingerprint.as_ref().is_some_and(|known| !known.eq_ignore_ascii_case(&digest)) {
                 return Err(wrong("it has two SHA-256 fingerprints"));
             }
             // The crate takes the lower-case name alone.
-            fingerprint = Some(found);
-            kept.push_str("a=fingerprint:sha-256 ");
-            kept.push_str(found.get(8..).unwrap_or_default().trim());
-            kept.push_str("\r\n");
-            continue;
-        } else if let Some(size) = line.strip_prefix("a=max-message-size:") {
+            value = format!("fingerprint:sha-256 {digest}");
+            fingerprint = Some(digest);
+        } else if let Some(size) = value.strip_prefix("max-message-size:").filter(|_| key == "a") {
             // 0 stands for any size (RFC 8841 §6).
             max_message = size.trim().parse().ok().filter(|size| *size > 0).unwrap_or(usize::MAX);
-        } else if let Some(candidate) = line.strip_prefix("a=").filter(|line| line.starts_with("candidate:")) {
-            if candidates >= CANDIDATES || !rules.allow(candidate) {
+        } else if key == "a" && value.starts_with("candidate:") {
+            if candidates >= CANDIDATES || !rules.allow(&value) {
                 continue;
             }
             candidates += 1;
         }
-        kept.push_str(line);
+        kept.push_str(key);
+        kept.push('=');
+        kept.push_str(&value);
         kept.push_str("\r\n");
     }
     if sections != 1 {
@@ -101,6 +108,35 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
         return Err(wrong("the other side takes no message of a useful size"));
     }
     Ok(Description { sdp: kept, candidates, max_message })
+}
+
+/// A candidate of our own as others get it. A relay's names the address behind it, which nobody needs.
+pub(crate) fn conceal(candidate: &str) -> String {
+    let parts: Vec<&str> = candidate.split(' ').collect();
+    if !parts.contains(&"relay") {
+        return candidate.to_owned();
+    }
+    let mut out = Vec::with_capacity(parts.len());
+    let mut before = "";
+    for part in parts {
+        out.push(match before {
+            "raddr" if part.contains(':') => "::",
+            "raddr" => "0.0.0.0",
+            "rport" => "0",
+            _ => part,
+        });
+        before = part;
+    }
+    out.join(" ")
+}
+
+/// A description of our own as others get it.
+pub(crate) fn conceal_all(sdp: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("a=candidate:") {
+        Some(_) => format!("{}\r\n", conceal(line)),
+        None => format!("{line}\r\n"),
+    };
+    sdp.lines().map(line).collect()
 }
 
 #[cfg(test)]
@@ -152,6 +188,28 @@ mod tests {
             assert!(!STRICT.allow(&line("udp", place)), "{place}");
         }
         assert!(!STRICT.allow(&line("tcp", "192.0.2.1 5")) && !STRICT.allow("candidate:"));
+    }
+
+    #[test]
+    fn what_only_looks_different_is_seen_through() {
+        let hidden = SDP.replace("t=0 0\r\n", "t=0 0\r\na= candidate:9 1 udp 1 127.0.0.1 53 typ host\r\n");
+        assert!(!check(&hidden, STRICT).unwrap().sdp.contains("127.0.0.1"));
+        for bad in ["\ra=candidate:9 1 udp 1 127.0.0.1 53 typ host", "\rm=audio 9 X 0", " a=x", "nonsense", "a=x\ry"] {
+            let sdp = SDP.replace("t=0 0\r\n", &format!("t=0 0\r\n{bad}\r\n"));
+            assert!(check(&sdp, STRICT).is_err(), "{bad:?}");
+        }
+        let spaced = SDP.replace("a=fingerprint", "a= fingerprint");
+        assert!(check(&spaced, STRICT).unwrap().sdp.contains("a=fingerprint:sha-256 AA:BB\r\n"));
+    }
+
+    #[test]
+    fn a_relays_candidate_does_not_name_what_is_behind_it() {
+        let line = "candidate:1 1 udp 1 203.0.113.1 5000 typ relay raddr 10.0.0.5 rport 4000";
+        assert_eq!(conceal(line), "candidate:1 1 udp 1 203.0.113.1 5000 typ relay raddr 0.0.0.0 rport 0");
+        let sdp = format!("v=0\r\na={line}\r\na=end-of-candidates\r\n");
+        assert!(!conceal_all(&sdp).contains("10.0.0.5"));
+        let host = "candidate:1 1 udp 1 10.0.0.5 5000 typ host";
+        assert_eq!(conceal(host), host);
     }
 
     #[test]

@@ -20,13 +20,17 @@ use crate::sdp::{self, CANDIDATES, CandidateRules, Description};
 use crate::signal::{SessionId, SignalBody, SignalMessage};
 
 /// How long a connection may take once both descriptions are known.
-const CONNECT: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(12);
 /// Host candidates are there at once; a description waits for them this long, so that it has them.
 const FIRST_CANDIDATES: Duration = Duration::from_millis(15);
 /// How long a description that must be complete waits for servers that don't answer.
 const ALL_CANDIDATES: Duration = Duration::from_secs(4);
 /// How long the link may be silent after the machine's addresses changed.
 const AFTER_MOVE: Duration = Duration::from_millis(3500);
+/// How long the path may be silent that a move may have left as it was, before new ones are looked for.
+const PROBE: Duration = Duration::from_millis(800);
+/// How soon after another the other device may begin ICE anew.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How often a dead signaling is tried again for a restart, and how long after the move.
 const RESTART_RETRY: Duration = Duration::from_millis(300);
 
@@ -47,6 +51,11 @@ pub(crate) struct Session {
     pub(crate) early: Vec<String>,
     pub(crate) taken: usize,
     pub(crate) trickles: bool,
+    /// The number of our last offer, if it waits for an answer after the first.
+    pub(crate) awaits: Option<u32>,
+    pub(crate) serial: u32,
+    /// When the other device last began ICE anew.
+    pub(crate) restarted: Option<Instant>,
 }
 
 impl Session {
@@ -68,30 +77,34 @@ impl Session {
         let offer = connection.create_offer(None).await.map_err(|e| failed("offer", e))?;
         connection.set_local_description(offer).await.map_err(|e| failed("offer", e))?;
         let sdp = self.described(!self.trickles).await?;
-        self.say(SignalBody::Offer { sdp, complete: !self.trickles }).await?;
+        self.say(SignalBody::Offer { sdp, complete: !self.trickles, serial: 0 }).await?;
 
         let silent = "the other device answers no offer; is the other node running?";
         let late = || Error::new(ErrorKind::Unreachable, "webrtc", "dial", silent).retry(Retry::Later);
         let answered = tokio::time::timeout(patience, self.answer()).await;
         self.accept_description(answered.map_err(|_| late())??, false).await?;
-        self.connected(&main).await.map_err(|error| self.explain(error))
+        self.connected(Some(main), CONNECT).await.map_err(|error| self.explain(error))
     }
 
-    /// Answers an offer, and returns once the other side's first lane is open.
-    pub(crate) async fn answer_offer(&mut self, offer: &str, complete: bool) -> Result<()> {
-        let checked = sdp::check(offer, self.rules)?;
-        self.accept_description(checked, true).await?;
-        let sdp = self.make_answer(complete).await?;
-        self.say(SignalBody::Answer { sdp }).await?;
-        let opened = async {
-            loop {
-                if let Some(lane) = self.event().await? {
-                    return Ok::<_, Error>(lane);
-                }
+    /// Answers an offer. What follows is up to the other side: [`Session::await_link`].
+    pub(crate) async fn answer_offer(&mut self, offer: &str, complete: bool, serial: u32) -> Result<()> {
+        let checked = match sdp::check(offer, self.rules) {
+            Ok(checked) => checked,
+            Err(error) => {
+                // Whoever offers shouldn't have to wait to hear it.
+                let _ = self.say(SignalBody::Refused { reason: error.message().into() }).await;
+                return Err(error);
             }
         };
-        let main = tokio::time::timeout(CONNECT, opened).await.map_err(|_| self.unreachable())??;
-        self.connected(&main).await
+        self.accept_description(checked, true).await?;
+        let sdp = self.make_answer(complete || !self.trickles).await?;
+        self.say(SignalBody::Answer { sdp, serial }).await
+    }
+
+    /// Returns once the other side's first lane is open. By hand the answer is still on its way to it.
+    pub(crate) async fn await_link(&mut self) -> Result<()> {
+        let patience = if self.trickles { CONNECT } else { self.signaling.caps().patience };
+        self.connected(None, patience).await
     }
 
     async fn make_answer(&mut self, complete: bool) -> Result<String> {
@@ -104,21 +117,21 @@ impl Session {
     /// Our description, with the candidates that are there already, or with all of them.
     async fn described(&mut self, complete: bool) -> Result<String> {
         let until = Instant::now() + if complete { ALL_CANDIDATES } else { FIRST_CANDIDATES };
-        let mut late = Vec::new();
+        let mut others = Vec::new();
         while let Ok(Some(event)) = tokio::time::timeout_at(until, self.events.recv()).await {
             match event {
                 PeerEvent::Gathered => break,
+                // They are in the description.
                 PeerEvent::Candidate(_) => {}
-                other => late.push(other),
+                other => others.push(other),
             }
         }
-        debug_assert!(late.iter().all(|event| !matches!(event, PeerEvent::Candidate(_))));
-        for event in late {
+        for event in others {
             self.handle(event).await?;
         }
         let description = self.link.peer.connection.local_description().await;
         let gone = || Error::new(ErrorKind::Closed, "webrtc", "describe", "the connection ended");
-        Ok(description.ok_or_else(gone)?.sdp)
+        Ok(sdp::conceal_all(&description.ok_or_else(gone)?.sdp))
     }
 
     /// The other device's answer.
@@ -126,7 +139,7 @@ impl Session {
         loop {
             tokio::select! {
                 signal = self.signals.recv() => match signal {
-                    Some(SignalBody::Answer { sdp }) => return sdp::check(&sdp, self.rules),
+                    Some(SignalBody::Answer { sdp, .. }) => return sdp::check(&sdp, self.rules),
                     Some(SignalBody::Candidate { candidate }) => self.candidate(candidate).await,
                     Some(SignalBody::Refused { reason }) => return Err(refused(&reason)),
                     Some(SignalBody::Offer { .. }) => {}
@@ -178,13 +191,20 @@ impl Session {
         }
     }
 
-    /// Waits until a lane is open, then binds the handshake to the connection.
-    async fn connected(&mut self, main: &Arc<Lane>) -> Result<()> {
-        let until = Instant::now() + CONNECT;
+    /// Waits until the first lane is open, ours or the other side's, then binds the handshake to the
+    /// connection.
+    async fn connected(&mut self, mut main: Option<Arc<Lane>>, patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
         loop {
+            // Only what is received may be dropped with a branch, never what is being handled.
             tokio::select! {
-                () = main.opened() => break,
-                event = self.event() => drop(event?),
+                () = opened(main.as_ref()) => break,
+                Some(event) = self.events.recv() => {
+                    let lane = self.handle(event).await?;
+                    main = main.or(lane);
+                }
+                Some(signal) = self.signals.recv() => self.signal(signal).await?,
+                error = self.link.ended() => return Err(error),
                 () = tokio::time::sleep_until(until) => return Err(self.unreachable()),
             }
         }
@@ -206,22 +226,11 @@ impl Session {
         Error::new(ErrorKind::Unreachable, "webrtc", "connect", message).retry(Retry::Later)
     }
 
-    /// The next event or signal, handled; a lane that the other side opened is returned.
-    async fn event(&mut self) -> Result<Option<Arc<Lane>>> {
-        tokio::select! {
-            Some(event) = self.events.recv() => self.handle(event).await,
-            Some(signal) = self.signals.recv() => {
-                self.signal(signal).await?;
-                Ok(None)
-            }
-            error = self.link.ended() => Err(error),
-        }
-    }
-
     async fn handle(&mut self, event: PeerEvent) -> Result<Option<Arc<Lane>>> {
         match event {
             PeerEvent::Candidate(candidate) if self.trickles && !candidate.is_empty() => {
                 // Lost ones are made up for by others, or by the next attempt.
+                let candidate = sdp::conceal(&candidate);
                 if let Err(error) = self.say(SignalBody::Candidate { candidate }).await {
                     debug!(%error, "a candidate could not be sent");
                 }
@@ -251,15 +260,34 @@ impl Session {
     async fn signal(&mut self, signal: SignalBody) -> Result<()> {
         match signal {
             SignalBody::Candidate { candidate } => self.candidate(candidate).await,
-            SignalBody::Offer { sdp, complete } => {
+            SignalBody::Offer { sdp, serial, .. } => {
+                // Anybody who carries signals can make one up; so many and no more.
+                if self.restarted.is_some_and(|at| at.elapsed() < RESTART_PAUSE) {
+                    return Ok(());
+                }
                 debug!(session = %self.id, "the other device begins ICE anew");
+                if self.awaits.is_some() {
+                    // Both began. The side that made the session's first offer goes on with its own.
+                    if self.link.is_offerer() {
+                        return Ok(());
+                    }
+                    self.awaits = None;
+                    let back = RTCSessionDescription::rollback(None).map_err(|e| failed("restart", e))?;
+                    let connection = &self.link.peer.connection;
+                    connection.set_local_description(back).await.map_err(|e| failed("restart", e))?;
+                }
+                self.restarted = Some(Instant::now());
                 self.taken = 0;
                 self.accept_description(sdp::check(&sdp, self.rules)?, true).await?;
-                let sdp = self.make_answer(complete).await?;
-                self.say(SignalBody::Answer { sdp }).await?;
+                let sdp = self.make_answer(false).await?;
+                self.say(SignalBody::Answer { sdp, serial }).await?;
             }
-            SignalBody::Answer { sdp } => {
-                // Answers to nothing are refused by the crate, and change nothing.
+            SignalBody::Answer { sdp, serial } => {
+                // A late answer to an earlier offer would be taken for this one's.
+                if self.awaits != Some(serial) {
+                    return Ok(());
+                }
+                self.awaits = None;
                 self.taken = 0;
                 self.accept_description(sdp::check(&sdp, self.rules)?, false).await?;
             }
@@ -273,7 +301,7 @@ impl Session {
     pub(crate) async fn watch(mut self) {
         let mut beat = tokio::time::interval(self.keep_alive);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut deadline: Option<Instant> = None;
+        let (mut deadline, mut probe): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             let outcome = tokio::select! {
                 error = self.link.ended() => Err(error),
@@ -285,8 +313,24 @@ impl Session {
                     Ok(())
                 }
                 Ok(()) = self.moved.changed() => {
-                    deadline = Some(Instant::now() + AFTER_MOVE);
-                    self.restart().await
+                    self.link.ping();
+                    if self.link.is_at_home() {
+                        // Another address came or went; the path may be as good as it was.
+                        probe = Some(Instant::now() + PROBE);
+                        Ok(())
+                    } else {
+                        deadline = Some(Instant::now() + AFTER_MOVE);
+                        self.restart().await
+                    }
+                }
+                () = sleep_until(probe) => {
+                    probe = None;
+                    if self.link.silence() < PROBE {
+                        Ok(())
+                    } else {
+                        deadline = Some(Instant::now() + AFTER_MOVE);
+                        self.restart().await
+                    }
                 }
                 _ = beat.tick() => {
                     self.link.ping();
@@ -329,10 +373,13 @@ impl Session {
         connection.set_local_description(offer).await.map_err(|e| failed("restart", e))?;
         let sdp = self.described(false).await?;
         self.taken = 0;
+        self.serial += 1;
+        self.awaits = Some(self.serial);
         self.link.ping();
         let until = Instant::now() + AFTER_MOVE / 2;
+        let offer = SignalBody::Offer { sdp, complete: false, serial: self.serial };
         // The signaling has moved, too, and needs a moment.
-        while let Err(error) = self.say(SignalBody::Offer { sdp: sdp.clone(), complete: false }).await {
+        while let Err(error) = self.say(offer.clone()).await {
             if Instant::now() > until {
                 debug!(session = %self.id, %error, "nothing carries the restart");
                 break;
@@ -340,6 +387,14 @@ impl Session {
             tokio::time::sleep(RESTART_RETRY).await;
         }
         Ok(())
+    }
+}
+
+/// Completes once a lane is there and open.
+async fn opened(lane: Option<&Arc<Lane>>) {
+    match lane {
+        Some(lane) => lane.opened().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -45,13 +45,25 @@ pub(crate) enum SignalBody {
         /// No candidates follow, and none are taken: the answer must have them all.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         complete: bool,
+        /// Counts this side's offers of the session.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        serial: u32,
     },
     /// The description that answers it.
-    Answer { sdp: String },
+    Answer {
+        sdp: String,
+        /// Which offer it answers.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        serial: u32,
+    },
     /// One more candidate (RFC 8840), as in a description, without `a=`.
     Candidate { candidate: String },
     /// The other side doesn't want to.
     Refused { reason: String },
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl SignalMessage {
@@ -88,8 +100,8 @@ mod tests {
     fn signals_survive_their_encoding_and_noise_is_refused() {
         let session = SessionId::random().unwrap();
         let bodies = [
-            SignalBody::Offer { sdp: "v=0\r\n".into(), complete: true },
-            SignalBody::Answer { sdp: "v=0\r\n".into() },
+            SignalBody::Offer { sdp: "v=0\r\n".into(), complete: true, serial: 0 },
+            SignalBody::Answer { sdp: "v=0\r\n".into(), serial: 3 },
             SignalBody::Candidate { candidate: "candidate:1 1 udp 1 192.0.2.1 1 typ host".into() },
             SignalBody::Refused { reason: "busy".into() },
         ];

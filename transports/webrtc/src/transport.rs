@@ -47,8 +47,9 @@ struct Inner {
     servers: Servers,
     /// Sessions by the other device and their name.
     sessions: Mutex<HashMap<(DeviceId, SessionId), Known>>,
-    /// What listening got, for links that were made by hand.
+    /// What listening got, for links that were made by hand, and where links go.
     listening: Mutex<Option<Arc<dyn Signaling>>>,
+    accepting: Mutex<Option<mpsc::Sender<Arc<dyn Link>>>>,
     answers: Arc<Semaphore>,
     moved: watch::Sender<()>,
     stop: CancellationToken,
@@ -78,6 +79,7 @@ impl WebRtcTransport {
             config,
             sessions: Mutex::default(),
             listening: Mutex::default(),
+            accepting: Mutex::default(),
             answers: Arc::new(Semaphore::new(ANSWERS)),
             moved: watch::Sender::new(()),
             stop: CancellationToken::new(),
@@ -136,6 +138,9 @@ impl Inner {
             idle_timeout: self.config.idle_timeout.0,
             early: Vec::new(),
             taken: 0,
+            awaits: None,
+            serial: 0,
+            restarted: None,
         })
     }
 
@@ -183,7 +188,7 @@ impl Inner {
             let _ = known.signals.try_send(message.body);
             return;
         }
-        let SignalBody::Offer { sdp, complete } = message.body else {
+        let SignalBody::Offer { sdp, complete, serial } = message.body else {
             return;
         };
         let permit = self.answers.clone().try_acquire_owned();
@@ -204,14 +209,17 @@ impl Inner {
         self.tasks.spawn(async move {
             let answered = async {
                 let mut session = inner.session(&place, signals, false, signaling).await?;
-                session.answer_offer(&sdp, complete).await?;
+                session.answer_offer(&sdp, complete, serial).await?;
+                // By hand it takes minutes from here; others needn't wait for that.
+                let permit = session.trickles.then_some(permit);
+                session.await_link().await?;
+                drop(permit);
                 Ok::<_, Error>(session)
             };
             let answered = tokio::select! {
                 answered = answered => answered,
                 () = inner.stop.cancelled() => return,
             };
-            drop(permit);
             match answered {
                 Ok(session) => {
                     if links.try_send(Arc::new(inner.keep(session, place))).is_err() {
@@ -247,6 +255,7 @@ impl Transport for WebRtcTransport {
 
     async fn listen(&self, signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
         let (sender, links) = mpsc::channel(BACKLOG);
+        *lock(&self.0.accepting) = Some(sender.clone());
         if let Some(signaling) = signaling {
             *lock(&self.0.listening) = Some(signaling.clone());
             let (inner, mut signals) = (self.0.clone(), signaling.receive());
@@ -287,8 +296,24 @@ impl Transport for WebRtcTransport {
         let _pump = (!listens).then(|| self.pump(&signaling));
         let (place, signals) = self.0.place(device, id);
         let mut session = self.0.session(&place, signals, true, signaling).await?;
-        session.dial(patience).await?;
+        tokio::select! {
+            dialed = session.dial(patience) => dialed?,
+            () = self.0.stop.cancelled() => {
+                return Err(Error::new(ErrorKind::Closed, "webrtc", "dial", "the transport was shut down"));
+            }
+        }
         Ok(Arc::new(self.0.keep(session, place)))
+    }
+
+    fn answer(&self, offer: &Signal, signaling: Arc<dyn Signaling>) -> Result<()> {
+        let deaf = || Error::new(ErrorKind::Invalid, "webrtc", "answer", "the node isn't started; start it first");
+        let links = lock(&self.0.accepting).clone().ok_or_else(deaf)?;
+        match SignalMessage::decode(&offer.payload)?.body {
+            SignalBody::Offer { .. } => {}
+            _ => return Err(Error::new(ErrorKind::Malformed, "webrtc", "answer", "this is no offer")),
+        }
+        self.0.on_signal(offer, &signaling, &links);
+        Ok(())
     }
 
     fn network_changed(&self) {

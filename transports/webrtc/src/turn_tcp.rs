@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -46,22 +46,25 @@ impl Bridge {
 
 /// Gives each local socket a connection of its own: a TURN allocation belongs to one.
 async fn run(socket: Arc<UdpSocket>, server: SocketAddr) {
-    let mut clients: HashMap<SocketAddr, (mpsc::Sender<Vec<u8>>, AbortOnDropHandle<()>)> = HashMap::new();
+    let mut clients: HashMap<SocketAddr, (mpsc::Sender<Vec<u8>>, AbortOnDropHandle<()>, Instant)> = HashMap::new();
     let mut buffer = vec![0; LONGEST];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
             // An ICMP error for a client that is gone.
             continue;
         };
-        clients.retain(|_, (queue, _)| !queue.is_closed());
+        clients.retain(|_, (queue, ..)| !queue.is_closed());
         if clients.len() >= CLIENTS && !clients.contains_key(&from) {
-            continue;
+            // After each move there are new sockets; those that are quiet for longest are of an old place.
+            let quiet = clients.iter().min_by_key(|(_, client)| client.2).map(|(client, _)| *client);
+            quiet.map(|client| clients.remove(&client));
         }
-        let (queue, _) = clients.entry(from).or_insert_with(|| {
+        let (queue, _, heard) = clients.entry(from).or_insert_with(|| {
             let (sender, queue) = mpsc::channel(WAITING);
             let task = tokio::spawn(serve(socket.clone(), from, server, queue));
-            (sender, AbortOnDropHandle::new(task))
+            (sender, AbortOnDropHandle::new(task), Instant::now())
         });
+        *heard = Instant::now();
         let message = padded(buffer.get(..length).unwrap_or_default());
         // A full queue loses it, as a full socket would.
         let _ = queue.try_send(message);

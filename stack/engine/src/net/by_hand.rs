@@ -16,6 +16,8 @@ use super::{Shared, dialer, handshake, link};
 
 /// How long a transport may gather all its candidates.
 pub(super) const GATHERING: Duration = Duration::from_secs(20);
+/// How long a link may take once the answer is here.
+const CONNECTING: Duration = Duration::from_secs(30);
 /// How long people may take to carry the offer there and the answer back.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
@@ -35,12 +37,41 @@ impl Drop for Offer {
 }
 
 impl Offer {
-    /// Takes the other device's answer; returns once the link is up.
-    pub(crate) async fn complete(mut self, payload: Bytes) -> Result<()> {
+    /// Takes the other device's answer; returns once the link is up. Without success the offer goes on
+    /// waiting for the right one, as long as [`Offer::waits`].
+    pub(crate) async fn complete(&mut self, payload: Bytes) -> Result<()> {
         let over = || Error::new(ErrorKind::Closed, "engine", "connect by hand", "the offer is no longer waiting");
         self.answer.send(Signal { from: self.device, payload }).await.map_err(|_| over())?;
-        (&mut self.attempt).await.map_err(|_| over())?
+        let message = "no link comes of this answer; is it the one to the last offer? It can be tried again";
+        let late = |_| Error::new(ErrorKind::Timeout, "engine", "connect by hand", message);
+        tokio::time::timeout(CONNECTING, &mut self.attempt).await.map_err(late)?.map_err(|_| over())?
     }
+
+    /// Whether an answer can still be taken.
+    pub(crate) fn waits(&self) -> bool {
+        !self.attempt.is_finished()
+    }
+}
+
+/// Takes an offer that somebody carried here, and returns the answer.
+pub(super) async fn answer(shared: &Shared, offer: &Signal) -> Result<Bytes> {
+    let (sender, mut said) = mpsc::channel(1);
+    let servers = shared.signals.ice_servers().await;
+    let fail = |kind, message: &str| Error::new(kind, "engine", "connect by hand", message);
+    let mut last =
+        fail(ErrorKind::Invalid, "no transport of this node takes offers by hand; add one such as webrtc to the file");
+    for transport in shared.transports.iter().filter(|t| t.caps().needs_signaling) {
+        let signaling = ByHand { offers: sender.clone(), answers: Mutex::new(None), servers: servers.clone() };
+        match transport.answer(offer, Arc::new(signaling)) {
+            Ok(()) => {
+                let silent = "the offer isn't answered in time; run `peerloom doctor`";
+                let answer = tokio::time::timeout(GATHERING, said.recv()).await;
+                return answer.ok().flatten().ok_or_else(|| fail(ErrorKind::Timeout, silent));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Makes an offer for a contact's device, with the first transport that takes signals.

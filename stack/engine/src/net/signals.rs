@@ -1,5 +1,5 @@
-//! Signals between devices that have no link yet: over what a discovery brings, over contacts that
-//! have links to both, or by hand.
+//! Signals between devices that have no link yet: over what a discovery brings, or over contacts that
+//! have links to both.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use super::Links;
 /// Signals that wait for a transport to look; more are dropped.
 const WAITING: usize = 256;
 /// Contacts that are asked to carry a signal.
-const CARRIERS: usize = 8;
+const CARRIERS: usize = 32;
 /// Who carried a device's last signal carries its next, so that they keep their order; after this
 /// time anybody may.
 const STICKY: Duration = Duration::from_secs(10);
@@ -40,8 +40,6 @@ pub(crate) struct Switchboard {
 #[derive(Default)]
 struct Book {
     receivers: Vec<mpsc::Sender<Signal>>,
-    /// Devices whose answers a person carries.
-    by_hand: HashMap<DeviceId, mpsc::Sender<Bytes>>,
     /// By sender: which contact carried its last signal, and when.
     via: HashMap<DeviceId, (DeviceId, Instant)>,
     /// By device: how many signals it may still have forwarded.
@@ -123,27 +121,26 @@ impl Switchboard {
         left >= 1.0
     }
 
-    /// Gives an offer that a person carried to the transports, and returns what they answer.
-    pub(crate) async fn accept_by_hand(&self, offer: Signal) -> Result<Bytes> {
-        let (sender, mut answers) = mpsc::channel(1);
-        self.book().by_hand.insert(offer.from, sender);
-        let from = offer.from;
-        self.deliver(&offer);
-        let answer = tokio::time::timeout(super::by_hand::GATHERING, answers.recv()).await;
-        self.book().by_hand.remove(&from);
-        let silent = "no transport answers the offer; is it of a transport that this node's file has, and still fresh?";
-        answer.ok().flatten().ok_or_else(|| Error::new(ErrorKind::Timeout, "engine", "connect by hand", silent))
+    /// The contacts to ask for carrying a signal: the one that brought the device's last, or those whose
+    /// ids are nearest, always in the same order, so that an offer's candidates go the way it went.
+    fn carriers_to(&self, to: &DeviceId) -> Vec<DeviceId> {
+        let mut up: Vec<DeviceId> = self.links.up().into_iter().filter(|device| device != to).collect();
+        let via = self.book().via.get(to).filter(|(_, at)| at.elapsed() < STICKY).map(|(device, _)| *device);
+        if let Some(via) = via.filter(|via| up.contains(via)) {
+            return vec![via];
+        }
+        let distance = |device: &DeviceId| -> Vec<u8> {
+            device.as_bytes().iter().zip(to.as_bytes()).map(|(a, b)| a ^ b).collect()
+        };
+        up.sort_by_cached_key(distance);
+        up.truncate(CARRIERS);
+        up
     }
 }
 
 #[async_trait]
 impl Signaling for Switchboard {
     async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()> {
-        let by_hand = self.book().by_hand.get(&to).cloned();
-        if let Some(person) = by_hand {
-            let gone = |_| Error::new(ErrorKind::Closed, "engine", "signal", "nobody waits for the answer any more");
-            return person.try_send(payload).map_err(gone);
-        }
         let mut last = None;
         for carrier in &self.carriers {
             match carrier.send(to, payload.clone()).await {
@@ -151,8 +148,7 @@ impl Signaling for Switchboard {
                 Err(error) => last = Some(error),
             }
         }
-        let mut carriers: Vec<DeviceId> = self.links.up().into_iter().filter(|device| *device != to).collect();
-        carriers.truncate(CARRIERS);
+        let carriers = self.carriers_to(&to);
         if carriers.is_empty() {
             let alone = "nothing carries signals to it: no registry is reachable, and no common contact has a link";
             return Err(last.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "engine", "signal", alone)));

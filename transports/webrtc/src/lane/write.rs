@@ -1,7 +1,7 @@
 //! The writing side of a lane.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,9 +9,9 @@ use peerloom_core::{ChannelClass, Error};
 use tokio::sync::mpsc;
 use webrtc::data_channel::RTCDataChannelState;
 
-use super::{Lane, closed};
+use super::{Lane, Urgent, closed, due};
 use crate::link::Shared;
-use crate::message::{Message, OVERHEAD, window};
+use crate::message::{Message, OVERHEAD};
 
 /// Unsent bytes above which a lane waits until half of them are out. A bulk channel keeps few: SCTP
 /// sends in the order of its queue, so they delay everybody else's.
@@ -26,6 +26,8 @@ struct Writing {
     /// The frames of the current channel.
     outgoing: Option<mpsc::Receiver<Bytes>>,
     class: ChannelClass,
+    /// Which of the lane's channels that is.
+    number: u64,
     /// Bytes given to the crate since its buffer was last looked at, and what was in it then.
     unsent: usize,
 }
@@ -36,7 +38,7 @@ impl Lane {
             self.opened().await;
         }
         self.opened.send_replace(true);
-        let mut writing = Writing { link, outgoing: None, class: ChannelClass::Control, unsent: 0 };
+        let mut writing = Writing { link, outgoing: None, class: ChannelClass::Control, number: 0, unsent: 0 };
         match self.write_all(&mut writing).await {
             Ok(()) => closed("the link was closed"),
             Err(error) => error,
@@ -60,8 +62,12 @@ impl Lane {
                 // The channel's sender was closed or dropped.
                 None => {
                     writing.outgoing = None;
-                    self.used().our_end = true;
-                    self.send(writing, Message::End.encode()).await?;
+                    // Its opening may just be waiting to be said.
+                    self.say_urgent(writing).await?;
+                    let said = std::mem::replace(&mut self.used().our_end, true);
+                    if !said {
+                        self.send(writing, Message::End.encode()).await?;
+                    }
                 }
             }
         }
@@ -69,8 +75,9 @@ impl Lane {
 
     /// Everything that must not wait for frames: openings, pings, credit, ends.
     async fn say_urgent(&self, writing: &mut Writing) -> Result<(), Error> {
-        let urgent = std::mem::take(&mut *self.urgent.lock().unwrap_or_else(PoisonError::into_inner));
-        for message in urgent {
+        let Urgent { open, ping, pong } = std::mem::take(&mut *self.urgent());
+        let urgent = [open.map(Message::Open), pong.map(Message::Pong), ping.map(Message::Ping)];
+        for message in urgent.into_iter().flatten() {
             self.send(writing, message.encode()).await?;
         }
         let (stop, credit, end) = {
@@ -78,14 +85,15 @@ impl Lane {
             if let Some(fresh) = used.outgoing.take() {
                 writing.outgoing = Some(fresh);
                 writing.class = used.class.unwrap_or(ChannelClass::Control);
+                writing.number = used.number;
             }
             let stop = used.unread && !used.stopped && !used.their_end;
             used.stopped |= stop;
             // Whoever writes hears that nobody reads.
             let end = used.they_stopped && !used.our_end && used.class.is_some();
             used.our_end |= end;
-            let size = used.class.map_or(usize::MAX, window);
-            let due = !used.their_end && self.taken.load(Ordering::Acquire) >= size / 4;
+            let least = used.class.map_or(usize::MAX, due);
+            let due = !used.their_end && self.taken.load(Ordering::Acquire) >= least;
             let credit = if due { self.taken.swap(0, Ordering::AcqRel) } else { 0 };
             used.window += credit;
             (stop, credit, end)
@@ -117,10 +125,10 @@ impl Lane {
         let longest = writing.link.upgrade().ok_or_else(|| closed("the link was dropped"))?.longest_message();
         let total = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let mut rest = frame;
-        let mut first = true;
+        let (number, mut first) = (writing.number, true);
         loop {
             let part = rest.split_to(rest.len().min(longest.saturating_sub(8)));
-            if !self.spend(writing, part.len() + OVERHEAD).await? {
+            if !self.spend(writing, number, part.len() + OVERHEAD).await? {
                 return Ok(());
             }
             let message = if first { Message::Frame { total, part } } else { Message::More(part) };
@@ -133,9 +141,19 @@ impl Lane {
         }
     }
 
+    /// Whether nothing more can be said in this channel of the lane.
+    fn is_past(&self, number: u64) -> bool {
+        let used = self.used();
+        used.our_end || used.number != number
+    }
+
     /// Waits for the other side's credit; `false`: it wants no more of this channel.
-    async fn spend(&self, writing: &mut Writing, cost: usize) -> Result<bool, Error> {
+    async fn spend(&self, writing: &mut Writing, number: u64, cost: usize) -> Result<bool, Error> {
         loop {
+            // The other side stopped, and was told that this is the end; the lane may carry another by now.
+            if self.is_past(number) {
+                return Ok(false);
+            }
             let spent =
                 self.credit.fetch_update(Ordering::AcqRel, Ordering::Acquire, |credit| credit.checked_sub(cost));
             if spent.is_ok() {
