@@ -209,6 +209,8 @@ impl Session {
             }
         }
         self.link.bind().await?;
+        // It may have taken people minutes: the silence before doesn't count.
+        self.link.heard(0);
         self.link.look_at_path().await;
         self.link.peer.runtime.cool();
         Ok(())
