@@ -95,6 +95,9 @@ pub(crate) enum Command {
         after_help = "Example: peerloom registry --listen 127.0.0.1:8080\n         peerloom registry --listen 0.0.0.0:443 --name registry.example --tls-cert cert.pem --tls-key key.pem \\\n           --stun stun:stun.example:3478 --turn turn:turn.example:3478 --turn-secret-file secret"
     )]
     Registry(Box<RegistryArgs>),
+    /// Print your own user id, by which others can add you where a discovery such as a registry knows it.
+    #[command(after_help = "Example: peerloom -C bob add $(peerloom -C alice id)")]
+    Id,
     /// Check a configuration file without running anything.
     #[command(after_help = "Example: peerloom check alice/peerloom.toml")]
     Check(Check),

@@ -19,10 +19,10 @@ use peerloom::{Config, Error, ErrorKind, IceServer, Result};
 use serde_json::{Value, json};
 
 use crate::args::{
-    Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, Queue, QueueAction, Run, Send,
+    Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, LogFormat, Queue, QueueAction, Run, Send,
 };
 use crate::control::{EventView, MessageView, Request, SOCKET};
-use crate::output::{colours, note, printable, say, say_json, table};
+use crate::output::{colours, note, printable, say, say_json, set_in, table};
 use crate::session::Session;
 use crate::{bench, demo};
 
@@ -31,14 +31,14 @@ pub(crate) use registry::temporary as temporary_registry;
 
 /// Runs the command that the arguments ask for.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { dir, overrides: set, json, command, .. } = arguments;
+    let Arguments { dir, overrides: set, json, log, command, .. } = arguments;
     // What is said here counts more than what the environment says.
     let mut overrides = peerloom::config::overrides_from(std::env::vars_os());
     overrides.extend(set);
     let opened = || Session::open(&dir, &overrides);
     let done = match command {
         Command::Init(init) => init::run(&dir, &overrides, json, init).await,
-        Command::Run(run) => serve(opened().await?, json, run).await,
+        Command::Run(run) => serve(opened().await?, json, log, run).await,
         Command::Invite(invite) => {
             let session = opened().await?;
             let done = self::invite(&session, json, invite).await;
@@ -57,6 +57,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Inbox(inbox) => self::inbox(opened().await?, json, inbox).await,
         Command::Queue(queue) => with(opened().await?, |s| self::queue(s, json, queue)).await,
         Command::Peers => with(opened().await?, |s| peers(s, json)).await,
+        Command::Id => with(opened().await?, |s| id(s, json)).await,
         Command::Connect(connect) => {
             let session = opened().await?;
             let done = connect::run(&session, json, connect).await;
@@ -91,7 +92,7 @@ where
     done
 }
 
-async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
+async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result<()> {
     if let Session::Remote(_) = session {
         let message = format!("a node runs on this folder already (its socket is {SOCKET}); end it first");
         return Err(Error::new(ErrorKind::InUse, "run", "start", message));
@@ -103,7 +104,7 @@ async fn serve(session: Session, json: bool, run: Run) -> Result<()> {
     let status = session.request(Request::Status).await?;
     if json {
         say_json(&status);
-    } else if !run.quiet {
+    } else if !run.quiet && log == LogFormat::Text {
         let addresses: Vec<&str> =
             status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         note(&format!("{} listens at {}; Ctrl-C ends it", text(&status, "name"), addresses.join(", ")));
@@ -133,7 +134,7 @@ fn serve_metrics(address: std::net::SocketAddr) -> Result<()> {
 }
 
 /// Completes at Ctrl-C or SIGTERM.
-async fn interrupted() {
+pub(crate) async fn interrupted() {
     let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
     match terminate {
         Ok(mut terminate) => {
@@ -282,6 +283,16 @@ async fn queue(session: std::sync::Arc<Session>, json: bool, queue: Queue) -> Re
     Ok(())
 }
 
+async fn id(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
+    let status = session.request(Request::Status).await?;
+    if json {
+        say_json(&json!({ "name": status["name"], "user": status["user"], "device": status["device"] }));
+    } else {
+        say(&text(&status, "user"));
+    }
+    Ok(())
+}
+
 async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
     let answer = session.request(Request::Peers).await?;
     if json {
@@ -317,12 +328,16 @@ async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<(
         let message = "no node runs on this folder; write the servers into its file, at transport.ice_servers";
         return Err(Error::new(ErrorKind::NotFound, "ice", "set", message));
     }
+    let none = servers.is_empty();
     let servers = servers.into_iter().map(|url| IceServer { urls: vec![url], username: None, credential: None });
     let answer = session.request(Request::SetIceServers { servers: servers.collect() }).await?;
     if json {
         say_json(&answer);
     } else {
-        say("new links use these servers; write them into the file, too, for the next time");
+        say(match none {
+            true => "new links use no servers but those that a registry names; for the next time empty the file's, too",
+            false => "new links use these servers; write them into the file, too, for the next time",
+        });
     }
     Ok(())
 }
@@ -380,7 +395,7 @@ fn show_message(message: &Value, json: bool) {
 
 fn show(message: &MessageView) {
     let body = match (&message.text, &message.body) {
-        (Some(text), _) => printable(text),
+        (Some(text), _) => set_in(text),
         (None, body) => {
             let kind = if message.content_type.is_empty() { "bytes" } else { &message.content_type };
             format!("[{}, {} characters of base64]", printable(kind), body.as_ref().map_or(0, String::len))

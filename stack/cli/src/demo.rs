@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::args::Demo;
-use crate::command::{free_port, init_folder, temporary_registry};
+use crate::command::{free_port, init_folder, interrupted, temporary_registry};
 use crate::control::{Client, MessageView, Request};
 use crate::output::{Progress, note, say, say_json};
 use crate::process::NodeProcess;
@@ -51,7 +51,15 @@ struct Summary {
 /// The clients of the running nodes; the victim's changes.
 type Clients = Arc<Mutex<Vec<Option<Client>>>>;
 
+/// Runs the demonstration; Ctrl-C ends its nodes and removes what it made.
 pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode> {
+    tokio::select! {
+        done = show(overrides, json, demo) => done,
+        () = interrupted() => Ok(ExitCode::from(130)),
+    }
+}
+
+async fn show(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode> {
     let temporary = tempfile::tempdir().map_err(|e| failed("no temporary folder can be made").source(e))?;
     let base = demo.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     let folders: Vec<PathBuf> = NAMES.iter().map(|name| base.join(name)).collect();
@@ -89,6 +97,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     }
     clients.lock().await[VICTIM] = None;
     if let Some(victim) = nodes[VICTIM].take() {
+        progress.set("");
         let pid = victim.pid();
         victim.kill().await?;
         if !json {
@@ -97,6 +106,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     }
     tokio::time::sleep(DEAD).await;
     let restarted = NodeProcess::start(&folders[VICTIM]).await?;
+    progress.set("");
     if !json {
         say(&format!("started {} again; it answered after {} ms", NAMES[VICTIM], restarted.ready_after.as_millis()));
     }
@@ -106,7 +116,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Resul
     let mut accepted: HashMap<String, usize> = HashMap::new();
     while let Some(stream) = streams.join_next().await {
         accepted.extend(stream.map_err(|e| failed("a stream panicked").source(e))??);
-        progress.set(&format!("{} messages accepted", accepted.len()));
+        progress.set(&format!("{} of {} messages accepted", accepted.len(), demo.messages));
     }
     let summary = collect(&clients, &accepted, &progress).await?;
     drop(progress);

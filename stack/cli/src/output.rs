@@ -81,6 +81,12 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// A text of several lines as one message's: lines after the first are set in, so that none of them can
+/// look like somebody else's message.
+pub(crate) fn set_in(text: &str) -> String {
+    printable(text).replace('\n', "\n    ")
+}
+
 /// Whether results may be coloured: on a terminal, unless `NO_COLOR` says otherwise.
 pub(crate) fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()

@@ -188,6 +188,7 @@ fn kinds_and_help_tell_everything() {
         "connect",
         "doctor",
         "ice",
+        "id",
         "registry",
         "completions",
         "man",

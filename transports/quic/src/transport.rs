@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use peerloom_core::wire::{Address, PublicKey, limits};
-use peerloom_core::{DeviceSecret, Error, ErrorKind, Link, Listener, Result, Signaling, Transport, TransportCaps};
+use peerloom_core::{
+    DeviceSecret, Error, ErrorKind, Finding, Link, Listener, Result, Signaling, Transport, TransportCaps,
+};
 use quinn::{
     ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, TransportErrorCode, VarInt,
 };
@@ -161,6 +163,25 @@ impl Transport for QuicTransport {
             .map_err(|e| explain_dial(place, e))?;
         let link = QuicLink::new(connection).ok_or_else(|| unreachable("the other side shows no key"))?;
         Ok(Arc::new(link))
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        let bound = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Endpoint::local_addr);
+        let Some(Ok(bound)) = bound else {
+            return vec![Finding::bad("QUIC", "doesn't listen", "start the node; it says why it can't")];
+        };
+        let advertised = self.config.advertised().unwrap_or_default();
+        let reached = if advertised.is_empty() { own_addresses(bound) } else { advertised };
+        let shown = reached.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let public = |place: &SocketAddr| match place.ip() {
+            IpAddr::V4(ip) => !ip.is_private() && !ip.is_loopback() && !ip.is_link_local(),
+            IpAddr::V6(ip) => !ip.is_unique_local() && !ip.is_loopback() && !ip.is_unicast_link_local(),
+        };
+        if reached.iter().any(public) {
+            return vec![Finding::good("QUIC", format!("listens at {shown}"))];
+        }
+        let remedy = "forward the port and set transport.advertise, or use webrtc, if contacts elsewhere shall dial";
+        vec![Finding::note("QUIC", format!("listens at addresses of private networks only: {shown}"), remedy)]
     }
 
     async fn shutdown(&self) {

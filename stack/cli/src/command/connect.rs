@@ -39,8 +39,14 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
         () = interrupted() => return Ok(()),
     };
     note("connecting …");
-    session.request(Request::TakeByHand { text: answer }).await?;
-    let link = link_to(session, &contact).await?;
+    let connect = async {
+        session.request(Request::TakeByHand { text: answer }).await?;
+        link_to(session, &contact).await
+    };
+    let link = tokio::select! {
+        link = connect => link?,
+        () = interrupted() => return Ok(()),
+    };
     if json {
         say_json(&link);
     } else {

@@ -27,7 +27,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init:
             "device": node.device().to_string(),
         }));
     } else {
-        say(&format!("made {}; {name} is user {}", folder.join(FILE_NAME).display(), node.user().short()));
+        say(&format!("made {}; {name} is user {}", folder.join(FILE_NAME).display(), node.user()));
         say(&format!("next: peerloom -C {0} run, and in another terminal: peerloom -C {0} invite", folder.display()));
     }
     node.shutdown().await;

@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{DeviceId, Frame};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::{Instrument, debug, debug_span, trace, warn};
+use tracing::{Instrument, debug, debug_span, info, trace, warn};
 
 use super::Shared;
 use super::handshake::Ready;
@@ -47,13 +47,14 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, perm
         });
     }
     shared.links.poke();
+    info!(?device, address = link.remote_address(), path = %link.path(), "a link is up");
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
         Ok(()) => carry(&shared, &link, device, control, chat, registered.control, registered.chat).await,
         Err(error) => error,
     };
     link.close("ended");
-    debug!(?device, %end, "a link ended");
+    info!(?device, %end, "a link ended");
     let taken_over = shared.links.unregister(&device, registered.id);
     let news = if taken_over { Input::LinkUp(device) } else { Input::LinkDown(device, end.message().into()) };
     // Fails only when the node is shut down.
