@@ -25,7 +25,10 @@ pub fn keys(schema: &Value) -> Vec<Key> {
     let key = |(name, property): (&String, &Value)| Key {
         name: name.clone(),
         kind: kind_of(property),
-        default: property.get("default").map(Value::to_string).unwrap_or_default(),
+        default: property
+            .get("default")
+            .filter(|default| !default.is_null())
+            .map_or_else(|| "none".into(), Value::to_string),
         documentation: property.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " "),
     };
     properties.iter().map(key).collect()
