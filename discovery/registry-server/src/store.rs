@@ -24,7 +24,8 @@ pub(crate) trait Store: Send + Sync {
     /// At most `limit` of a user's devices whose records are valid, last seen first.
     async fn user(&self, network: NetworkId, user: UserId, limit: usize, now_ms: u64) -> Result<Vec<Known>>;
 
-    /// At most `limit` devices after one, by id, that were seen since `since_ms`.
+    /// At most `limit` devices after one, by id, that were seen since `since_ms`. Only so many are looked
+    /// at in one call.
     async fn seen(
         &self,
         network: NetworkId,
@@ -32,13 +33,14 @@ pub(crate) trait Store: Send + Sync {
         limit: u32,
         since_ms: u64,
         now_ms: u64,
-    ) -> Result<Vec<Known>>;
+    ) -> Result<Seen>;
 
     /// Notes a heartbeat; false when a later one is known.
     async fn beat(&self, beat: Beat) -> Result<bool>;
 
     /// At most `limit` coordinators with a heartbeat since `beat_since_ms`, most capacity first; where
-    /// there is none, devices seen since `seen_since_ms`, most capabilities first.
+    /// there is none, devices seen since `seen_since_ms`, most capabilities first. Only those of either that
+    /// were heard last are looked at.
     async fn coordinators(
         &self,
         network: NetworkId,
@@ -99,6 +101,14 @@ pub(crate) struct Known {
     pub(crate) seen_ms: u64,
     /// Its last heartbeat; 0 for none.
     pub(crate) beat_ms: u64,
+}
+
+/// Devices in the order of their ids.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) devices: Vec<Known>,
+    /// After which one to go on; `None` when all were looked at.
+    pub(crate) next: Option<DeviceId>,
 }
 
 /// A heartbeat whose signature is checked.

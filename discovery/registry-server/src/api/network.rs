@@ -94,9 +94,8 @@ pub(crate) async fn active_peers(
     // Whoever is connected is noted as seen more often than that.
     let since = now.saturating_sub(ms(times.online.max(times.clean)));
     let seen = state.store.seen(network, after, limit, since, now).await?;
-    let full = seen.len() == limit as usize;
-    let next = seen.last().filter(|_| full).map(|known| known.device.to_string());
-    let online = seen.into_iter().filter(|known| state.is_online(network, known, now));
+    let next = seen.next.map(|device| device.to_string());
+    let online = seen.devices.into_iter().filter(|known| state.is_online(network, known, now));
     let peers = online.map(|known| ActivePeer {
         user_id: known.user,
         peer_id: known.device,

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::{Announcement, Beat, Helper, Known, Outcome, Store};
+use super::{Announcement, Beat, Helper, Known, Outcome, Seen, Store};
 
 /// Calls that wait for the thread; beyond, they are refused: a second's worth or less.
 const WAITING: usize = 4096;
@@ -145,7 +145,7 @@ impl Store for SqliteStore {
         limit: u32,
         since_ms: u64,
         now_ms: u64,
-    ) -> Result<Vec<Known>> {
+    ) -> Result<Seen> {
         self.run(move |connection| queries::seen(connection, &network, after, limit, since_ms, now_ms)).await
     }
 
@@ -246,6 +246,49 @@ mod tests {
         assert_eq!(store.announce(announcement(2, 2, 5)).await.unwrap(), Outcome::Stored);
         assert_eq!(store.forget(5, 5).await.unwrap(), 1, "device 1 wasn't seen lately");
         assert_eq!(store.announce(announcement(3, 1, 5)).await.unwrap(), Outcome::Stored);
+    }
+
+    #[tokio::test]
+    async fn a_page_looks_at_so_many_devices_and_says_where_to_go_on() {
+        let store = SqliteStore::open(Path::new(":memory:"), 10_000).unwrap();
+        let network = NetworkId::from_bytes([1; 32]);
+        let number = |device: &Known| u16::from_be_bytes([device.device.as_bytes()[0], device.device.as_bytes()[1]]);
+        let many = u16::try_from(queries::LOOKED + 100).unwrap();
+        for device in 0..many {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&device.to_be_bytes());
+            // The last one alone was seen lately.
+            let mut new = announcement(0, 1, if device + 1 == many { 100 } else { 1 });
+            (new.device, new.user) = (DeviceId::from_bytes(id), UserId::from_bytes(id));
+            store.announce(new).await.unwrap();
+        }
+        let first = store.seen(network, None, 10, 50, 100).await.unwrap();
+        assert!(first.devices.is_empty() && first.next.is_some());
+        let second = store.seen(network, first.next, 10, 50, 100).await.unwrap();
+        assert_eq!(second.devices.iter().map(number).collect::<Vec<_>>(), [many - 1]);
+        assert_eq!(second.next, None);
+        let all = store.seen(network, None, 10, 0, 100).await.unwrap();
+        assert_eq!(all.devices.iter().map(number).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        assert_eq!(all.next, Some(all.devices[9].device));
+    }
+
+    #[tokio::test]
+    async fn a_user_has_so_many_devices() {
+        let store = SqliteStore::open(Path::new(":memory:"), 1000).unwrap();
+        let (network, user) = (NetworkId::from_bytes([1; 32]), UserId::from_bytes([2; 32]));
+        for device in 0..100 {
+            assert_eq!(store.announce(announcement(device, 1, device.into())).await.unwrap(), Outcome::Stored);
+        }
+        // A device that comes over from another user counts, too.
+        let mut moved = announcement(200, 1, 200);
+        moved.user = UserId::from_bytes([3; 32]);
+        store.announce(moved).await.unwrap();
+        store.announce(announcement(200, 2, 201)).await.unwrap();
+        let known = store.user(network, user, 1000, 300).await.unwrap();
+        let numbers: Vec<u8> = known.iter().map(|known| known.device.as_bytes()[0]).collect();
+        let newest: Vec<u8> = std::iter::once(200).chain((100 - 63..100).rev()).collect();
+        assert_eq!(numbers, newest, "the longest unseen made room");
+        assert_eq!(store.devices(), 64);
     }
 
     #[tokio::test]

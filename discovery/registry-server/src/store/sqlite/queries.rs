@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use peerloom_registry_protocol::limits;
 
-use crate::store::{Announcement, Beat, Helper, Known, Outcome};
+use crate::store::{Announcement, Beat, Helper, Known, Outcome, Seen};
 
 /// "plrg" in ASCII: `file` and SQLite's tools show whose database it is.
 const APPLICATION_ID: i32 = 0x706c_7267;
 /// Of the tables. The state is soft: a database of another format is emptied, not migrated.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
+/// Most rows that a call looks at, whatever it finds: all calls wait for one thread, and one may not keep it
+/// busy because most devices of a network haven't been seen lately.
+pub(super) const LOOKED: usize = 1000;
 
 /// Tables with row ids, since rows are longer than SQLite likes in an index.
 const TABLES: &str = "
@@ -23,12 +27,13 @@ const TABLES: &str = "
     );
     CREATE UNIQUE INDEX IF NOT EXISTS by_device ON devices (network, device);
     CREATE INDEX IF NOT EXISTS by_user ON devices (network, user);
-    CREATE INDEX IF NOT EXISTS by_ability ON devices (network, capabilities, seen_ms);
+    CREATE INDEX IF NOT EXISTS by_time ON devices (network, seen_ms);
     CREATE TABLE IF NOT EXISTS coordinators (
         network BLOB NOT NULL, device BLOB NOT NULL,
         active_peers INTEGER NOT NULL, capacity INTEGER NOT NULL, at_ms INTEGER NOT NULL,
         PRIMARY KEY (network, device)
     ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS by_beat ON coordinators (network, at_ms);
 ";
 
 /// Makes the tables.
@@ -74,14 +79,16 @@ pub(super) fn announce(
 ) -> rusqlite::Result<Outcome> {
     let keys = (new.network.as_bytes(), new.device.as_bytes());
     let known = connection
-        .prepare_cached("SELECT row, sequence, record FROM devices WHERE network = ?1 AND device = ?2")?
+        .prepare_cached("SELECT row, sequence, record, user FROM devices WHERE network = ?1 AND device = ?2")?
         .query_row(keys, |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get_ref(2)?.as_blob()? == new.record))
+            let same = row.get_ref(2)?.as_blob()? == new.record;
+            let moved = row.get_ref(3)?.as_blob()? != new.user.as_bytes();
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, same, moved))
         })
         .optional()?;
     let (sequence, now) = (ordered(new.sequence), time(new.now_ms));
     match known {
-        Some((row, before, true)) if before == sequence => {
+        Some((row, before, true, _)) if before == sequence => {
             if new.fresh {
                 connection
                     .prepare_cached(
@@ -91,8 +98,11 @@ pub(super) fn announce(
             }
             Ok(Outcome::Same)
         }
-        Some((_, before, _)) if before >= sequence => Ok(Outcome::Outdated),
-        Some((row, ..)) => {
+        Some((_, before, ..)) if before >= sequence => Ok(Outcome::Outdated),
+        Some((row, _, _, moved)) => {
+            if moved {
+                make_room(connection, new, devices)?;
+            }
             connection
                 .prepare_cached(
                     "UPDATE devices SET sequence = ?2, record = ?3, signal_address = ?4, capabilities = ?5,
@@ -112,6 +122,7 @@ pub(super) fn announce(
         }
         None if devices.load(Ordering::Relaxed) >= most => Ok(Outcome::Full),
         None => {
+            make_room(connection, new, devices)?;
             connection
                 .prepare_cached(
                     "INSERT INTO devices (network, device, user, sequence, record, signal_address, capabilities,
@@ -134,9 +145,21 @@ pub(super) fn announce(
     }
 }
 
+/// Where a user has as many devices as an answer takes, the longest unseen ones go.
+fn make_room(connection: &Connection, new: &Announcement, devices: &AtomicU64) -> rusqlite::Result<()> {
+    let gone = connection
+        .prepare_cached(
+            "DELETE FROM devices WHERE row IN (
+                 SELECT row FROM devices WHERE network = ?1 AND user = ?2 ORDER BY seen_ms DESC LIMIT -1 OFFSET ?3)",
+        )?
+        .execute(params![new.network.as_bytes(), new.user.as_bytes(), limits::DEVICES as i64 - 1])?;
+    devices.fetch_sub(gone as u64, Ordering::Relaxed);
+    Ok(())
+}
+
 /// The columns of [`known`], from `devices d` and its coordinator's row.
 const KNOWN: &str = "
-    SELECT d.device, d.user, d.record, d.signal_address, d.announced_ms, d.seen_ms, c.at_ms
+    SELECT d.device, d.user, d.record, d.signal_address, d.announced_ms, d.seen_ms, c.at_ms, d.expires_ms
     FROM devices d LEFT JOIN coordinators c ON c.network = d.network AND c.device = d.device";
 
 fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
@@ -185,13 +208,26 @@ pub(super) fn seen(
     limit: u32,
     since_ms: u64,
     now_ms: u64,
-) -> rusqlite::Result<Vec<Known>> {
+) -> rusqlite::Result<Seen> {
     let after: &[u8] = after.as_ref().map_or(&[], |device| device.as_bytes());
-    let wanted = "WHERE d.network = ?1 AND d.device > ?2 AND d.seen_ms >= ?3 AND d.expires_ms > ?4";
-    connection
-        .prepare_cached(&format!("{KNOWN} {wanted} ORDER BY d.device LIMIT ?5"))?
-        .query_map(params![network.as_bytes(), after, time(since_ms), time(now_ms), limit], known)?
-        .collect()
+    // What was seen and is valid is picked here: a condition in the statement would pass over any number of rows.
+    let wanted = "WHERE d.network = ?1 AND d.device > ?2 ORDER BY d.device LIMIT ?3";
+    let mut statement = connection.prepare_cached(&format!("{KNOWN} {wanted}"))?;
+    let mut rows = statement.query(params![network.as_bytes(), after, LOOKED as i64])?;
+    let (since, now) = (time(since_ms), time(now_ms));
+    let mut seen = Seen { devices: Vec::new(), next: None };
+    let mut looked = 0;
+    while let Some(row) = rows.next()? {
+        looked += 1;
+        if row.get::<_, i64>("seen_ms")? >= since && row.get::<_, i64>("expires_ms")? > now {
+            seen.devices.push(known(row)?);
+        }
+        if seen.devices.len() >= limit as usize || looked == LOOKED {
+            seen.next = Some(DeviceId::from_bytes(row.get("device")?));
+            break;
+        }
+    }
+    Ok(seen)
 }
 
 pub(super) fn beat(connection: &Connection, beat: &Beat) -> rusqlite::Result<bool> {
@@ -219,11 +255,12 @@ pub(super) fn coordinators(
 ) -> rusqlite::Result<Vec<Helper>> {
     connection
         .prepare_cached(
-            "SELECT c.device, d.signal_address, c.at_ms, c.capacity FROM coordinators c
+            "SELECT c.device, d.signal_address, c.at_ms, c.capacity FROM (
+                 SELECT * FROM coordinators WHERE network = ?1 AND at_ms >= ?2 ORDER BY at_ms DESC LIMIT ?4) c
              JOIN devices d ON d.network = c.network AND d.device = c.device
-             WHERE c.network = ?1 AND c.at_ms >= ?2 ORDER BY c.capacity DESC, c.at_ms DESC LIMIT ?3",
+             ORDER BY c.capacity DESC, c.at_ms DESC LIMIT ?3",
         )?
-        .query_map(params![network.as_bytes(), time(since_ms), limit as i64], helper)?
+        .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64], helper)?
         .collect()
 }
 
@@ -235,10 +272,12 @@ pub(super) fn ablest(
 ) -> rusqlite::Result<Vec<Helper>> {
     connection
         .prepare_cached(
-            "SELECT device, signal_address, seen_ms, NULL FROM devices WHERE network = ?1 AND seen_ms >= ?2
+            "SELECT device, signal_address, seen_ms, NULL FROM (
+                 SELECT device, signal_address, seen_ms, capabilities FROM devices
+                 WHERE network = ?1 AND seen_ms >= ?2 ORDER BY seen_ms DESC LIMIT ?4)
              ORDER BY capabilities DESC, seen_ms DESC LIMIT ?3",
         )?
-        .query_map(params![network.as_bytes(), time(since_ms), limit as i64], helper)?
+        .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64], helper)?
         .collect()
 }
 
