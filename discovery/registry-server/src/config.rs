@@ -25,7 +25,8 @@ pub struct RegistryConfig {
     /// sets it: otherwise clients could choose their address, and so their rate limit.
     pub trust_forwarded: bool,
     /// Whether devices may announce addresses that point inward: loopback, link-local, or in a local
-    /// network of this machine. `None`: only where the registry itself listens on a loopback address.
+    /// network of this machine. `None`: only where the registry is for this machine, which is where it
+    /// listens on a loopback address, has no `names` and doesn't `trust_forwarded`.
     pub allow_local: Option<bool>,
     /// Private networks: name or id, and the token that each call needs.
     pub networks: BTreeMap<String, String>,

@@ -43,13 +43,15 @@ impl State {
     /// Opens the store. `listens` is the address that was bound.
     pub(crate) fn open(config: RegistryConfig, listens: SocketAddr) -> Result<Self> {
         let limits = &config.limits;
+        // On loopback with a name or a proxy, its clients are elsewhere.
         let loopback = listens.ip().to_canonical().is_loopback();
+        let for_this_machine = loopback && config.names.is_empty() && !config.trust_forwarded;
         Ok(Self {
             names: names(&config, listens),
             store: Box::new(SqliteStore::open(&config.store, limits.devices)?),
             hub: Hub::default(),
             access: Access::new(&config.networks, config.only_listed),
-            inward: Inward::new(config.allow_local.unwrap_or(loopback)),
+            inward: Inward::new(config.allow_local.unwrap_or(for_this_machine)),
             verifier: Verifier::new(),
             sequences: Sequences::new(),
             by_address: Keyed::new(limits.address_per_second, limits.address_burst),

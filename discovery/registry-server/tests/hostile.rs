@@ -120,6 +120,12 @@ async fn inward_addresses_are_refused() {
     let registry = start(config()).await;
     let local = record(&alice, 1, with_address("quic://127.0.0.1:1"));
     assert_eq!(announce(registry.local_addr(), &alice, &local).await.status, 200);
+    // One with a name or behind a proxy is for others, wherever it listens.
+    let named = RegistryConfig { names: vec!["reg.example".into()], ..config() };
+    for config in [named, RegistryConfig { trust_forwarded: true, ..config() }] {
+        let registry = start(config).await;
+        assert_eq!(announce(registry.local_addr(), &alice, &local).await.code(), "inwardAddress");
+    }
 }
 
 #[tokio::test]

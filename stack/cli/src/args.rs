@@ -253,7 +253,9 @@ pub(crate) struct RegistryArgs {
     /// Take clients' addresses from X-Forwarded-For; only behind a proxy that sets it.
     #[arg(long)]
     pub(crate) trust_forwarded: bool,
-    /// Let devices announce addresses inside this machine's own networks, or this machine itself.
+    /// Let devices announce addresses inside this machine's own networks, or this machine itself. By
+    /// default they may where the registry listens on a loopback address, without --name and
+    /// --trust-forwarded.
     #[arg(long)]
     pub(crate) allow_local: bool,
     /// A private network and its token, as NETWORK=TOKEN.
