@@ -52,7 +52,8 @@ pub(crate) trait Store: Send + Sync {
     /// Notes that these devices are here.
     async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()>;
 
-    /// Forgets what wasn't seen since `since_ms` or has expired; says how many devices went.
+    /// Forgets what wasn't seen since `since_ms` or has expired; says how many devices went. Of a record
+    /// that is still valid the sequence stays, so that nobody can bring it back by a replay.
     async fn forget(&self, since_ms: u64, now_ms: u64) -> Result<u64>;
 
     /// How many devices are known.
@@ -73,7 +74,8 @@ pub(crate) struct Announcement {
     pub(crate) expires_ms: u64,
     pub(crate) now_ms: u64,
     /// Whether the device proved just now that it is there. Without that a record that is known
-    /// already may be a replay, and says nothing about when the device was seen.
+    /// already, or was before it was forgotten, may be a replay: it says nothing about when the device was
+    /// seen or where it takes signals.
     pub(crate) fresh: bool,
 }
 
@@ -82,7 +84,7 @@ pub(crate) struct Announcement {
 pub(crate) enum Outcome {
     /// It is the newest.
     Stored,
-    /// This very record was known.
+    /// This very record was known; or its sequence is that of a device that was forgotten.
     Same,
     /// A newer one was known, or another one with the same sequence.
     Outdated,

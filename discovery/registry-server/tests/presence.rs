@@ -176,6 +176,28 @@ async fn what_is_not_seen_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_forgotten_device_is_not_brought_back_by_a_replay() {
+    let (stale, clean) = (Duration::from_millis(100), Duration::from_millis(50));
+    let registry = start(RegistryConfig { times: Times { stale, clean, ..Times::default() }, ..config() }).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    let signed = record(&alice, 5, |_| {});
+    let status = || async { get_in(at, &format!("device/{}", alice.device)).await.status };
+    assert_eq!(announce(at, &alice, &signed).await.status, 200);
+    until("alice is forgotten", async || status().await == 404).await;
+    // Anybody may have the record.
+    let mut replay = announcement(&alice, &signed);
+    replay["signalAddress"] = json!("wss://192.0.2.66/");
+    let answer = post(at, &format!("/network/{}/announce", network()), &replay).await;
+    assert_eq!((answer.status, answer.json()), (200, json!({"changed": false})));
+    assert_eq!(announce(at, &alice, &record(&alice, 4, |_| {})).await.code(), "outdated");
+    assert_eq!(status().await, 404);
+    // Only alice can prove that she is there.
+    let _socket = Socket::greeted(at, &alice, &signed).await;
+    let device = get_in(at, &format!("device/{}", alice.device)).await.json();
+    assert_eq!((&device["online"], &device["device"]["signalAddress"]), (&json!(true), &Value::Null));
+}
+
+#[tokio::test]
 async fn presence_outlives_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = RegistryConfig { store: folder.path().join("registry.sqlite"), ..config() };

@@ -35,8 +35,8 @@ pub struct Announce {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Announced {
-    /// False when this very record was known already: nothing changed, not even when the device was
-    /// last seen.
+    /// False when this very record was known already, though it may be forgotten: nothing changed, not
+    /// even when the device was last seen. It may be a replay. Say hello, or sign a newer record.
     pub changed: bool,
 }
 

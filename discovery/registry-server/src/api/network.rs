@@ -109,7 +109,7 @@ pub(crate) async fn active_peers(
 /// Makes a device findable.
 ///
 /// A record with a lower sequence than the known one is refused (409). The known record once more
-/// changes nothing: it may be a replay.
+/// changes nothing, even after the device was forgotten: it may be a replay.
 #[utoipa::path(
     post, path = "/network/{networkId}/announce", params(NetworkPlace), request_body = Announce,
     responses((status = 200, body = Announced), (status = "4XX", body = ErrorBody))

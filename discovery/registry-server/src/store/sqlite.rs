@@ -180,12 +180,14 @@ impl Store for SqliteStore {
         let mut gone = 0;
         while row <= last {
             let next = row + STRIDE;
-            gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms)).await?;
+            let most = self.most;
+            gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms, most)).await?;
             row = next;
         }
         let devices = self.devices.clone();
         self.run(move |connection| {
             queries::forget_beats(connection, since_ms)?;
+            queries::forget_expired(connection, now_ms)?;
             // Counted on the thread that also adds, so that none is missed.
             queries::count(connection).map(|count| devices.store(count, Ordering::Relaxed))
         })
@@ -234,6 +236,47 @@ mod tests {
         other.record = b"another record".to_vec();
         assert_eq!(store.announce(other).await.unwrap(), Outcome::Outdated, "one sequence, one record");
         assert_eq!(store.devices(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_record_comes_back_with_a_proof_only() {
+        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let network = NetworkId::from_bytes([1; 32]);
+        let until_100 = |device, sequence, now_ms| Announcement {
+            expires_ms: 100,
+            signal_address: Some("wss://192.0.2.1/".into()),
+            ..announcement(device, sequence, now_ms)
+        };
+        for device in [1, 2] {
+            assert_eq!(store.announce(until_100(device, 5, 1)).await.unwrap(), Outcome::Stored);
+        }
+        assert_eq!(store.forget(50, 50).await.unwrap(), 2);
+        for (sequence, expected) in [(4, Outcome::Outdated), (5, Outcome::Same)] {
+            assert_eq!(store.announce(until_100(1, sequence, 51)).await.unwrap(), expected, "{sequence}");
+        }
+        assert_eq!(store.devices(), 0);
+        let fresh = |sequence| Announcement { fresh: true, ..until_100(1, sequence, 52) };
+        assert_eq!(store.announce(fresh(4)).await.unwrap(), Outcome::Outdated);
+        assert_eq!(store.announce(fresh(5)).await.unwrap(), Outcome::Stored);
+        assert_eq!(store.announce(until_100(2, 6, 52)).await.unwrap(), Outcome::Stored, "a newer one is no replay");
+        assert!(store.device(network, DeviceId::from_bytes([1; 32]), 60).await.unwrap().is_some());
+        // Once nobody can use the record any more, its sequence goes too.
+        store.forget(99, 99).await.unwrap();
+        store.forget(200, 200).await.unwrap();
+        assert_eq!(store.announce(announcement(1, 1, 200)).await.unwrap(), Outcome::Stored);
+    }
+
+    #[tokio::test]
+    async fn sequences_of_the_forgotten_are_bounded() {
+        let store = SqliteStore::open(Path::new(":memory:"), 3).unwrap();
+        for device in 0..6 {
+            assert_eq!(store.announce(announcement(device, 5, device.into())).await.unwrap(), Outcome::Stored);
+            store.forget(100, 100).await.unwrap();
+        }
+        let replay = async |device| store.announce(announcement(device, 5, 200)).await.unwrap();
+        assert_eq!(replay(5).await, Outcome::Same);
+        assert_eq!(replay(3).await, Outcome::Same);
+        assert_eq!(replay(0).await, Outcome::Stored, "the one forgotten for longest");
     }
 
     #[tokio::test]

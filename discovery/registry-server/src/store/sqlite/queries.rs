@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use peerloom_registry_protocol::limits;
 
 use crate::store::{Announcement, Beat, Helper, Known, Outcome, Seen};
@@ -33,6 +33,12 @@ const TABLES: &str = "
         active_peers INTEGER NOT NULL, capacity INTEGER NOT NULL, at_ms INTEGER NOT NULL,
         PRIMARY KEY (network, device)
     ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS forgotten (
+        row INTEGER PRIMARY KEY,
+        network BLOB NOT NULL, device BLOB NOT NULL, sequence INTEGER NOT NULL, expires_ms INTEGER NOT NULL,
+        UNIQUE (network, device)
+    );
+    CREATE INDEX IF NOT EXISTS by_end ON forgotten (expires_ms);
     CREATE INDEX IF NOT EXISTS by_beat ON coordinators (network, at_ms);
 ";
 
@@ -50,7 +56,8 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         return Err(rusqlite::Error::ToSqlConversionFailure(message));
     }
     if found.0 == APPLICATION_ID && found.1 != FORMAT {
-        connection.execute_batch("DROP TABLE IF EXISTS devices; DROP TABLE IF EXISTS coordinators;")?;
+        let tables = ["devices", "coordinators", "forgotten"].map(|table| format!("DROP TABLE IF EXISTS {table};"));
+        connection.execute_batch(&tables.concat())?;
     }
     let version = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};");
     connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {version} COMMIT;"))
@@ -120,8 +127,13 @@ pub(super) fn announce(
                 ])?;
             Ok(Outcome::Stored)
         }
-        None if devices.load(Ordering::Relaxed) >= most => Ok(Outcome::Full),
         None => {
+            if let Some(outcome) = forgotten(connection, new)? {
+                return Ok(outcome);
+            }
+            if devices.load(Ordering::Relaxed) >= most {
+                return Ok(Outcome::Full);
+            }
             make_room(connection, new, devices)?;
             connection
                 .prepare_cached(
@@ -139,21 +151,46 @@ pub(super) fn announce(
                     now,
                     time(new.expires_ms),
                 ])?;
+            connection.prepare_cached("DELETE FROM forgotten WHERE network = ?1 AND device = ?2")?.execute(keys)?;
             devices.fetch_add(1, Ordering::Relaxed);
             Ok(Outcome::Stored)
         }
     }
 }
 
+/// What a record is that was known once, or is older than that.
+fn forgotten(connection: &Connection, new: &Announcement) -> rusqlite::Result<Option<Outcome>> {
+    let before: Option<i64> = connection
+        .prepare_cached("SELECT sequence FROM forgotten WHERE network = ?1 AND device = ?2 AND expires_ms > ?3")?
+        .query_row(params![new.network.as_bytes(), new.device.as_bytes(), time(new.now_ms)], |row| row.get(0))
+        .optional()?;
+    let sequence = ordered(new.sequence);
+    Ok(match before {
+        Some(before) if sequence < before => Some(Outcome::Outdated),
+        Some(before) if sequence == before && !new.fresh => Some(Outcome::Same),
+        _ => None,
+    })
+}
+
+/// Keeps the sequences of the rows that a condition over `devices` selects, and deletes the rows.
+fn delete(connection: &Connection, condition: &str, values: &[&dyn ToSql]) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(&format!(
+            "INSERT OR REPLACE INTO forgotten (network, device, sequence, expires_ms)
+             SELECT network, device, sequence, expires_ms FROM devices WHERE {condition}"
+        ))?
+        .execute(values)?;
+    let gone = connection.prepare_cached(&format!("DELETE FROM devices WHERE {condition}"))?.execute(values)?;
+    Ok(gone as u64)
+}
+
 /// Where a user has as many devices as an answer takes, the longest unseen ones go.
 fn make_room(connection: &Connection, new: &Announcement, devices: &AtomicU64) -> rusqlite::Result<()> {
-    let gone = connection
-        .prepare_cached(
-            "DELETE FROM devices WHERE row IN (
-                 SELECT row FROM devices WHERE network = ?1 AND user = ?2 ORDER BY seen_ms DESC LIMIT -1 OFFSET ?3)",
-        )?
-        .execute(params![new.network.as_bytes(), new.user.as_bytes(), limits::DEVICES as i64 - 1])?;
-    devices.fetch_sub(gone as u64, Ordering::Relaxed);
+    let longest_unseen = "row IN (
+        SELECT row FROM devices WHERE network = ?1 AND user = ?2 ORDER BY seen_ms DESC, row DESC LIMIT -1 OFFSET ?3)";
+    let gone =
+        delete(connection, longest_unseen, params![new.network.as_bytes(), new.user.as_bytes(), limits::DEVICES as i64 - 1])?;
+    devices.fetch_sub(gone, Ordering::Relaxed);
     Ok(())
 }
 
@@ -305,11 +342,28 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     connection.query_row(both, [], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-pub(super) fn forget(connection: &Connection, rows: Range<i64>, since_ms: u64, now_ms: u64) -> rusqlite::Result<u64> {
-    let gone = connection
-        .prepare_cached("DELETE FROM devices WHERE row >= ?1 AND row < ?2 AND (seen_ms < ?3 OR expires_ms <= ?4)")?
-        .execute(params![rows.start, rows.end, time(since_ms), time(now_ms)])?;
-    Ok(gone as u64)
+/// Forgets some of the devices. Of at most `most` the sequence is kept.
+pub(super) fn forget(
+    connection: &Connection,
+    rows: Range<i64>,
+    since_ms: u64,
+    now_ms: u64,
+    most: u64,
+) -> rusqlite::Result<u64> {
+    let condition = "row >= ?1 AND row < ?2 AND (seen_ms < ?3 OR expires_ms <= ?4)";
+    let gone = delete(connection, condition, params![rows.start, rows.end, time(since_ms), time(now_ms)])?;
+    // Numbers of rows only grow: the lowest were forgotten first.
+    connection
+        .prepare_cached("DELETE FROM forgotten WHERE row <= (SELECT max(row) FROM forgotten) - ?1")?
+        .execute([time(most)])?;
+    Ok(gone)
+}
+
+/// Forgets the sequences of records that have expired.
+pub(super) fn forget_expired(connection: &Connection, now_ms: u64) -> rusqlite::Result<()> {
+    let expired = "SELECT row FROM forgotten WHERE expires_ms <= ?1 LIMIT 10000";
+    let statement = format!("DELETE FROM forgotten WHERE row IN ({expired})");
+    connection.prepare_cached(&statement)?.execute([time(now_ms)]).map(drop)
 }
 
 pub(super) fn forget_beats(connection: &Connection, since_ms: u64) -> rusqlite::Result<()> {
