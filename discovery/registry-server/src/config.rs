@@ -127,7 +127,7 @@ pub struct Times {
     pub ping: Duration,
     /// After which a silent socket is dropped.
     pub silence: Duration,
-    /// How long a device counts as online after it announced itself without a socket.
+    /// How long a device counts as online after it announced itself, unless it had a socket and closed it.
     pub online: Duration,
     /// How long a heartbeat makes a coordinator.
     pub coordinator: Duration,

@@ -75,12 +75,11 @@ impl Hub {
         Queue { number, key: (network, device), waiting, bytes }
     }
 
-    /// Gives the seat back, unless a newer socket has it.
-    pub(crate) fn leave(&self, queue: &Queue) {
+    /// Gives the seat back, unless it was taken away. Says whether the device has none from now on.
+    pub(crate) fn leave(&self, queue: &Queue) -> bool {
         let mut seats = self.lock();
-        if seats.get(&queue.key).is_some_and(|seat| seat.number == queue.number) {
-            seats.remove(&queue.key);
-        }
+        let own = seats.get(&queue.key).is_some_and(|seat| seat.number == queue.number);
+        own && seats.remove(&queue.key).is_some()
     }
 
     /// Puts a message into a device's queue.
@@ -145,10 +144,10 @@ mod tests {
         let mut old = hub.enter(network, device, 8);
         let mut new = hub.enter(network, device, 8);
         assert!(old.next().await.is_none());
-        hub.leave(&old);
+        assert!(!hub.leave(&old));
         assert_eq!(hub.send(network, device, "x".into()), Delivery::Sent);
         assert_eq!(new.next().await.as_deref(), Some("x"));
-        hub.leave(&new);
+        assert!(hub.leave(&new));
         assert!(!hub.is_connected(network, device));
     }
 }

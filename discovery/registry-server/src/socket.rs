@@ -32,9 +32,7 @@ pub(crate) async fn serve(state: Arc<State>, device: DeviceId, name: String, mut
             let _counted = state.metrics.socket();
             debug!(network = ?queue.network(), ?device, "connected");
             let ended = exchange(&state, &mut queue, &mut socket).await;
-            state.hub.leave(&queue);
-            // So that it counts as seen until now. Housekeeping does it again if this fails.
-            let _ = state.store.touch(vec![(*queue.network(), device)], crate::now_ms()).await;
+            leave(&state, &queue).await;
             debug!(network = ?queue.network(), ?device, "disconnected");
             ended
         }
@@ -44,6 +42,14 @@ pub(crate) async fn serve(state: Arc<State>, device: DeviceId, name: String, mut
     debug!(?device, code = failure.code, "a socket is closed");
     state.metrics.refuse("socket");
     let _ = timeout(FAREWELL, farewell(&mut socket, failure)).await;
+}
+
+/// Gives a socket's seat back. Where no newer one has it, the device is offline from now on.
+async fn leave(state: &State, queue: &Queue) {
+    if state.hub.leave(queue) {
+        // If this fails the device counts as online until its announcement is old.
+        let _ = state.store.left(*queue.network(), *queue.device(), crate::now_ms()).await;
+    }
 }
 
 /// How a socket ends.
@@ -106,7 +112,7 @@ async fn greet(state: &State, device: DeviceId, name: &str, socket: &mut WebSock
     match socket.send(text(&ServerMessage::Ready {})).await {
         Ok(()) => Ok(queue),
         Err(_) => {
-            state.hub.leave(&queue);
+            leave(state, &queue).await;
             Err(End::Gone)
         }
     }

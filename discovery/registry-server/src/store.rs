@@ -49,6 +49,9 @@ pub(crate) trait Store: Send + Sync {
         seen_since_ms: u64,
     ) -> Result<Vec<Helper>>;
 
+    /// Notes that a device was here until now and has gone: what it announced doesn't make it online.
+    async fn left(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<()>;
+
     /// Notes that these devices are here.
     async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()>;
 
@@ -99,6 +102,7 @@ pub(crate) struct Known {
     pub(crate) user: UserId,
     pub(crate) record: Vec<u8>,
     pub(crate) signal_address: Option<String>,
+    /// When it was announced; 0 once it has left.
     pub(crate) announced_ms: u64,
     pub(crate) seen_ms: u64,
     /// Its last heartbeat; 0 for none.

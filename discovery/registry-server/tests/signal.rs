@@ -40,11 +40,16 @@ async fn signals_are_carried_between_devices() {
     second.close().await;
     until("bob is offline", async || {
         let device = get_in(at, &format!("device/{}", bob.device)).await.json();
-        first.signal(&bob, "still there?", Some(9)).await;
         assert!(device["device"]["lastSeen"].is_u64());
-        first.receive().await == Some(ServerMessage::Absent { to: bob.device, id: Some(9) })
+        first.signal(&bob, "still there?", Some(9)).await;
+        let absent = first.receive().await == Some(ServerMessage::Absent { to: bob.device, id: Some(9) });
+        absent && device["online"] == false
     })
     .await;
+    let user = get_in(at, &format!("peer/{}", bob.user)).await.json();
+    assert_eq!(user["online"], false, "what the hello announced doesn't outlive the socket");
+    let active = get_in(at, "active-peers").await.json();
+    assert_eq!(active["peers"].as_array().map(Vec::len), Some(1), "{active}");
     let figures = get(at, "/metrics").await.text;
     assert!(figures.contains("peerloom_registry_sockets 1"), "{figures}");
     assert!(figures.contains(r#"peerloom_registry_signals_total{outcome="sent"}"#), "{figures}");

@@ -115,7 +115,7 @@ pub struct Device {
     /// Its signed record in base64url, byte for byte as it was announced. Text, so that one record of a
     /// later version doesn't spoil the answer; see [`text::decode_record`].
     pub record: String,
-    /// Whether it has a socket open or announced itself lately.
+    /// Whether it has a socket open, or announced itself lately and hasn't closed one since.
     pub online: bool,
 }
 

@@ -167,6 +167,10 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn left(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<()> {
+        self.run(move |connection| queries::left(connection, &network, &device, now_ms)).await
+    }
+
     async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()> {
         for some in devices.chunks(TOUCHED) {
             let some = some.to_vec();

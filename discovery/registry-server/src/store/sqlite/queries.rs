@@ -327,6 +327,18 @@ fn helper(row: &Row<'_>) -> rusqlite::Result<Helper> {
     })
 }
 
+pub(super) fn left(
+    connection: &Connection,
+    network: &NetworkId,
+    device: &DeviceId,
+    now_ms: u64,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE devices SET seen_ms = ?3, announced_ms = 0 WHERE network = ?1 AND device = ?2")?
+        .execute(params![network.as_bytes(), device.as_bytes(), time(now_ms)])
+        .map(drop)
+}
+
 pub(super) fn touch(connection: &Connection, devices: &[(NetworkId, DeviceId)], now_ms: u64) -> rusqlite::Result<()> {
     let mut statement =
         connection.prepare_cached("UPDATE devices SET seen_ms = ?3 WHERE network = ?1 AND device = ?2")?;
