@@ -87,7 +87,8 @@ pub struct Limits {
     pub device_per_second: u32,
     /// Announcements, hellos and heartbeats of one device at once.
     pub device_burst: u32,
-    /// Signals a second that one device sends, on average.
+    /// Signals a second that one device sends, on average and over all its sockets. One that sends faster is
+    /// read more slowly.
     pub signals_per_second: u32,
     /// Signals that one device sends at once.
     pub signals_burst: u32,

@@ -55,6 +55,11 @@ impl Queue {
         self.waiting.recv().await.inspect(|text| self.took(text))
     }
 
+    /// How many messages wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The next message, if one waits.
     pub(crate) fn ready(&mut self) -> Option<Utf8Bytes> {
         self.waiting.try_recv().ok().inspect(|text| self.took(text))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::now_ms;
 
@@ -57,21 +57,6 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
             buckets.retain_recent();
             buckets.shrink_to_fit();
         }
-    }
-}
-
-/// Limits the rate of one thing.
-pub(crate) struct Single(Option<DefaultDirectRateLimiter>);
-
-impl Single {
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
-        Self(quota(per_second, burst).map(RateLimiter::direct))
-    }
-
-    /// Takes one from the budget, or says how long to wait.
-    pub(crate) fn check(&self) -> Result<(), Duration> {
-        let Some(bucket) = &self.0 else { return Ok(()) };
-        bucket.check().map_err(|until| until.wait_time_from(DefaultClock::default().now()))
     }
 }
 

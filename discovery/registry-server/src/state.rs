@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) sequences: Sequences,
     pub(crate) by_address: Keyed<IpAddr>,
     pub(crate) by_device: Keyed<DeviceId>,
+    /// Signals, by who sends them, over however many sockets.
+    pub(crate) by_sender: Keyed<DeviceId>,
     pub(crate) metrics: Metrics,
     /// The OpenAPI document.
     pub(crate) document: OnceLock<String>,
@@ -56,6 +58,7 @@ impl State {
             sequences: Sequences::new(),
             by_address: Keyed::new(limits.address_per_second, limits.address_burst),
             by_device: Keyed::new(limits.device_per_second, limits.device_burst),
+            by_sender: Keyed::new(limits.signals_per_second, limits.signals_burst),
             metrics: Metrics::new(),
             document: OnceLock::new(),
             closing: CancellationToken::new(),

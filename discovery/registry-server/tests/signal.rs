@@ -191,12 +191,56 @@ async fn a_flood_is_bounded() {
     let at = registry.local_addr();
     let mut first = Socket::greeted(at, &alice, &record(&alice, 1, |_| {})).await;
     let _second = Socket::greeted(at, &bob, &record(&bob, 1, |_| {})).await;
-    let mut limited = false;
-    for id in 0..50 {
-        first.signal(&bob, "x", Some(id)).await;
-        limited |= matches!(first.receive().await, Some(ServerMessage::Busy { retry_after_ms: Some(_), .. }));
+    let too_fast = async |socket: &mut Socket, most| {
+        for id in 0..most {
+            socket.signal(&bob, "x", Some(id)).await;
+            if matches!(socket.receive().await, Some(ServerMessage::Busy { retry_after_ms: Some(_), .. })) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(too_fast(&mut first, 50).await);
+    // Another socket doesn't help: the budget is the device's.
+    let mut again = Socket::greeted(at, &alice, &record(&alice, 1, |_| {})).await;
+    assert!(too_fast(&mut again, 4).await);
+}
+
+#[tokio::test]
+async fn a_flood_keeps_nobody_from_speaking() {
+    let times = Times { ping: Duration::from_millis(100), silence: Duration::from_millis(500), ..Times::default() };
+    let limits = Limits { signals_per_second: 0, ..config().limits };
+    let registry = start(RegistryConfig { limits, times, ..config() }).await;
+    let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
+    let mut victim = Socket::greeted(at, &bob, &record(&bob, 1, |_| {})).await;
+    let mut floods = tokio::task::JoinSet::new();
+    for number in 3..6 {
+        let flooder = identity(number);
+        let mut socket = Socket::greeted(at, &flooder, &record(&flooder, 1, |_| {})).await;
+        let bob = bob.clone();
+        floods.spawn(async move {
+            for id in 0.. {
+                socket.signal(&bob, "x", Some(id)).await;
+                socket.receive().await;
+            }
+        });
     }
-    assert!(limited);
+    // Through several silences' time it is heard, and its pongs are.
+    let begun = tokio::time::Instant::now();
+    let (mut id, mut answered) = (0, 0);
+    while begun.elapsed() < Duration::from_secs(2) {
+        id += 1;
+        victim.signal(&alice, "who's there?", Some(id)).await;
+        loop {
+            match victim.receive().await {
+                Some(ServerMessage::Signal { .. }) => {}
+                Some(ServerMessage::Absent { id: Some(of), .. }) if of == id => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        answered += 1;
+    }
+    assert!(answered > 0);
 }
 
 #[tokio::test]
