@@ -71,13 +71,22 @@ impl Queue {
 }
 
 impl Hub {
-    /// Gives a device a seat with room for `room` messages, in place of an earlier one.
-    pub(crate) fn enter(&self, network: NetworkId, device: DeviceId, room: usize) -> Queue {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+    /// A number for a socket that opens now, higher than all before.
+    pub(crate) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives the socket with this number its device's seat, with room for `room` messages, in place of an
+    /// older one. `None` if a newer one has it.
+    pub(crate) fn enter(&self, network: NetworkId, device: DeviceId, number: u64, room: usize) -> Option<Queue> {
         let (queue, waiting) = mpsc::channel(room);
         let bytes = Arc::new(AtomicUsize::new(0));
-        self.lock().insert((network, device), Seat { number, queue, bytes: bytes.clone() });
-        Queue { number, key: (network, device), waiting, bytes }
+        let mut seats = self.lock();
+        if seats.get(&(network, device)).is_some_and(|seat| seat.number > number) {
+            return None;
+        }
+        seats.insert((network, device), Seat { number, queue, bytes: bytes.clone() });
+        Some(Queue { number, key: (network, device), waiting, bytes })
     }
 
     /// Gives the seat back, unless it was taken away. Says whether the device has none from now on.
@@ -131,7 +140,7 @@ mod tests {
         let hub = Hub::default();
         let (network, device) = (NetworkId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
         assert_eq!(hub.send(network, device, "x".into()), Delivery::Absent);
-        let mut queue = hub.enter(network, device, 8);
+        let mut queue = hub.enter(network, device, hub.number(), 8).unwrap();
         let sent = (0..20).filter(|_| hub.send(network, device, "x".into()) == Delivery::Sent).count();
         assert_eq!(sent, 8);
         while queue.ready().is_some() {}
@@ -146,8 +155,10 @@ mod tests {
     async fn a_newer_socket_takes_the_seat() {
         let hub = Hub::default();
         let (network, device) = (NetworkId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
-        let mut old = hub.enter(network, device, 8);
-        let mut new = hub.enter(network, device, 8);
+        let (first, second, third) = (hub.number(), hub.number(), hub.number());
+        let mut old = hub.enter(network, device, second, 8).unwrap();
+        let mut new = hub.enter(network, device, third, 8).unwrap();
+        assert!(hub.enter(network, device, first, 8).is_none(), "it opened before, though it speaks later");
         assert!(old.next().await.is_none());
         assert!(!hub.leave(&old));
         assert_eq!(hub.send(network, device, "x".into()), Delivery::Sent);

@@ -28,8 +28,9 @@ const SLOWED: Duration = Duration::from_secs(1);
 
 /// Serves a socket until it ends. `name` is what the client called the registry.
 pub(crate) async fn serve(state: Arc<State>, device: DeviceId, name: String, mut socket: WebSocket) {
+    let number = state.hub.number();
     // On the heap while it lasts: an idle socket shouldn't keep room for it.
-    let ended = match Box::pin(greet(&state, device, &name, &mut socket)).await {
+    let ended = match Box::pin(greet(&state, device, number, &name, &mut socket)).await {
         Ok(mut queue) => {
             let _counted = state.metrics.socket();
             debug!(network = ?queue.network(), ?device, "connected");
@@ -80,8 +81,14 @@ impl End {
     }
 }
 
-/// Challenges the client and takes its hello.
-async fn greet(state: &State, device: DeviceId, name: &str, socket: &mut WebSocket) -> Result<Queue, End> {
+/// Challenges the client and takes its hello. `number` is the socket's.
+async fn greet(
+    state: &State,
+    device: DeviceId,
+    number: u64,
+    name: &str,
+    socket: &mut WebSocket,
+) -> Result<Queue, End> {
     let nonce: [u8; 32] = random().map_err(|_| End::tell(code::INTERNAL, "the registry has no randomness"))?;
     let work_bits = state.config.work_bits;
     socket.send(text(&ServerMessage::Challenge { nonce, registry: name.to_owned(), work_bits })).await?;
@@ -110,7 +117,8 @@ async fn greet(state: &State, device: DeviceId, name: &str, socket: &mut WebSock
     announcement.fresh = true;
     state.charge(&announcement)?;
     state.announce(announcement).await?;
-    let queue = state.hub.enter(hello.network, device, state.config.limits.queue);
+    let entered = state.hub.enter(hello.network, device, number, state.config.limits.queue);
+    let queue = entered.ok_or_else(replaced)?;
     match socket.send(text(&ServerMessage::Ready {})).await {
         Ok(()) => Ok(queue),
         Err(_) => {
@@ -149,7 +157,7 @@ async fn exchange(state: &State, queue: &mut Queue, socket: &mut WebSocket) -> E
             queued = queue.next() => match queued {
                 Some(first) => write_queued(queue, socket, first, times.silence).await,
                 None if state.closing.is_cancelled() => return stopping(),
-                None => return End::tell(code::REPLACED, "the device has opened a newer socket"),
+                None => return replaced(),
             },
             message = read(socket, reads) => {
                 heard = Instant::now();
@@ -178,6 +186,10 @@ async fn exchange(state: &State, queue: &mut Queue, socket: &mut WebSocket) -> E
             return end;
         }
     }
+}
+
+fn replaced() -> End {
+    End::tell(code::REPLACED, "the device has opened a newer socket")
 }
 
 fn stopping() -> End {

@@ -143,6 +143,22 @@ async fn a_newer_socket_replaces_the_older() {
 }
 
 #[tokio::test]
+async fn a_socket_that_opened_earlier_replaces_none() {
+    let registry = start(config()).await;
+    let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
+    let signed = record(&alice, 1, |_| {});
+    // Its hello is late: perhaps it was opened before the device moved.
+    let mut older = Socket::open(at, &alice.device.to_string()).await;
+    let hello = older.hello(&alice, &signed).await;
+    let mut newer = Socket::greeted(at, &alice, &signed).await;
+    older.send(&ClientMessage::Hello(Box::new(hello))).await;
+    assert_eq!(older.refusal().await, "replaced");
+    let mut other = Socket::greeted(at, &bob, &record(&bob, 1, |_| {})).await;
+    other.signal(&alice, "hello", None).await;
+    assert_eq!(newer.receive().await, Some(ServerMessage::Signal { from: bob.device, payload: "hello".into() }));
+}
+
+#[tokio::test]
 async fn networks_are_apart() {
     let registry = start(config()).await;
     let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
