@@ -30,6 +30,10 @@ use crate::limiter::address_key;
 use crate::server::Caller;
 use crate::state::State;
 
+/// The address that a request comes from, as far as it is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin(pub(crate) Option<IpAddr>);
+
 /// Calls that aren't limited by address: an operator's.
 const FREE: [&str; 2] = ["/healthz", "/metrics"];
 
@@ -75,11 +79,12 @@ pub(crate) fn router(state: Arc<State>) -> Router {
 }
 
 /// Around every request.
-async fn around(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+async fn around(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "none".to_owned(), |matched| matched.as_str().to_owned());
     let address = client_address(&state, &request);
+    request.extensions_mut().insert(Origin(address));
     let allowed = match address {
         Some(address) if !FREE.contains(&route.as_str()) => state.by_address.check(&address_key(address)),
         _ => Ok(()),

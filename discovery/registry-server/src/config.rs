@@ -76,13 +76,18 @@ impl Default for IceConfig {
 pub struct Limits {
     /// Most connections at a time, WebSockets included.
     pub connections: usize,
-    /// Most connections at a time from one address (IPv4) or /64 (IPv6); not counted with
-    /// `trust_forwarded`, where all of them come from the proxy.
+    /// Most connections at a time from one address (IPv4) or /64 (IPv6), and most WebSockets. With
+    /// `trust_forwarded` all connections come from the proxy; WebSockets alone are counted then, by the
+    /// address that it names.
     pub connections_per_address: usize,
     /// Requests a second from one address, on average.
     pub address_per_second: u32,
     /// Requests from one address at once.
     pub address_burst: u32,
+    /// Devices a second from one address that the registry doesn't know yet, on average.
+    pub new_devices_per_second: u32,
+    /// Devices from one address at once that the registry doesn't know yet.
+    pub new_devices_burst: u32,
     /// Announcements, hellos and heartbeats a second of one device, on average.
     pub device_per_second: u32,
     /// Announcements, hellos and heartbeats of one device at once.
@@ -105,6 +110,8 @@ impl Default for Limits {
             connections_per_address: 256,
             address_per_second: 50,
             address_burst: 200,
+            new_devices_per_second: 2,
+            new_devices_burst: 1000,
             device_per_second: 1,
             device_burst: 30,
             signals_per_second: 100,

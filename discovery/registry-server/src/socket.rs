@@ -1,5 +1,6 @@
 //! The WebSocket of one device: challenge, hello, signals.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,11 +27,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a client that sends too fast is not read at most. What it sends then waits with it.
 const SLOWED: Duration = Duration::from_secs(1);
 
-/// Serves a socket until it ends. `name` is what the client called the registry.
-pub(crate) async fn serve(state: Arc<State>, device: DeviceId, name: String, mut socket: WebSocket) {
+/// Serves a socket until it ends. `from` is the client's address, `name` is what the client called the registry.
+pub(crate) async fn serve(state: Arc<State>, device: DeviceId, from: IpAddr, name: String, mut socket: WebSocket) {
     let number = state.hub.number();
     // On the heap while it lasts: an idle socket shouldn't keep room for it.
-    let ended = match Box::pin(greet(&state, device, number, &name, &mut socket)).await {
+    let ended = match Box::pin(greet(&state, device, from, number, &name, &mut socket)).await {
         Ok(mut queue) => {
             let _counted = state.metrics.socket();
             debug!(network = ?queue.network(), ?device, "connected");
@@ -85,6 +86,7 @@ impl End {
 async fn greet(
     state: &State,
     device: DeviceId,
+    from: IpAddr,
     number: u64,
     name: &str,
     socket: &mut WebSocket,
@@ -116,7 +118,7 @@ async fn greet(
     // The challenge proves that the device is there now, whatever the age of its record.
     announcement.fresh = true;
     state.charge(&announcement)?;
-    state.announce(announcement).await?;
+    state.announce(announcement, Some(from)).await?;
     let entered = state.hub.enter(hello.network, device, number, state.config.limits.queue);
     let queue = entered.ok_or_else(replaced)?;
     match socket.send(text(&ServerMessage::Ready {})).await {

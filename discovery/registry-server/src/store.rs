@@ -80,6 +80,8 @@ pub(crate) struct Announcement {
     /// already, or was before it was forgotten, may be a replay: it says nothing about when the device was
     /// seen or where it takes signals.
     pub(crate) fresh: bool,
+    /// Whether a device that isn't known may be added.
+    pub(crate) add: bool,
 }
 
 /// What became of an announcement.
@@ -91,6 +93,8 @@ pub(crate) enum Outcome {
     Same,
     /// A newer one was known, or another one with the same sequence.
     Outdated,
+    /// The device isn't known, and wasn't to be added.
+    Unknown,
     /// The store has as many devices as it may.
     Full,
 }

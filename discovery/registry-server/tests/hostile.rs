@@ -12,6 +12,7 @@ use peerloom_registry_server::{Limits, RegistryConfig, Times};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 fn path(what: &str) -> String {
     format!("/network/{}/{what}", network())
@@ -220,6 +221,48 @@ async fn a_trusted_proxy_names_the_client() {
     }
     assert!(refused);
     assert_eq!(from("192.0.2.2".into()).await, 200);
+}
+
+#[tokio::test]
+async fn new_devices_of_an_address_are_limited() {
+    let limits = Limits { new_devices_per_second: 1, new_devices_burst: 2, ..config().limits };
+    let registry = start(RegistryConfig { limits, trust_forwarded: true, ..config() }).await;
+    let at = registry.local_addr();
+    let from = async |address: &str, number: u8, sequence| {
+        let device = identity(number);
+        let body = announcement(&device, &record(&device, sequence, |_| {})).to_string();
+        call(at, "POST", &path("announce"), &[("x-forwarded-for", address)], body).await
+    };
+    let mut refused = None;
+    for number in 1..50 {
+        let answer = from("192.0.2.1", number, 1).await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    assert_eq!(refused.expect("not for ever").code(), "rateLimited");
+    assert_eq!(from("192.0.2.1", 1, 2).await.status, 200, "a known device is always welcome");
+    assert_eq!(from("192.0.2.2", 60, 1).await.status, 200, "others have their own budget");
+}
+
+#[tokio::test]
+async fn sockets_of_an_address_are_bounded_behind_a_proxy_too() {
+    let limits = Limits { connections_per_address: 2, ..config().limits };
+    let registry = start(RegistryConfig { limits, trust_forwarded: true, ..config() }).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    let open = async |address: &str| {
+        let mut request = format!("ws://{at}/signal/{}", alice.device).into_client_request().expect("a request");
+        request.headers_mut().insert("x-forwarded-for", address.parse().expect("a header"));
+        let stream = TcpStream::connect(at).await.expect("a connection");
+        tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
+    };
+    let first = open("192.0.2.1").await.expect("a socket");
+    let _second = open("192.0.2.1").await.expect("a socket");
+    assert!(open("192.0.2.1").await.is_err());
+    assert!(open("192.0.2.2").await.is_ok(), "others have their own places");
+    drop(first);
+    until("a place comes back", async || open("192.0.2.1").await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -219,12 +219,12 @@ async fn a_flood_is_bounded() {
     assert!(too_fast(&mut first, 50).await);
     // Another socket doesn't help: the budget is the device's.
     let mut again = Socket::greeted(at, &alice, &record(&alice, 1, |_| {})).await;
-    assert!(too_fast(&mut again, 4).await);
+    assert!(too_fast(&mut again, 5).await);
 }
 
 #[tokio::test]
 async fn a_flood_keeps_nobody_from_speaking() {
-    let times = Times { ping: Duration::from_millis(100), silence: Duration::from_millis(500), ..Times::default() };
+    let times = Times { ping: Duration::from_millis(200), silence: Duration::from_millis(1500), ..Times::default() };
     let limits = Limits { signals_per_second: 0, ..config().limits };
     let registry = start(RegistryConfig { limits, times, ..config() }).await;
     let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
@@ -233,7 +233,7 @@ async fn a_flood_keeps_nobody_from_speaking() {
     for number in 3..6 {
         let flooder = identity(number);
         let mut socket = Socket::greeted(at, &flooder, &record(&flooder, 1, |_| {})).await;
-        let bob = bob.clone();
+        let bob = identity(2);
         floods.spawn(async move {
             for id in 0.. {
                 socket.signal(&bob, "x", Some(id)).await;
@@ -244,7 +244,7 @@ async fn a_flood_keeps_nobody_from_speaking() {
     // Through several silences' time it is heard, and its pongs are.
     let begun = tokio::time::Instant::now();
     let (mut id, mut answered) = (0, 0);
-    while begun.elapsed() < Duration::from_secs(2) {
+    while begun.elapsed() < Duration::from_secs(4) {
         id += 1;
         victim.signal(&alice, "who's there?", Some(id)).await;
         loop {

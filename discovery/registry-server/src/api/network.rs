@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
 use data_encoding::BASE64URL_NOPAD;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::announce::Claim;
+use crate::api::Origin;
 use crate::api::extract::{Ask, At, Told};
 use crate::error::ApiError;
 use crate::state::{State, ms};
@@ -117,6 +118,7 @@ pub(crate) async fn active_peers(
 pub(crate) async fn announce(
     Shared(state): Shared<Arc<State>>,
     At(NetworkPlace { network_id: network }): At<NetworkPlace>,
+    Extension(Origin(from)): Extension<Origin>,
     headers: HeaderMap,
     Told(told): Told<Announce>,
 ) -> Result<Json<Announced>, ApiError> {
@@ -131,7 +133,7 @@ pub(crate) async fn announce(
     };
     let (announcement, _) = state.examine(&claim).inspect_err(|_| state.metrics.announce("refused"))?;
     state.charge(&announcement)?;
-    let changed = state.announce(announcement).await?;
+    let changed = state.announce(announcement, from).await?;
     Ok(Json(Announced { changed }))
 }
 

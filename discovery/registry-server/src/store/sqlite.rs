@@ -220,6 +220,7 @@ mod tests {
             expires_ms: u64::MAX,
             now_ms,
             fresh: false,
+            add: true,
         }
     }
 

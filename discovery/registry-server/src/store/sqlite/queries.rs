@@ -134,6 +134,9 @@ pub(super) fn announce(
             if devices.load(Ordering::Relaxed) >= most {
                 return Ok(Outcome::Full);
             }
+            if !new.add {
+                return Ok(Outcome::Unknown);
+            }
             make_room(connection, new, devices)?;
             connection
                 .prepare_cached(
