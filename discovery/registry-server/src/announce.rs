@@ -116,7 +116,7 @@ impl State {
             let message = "the record has expired; sign a new one, and check the device's clock";
             return refuse(StatusCode::BAD_REQUEST, code::EXPIRED, message);
         }
-        record.addresses.iter().try_for_each(|address| self.inward.check(address))?;
+        self.inward.check_all(&record.addresses)?;
         if let Some(text) = claim.signal_address {
             let malformed = |e: DecodeError| ApiError::malformed(format!("signalAddress: {e}"));
             let address: Address = text.parse().map_err(malformed)?;
