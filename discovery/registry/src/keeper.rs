@@ -21,13 +21,16 @@ pub(crate) async fn run(shared: Arc<Shared>, recovered: impl Fn() + Send) {
     let mut changes = shared.network_changes.subscribe();
     let mut records = shared.record.subscribe();
     while !shared.closing.is_cancelled() {
+        // Before the session: what changes while it is made counts.
         changes.mark_unchanged();
-        let (lived, end) = session::run(&shared, &recovered).await;
         records.mark_unchanged();
+        let (lived, end) = session::run(&shared, &mut changes, &recovered).await;
         shared.connected(None);
         shared.has_announced(None);
         if lived {
             wait = FIRST_WAIT;
+            // What was made meanwhile is announced over HTTP, and the next hello takes the newest.
+            records.mark_unchanged();
         }
         match end {
             End::Closed => return,

@@ -282,6 +282,23 @@ async fn a_changed_network_is_connected_from_anew() {
 }
 
 #[tokio::test]
+async fn a_network_that_changes_while_it_connects_is_connected_from_anew() {
+    // It accepts and says nothing, as a path that is gone does.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let alice = identity(1);
+    let first = client(settings(silent.local_addr().expect("an address")), &alice);
+    first.announce(signed(&alice, 1)).await.expect("nobody waits for it");
+    let begun = tokio::time::Instant::now();
+    let mut held = vec![silent.accept().await.expect("the first connection")];
+    first.network_changed();
+    let next = tokio::time::timeout(PATIENCE, silent.accept()).await.expect("in time");
+    held.push(next.expect("another connection"));
+    // Without the change it would have gone on for ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    first.shutdown().await;
+}
+
+#[tokio::test]
 async fn it_trusts_a_certificate_of_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
