@@ -268,6 +268,7 @@ impl Discovery for RegistryDiscovery {
     }
 
     fn network_changed(&self) {
+        self.shared.retry_announcing();
         self.shared.network_changes.send_modify(|changes| *changes += 1);
     }
 

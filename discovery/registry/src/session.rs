@@ -161,7 +161,7 @@ async fn exchange(
             _ = changes.changed() => return End::NetworkChanged,
             () = sleep_until(heard + SILENCE) => return lost(shared, "says nothing any more").into(),
             _ = looks.tick() => {
-                if shared.to_announce().is_some() {
+                if shared.announcement_is_due() {
                     tokio::spawn(announce(shared.clone()));
                 }
             }
