@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::RegistryConfig;
-use crate::cache::{Cache, Lookup, Verified};
+use crate::cache::{Lookup, Verified};
 use crate::connect::Connector;
 use crate::endpoint::Endpoint;
 use crate::health::Part;
@@ -35,8 +35,6 @@ const WATCH_BUFFER: usize = 64;
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// Look-ups of different targets at a time; those of one target wait for each other.
 const AT_ONCE: usize = 16;
-/// After a call failed, none is made for this part of an answer's lifetime.
-const PAUSE: u32 = 6;
 /// How long ending may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -47,9 +45,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct RegistryDiscovery {
     shared: Arc<Shared>,
     signaling: Arc<RegistrySignaling>,
-    cache: Arc<Mutex<Cache>>,
-    /// Until when no calls are made, since one failed.
-    paused: Arc<Mutex<Option<Instant>>>,
     asking: [tokio::sync::Mutex<()>; AT_ONCE],
     /// Gone once shut down, which ends all watches.
     news: Mutex<Option<broadcast::Sender<Signed>>>,
@@ -66,13 +61,10 @@ impl RegistryDiscovery {
         let name = endpoint.name.clone();
         let connector = Connector::new(endpoint, config.ca.as_deref())?;
         let caller = Caller::new(connector, name, config.token.clone());
-        let cache = Arc::new(Mutex::new(Cache::new(config.cache.0)));
         let shared = Shared::new(config, network, SigningKey::from_seed(secret.expose()), caller);
         Ok(Self {
             signaling: Arc::new(RegistrySignaling::new(shared.clone())),
             shared,
-            cache,
-            paused: Arc::default(),
             asking: Default::default(),
             news: Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0)),
             keeper: Mutex::default(),
@@ -95,12 +87,7 @@ impl RegistryDiscovery {
     fn keep(&self) {
         let mut keeper = lock(&self.keeper);
         if keeper.is_none() {
-            let (cache, paused) = (self.cache.clone(), self.paused.clone());
-            let recovered = move || {
-                lock(&cache).recovered();
-                lock(&paused).take();
-            };
-            *keeper = Some(tokio::spawn(keeper::run(self.shared.clone(), recovered)));
+            *keeper = Some(tokio::spawn(keeper::run(self.shared.clone())));
         }
     }
 
@@ -165,14 +152,20 @@ impl RegistryDiscovery {
 
     /// Why no call is made now, if so.
     fn pause(&self) -> Option<Error> {
-        let paused = lock(&self.paused).is_some_and(|until| Instant::now() < until);
-        paused.then(|| self.shared.health.trouble(Part::Calls)).flatten()
+        if lock(&self.shared.pause).is_due() && self.shared.caller.rest().is_zero() {
+            return None;
+        }
+        let trouble = [Part::Calls, Part::Socket].into_iter().find_map(|part| self.shared.health.trouble(part));
+        Some(trouble.unwrap_or_else(|| {
+            let message = format!("the registry {} wants to be left alone for a while", self.shared.caller.name);
+            Error::new(ErrorKind::Overloaded, "registry", "look up", message)
+        }))
     }
 
     fn failed(&self, target: Target, error: &Error) {
         self.shared.health.failed(Part::Calls, error);
-        lock(&self.cache).failed(target);
-        *lock(&self.paused) = Some(Instant::now() + self.shared.config.cache.0 / PAUSE);
+        lock(&self.shared.cache).failed(target);
+        lock(&self.shared.pause).failed(self.shared.caller.rest());
     }
 
     fn stripe(&self, target: Target) -> &tokio::sync::Mutex<()> {
@@ -223,7 +216,7 @@ impl Discovery for RegistryDiscovery {
 
     async fn resolve(&self, target: Target) -> Result<Vec<Signed>> {
         self.open("look up")?;
-        let look = || lock(&self.cache).look(target, now_ms());
+        let look = || lock(&self.shared.cache).look(target, now_ms());
         let asked = match look() {
             Lookup::Known(records) => return Ok(records),
             Lookup::Ask(target) => target,
@@ -241,14 +234,15 @@ impl Discovery for RegistryDiscovery {
         match answer {
             Ok(records) => {
                 self.shared.health.works(Part::Calls, &self.shared.caller.name);
-                let news = lock(&self.cache).answered(asked, target, records);
+                lock(&self.shared.pause).reset();
+                let news = lock(&self.shared.cache).answered(asked, target, records);
                 if let Some(watchers) = &*lock(&self.news) {
                     // Fails only when nobody watches.
                     news.into_iter().for_each(|record| drop(watchers.send(record)));
                 }
-                Ok(lock(&self.cache).known(target, now_ms()))
+                Ok(lock(&self.shared.cache).known(target, now_ms()))
             }
-            Err(error) => match lock(&self.cache).known(target, now_ms()) {
+            Err(error) => match lock(&self.shared.cache).known(target, now_ms()) {
                 known if known.is_empty() => Err(error),
                 known => Ok(known),
             },
@@ -268,8 +262,7 @@ impl Discovery for RegistryDiscovery {
     }
 
     fn network_changed(&self) {
-        self.shared.retry_announcing();
-        self.shared.network_changes.send_modify(|changes| *changes += 1);
+        self.shared.network_changed();
     }
 
     async fn diagnose(&self) -> Vec<Finding> {

@@ -53,34 +53,35 @@ impl From<Error> for End {
     }
 }
 
-/// Runs one session, until the machine's addresses change at most. Says whether it came about, and how it
-/// ended.
+/// Runs one session, until the machine's addresses change at most. Says how long it lasted if it came
+/// about, and how it ended.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     changes: &mut watch::Receiver<u64>,
-    recovered: &(impl Fn() + Send),
-) -> (bool, End) {
+) -> (Option<Duration>, End) {
     let greeted = tokio::select! {
-        () = shared.closing.cancelled() => return (false, End::Closed),
-        _ = changes.changed() => return (false, End::NetworkChanged),
+        () = shared.closing.cancelled() => return (None, End::Closed),
+        _ = changes.changed() => return (None, End::NetworkChanged),
         greeted = greet(shared) => greeted,
     };
     let (mut socket, record) = match greeted {
         Ok(greeted) => greeted,
-        Err(error) => return (false, error.into()),
+        Err(error) => return (None, error.into()),
     };
     debug!(registry = shared.caller.name, "connected to the registry");
     shared.has_announced(Some(record));
     let (sender, outbox) = mpsc::channel(OUTBOX);
     shared.connected(Some(sender));
-    recovered();
+    shared.recovered();
+    let begun = Instant::now();
     let end = exchange(shared, &mut socket, changes, outbox).await;
+    let lived = begun.elapsed();
     // After a change of network nobody would answer on the old path; the next session takes this one's place.
     if matches!(end, End::Closed) {
         // Without it the registry would notice in a minute.
         let _ = timeout(FAREWELL, farewell(&mut socket)).await;
     }
-    (true, end)
+    (Some(lived), end)
 }
 
 /// Connects, answers the challenge, and waits until the registry is content.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::RegistryConfig;
 use crate::backoff::Backoff;
+use crate::cache::Cache;
 use crate::health::{Health, Part};
 use crate::http::{Answer, Caller};
 use crate::signaling::Outgoing;
@@ -23,6 +24,10 @@ use crate::signaling::Outgoing;
 const FIRST_WAIT: Duration = Duration::from_secs(15);
 /// The longest such wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+/// After a look-up failed, none is made for this part of an answer's lifetime; then for twice as long.
+const PAUSE: u32 = 6;
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 60);
 /// Signals that wait for one receiver; beyond, the newest are dropped.
 const RECEIVED: usize = 64;
 
@@ -41,6 +46,10 @@ pub(crate) struct Shared {
     /// Held while a record is being announced over HTTP.
     announcing: tokio::sync::Mutex<()>,
     attempts: Mutex<Attempts>,
+    /// What the registry answered.
+    pub(crate) cache: Mutex<Cache>,
+    /// When look-ups are made again after one failed.
+    pub(crate) pause: Mutex<Backoff>,
     pub(crate) status: watch::Sender<Status>,
     /// Where signals go while there is a socket.
     outbox: Mutex<Option<mpsc::Sender<Outgoing>>>,
@@ -72,7 +81,10 @@ pub(crate) struct Status {
 
 impl Shared {
     pub(crate) fn new(config: RegistryConfig, network: NetworkId, key: SigningKey, caller: Caller) -> Arc<Self> {
+        let cache = config.cache.0;
         Arc::new(Self {
+            cache: Mutex::new(Cache::new(cache)),
+            pause: Mutex::new(Backoff::new(cache / PAUSE, LONGEST_PAUSE)),
             config,
             network,
             device: DeviceId::from_key(key.public()),
@@ -91,6 +103,21 @@ impl Shared {
             network_changes: watch::Sender::default(),
             closing: CancellationToken::new(),
         })
+    }
+
+    /// The registry is back: what it didn't answer may be asked for again.
+    pub(crate) fn recovered(&self) {
+        lock(&self.cache).recovered();
+        lock(&self.pause).reset();
+    }
+
+    /// The machine's addresses changed: what failed may work now, and a registry that couldn't be reached may
+    /// know more.
+    pub(crate) fn network_changed(&self) {
+        self.recovered();
+        lock(&self.cache).forget_misses();
+        self.retry_announcing();
+        self.network_changes.send_modify(|changes| *changes += 1);
     }
 
     /// The record to announce, unless the registry has it.
@@ -223,6 +250,8 @@ impl Shared {
 
     /// Gives a signal to all who receive.
     pub(crate) fn deliver(&self, signal: &Signal) {
+        // Whoever signals is there, and has announced itself.
+        lock(&self.cache).heard(signal.from);
         lock(&self.receivers).retain(|receiver| {
             // A full one drops this signal; only a closed one goes.
             !matches!(receiver.try_send(signal.clone()), Err(mpsc::error::TrySendError::Closed(_)))
