@@ -175,6 +175,22 @@ impl RegistryDiscovery {
     }
 }
 
+/// A call whose answer is waited for. When nobody waits any more it has failed.
+struct Unanswered<'a> {
+    discovery: &'a RegistryDiscovery,
+    target: Target,
+    waiting: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.waiting {
+            let message = "nobody waited for the registry's answer any longer";
+            self.discovery.failed(self.target, &Error::new(ErrorKind::Timeout, "registry", "look up", message));
+        }
+    }
+}
+
 #[async_trait]
 impl Discovery for RegistryDiscovery {
     fn caps(&self) -> DiscoveryCaps {
@@ -229,7 +245,12 @@ impl Discovery for RegistryDiscovery {
         };
         let answer = match self.pause() {
             Some(error) => Err(error),
-            None => self.ask(asked).await.inspect_err(|error| self.failed(target, error)),
+            None => {
+                let mut call = Unanswered { discovery: self, target, waiting: true };
+                let answer = self.ask(asked).await;
+                call.waiting = false;
+                answer.inspect_err(|error| self.failed(target, error))
+            }
         };
         match answer {
             Ok(records) => {

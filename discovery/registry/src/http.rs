@@ -18,8 +18,9 @@ use serde::de::DeserializeOwned;
 use crate::connect::Connector;
 use crate::shared::lock;
 
-/// How long a call may take, from connecting to the last byte.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call may take, from connecting to the last byte: less than the 5 s that an engine waits for a
+/// look-up, so that what takes too long is known to have failed.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// No registry is left alone for longer, whatever it wants.
 const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
 /// Most of a registry's own words that are shown, in characters.

@@ -145,6 +145,26 @@ async fn babble_is_an_error_and_not_asked_for_again_at_once() {
 }
 
 #[tokio::test]
+async fn silence_is_a_failure() {
+    // It reads and says nothing.
+    let at = liar(Vec::new()).await;
+    let alice = identity(1);
+    // An engine waits for 5 s.
+    let silent = client(at);
+    let answer = tokio::time::timeout(Duration::from_secs(5), silent.resolve(Target::User(alice.user))).await;
+    assert_eq!(answer.expect("in time").map_err(|e| e.kind()), Err(ErrorKind::Timeout));
+    assert!(silent.resolve(Target::User(alice.user)).await.expect("what is known").is_empty());
+    // Somebody else may wait for less.
+    let abandoned = client(at);
+    let short = tokio::time::timeout(Duration::from_millis(100), abandoned.resolve(Target::User(alice.user))).await;
+    assert!(short.is_err());
+    for target in [Target::User(alice.user), Target::Device(alice.device)] {
+        let _ = tokio::time::timeout(Duration::from_millis(100), abandoned.resolve(target)).await.expect("at once");
+    }
+    assert_eq!(abandoned.calls(), 1);
+}
+
+#[tokio::test]
 async fn a_registry_that_wants_a_rest_gets_it() {
     let alice = identity(1);
     let said = r#"{"error":{"code":"overloaded","message":"later","retryAfterMs":600000}}"#;
