@@ -38,8 +38,8 @@ pub(crate) trait Store: Send + Sync {
     /// Notes a heartbeat; false when a later one is known.
     async fn beat(&self, beat: Beat) -> Result<bool>;
 
-    /// At most `limit` coordinators with a heartbeat since `beat_since_ms`, most capacity first; where
-    /// there is none, devices seen since `seen_since_ms`, most capabilities first. Only those of either that
+    /// At most `limit` coordinators whose records are valid and whose heartbeats came since `beat_since_ms`,
+    /// most capacity first; where there is none, devices seen since `seen_since_ms`, most capabilities first. Only those of either that
     /// were heard last are looked at.
     async fn coordinators(
         &self,
@@ -47,6 +47,7 @@ pub(crate) trait Store: Send + Sync {
         limit: usize,
         beat_since_ms: u64,
         seen_since_ms: u64,
+        now_ms: u64,
     ) -> Result<Vec<Helper>>;
 
     /// Notes that a device was here until now and has gone: what it announced doesn't make it online.
@@ -109,7 +110,7 @@ pub(crate) struct Known {
     /// When it was announced; 0 once it has left.
     pub(crate) announced_ms: u64,
     pub(crate) seen_ms: u64,
-    /// Its last heartbeat; 0 for none.
+    /// When its last heartbeat came; 0 for none.
     pub(crate) beat_ms: u64,
 }
 
@@ -128,7 +129,10 @@ pub(crate) struct Beat {
     pub(crate) device: DeviceId,
     pub(crate) active_peers: u32,
     pub(crate) capacity: u32,
+    /// When it was sent, by the device's clock: no earlier or equal one counts after it.
     pub(crate) at_ms: u64,
+    /// When it came.
+    pub(crate) received_ms: u64,
 }
 
 /// Somebody who may help to meet.

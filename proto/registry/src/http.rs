@@ -74,7 +74,7 @@ pub struct ActivePeer {
     pub is_coordinator: bool,
 }
 
-/// `GET /network/{networkId}/peer/{userId}`.
+/// `GET /network/{networkId}/peer/{userId}`. About a user that isn't known: no devices, and who helps to meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
@@ -130,7 +130,7 @@ pub struct Coordinator {
     pub peer_id: DeviceId,
     /// Where it takes signals; null: over this registry.
     pub signal_address: Option<String>,
-    /// When its last heartbeat came; for a device that sent none, when it was last seen.
+    /// When its last heartbeat came, by the registry's clock; for a device that sent none, when it was last seen.
     pub last_seen: u64,
     /// How many peers it can take, as it says itself; null for a device that sent no heartbeat.
     pub capacity: Option<u32>,

@@ -137,7 +137,7 @@ pub(crate) async fn announce(
     Ok(Json(Announced { changed }))
 }
 
-/// A user's devices.
+/// A user's devices. Of one that isn't known there are none; who helps to meet is needed then most.
 #[utoipa::path(
     get, path = "/network/{networkId}/peer/{userId}", params(UserPlace),
     responses((status = 200, body = UserAnswer), (status = "4XX", body = ErrorBody))
@@ -150,13 +150,10 @@ pub(crate) async fn user(
     state.access.check_headers(&network, &headers)?;
     let (now, times) = (now_ms(), &state.config.times);
     let known = state.store.user(network, user, limits::DEVICES, now).await?;
-    if known.is_empty() {
-        return Err(ApiError::not_found("no device of this user is known in this network"));
-    }
     let devices: Vec<_> = known.into_iter().map(|known| device_answer(&state, network, known, now)).collect();
     let since = |duration| now.saturating_sub(ms(duration));
-    let helpers =
-        state.store.coordinators(network, limits::COORDINATORS, since(times.coordinator), since(times.online)).await?;
+    let (beats, seen) = (since(times.coordinator), since(times.online));
+    let helpers = state.store.coordinators(network, limits::COORDINATORS, beats, seen, now).await?;
     Ok(Json(UserAnswer {
         online: devices.iter().any(|device| device.online),
         devices,

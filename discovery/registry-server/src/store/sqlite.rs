@@ -159,10 +159,14 @@ impl Store for SqliteStore {
         limit: usize,
         beat_since_ms: u64,
         seen_since_ms: u64,
+        now_ms: u64,
     ) -> Result<Vec<Helper>> {
         self.run(move |connection| {
-            let reported = queries::coordinators(connection, &network, limit, beat_since_ms)?;
-            if reported.is_empty() { queries::ablest(connection, &network, limit, seen_since_ms) } else { Ok(reported) }
+            let reported = queries::coordinators(connection, &network, limit, beat_since_ms, now_ms)?;
+            match reported.is_empty() {
+                true => queries::ablest(connection, &network, limit, seen_since_ms, now_ms),
+                false => Ok(reported),
+            }
         })
         .await
     }
@@ -341,20 +345,26 @@ mod tests {
 
     #[tokio::test]
     async fn the_ablest_help_where_nobody_coordinates() {
-        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let store = &SqliteStore::open(Path::new(":memory:"), 10).unwrap();
         for device in [1, 3, 2] {
-            store.announce(announcement(device, 1, 10)).await.unwrap();
+            let expires_ms = if device == 1 { 100 } else { u64::MAX };
+            store.announce(Announcement { expires_ms, ..announcement(device, 1, 10) }).await.unwrap();
         }
         let network = NetworkId::from_bytes([1; 32]);
-        let helpers = || async {
-            let found = store.coordinators(network, 2, 5, 5).await.unwrap();
+        let helpers = |now| async move {
+            let found = store.coordinators(network, 2, 5, 5, now).await.unwrap();
             found.into_iter().map(|helper| (helper.device.as_bytes()[0], helper.capacity)).collect::<Vec<_>>()
         };
-        assert_eq!(helpers().await, [(3, None), (2, None)]);
+        assert_eq!(helpers(50).await, [(3, None), (2, None)]);
         let device = DeviceId::from_bytes([1; 32]);
-        let beat = |at_ms| Beat { network, device, active_peers: 0, capacity: 7, at_ms };
-        assert!(store.beat(beat(20)).await.unwrap());
-        assert!(!store.beat(beat(20)).await.unwrap(), "a heartbeat counts once");
-        assert_eq!(helpers().await, [(1, Some(7))]);
+        let beat = |at_ms| Beat { network, device, active_peers: 0, capacity: 7, at_ms, received_ms: 20 };
+        assert!(store.beat(beat(1000)).await.unwrap());
+        assert!(!store.beat(beat(1000)).await.unwrap(), "a heartbeat counts once");
+        assert_eq!(helpers(50).await, [(1, Some(7))]);
+        let found = store.coordinators(network, 2, 5, 5, 50).await.unwrap();
+        assert_eq!(found[0].seen_ms, 20, "by the registry's clock");
+        let late = store.coordinators(network, 2, 30, 5, 50).await.unwrap();
+        assert!(late.iter().all(|helper| helper.capacity.is_none()), "a clock that is ahead makes it last no longer");
+        assert_eq!(helpers(100).await, [(3, None), (2, None)], "its record has expired");
     }
 }

@@ -30,7 +30,8 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS by_time ON devices (network, seen_ms);
     CREATE TABLE IF NOT EXISTS coordinators (
         network BLOB NOT NULL, device BLOB NOT NULL,
-        active_peers INTEGER NOT NULL, capacity INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+        active_peers INTEGER NOT NULL, capacity INTEGER NOT NULL,
+        at_ms INTEGER NOT NULL, received_ms INTEGER NOT NULL,
         PRIMARY KEY (network, device)
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS forgotten (
@@ -39,7 +40,7 @@ const TABLES: &str = "
         UNIQUE (network, device)
     );
     CREATE INDEX IF NOT EXISTS by_end ON forgotten (expires_ms);
-    CREATE INDEX IF NOT EXISTS by_beat ON coordinators (network, at_ms);
+    CREATE INDEX IF NOT EXISTS by_beat ON coordinators (network, received_ms);
 ";
 
 /// Makes the tables.
@@ -199,7 +200,7 @@ fn make_room(connection: &Connection, new: &Announcement, devices: &AtomicU64) -
 
 /// The columns of [`known`], from `devices d` and its coordinator's row.
 const KNOWN: &str = "
-    SELECT d.device, d.user, d.record, d.signal_address, d.announced_ms, d.seen_ms, c.at_ms, d.expires_ms
+    SELECT d.device, d.user, d.record, d.signal_address, d.announced_ms, d.seen_ms, c.received_ms, d.expires_ms
     FROM devices d LEFT JOIN coordinators c ON c.network = d.network AND c.device = d.device";
 
 fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
@@ -273,16 +274,18 @@ pub(super) fn seen(
 pub(super) fn beat(connection: &Connection, beat: &Beat) -> rusqlite::Result<bool> {
     let changed = connection
         .prepare_cached(
-            "INSERT INTO coordinators (network, device, active_peers, capacity, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO coordinators (network, device, active_peers, capacity, at_ms, received_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO UPDATE SET active_peers = excluded.active_peers, capacity = excluded.capacity,
-             at_ms = excluded.at_ms WHERE excluded.at_ms > at_ms",
+             at_ms = excluded.at_ms, received_ms = excluded.received_ms WHERE excluded.at_ms > at_ms",
         )?
         .execute(params![
             beat.network.as_bytes(),
             beat.device.as_bytes(),
             beat.active_peers,
             beat.capacity,
-            time(beat.at_ms)
+            time(beat.at_ms),
+            time(beat.received_ms)
         ])?;
     Ok(changed > 0)
 }
@@ -292,15 +295,17 @@ pub(super) fn coordinators(
     network: &NetworkId,
     limit: usize,
     since_ms: u64,
+    now_ms: u64,
 ) -> rusqlite::Result<Vec<Helper>> {
     connection
         .prepare_cached(
-            "SELECT c.device, d.signal_address, c.at_ms, c.capacity FROM (
-                 SELECT * FROM coordinators WHERE network = ?1 AND at_ms >= ?2 ORDER BY at_ms DESC LIMIT ?4) c
-             JOIN devices d ON d.network = c.network AND d.device = c.device
-             ORDER BY c.capacity DESC, c.at_ms DESC LIMIT ?3",
+            "SELECT c.device, d.signal_address, c.received_ms, c.capacity FROM (
+                 SELECT * FROM coordinators WHERE network = ?1 AND received_ms >= ?2
+                 ORDER BY received_ms DESC LIMIT ?4) c
+             JOIN devices d ON d.network = c.network AND d.device = c.device AND d.expires_ms > ?5
+             ORDER BY c.capacity DESC, c.received_ms DESC LIMIT ?3",
         )?
-        .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64], helper)?
+        .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64, time(now_ms)], helper)?
         .collect()
 }
 
@@ -309,15 +314,16 @@ pub(super) fn ablest(
     network: &NetworkId,
     limit: usize,
     since_ms: u64,
+    now_ms: u64,
 ) -> rusqlite::Result<Vec<Helper>> {
     connection
         .prepare_cached(
             "SELECT device, signal_address, seen_ms, NULL FROM (
-                 SELECT device, signal_address, seen_ms, capabilities FROM devices
+                 SELECT device, signal_address, seen_ms, capabilities, expires_ms FROM devices
                  WHERE network = ?1 AND seen_ms >= ?2 ORDER BY seen_ms DESC LIMIT ?4)
-             ORDER BY capabilities DESC, seen_ms DESC LIMIT ?3",
+             WHERE expires_ms > ?5 ORDER BY capabilities DESC, seen_ms DESC LIMIT ?3",
         )?
-        .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64], helper)?
+        .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64, time(now_ms)], helper)?
         .collect()
 }
 
@@ -382,5 +388,5 @@ pub(super) fn forget_expired(connection: &Connection, now_ms: u64) -> rusqlite::
 }
 
 pub(super) fn forget_beats(connection: &Connection, since_ms: u64) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM coordinators WHERE at_ms < ?1")?.execute([time(since_ms)]).map(drop)
+    connection.prepare_cached("DELETE FROM coordinators WHERE received_ms < ?1")?.execute([time(since_ms)]).map(drop)
 }
