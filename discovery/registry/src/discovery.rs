@@ -119,17 +119,26 @@ impl RegistryDiscovery {
             Target::Device(device) => record.device == device,
         };
         let mut found: Vec<Verified> = Vec::new();
+        let (mut unasked, mut forged) = (0, None);
         for device in devices.into_iter().take(limits::DEVICES) {
             match self.verify(&device) {
                 Ok(record) if !matches(&record) || found.iter().any(|known| known.device == record.device) => {
-                    warn!(registry = self.shared.caller.name, "the registry gives records that weren't asked for");
+                    unasked += 1;
                 }
                 Ok(record) if record.expires_at_ms <= now_ms() => debug!(device = ?record.device, "expired"),
                 Ok(record) => found.push(record),
                 Err(error) => {
-                    warn!(registry = self.shared.caller.name, %error, "the registry gives a record that is not genuine");
+                    forged.get_or_insert(error);
                 }
             }
+        }
+        // One of each, however many lies there are.
+        let registry = &self.shared.caller.name;
+        if unasked > 0 {
+            warn!(registry, records = unasked, "the registry gives records that weren't asked for");
+        }
+        if let Some(error) = forged {
+            warn!(registry, %error, "the registry gives a record that is not genuine");
         }
         Ok(found)
     }
