@@ -65,7 +65,8 @@ pub(crate) fn router(state: Arc<State>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]);
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([header::RETRY_AFTER]);
     router
         .fallback(|| async { ApiError::not_found("there is no such call; GET /openapi.json lists them") })
         .method_not_allowed_fallback(|| async {
@@ -73,8 +74,9 @@ pub(crate) fn router(state: Arc<State>) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, code::METHOD, message)
         })
         .layer(DefaultBodyLimit::max(limits::BODY))
-        .layer(cors)
         .layer(from_fn_with_state(state.clone(), around))
+        // Around everything: a page of another origin can't read an answer without it, nor when to come back.
+        .layer(cors)
         .with_state(state)
 }
 

@@ -197,9 +197,12 @@ impl RegistryConfig {
         if let Some(name) = self.names.iter().find(bad_name) {
             return wrong(format!("names: `{name}` is not a host or host:port; leave out the scheme"));
         }
-        let bad_token = |token: &&String| token.is_empty() || token.len() > limits::TOKEN;
-        if self.networks.values().any(|token| bad_token(&token)) {
-            return wrong(format!("networks: a token takes from 1 to {} bytes", limits::TOKEN));
+        let bad_token = |token: &String| {
+            token.is_empty() || token.len() > limits::TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if self.networks.values().any(bad_token) {
+            let most = limits::TOKEN;
+            return wrong(format!("networks: a token takes from 1 to {most} characters of ASCII without spaces"));
         }
         if self.only_listed && self.networks.is_empty() {
             return wrong("only_listed: without any networks nobody could use the registry; list one".into());

@@ -149,13 +149,13 @@ async fn announcing_may_take_work() {
 
 #[tokio::test]
 async fn a_private_network_wants_its_token() {
-    let networks = [("test".to_owned(), "open sesame".to_owned())].into();
+    let networks = [("test".to_owned(), "open-sesame".to_owned())].into();
     let registry = start(RegistryConfig { networks, only_listed: true, ..config() }).await;
     let (at, alice) = (registry.local_addr(), identity(1));
     let body = announcement(&alice, &record(&alice, 1, |_| {})).to_string();
     let announce_path = path("announce");
     for (token, status) in
-        [(None, 401), (Some("Bearer open"), 401), (Some("open sesame"), 401), (Some("Bearer open sesame"), 200)]
+        [(None, 401), (Some("Bearer open"), 401), (Some("open-sesame"), 401), (Some("Bearer open-sesame"), 200)]
     {
         let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
         let answer = call(at, "POST", &announce_path, &headers, body.clone()).await;
@@ -183,6 +183,7 @@ async fn rates_are_limited_by_address_and_by_device() {
     }
     let refused = refused.expect("not for ever");
     assert_eq!((refused.status, refused.code().as_str()), (429, "rateLimited"));
+    assert_eq!(refused.headers["access-control-allow-origin"], "*", "a page can read it");
     assert!(refused.headers.contains_key("retry-after"));
     assert!(refused.json()["error"]["retryAfterMs"].as_u64().is_some_and(|ms| ms > 0));
     assert_eq!(get(at, "/healthz").await.status, 200, "an operator isn't kept out");

@@ -122,6 +122,7 @@ async fn settings_are_checked() {
         RegistryConfig { work_bits: 25, ..config() },
         RegistryConfig { names: vec!["https://reg.example".into()], ..config() },
         RegistryConfig { networks: [("x".into(), String::new())].into(), ..config() },
+        RegistryConfig { networks: [("x".into(), "no client can say this".into())].into(), ..config() },
         RegistryConfig { only_listed: true, ..config() },
         RegistryConfig { store: "/nonexistent/registry.sqlite".into(), ..config() },
     ];

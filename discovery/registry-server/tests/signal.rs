@@ -308,15 +308,15 @@ async fn silent_sockets_are_dropped() {
 
 #[tokio::test]
 async fn a_private_network_and_work_hold_for_hellos_too() {
-    let networks = [("test".to_owned(), "open sesame".to_owned())].into();
+    let networks = [("test".to_owned(), "open-sesame".to_owned())].into();
     let registry = start(RegistryConfig { networks, work_bits: 6, ..config() }).await;
     let (at, alice) = (registry.local_addr(), identity(1));
     let signed = record(&alice, 1, |_| {});
     for (token, work, expected) in [
         (None, true, Some("tokenRequired")),
         (Some("wrong"), true, Some("tokenRequired")),
-        (Some("open sesame"), false, Some("workRequired")),
-        (Some("open sesame"), true, None),
+        (Some("open-sesame"), false, Some("workRequired")),
+        (Some("open-sesame"), true, None),
     ] {
         let mut socket = Socket::open(at, &alice.device.to_string()).await;
         let mut hello = socket.hello(&alice, &signed).await;

@@ -57,8 +57,10 @@ pub(crate) async fn signal(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let upgrade =
-        upgrade.map_err(|e| ApiError::malformed(format!("this call opens a WebSocket: {}", e.body_text())))?;
+    let upgrade = upgrade.map_err(|e| {
+        let message = format!("this call opens a WebSocket: {}", e.body_text());
+        ApiError::new(e.status(), code::MALFORMED, message)
+    })?;
     // Behind a proxy the connections themselves all come from one address.
     let from = from.unwrap_or(caller.address);
     let place = state.sockets.admit(from).ok_or_else(|| {

@@ -22,6 +22,8 @@ const WAITING: usize = 4096;
 const GROUP: usize = 512;
 /// How long another program may hold the database before a call fails.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits for its answer. What was to be written may be written all the same.
+const SLOW: Duration = Duration::from_secs(8);
 /// Rows looked at in one call of [`Store::forget`], so that other calls come in between.
 const STRIDE: i64 = 10_000;
 /// Devices in one call of [`Store::touch`], for the same reason.
@@ -63,7 +65,9 @@ impl SqliteStore {
         self.calls.try_send(Box::new(call)).map_err(overloaded)?;
         let ended = || Error::new(ErrorKind::Closed, "registry", "store", "the registry is being stopped");
         let failed = || Error::new(ErrorKind::Storage, "registry", "store", "the database failed; look at its disk");
-        let result = answered.await.map_err(|_| ended())?.ok_or_else(failed)?;
+        let slow = |_| Error::new(ErrorKind::Overloaded, "registry", "store", "the database is too slow; try again");
+        let answer = tokio::time::timeout(SLOW, answered).await.map_err(slow)?;
+        let result = answer.map_err(|_| ended())?.ok_or_else(failed)?;
         result.map_err(|cause| failed().source(cause))
     }
 }
@@ -114,6 +118,10 @@ fn serve(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Call>>) {
 }
 
 fn commit(connection: &Connection, group: &mut [Box<dyn Call>]) -> rusqlite::Result<()> {
+    if !connection.is_autocommit() {
+        // The last one could be neither committed nor rolled back.
+        connection.execute_batch("ROLLBACK")?;
+    }
     connection.prepare_cached("BEGIN")?.execute([])?;
     group.iter_mut().for_each(|call| call.run(connection));
     let committed = connection.prepare_cached("COMMIT")?.execute([]).map(drop);
