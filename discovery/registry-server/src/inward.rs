@@ -241,7 +241,6 @@ mod tests {
             "wss://127.0.0.1\\@relay.example/",
             "wss://relay.example\\.127.0.0.1/",
             "wss://%31%32%37.0.0.1/",
-            "wss://\u{ff11}27.0.0.1/",
             "wss:///path",
             "wss://:80/",
             "wss://./",

@@ -32,7 +32,10 @@ async fn an_announced_device_is_found() {
     let (at, alice) = (registry.local_addr(), identity(1));
     let signed = record(&alice, 1, |_| {});
     let unknown = get_in(at, &format!("peer/{}", alice.user)).await;
-    assert_eq!((unknown.status, unknown.json()), (200, json!({"online": false, "devices": [], "lastCoordinators": []})));
+    assert_eq!(
+        (unknown.status, unknown.json()),
+        (200, json!({"online": false, "devices": [], "lastCoordinators": []}))
+    );
     assert_eq!(get_in(at, &format!("device/{}", alice.device)).await.code(), "notFound");
 
     let mut body = announcement(&alice, &signed);

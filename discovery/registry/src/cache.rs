@@ -129,7 +129,8 @@ impl Cache {
 
     /// Everything that wasn't found may be asked for again.
     pub(crate) fn forget_misses(&mut self) {
-        let missed: Vec<Target> = self.answers.iter().filter(|(_, a)| a.misses > 0).map(|(target, _)| *target).collect();
+        let missed: Vec<Target> =
+            self.answers.iter().filter(|(_, a)| a.misses > 0).map(|(target, _)| *target).collect();
         for target in missed {
             self.answers.pop(&target);
         }

@@ -55,10 +55,7 @@ impl From<Error> for End {
 
 /// Runs one session, until the machine's addresses change at most. Says how long it lasted if it came
 /// about, and how it ended.
-pub(crate) async fn run(
-    shared: &Arc<Shared>,
-    changes: &mut watch::Receiver<u64>,
-) -> (Option<Duration>, End) {
+pub(crate) async fn run(shared: &Arc<Shared>, changes: &mut watch::Receiver<u64>) -> (Option<Duration>, End) {
     let greeted = tokio::select! {
         () = shared.closing.cancelled() => return (None, End::Closed),
         _ = changes.changed() => return (None, End::NetworkChanged),

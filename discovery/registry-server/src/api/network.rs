@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json};
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use data_encoding::BASE64URL_NOPAD;
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_registry_protocol::http::{

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use peerloom_registry_protocol::limits;
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use crate::store::{Announcement, Beat, Helper, Known, Outcome, Seen};
 
@@ -192,8 +192,11 @@ fn delete(connection: &Connection, condition: &str, values: &[&dyn ToSql]) -> ru
 fn make_room(connection: &Connection, new: &Announcement, devices: &AtomicU64) -> rusqlite::Result<()> {
     let longest_unseen = "row IN (
         SELECT row FROM devices WHERE network = ?1 AND user = ?2 ORDER BY seen_ms DESC, row DESC LIMIT -1 OFFSET ?3)";
-    let gone =
-        delete(connection, longest_unseen, params![new.network.as_bytes(), new.user.as_bytes(), limits::DEVICES as i64 - 1])?;
+    let gone = delete(
+        connection,
+        longest_unseen,
+        params![new.network.as_bytes(), new.user.as_bytes(), limits::DEVICES as i64 - 1],
+    )?;
     devices.fetch_sub(gone, Ordering::Relaxed);
     Ok(())
 }
