@@ -59,6 +59,7 @@ fn serve() {
         let limits = Limits {
             connections_per_address: usize::MAX,
             address_per_second: 0,
+            new_devices_per_second: 0,
             device_per_second: 0,
             signals_per_second: 0,
             ..Limits::default()

@@ -1,5 +1,6 @@
 //! Whether an announcement is what it claims to be.
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use peerloom_registry_protocol::code;
 use peerloom_registry_protocol::proof::Work;
 
 use crate::error::ApiError;
+use crate::limiter::address_key;
 use crate::now_ms;
 use crate::state::State;
 use crate::store::{Announcement, Outcome};
@@ -114,7 +116,7 @@ impl State {
             let message = "the record has expired; sign a new one, and check the device's clock";
             return refuse(StatusCode::BAD_REQUEST, code::EXPIRED, message);
         }
-        record.addresses.iter().try_for_each(|address| self.inward.check(address))?;
+        self.inward.check_all(&record.addresses)?;
         if let Some(text) = claim.signal_address {
             let malformed = |e: DecodeError| ApiError::malformed(format!("signalAddress: {e}"));
             let address: Address = text.parse().map_err(malformed)?;
@@ -131,6 +133,7 @@ impl State {
             expires_ms: record.expires_at_ms,
             now_ms,
             fresh: false,
+            add: false,
         };
         Ok((announcement, certificate.device_key))
     }
@@ -143,10 +146,25 @@ impl State {
         Ok(())
     }
 
-    /// Stores what was examined; says whether anything changed.
-    pub(crate) async fn announce(&self, announcement: Announcement) -> Result<bool, ApiError> {
+    /// Stores what was examined; says whether anything changed. An unknown device is taken from the budget
+    /// of the address that it comes from.
+    pub(crate) async fn announce(
+        &self,
+        mut announcement: Announcement,
+        from: Option<IpAddr>,
+    ) -> Result<bool, ApiError> {
         let (network, device) = (announcement.network, announcement.device);
-        let outcome = self.store.announce(announcement).await?;
+        let mut outcome = self.store.announce(announcement.clone()).await?;
+        if outcome == Outcome::Unknown {
+            if let Some(from) = from {
+                self.newcomers.check(&address_key(from)).map_err(|wait| {
+                    self.metrics.refuse("new devices");
+                    ApiError::rate_limited(wait)
+                })?;
+            }
+            announcement.add = true;
+            outcome = self.store.announce(announcement).await?;
+        }
         tracing::debug!(?network, ?device, ?outcome, "announced");
         match outcome {
             Outcome::Stored => {
@@ -162,7 +180,8 @@ impl State {
                 let message = "a newer record of the device is known; announce one with a higher sequence";
                 Err(ApiError::new(StatusCode::CONFLICT, code::OUTDATED, message))
             }
-            Outcome::Full => {
+            // `Unknown` is no answer to one that may be added.
+            Outcome::Full | Outcome::Unknown => {
                 self.metrics.announce("full");
                 Err(ApiError::overloaded("the registry has as many devices as it takes; try another one"))
             }

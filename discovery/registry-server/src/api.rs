@@ -30,6 +30,10 @@ use crate::limiter::address_key;
 use crate::server::Caller;
 use crate::state::State;
 
+/// The address that a request comes from, as far as it is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin(pub(crate) Option<IpAddr>);
+
 /// Calls that aren't limited by address: an operator's.
 const FREE: [&str; 2] = ["/healthz", "/metrics"];
 
@@ -61,7 +65,8 @@ pub(crate) fn router(state: Arc<State>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]);
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([header::RETRY_AFTER]);
     router
         .fallback(|| async { ApiError::not_found("there is no such call; GET /openapi.json lists them") })
         .method_not_allowed_fallback(|| async {
@@ -69,17 +74,19 @@ pub(crate) fn router(state: Arc<State>) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, code::METHOD, message)
         })
         .layer(DefaultBodyLimit::max(limits::BODY))
-        .layer(cors)
         .layer(from_fn_with_state(state.clone(), around))
+        // Around everything: a page of another origin can't read an answer without it, nor when to come back.
+        .layer(cors)
         .with_state(state)
 }
 
 /// Around every request.
-async fn around(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+async fn around(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "none".to_owned(), |matched| matched.as_str().to_owned());
     let address = client_address(&state, &request);
+    request.extensions_mut().insert(Origin(address));
     let allowed = match address {
         Some(address) if !FREE.contains(&route.as_str()) => state.by_address.check(&address_key(address)),
         _ => Ok(()),

@@ -25,7 +25,8 @@ pub struct RegistryConfig {
     /// sets it: otherwise clients could choose their address, and so their rate limit.
     pub trust_forwarded: bool,
     /// Whether devices may announce addresses that point inward: loopback, link-local, or in a local
-    /// network of this machine. `None`: only where the registry itself listens on a loopback address.
+    /// network of this machine. `None`: only where the registry is for this machine, which is where it
+    /// listens on a loopback address, has no `names` and doesn't `trust_forwarded`.
     pub allow_local: Option<bool>,
     /// Private networks: name or id, and the token that each call needs.
     pub networks: BTreeMap<String, String>,
@@ -75,18 +76,24 @@ impl Default for IceConfig {
 pub struct Limits {
     /// Most connections at a time, WebSockets included.
     pub connections: usize,
-    /// Most connections at a time from one address (IPv4) or /64 (IPv6); not counted with
-    /// `trust_forwarded`, where all of them come from the proxy.
+    /// Most connections at a time from one address (IPv4) or /64 (IPv6), and most WebSockets. With
+    /// `trust_forwarded` all connections come from the proxy; WebSockets alone are counted then, by the
+    /// address that it names.
     pub connections_per_address: usize,
     /// Requests a second from one address, on average.
     pub address_per_second: u32,
     /// Requests from one address at once.
     pub address_burst: u32,
+    /// Devices a second from one address that the registry doesn't know yet, on average.
+    pub new_devices_per_second: u32,
+    /// Devices from one address at once that the registry doesn't know yet.
+    pub new_devices_burst: u32,
     /// Announcements, hellos and heartbeats a second of one device, on average.
     pub device_per_second: u32,
     /// Announcements, hellos and heartbeats of one device at once.
     pub device_burst: u32,
-    /// Signals a second that one device sends, on average.
+    /// Signals a second that one device sends, on average and over all its sockets. One that sends faster is
+    /// read more slowly.
     pub signals_per_second: u32,
     /// Signals that one device sends at once.
     pub signals_burst: u32,
@@ -103,6 +110,8 @@ impl Default for Limits {
             connections_per_address: 256,
             address_per_second: 50,
             address_burst: 200,
+            new_devices_per_second: 2,
+            new_devices_burst: 1000,
             device_per_second: 1,
             device_burst: 30,
             signals_per_second: 100,
@@ -126,7 +135,7 @@ pub struct Times {
     pub ping: Duration,
     /// After which a silent socket is dropped.
     pub silence: Duration,
-    /// How long a device counts as online after it announced itself without a socket.
+    /// How long a device counts as online after it announced itself, unless it had a socket and closed it.
     pub online: Duration,
     /// How long a heartbeat makes a coordinator.
     pub coordinator: Duration,
@@ -188,9 +197,12 @@ impl RegistryConfig {
         if let Some(name) = self.names.iter().find(bad_name) {
             return wrong(format!("names: `{name}` is not a host or host:port; leave out the scheme"));
         }
-        let bad_token = |token: &&String| token.is_empty() || token.len() > limits::TOKEN;
-        if self.networks.values().any(|token| bad_token(&token)) {
-            return wrong(format!("networks: a token takes from 1 to {} bytes", limits::TOKEN));
+        let bad_token = |token: &String| {
+            token.is_empty() || token.len() > limits::TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if self.networks.values().any(bad_token) {
+            let most = limits::TOKEN;
+            return wrong(format!("networks: a token takes from 1 to {most} characters of ASCII without spaces"));
         }
         if self.only_listed && self.networks.is_empty() {
             return wrong("only_listed: without any networks nobody could use the registry; list one".into());

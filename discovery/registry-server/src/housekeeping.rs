@@ -33,8 +33,11 @@ async fn keep(state: &State, forget: bool) -> peerloom_core::Result<()> {
     if !forget {
         return Ok(());
     }
+    state.inward.refresh();
     state.by_address.purge();
     state.by_device.purge();
+    state.by_sender.purge();
+    state.newcomers.purge();
     let gone = state.store.forget(now.saturating_sub(ms(state.config.times.stale)), now).await?;
     if gone > 0 {
         info!(gone, left = state.store.devices(), "devices that weren't seen lately are forgotten");

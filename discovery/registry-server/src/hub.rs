@@ -55,6 +55,11 @@ impl Queue {
         self.waiting.recv().await.inspect(|text| self.took(text))
     }
 
+    /// How many messages wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The next message, if one waits.
     pub(crate) fn ready(&mut self) -> Option<Utf8Bytes> {
         self.waiting.try_recv().ok().inspect(|text| self.took(text))
@@ -66,21 +71,29 @@ impl Queue {
 }
 
 impl Hub {
-    /// Gives a device a seat with room for `room` messages, in place of an earlier one.
-    pub(crate) fn enter(&self, network: NetworkId, device: DeviceId, room: usize) -> Queue {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (queue, waiting) = mpsc::channel(room);
-        let bytes = Arc::new(AtomicUsize::new(0));
-        self.lock().insert((network, device), Seat { number, queue, bytes: bytes.clone() });
-        Queue { number, key: (network, device), waiting, bytes }
+    /// A number for a socket that opens now, higher than all before.
+    pub(crate) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Gives the seat back, unless a newer socket has it.
-    pub(crate) fn leave(&self, queue: &Queue) {
+    /// Gives the socket with this number its device's seat, with room for `room` messages, in place of an
+    /// older one. `None` if a newer one has it.
+    pub(crate) fn enter(&self, network: NetworkId, device: DeviceId, number: u64, room: usize) -> Option<Queue> {
+        let (queue, waiting) = mpsc::channel(room);
+        let bytes = Arc::new(AtomicUsize::new(0));
         let mut seats = self.lock();
-        if seats.get(&queue.key).is_some_and(|seat| seat.number == queue.number) {
-            seats.remove(&queue.key);
+        if seats.get(&(network, device)).is_some_and(|seat| seat.number > number) {
+            return None;
         }
+        seats.insert((network, device), Seat { number, queue, bytes: bytes.clone() });
+        Some(Queue { number, key: (network, device), waiting, bytes })
+    }
+
+    /// Gives the seat back, unless it was taken away. Says whether the device has none from now on.
+    pub(crate) fn leave(&self, queue: &Queue) -> bool {
+        let mut seats = self.lock();
+        let own = seats.get(&queue.key).is_some_and(|seat| seat.number == queue.number);
+        own && seats.remove(&queue.key).is_some()
     }
 
     /// Puts a message into a device's queue.
@@ -127,7 +140,7 @@ mod tests {
         let hub = Hub::default();
         let (network, device) = (NetworkId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
         assert_eq!(hub.send(network, device, "x".into()), Delivery::Absent);
-        let mut queue = hub.enter(network, device, 8);
+        let mut queue = hub.enter(network, device, hub.number(), 8).unwrap();
         let sent = (0..20).filter(|_| hub.send(network, device, "x".into()) == Delivery::Sent).count();
         assert_eq!(sent, 8);
         while queue.ready().is_some() {}
@@ -142,13 +155,15 @@ mod tests {
     async fn a_newer_socket_takes_the_seat() {
         let hub = Hub::default();
         let (network, device) = (NetworkId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
-        let mut old = hub.enter(network, device, 8);
-        let mut new = hub.enter(network, device, 8);
+        let (first, second, third) = (hub.number(), hub.number(), hub.number());
+        let mut old = hub.enter(network, device, second, 8).unwrap();
+        let mut new = hub.enter(network, device, third, 8).unwrap();
+        assert!(hub.enter(network, device, first, 8).is_none(), "it opened before, though it speaks later");
         assert!(old.next().await.is_none());
-        hub.leave(&old);
+        assert!(!hub.leave(&old));
         assert_eq!(hub.send(network, device, "x".into()), Delivery::Sent);
         assert_eq!(new.next().await.as_deref(), Some("x"));
-        hub.leave(&new);
+        assert!(hub.leave(&new));
         assert!(!hub.is_connected(network, device));
     }
 }

@@ -69,7 +69,8 @@ impl Registry {
         };
         let connections = Connections::new(state.config.limits.connections, per_address);
         info!(address = %local_addr, names = ?state.names(), tls = tls.is_some(), "the registry listens");
-        if state.config.names.is_empty() && local_addr.ip().is_unspecified() {
+        let elsewhere = local_addr.ip().is_unspecified() || state.config.trust_forwarded;
+        if state.config.names.is_empty() && elsewhere {
             let name = state.name_for(None);
             warn!(name, "no client calls the registry by this name, and none connects: set its name");
         }

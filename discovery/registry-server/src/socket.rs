@@ -1,40 +1,42 @@
 //! The WebSocket of one device: challenge, hello, signals.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use axum::http::StatusCode;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use peerloom_core::wire::DeviceId;
 use peerloom_crypto_primitives::{random, verify};
 use peerloom_registry_protocol::http::Failure;
 use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
 use peerloom_registry_protocol::proof::challenge_input;
 use peerloom_registry_protocol::{code, limits};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::debug;
 
 use crate::announce::Claim;
 use crate::error::ApiError;
 use crate::hub::{Delivery, Queue};
-use crate::limiter::Single;
 use crate::state::State;
 
 /// How long a client may take to read what is written to it when the socket is being closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Serves a socket until it ends. `name` is what the client called the registry.
-pub(crate) async fn serve(state: Arc<State>, device: DeviceId, name: String, mut socket: WebSocket) {
+/// How long a client that sends too fast is not read at most. What it sends then waits with it.
+const SLOWED: Duration = Duration::from_secs(1);
+
+/// Serves a socket until it ends. `from` is the client's address, `name` is what the client called the registry.
+pub(crate) async fn serve(state: Arc<State>, device: DeviceId, from: IpAddr, name: String, mut socket: WebSocket) {
+    let number = state.hub.number();
     // On the heap while it lasts: an idle socket shouldn't keep room for it.
-    let ended = match Box::pin(greet(&state, device, &name, &mut socket)).await {
+    let ended = match Box::pin(greet(&state, device, from, number, &name, &mut socket)).await {
         Ok(mut queue) => {
             let _counted = state.metrics.socket();
             debug!(network = ?queue.network(), ?device, "connected");
             let ended = exchange(&state, &mut queue, &mut socket).await;
-            state.hub.leave(&queue);
-            // So that it counts as seen until now. Housekeeping does it again if this fails.
-            let _ = state.store.touch(vec![(*queue.network(), device)], crate::now_ms()).await;
+            leave(&state, &queue).await;
             debug!(network = ?queue.network(), ?device, "disconnected");
             ended
         }
@@ -44,6 +46,14 @@ pub(crate) async fn serve(state: Arc<State>, device: DeviceId, name: String, mut
     debug!(?device, code = failure.code, "a socket is closed");
     state.metrics.refuse("socket");
     let _ = timeout(FAREWELL, farewell(&mut socket, failure)).await;
+}
+
+/// Gives a socket's seat back. Where no newer one has it, the device is offline from now on.
+async fn leave(state: &State, queue: &Queue) {
+    if state.hub.leave(queue) {
+        // If this fails the device counts as online until its announcement is old.
+        let _ = state.store.left(*queue.network(), *queue.device(), crate::now_ms()).await;
+    }
 }
 
 /// How a socket ends.
@@ -72,8 +82,15 @@ impl End {
     }
 }
 
-/// Challenges the client and takes its hello.
-async fn greet(state: &State, device: DeviceId, name: &str, socket: &mut WebSocket) -> Result<Queue, End> {
+/// Challenges the client and takes its hello. `number` is the socket's.
+async fn greet(
+    state: &State,
+    device: DeviceId,
+    from: IpAddr,
+    number: u64,
+    name: &str,
+    socket: &mut WebSocket,
+) -> Result<Queue, End> {
     let nonce: [u8; 32] = random().map_err(|_| End::tell(code::INTERNAL, "the registry has no randomness"))?;
     let work_bits = state.config.work_bits;
     socket.send(text(&ServerMessage::Challenge { nonce, registry: name.to_owned(), work_bits })).await?;
@@ -101,12 +118,13 @@ async fn greet(state: &State, device: DeviceId, name: &str, socket: &mut WebSock
     // The challenge proves that the device is there now, whatever the age of its record.
     announcement.fresh = true;
     state.charge(&announcement)?;
-    state.announce(announcement).await?;
-    let queue = state.hub.enter(hello.network, device, state.config.limits.queue);
+    state.announce(announcement, Some(from)).await?;
+    let entered = state.hub.enter(hello.network, device, number, state.config.limits.queue);
+    let queue = entered.ok_or_else(replaced)?;
     match socket.send(text(&ServerMessage::Ready {})).await {
         Ok(()) => Ok(queue),
         Err(_) => {
-            state.hub.leave(&queue);
+            leave(state, &queue).await;
             Err(End::Gone)
         }
     }
@@ -129,29 +147,39 @@ async fn receive_hello(socket: &mut WebSocket) -> Result<Box<Hello>, End> {
 /// Carries signals both ways until the socket ends.
 async fn exchange(state: &State, queue: &mut Queue, socket: &mut WebSocket) -> End {
     let times = &state.config.times;
-    let rate = Single::new(state.config.limits.signals_per_second, state.config.limits.signals_burst);
     let mut pings = interval(times.ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pings.reset();
     let mut heard = Instant::now();
+    // Not before then is the client read.
+    let mut reads = heard;
     loop {
         let step = tokio::select! {
             () = state.closing.cancelled() => return stopping(),
             queued = queue.next() => match queued {
                 Some(first) => write_queued(queue, socket, first, times.silence).await,
                 None if state.closing.is_cancelled() => return stopping(),
-                None => return End::tell(code::REPLACED, "the device has opened a newer socket"),
+                None => return replaced(),
             },
-            message = socket.next() => {
+            message = read(socket, reads) => {
                 heard = Instant::now();
                 match message {
-                    Some(Ok(message)) => take(state, queue, socket, &rate, message).await,
+                    Some(Ok(message)) => take(state, queue, socket, &mut reads, message).await,
                     _ => return End::Gone,
                 }
             }
             _ = pings.tick() => {
                 if heard.elapsed() >= times.silence {
-                    return End::Gone;
+                    // Something may have come while others' signals were written.
+                    match socket.next().now_or_never() {
+                        Some(Some(Ok(message))) => {
+                            heard = Instant::now();
+                            if let Err(end) = take(state, queue, socket, &mut reads, message).await {
+                                return end;
+                            }
+                        }
+                        _ => return End::Gone,
+                    }
                 }
                 write(socket, Message::Ping(bytes::Bytes::new()), times.silence).await
             }
@@ -162,16 +190,28 @@ async fn exchange(state: &State, queue: &mut Queue, socket: &mut WebSocket) -> E
     }
 }
 
+fn replaced() -> End {
+    End::tell(code::REPLACED, "the device has opened a newer socket")
+}
+
 fn stopping() -> End {
     ApiError::overloaded("the registry is being stopped").into()
 }
 
-/// Handles a message of the client.
+/// The next message that comes, once it is time to read.
+async fn read(socket: &mut WebSocket, not_before: Instant) -> Option<Result<Message, axum::Error>> {
+    if not_before > Instant::now() {
+        sleep_until(not_before).await;
+    }
+    socket.next().await
+}
+
+/// Handles a message of the client. `reads` is when to read the next one.
 async fn take(
     state: &State,
     queue: &Queue,
     socket: &mut WebSocket,
-    rate: &Single,
+    reads: &mut Instant,
     message: Message,
 ) -> Result<(), End> {
     let text_message = match message {
@@ -186,9 +226,10 @@ async fn take(
     if payload.len() > limits::PAYLOAD {
         return Err(ApiError::too_large(format!("a payload has at most {} bytes", limits::PAYLOAD)).into());
     }
-    let answer = match rate.check() {
+    let answer = match state.by_sender.check(queue.device()) {
         Err(wait) => {
             state.metrics.signal("limited");
+            *reads = Instant::now() + wait.min(SLOWED);
             let retry_after_ms = u64::try_from(wait.as_millis()).ok().map(|ms| ms.max(1));
             Some(ServerMessage::Busy { to, id, retry_after_ms })
         }
@@ -216,22 +257,22 @@ async fn take(
     }
 }
 
-/// Writes what waits in the queue at one go.
+/// Writes what waits in the queue now at one go. What comes meanwhile waits for the next turn: otherwise
+/// others could keep the socket from being read, and so end it. `patience` is for each message.
 async fn write_queued(
     queue: &mut Queue,
     socket: &mut WebSocket,
     first: Utf8Bytes,
     patience: Duration,
 ) -> Result<(), End> {
-    let write = async {
-        let mut next = Some(first);
-        while let Some(text) = next {
-            socket.feed(Message::Text(text)).await?;
-            next = queue.ready();
-        }
-        socket.flush().await
-    };
-    timeout(patience, write).await.map_err(|_| End::Gone)?.map_err(End::from)
+    let more = queue.waiting();
+    let mut next = Some(first);
+    for left in (0..=more).rev() {
+        let Some(text) = next.take() else { break };
+        timeout(patience, socket.feed(Message::Text(text))).await.map_err(|_| End::Gone)??;
+        next = if left > 0 { queue.ready() } else { None };
+    }
+    timeout(patience, socket.flush()).await.map_err(|_| End::Gone)?.map_err(End::from)
 }
 
 async fn write(socket: &mut WebSocket, message: Message, patience: Duration) -> Result<(), End> {

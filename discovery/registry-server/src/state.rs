@@ -1,7 +1,7 @@
 //! What all calls share.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use peerloom_core::Result;
 use peerloom_core::wire::{DeviceId, NetworkId};
@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::RegistryConfig;
 use crate::access::Access;
 use crate::announce::{Sequences, Verifier};
+use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::inward::Inward;
 use crate::limiter::Keyed;
@@ -31,6 +32,12 @@ pub(crate) struct State {
     pub(crate) sequences: Sequences,
     pub(crate) by_address: Keyed<IpAddr>,
     pub(crate) by_device: Keyed<DeviceId>,
+    /// Devices that weren't known, by the address that announces them.
+    pub(crate) newcomers: Keyed<IpAddr>,
+    /// WebSockets.
+    pub(crate) sockets: Arc<Connections>,
+    /// Signals, by who sends them, over however many sockets.
+    pub(crate) by_sender: Keyed<DeviceId>,
     pub(crate) metrics: Metrics,
     /// The OpenAPI document.
     pub(crate) document: OnceLock<String>,
@@ -43,17 +50,22 @@ impl State {
     /// Opens the store. `listens` is the address that was bound.
     pub(crate) fn open(config: RegistryConfig, listens: SocketAddr) -> Result<Self> {
         let limits = &config.limits;
+        // On loopback with a name or a proxy, its clients are elsewhere.
         let loopback = listens.ip().to_canonical().is_loopback();
+        let for_this_machine = loopback && config.names.is_empty() && !config.trust_forwarded;
         Ok(Self {
             names: names(&config, listens),
             store: Box::new(SqliteStore::open(&config.store, limits.devices)?),
             hub: Hub::default(),
             access: Access::new(&config.networks, config.only_listed),
-            inward: Inward::new(config.allow_local.unwrap_or(loopback)),
+            inward: Inward::new(config.allow_local.unwrap_or(for_this_machine)),
             verifier: Verifier::new(),
             sequences: Sequences::new(),
             by_address: Keyed::new(limits.address_per_second, limits.address_burst),
             by_device: Keyed::new(limits.device_per_second, limits.device_burst),
+            newcomers: Keyed::new(limits.new_devices_per_second, limits.new_devices_burst),
+            sockets: Connections::new(limits.connections, limits.connections_per_address),
+            by_sender: Keyed::new(limits.signals_per_second, limits.signals_burst),
             metrics: Metrics::new(),
             document: OnceLock::new(),
             closing: CancellationToken::new(),

@@ -24,7 +24,8 @@ pub(crate) trait Store: Send + Sync {
     /// At most `limit` of a user's devices whose records are valid, last seen first.
     async fn user(&self, network: NetworkId, user: UserId, limit: usize, now_ms: u64) -> Result<Vec<Known>>;
 
-    /// At most `limit` devices after one, by id, that were seen since `since_ms`.
+    /// At most `limit` devices after one, by id, that were seen since `since_ms`. Only so many are looked
+    /// at in one call.
     async fn seen(
         &self,
         network: NetworkId,
@@ -32,25 +33,31 @@ pub(crate) trait Store: Send + Sync {
         limit: u32,
         since_ms: u64,
         now_ms: u64,
-    ) -> Result<Vec<Known>>;
+    ) -> Result<Seen>;
 
     /// Notes a heartbeat; false when a later one is known.
     async fn beat(&self, beat: Beat) -> Result<bool>;
 
-    /// At most `limit` coordinators with a heartbeat since `beat_since_ms`, most capacity first; where
-    /// there is none, devices seen since `seen_since_ms`, most capabilities first.
+    /// At most `limit` coordinators whose records are valid and whose heartbeats came since `beat_since_ms`,
+    /// most capacity first; where there is none, devices seen since `seen_since_ms`, most capabilities first. Only those of either that
+    /// were heard last are looked at.
     async fn coordinators(
         &self,
         network: NetworkId,
         limit: usize,
         beat_since_ms: u64,
         seen_since_ms: u64,
+        now_ms: u64,
     ) -> Result<Vec<Helper>>;
+
+    /// Notes that a device was here until now and has gone: what it announced doesn't make it online.
+    async fn left(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<()>;
 
     /// Notes that these devices are here.
     async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()>;
 
-    /// Forgets what wasn't seen since `since_ms` or has expired; says how many devices went.
+    /// Forgets what wasn't seen since `since_ms` or has expired; says how many devices went. Of a record
+    /// that is still valid the sequence stays, so that nobody can bring it back by a replay.
     async fn forget(&self, since_ms: u64, now_ms: u64) -> Result<u64>;
 
     /// How many devices are known.
@@ -71,8 +78,11 @@ pub(crate) struct Announcement {
     pub(crate) expires_ms: u64,
     pub(crate) now_ms: u64,
     /// Whether the device proved just now that it is there. Without that a record that is known
-    /// already may be a replay, and says nothing about when the device was seen.
+    /// already, or was before it was forgotten, may be a replay: it says nothing about when the device was
+    /// seen or where it takes signals.
     pub(crate) fresh: bool,
+    /// Whether a device that isn't known may be added.
+    pub(crate) add: bool,
 }
 
 /// What became of an announcement.
@@ -80,10 +90,12 @@ pub(crate) struct Announcement {
 pub(crate) enum Outcome {
     /// It is the newest.
     Stored,
-    /// This very record was known.
+    /// This very record was known; or its sequence is that of a device that was forgotten.
     Same,
     /// A newer one was known, or another one with the same sequence.
     Outdated,
+    /// The device isn't known, and wasn't to be added.
+    Unknown,
     /// The store has as many devices as it may.
     Full,
 }
@@ -95,10 +107,19 @@ pub(crate) struct Known {
     pub(crate) user: UserId,
     pub(crate) record: Vec<u8>,
     pub(crate) signal_address: Option<String>,
+    /// When it was announced; 0 once it has left.
     pub(crate) announced_ms: u64,
     pub(crate) seen_ms: u64,
-    /// Its last heartbeat; 0 for none.
+    /// When its last heartbeat came; 0 for none.
     pub(crate) beat_ms: u64,
+}
+
+/// Devices in the order of their ids.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) devices: Vec<Known>,
+    /// After which one to go on; `None` when all were looked at.
+    pub(crate) next: Option<DeviceId>,
 }
 
 /// A heartbeat whose signature is checked.
@@ -108,7 +129,10 @@ pub(crate) struct Beat {
     pub(crate) device: DeviceId,
     pub(crate) active_peers: u32,
     pub(crate) capacity: u32,
+    /// When it was sent, by the device's clock: no earlier or equal one counts after it.
     pub(crate) at_ms: u64,
+    /// When it came.
+    pub(crate) received_ms: u64,
 }
 
 /// Somebody who may help to meet.

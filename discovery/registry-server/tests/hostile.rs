@@ -12,6 +12,7 @@ use peerloom_registry_server::{Limits, RegistryConfig, Times};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 fn path(what: &str) -> String {
     format!("/network/{}/{what}", network())
@@ -109,17 +110,25 @@ async fn inward_addresses_are_refused() {
         assert_eq!((answer.status, answer.code().as_str()), (422, "inwardAddress"), "{address}");
         assert!(answer.text.contains("allow_local"), "it says what to do: {}", answer.text);
     }
-    let mut body = announcement(&alice, &record(&alice, 1, |_| {}));
+    // A name, since any address may be in a network of the machine that runs this.
+    let outward = record(&alice, 1, with_address("quic://node.example:4433"));
+    let mut body = announcement(&alice, &outward);
     for (address, code) in [("http://localhost:6379/", "inwardAddress"), ("no address", "malformed")] {
         body["signalAddress"] = json!(address);
         assert_eq!(post(at, &path("announce"), &body).await.code(), code);
     }
-    assert_eq!(announce(at, &alice, &record(&alice, 1, |_| {})).await.status, 200);
+    assert_eq!(announce(at, &alice, &outward).await.status, 200);
 
     // A registry on loopback is for tests on one machine.
     let registry = start(config()).await;
     let local = record(&alice, 1, with_address("quic://127.0.0.1:1"));
     assert_eq!(announce(registry.local_addr(), &alice, &local).await.status, 200);
+    // One with a name or behind a proxy is for others, wherever it listens.
+    let named = RegistryConfig { names: vec!["reg.example".into()], ..config() };
+    for config in [named, RegistryConfig { trust_forwarded: true, ..config() }] {
+        let registry = start(config).await;
+        assert_eq!(announce(registry.local_addr(), &alice, &local).await.code(), "inwardAddress");
+    }
 }
 
 #[tokio::test]
@@ -142,13 +151,13 @@ async fn announcing_may_take_work() {
 
 #[tokio::test]
 async fn a_private_network_wants_its_token() {
-    let networks = [("test".to_owned(), "open sesame".to_owned())].into();
+    let networks = [("test".to_owned(), "open-sesame".to_owned())].into();
     let registry = start(RegistryConfig { networks, only_listed: true, ..config() }).await;
     let (at, alice) = (registry.local_addr(), identity(1));
     let body = announcement(&alice, &record(&alice, 1, |_| {})).to_string();
     let announce_path = path("announce");
     for (token, status) in
-        [(None, 401), (Some("Bearer open"), 401), (Some("open sesame"), 401), (Some("Bearer open sesame"), 200)]
+        [(None, 401), (Some("Bearer open"), 401), (Some("open-sesame"), 401), (Some("Bearer open-sesame"), 200)]
     {
         let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
         let answer = call(at, "POST", &announce_path, &headers, body.clone()).await;
@@ -176,6 +185,7 @@ async fn rates_are_limited_by_address_and_by_device() {
     }
     let refused = refused.expect("not for ever");
     assert_eq!((refused.status, refused.code().as_str()), (429, "rateLimited"));
+    assert_eq!(refused.headers["access-control-allow-origin"], "*", "a page can read it");
     assert!(refused.headers.contains_key("retry-after"));
     assert!(refused.json()["error"]["retryAfterMs"].as_u64().is_some_and(|ms| ms > 0));
     assert_eq!(get(at, "/healthz").await.status, 200, "an operator isn't kept out");
@@ -214,6 +224,49 @@ async fn a_trusted_proxy_names_the_client() {
     }
     assert!(refused);
     assert_eq!(from("192.0.2.2".into()).await, 200);
+}
+
+#[tokio::test]
+async fn new_devices_of_an_address_are_limited() {
+    let limits = Limits { new_devices_per_second: 1, new_devices_burst: 2, ..config().limits };
+    let config = RegistryConfig { limits, trust_forwarded: true, allow_local: Some(true), ..config() };
+    let registry = start(config).await;
+    let at = registry.local_addr();
+    let from = async |address: &str, number: u8, sequence| {
+        let device = identity(number);
+        let body = announcement(&device, &record(&device, sequence, |_| {})).to_string();
+        call(at, "POST", &path("announce"), &[("x-forwarded-for", address)], body).await
+    };
+    let mut refused = None;
+    for number in 1..50 {
+        let answer = from("192.0.2.1", number, 1).await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    assert_eq!(refused.expect("not for ever").code(), "rateLimited");
+    assert_eq!(from("192.0.2.1", 1, 2).await.status, 200, "a known device is always welcome");
+    assert_eq!(from("192.0.2.2", 60, 1).await.status, 200, "others have their own budget");
+}
+
+#[tokio::test]
+async fn sockets_of_an_address_are_bounded_behind_a_proxy_too() {
+    let limits = Limits { connections_per_address: 2, ..config().limits };
+    let registry = start(RegistryConfig { limits, trust_forwarded: true, ..config() }).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    let open = async |address: &str| {
+        let mut request = format!("ws://{at}/signal/{}", alice.device).into_client_request().expect("a request");
+        request.headers_mut().insert("x-forwarded-for", address.parse().expect("a header"));
+        let stream = TcpStream::connect(at).await.expect("a connection");
+        tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
+    };
+    let first = open("192.0.2.1").await.expect("a socket");
+    let _second = open("192.0.2.1").await.expect("a socket");
+    assert!(open("192.0.2.1").await.is_err());
+    assert!(open("192.0.2.2").await.is_ok(), "others have their own places");
+    drop(first);
+    until("a place comes back", async || open("192.0.2.1").await.is_ok()).await;
 }
 
 #[tokio::test]

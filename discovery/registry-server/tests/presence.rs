@@ -13,7 +13,7 @@ use peerloom_registry_protocol::text::encode_record;
 use peerloom_registry_server::{RegistryConfig, Times};
 use serde_json::{Value, json};
 
-fn heartbeat(identity: &Identity, capacity: u32, at_ms: u64) -> Value {
+fn heartbeat(name: &str, identity: &Identity, capacity: u32, at_ms: u64) -> Value {
     let mut heartbeat = Heartbeat {
         network_id: network(),
         peer_id: identity.device,
@@ -22,7 +22,7 @@ fn heartbeat(identity: &Identity, capacity: u32, at_ms: u64) -> Value {
         at_ms,
         signature: [0; 64],
     };
-    heartbeat.signature = sign(identity, &heartbeat_input(&heartbeat));
+    heartbeat.signature = sign(identity, &heartbeat_input(name, &heartbeat));
     serde_json::to_value(heartbeat).expect("JSON")
 }
 
@@ -31,7 +31,11 @@ async fn an_announced_device_is_found() {
     let registry = start(config()).await;
     let (at, alice) = (registry.local_addr(), identity(1));
     let signed = record(&alice, 1, |_| {});
-    assert_eq!(get_in(at, &format!("peer/{}", alice.user)).await.code(), "notFound");
+    let unknown = get_in(at, &format!("peer/{}", alice.user)).await;
+    assert_eq!(
+        (unknown.status, unknown.json()),
+        (200, json!({"online": false, "devices": [], "lastCoordinators": []}))
+    );
     assert_eq!(get_in(at, &format!("device/{}", alice.device)).await.code(), "notFound");
 
     let mut body = announcement(&alice, &signed);
@@ -113,6 +117,7 @@ async fn a_replayed_announcement_says_nothing_new() {
 async fn coordinators_report_themselves() {
     let registry = start(config()).await;
     let at = registry.local_addr();
+    let heartbeat = |identity: &Identity, capacity, at_ms| heartbeat(&at.to_string(), identity, capacity, at_ms);
     let (alice, bob, carol) = (identity(1), identity(2), identity(3));
     assert_eq!(post(at, "/coordinator/heartbeat", &heartbeat(&alice, 5, now_ms())).await.status, 404);
     for (number, device) in [&alice, &bob, &carol].into_iter().enumerate() {
@@ -137,6 +142,10 @@ async fn coordinators_report_themselves() {
     assert_eq!(post(at, "/coordinator/heartbeat", &heartbeat(&alice, 5, now)).await.status, 200);
     assert_eq!(post(at, "/coordinator/heartbeat", &heartbeat(&bob, 50, now)).await.status, 200);
     assert_eq!(helpers().await, [(id(&bob), json!(50)), (id(&alice), json!(5))]);
+    // Whoever looks for somebody unknown needs them most.
+    let stranger = get_in(at, &format!("peer/{}", identity(9).user)).await.json();
+    assert_eq!((&stranger["online"], &stranger["devices"]), (&json!(false), &json!([])));
+    assert_eq!(stranger["lastCoordinators"].as_array().map(Vec::len), Some(2));
     let active = get_in(at, "active-peers").await.json();
     let coordinators = active["peers"].as_array().expect("peers").iter().filter(|peer| peer["isCoordinator"] == true);
     assert_eq!(coordinators.count(), 2);
@@ -148,6 +157,9 @@ async fn coordinators_report_themselves() {
     let mut inflated = heartbeat(&bob, 50, now + 1);
     inflated["capacity"] = json!(1_000_000);
     assert_eq!(post(at, "/coordinator/heartbeat", &inflated).await.code(), "badSignature");
+    // One that another registry got.
+    let elsewhere = self::heartbeat("reg.example", &bob, 50, now + 1);
+    assert_eq!(post(at, "/coordinator/heartbeat", &elsewhere).await.code(), "badSignature");
 }
 
 #[tokio::test]
@@ -173,6 +185,28 @@ async fn what_is_not_seen_is_forgotten() {
     assert_eq!(active["peers"][0]["peerId"], bob.device.to_string(), "who is connected stays");
     // In the store, too.
     until("one device is left", async || get(at, "/healthz").await.json()["devices"] == 1).await;
+}
+
+#[tokio::test]
+async fn a_forgotten_device_is_not_brought_back_by_a_replay() {
+    let (stale, clean) = (Duration::from_millis(100), Duration::from_millis(50));
+    let registry = start(RegistryConfig { times: Times { stale, clean, ..Times::default() }, ..config() }).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    let signed = record(&alice, 5, |_| {});
+    let status = || async { get_in(at, &format!("device/{}", alice.device)).await.status };
+    assert_eq!(announce(at, &alice, &signed).await.status, 200);
+    until("alice is forgotten", async || status().await == 404).await;
+    // Anybody may have the record.
+    let mut replay = announcement(&alice, &signed);
+    replay["signalAddress"] = json!("wss://192.0.2.66/");
+    let answer = post(at, &format!("/network/{}/announce", network()), &replay).await;
+    assert_eq!((answer.status, answer.json()), (200, json!({"changed": false})));
+    assert_eq!(announce(at, &alice, &record(&alice, 4, |_| {})).await.code(), "outdated");
+    assert_eq!(status().await, 404);
+    // Only alice can prove that she is there.
+    let _socket = Socket::greeted(at, &alice, &signed).await;
+    let device = get_in(at, &format!("device/{}", alice.device)).await.json();
+    assert_eq!((&device["online"], &device["device"]["signalAddress"]), (&json!(true), &Value::Null));
 }
 
 #[tokio::test]

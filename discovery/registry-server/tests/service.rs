@@ -76,7 +76,7 @@ async fn figures_count_requests() {
     }
     let figures = get(at, "/metrics").await;
     assert_eq!(figures.status, 200);
-    let line = r#"peerloom_registry_requests_total{route="/network/{networkId}/peer/{userId}",status="404"} 3"#;
+    let line = r#"peerloom_registry_requests_total{route="/network/{networkId}/peer/{userId}",status="200"} 3"#;
     assert!(figures.text.contains(line), "{}", figures.text);
     let elsewhere = get(other.local_addr(), "/metrics").await.text;
     assert!(!elsewhere.contains(line), "each registry counts for itself");
@@ -122,6 +122,7 @@ async fn settings_are_checked() {
         RegistryConfig { work_bits: 25, ..config() },
         RegistryConfig { names: vec!["https://reg.example".into()], ..config() },
         RegistryConfig { networks: [("x".into(), String::new())].into(), ..config() },
+        RegistryConfig { networks: [("x".into(), "no client can say this".into())].into(), ..config() },
         RegistryConfig { only_listed: true, ..config() },
         RegistryConfig { store: "/nonexistent/registry.sqlite".into(), ..config() },
     ];

@@ -40,11 +40,16 @@ async fn signals_are_carried_between_devices() {
     second.close().await;
     until("bob is offline", async || {
         let device = get_in(at, &format!("device/{}", bob.device)).await.json();
-        first.signal(&bob, "still there?", Some(9)).await;
         assert!(device["device"]["lastSeen"].is_u64());
-        first.receive().await == Some(ServerMessage::Absent { to: bob.device, id: Some(9) })
+        first.signal(&bob, "still there?", Some(9)).await;
+        let absent = first.receive().await == Some(ServerMessage::Absent { to: bob.device, id: Some(9) });
+        absent && device["online"] == false
     })
     .await;
+    let user = get_in(at, &format!("peer/{}", bob.user)).await.json();
+    assert_eq!(user["online"], false, "what the hello announced doesn't outlive the socket");
+    let active = get_in(at, "active-peers").await.json();
+    assert_eq!(active["peers"].as_array().map(Vec::len), Some(1), "{active}");
     let figures = get(at, "/metrics").await.text;
     assert!(figures.contains("peerloom_registry_sockets 1"), "{figures}");
     assert!(figures.contains(r#"peerloom_registry_signals_total{outcome="sent"}"#), "{figures}");
@@ -138,6 +143,22 @@ async fn a_newer_socket_replaces_the_older() {
 }
 
 #[tokio::test]
+async fn a_socket_that_opened_earlier_replaces_none() {
+    let registry = start(config()).await;
+    let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
+    let signed = record(&alice, 1, |_| {});
+    // Its hello is late: perhaps it was opened before the device moved.
+    let mut older = Socket::open(at, &alice.device.to_string()).await;
+    let hello = older.hello(&alice, &signed).await;
+    let mut newer = Socket::greeted(at, &alice, &signed).await;
+    older.send(&ClientMessage::Hello(Box::new(hello))).await;
+    assert_eq!(older.refusal().await, "replaced");
+    let mut other = Socket::greeted(at, &bob, &record(&bob, 1, |_| {})).await;
+    other.signal(&alice, "hello", None).await;
+    assert_eq!(newer.receive().await, Some(ServerMessage::Signal { from: bob.device, payload: "hello".into() }));
+}
+
+#[tokio::test]
 async fn networks_are_apart() {
     let registry = start(config()).await;
     let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
@@ -186,12 +207,56 @@ async fn a_flood_is_bounded() {
     let at = registry.local_addr();
     let mut first = Socket::greeted(at, &alice, &record(&alice, 1, |_| {})).await;
     let _second = Socket::greeted(at, &bob, &record(&bob, 1, |_| {})).await;
-    let mut limited = false;
-    for id in 0..50 {
-        first.signal(&bob, "x", Some(id)).await;
-        limited |= matches!(first.receive().await, Some(ServerMessage::Busy { retry_after_ms: Some(_), .. }));
+    let too_fast = async |socket: &mut Socket, most| {
+        for id in 0..most {
+            socket.signal(&bob, "x", Some(id)).await;
+            if matches!(socket.receive().await, Some(ServerMessage::Busy { retry_after_ms: Some(_), .. })) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(too_fast(&mut first, 50).await);
+    // Another socket doesn't help: the budget is the device's.
+    let mut again = Socket::greeted(at, &alice, &record(&alice, 1, |_| {})).await;
+    assert!(too_fast(&mut again, 5).await);
+}
+
+#[tokio::test]
+async fn a_flood_keeps_nobody_from_speaking() {
+    let times = Times { ping: Duration::from_millis(200), silence: Duration::from_millis(1500), ..Times::default() };
+    let limits = Limits { signals_per_second: 0, ..config().limits };
+    let registry = start(RegistryConfig { limits, times, ..config() }).await;
+    let (at, alice, bob) = (registry.local_addr(), identity(1), identity(2));
+    let mut victim = Socket::greeted(at, &bob, &record(&bob, 1, |_| {})).await;
+    let mut floods = tokio::task::JoinSet::new();
+    for number in 3..6 {
+        let flooder = identity(number);
+        let mut socket = Socket::greeted(at, &flooder, &record(&flooder, 1, |_| {})).await;
+        let bob = identity(2);
+        floods.spawn(async move {
+            for id in 0.. {
+                socket.signal(&bob, "x", Some(id)).await;
+                socket.receive().await;
+            }
+        });
     }
-    assert!(limited);
+    // Through several silences' time it is heard, and its pongs are.
+    let begun = tokio::time::Instant::now();
+    let (mut id, mut answered) = (0, 0);
+    while begun.elapsed() < Duration::from_secs(4) {
+        id += 1;
+        victim.signal(&alice, "who's there?", Some(id)).await;
+        loop {
+            match victim.receive().await {
+                Some(ServerMessage::Signal { .. }) => {}
+                Some(ServerMessage::Absent { id: Some(of), .. }) if of == id => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        answered += 1;
+    }
+    assert!(answered > 0);
 }
 
 #[tokio::test]
@@ -243,15 +308,15 @@ async fn silent_sockets_are_dropped() {
 
 #[tokio::test]
 async fn a_private_network_and_work_hold_for_hellos_too() {
-    let networks = [("test".to_owned(), "open sesame".to_owned())].into();
+    let networks = [("test".to_owned(), "open-sesame".to_owned())].into();
     let registry = start(RegistryConfig { networks, work_bits: 6, ..config() }).await;
     let (at, alice) = (registry.local_addr(), identity(1));
     let signed = record(&alice, 1, |_| {});
     for (token, work, expected) in [
         (None, true, Some("tokenRequired")),
         (Some("wrong"), true, Some("tokenRequired")),
-        (Some("open sesame"), false, Some("workRequired")),
-        (Some("open sesame"), true, None),
+        (Some("open-sesame"), false, Some("workRequired")),
+        (Some("open-sesame"), true, None),
     ] {
         let mut socket = Socket::open(at, &alice.device.to_string()).await;
         let mut hello = socket.hello(&alice, &signed).await;

@@ -9,8 +9,9 @@ use peerloom_core::wire::{DeviceId, Signed, UserId};
 
 /// Most targets remembered; of more, the longest unused goes.
 const TARGETS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
-/// A target that isn't found is asked for at most so many times less often than one that is.
-const MOST_PATIENCE: u32 = 16;
+/// A target that isn't found is asked for at most so many times less often than one that is: every quarter of
+/// an hour by default, so that a hundred contacts that are gone cost seven calls a minute and not a hundred.
+const MOST_PATIENCE: u32 = 15;
 
 /// A record that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,7 @@ impl Cache {
         let news = news.map(|record| record.signed.clone()).collect();
         for record in &records {
             self.put(Target::Device(record.device), vec![record.clone()]);
+            self.forget_miss(Target::User(record.user));
         }
         if let Target::Device(device) = for_target
             && records.iter().all(|record| record.device != device)
@@ -117,6 +119,26 @@ impl Cache {
                 (Some(answer), Some(long_ago)) if !answer.records.is_empty() => answer.asked = long_ago,
                 _ => drop(self.answers.pop(&target)),
             }
+        }
+    }
+
+    /// A device gave a sign of life: if it wasn't found, it may be now.
+    pub(crate) fn heard(&mut self, device: DeviceId) {
+        self.forget_miss(Target::Device(device));
+    }
+
+    /// Everything that wasn't found may be asked for again.
+    pub(crate) fn forget_misses(&mut self) {
+        let missed: Vec<Target> =
+            self.answers.iter().filter(|(_, a)| a.misses > 0).map(|(target, _)| *target).collect();
+        for target in missed {
+            self.answers.pop(&target);
+        }
+    }
+
+    fn forget_miss(&mut self, target: Target) {
+        if self.answers.peek(&target).is_some_and(|answer| answer.misses > 0) {
+            self.answers.pop(&target);
         }
     }
 
@@ -176,7 +198,7 @@ mod tests {
             answer.asked = Instant::now().checked_sub(Duration::from_secs(age)).unwrap();
             cache.look(device(2), 0) == Lookup::Known(vec![])
         };
-        for seconds in [60, 120, 240, 480, 960, 960, 960] {
+        for seconds in [60, 120, 240, 480, 900, 900, 900] {
             cache.answered(device(2), device(2), vec![]);
             assert!(waits(&mut cache, seconds - 1) && !waits(&mut cache, seconds + 1), "{seconds}");
         }
@@ -216,6 +238,29 @@ mod tests {
         cache.recovered();
         assert_eq!(cache.known(device(1), 0), [record(1, 1).signed], "what was known still is");
         assert_eq!(cache.look(device(1), 0), Lookup::Ask(USER));
+        assert_eq!(cache.look(device(2), 0), Lookup::Ask(device(2)));
+    }
+
+    #[test]
+    fn a_sign_of_life_ends_the_patience() {
+        let mut cache = Cache::new(Duration::from_secs(60));
+        let miss = |cache: &mut Cache| {
+            for target in [device(1), device(2), USER] {
+                cache.answered(target, target, vec![]);
+                assert_eq!(cache.look(target, 0), Lookup::Known(vec![]));
+            }
+        };
+        miss(&mut cache);
+        cache.heard(DeviceId::from_bytes([1; 32]));
+        assert_eq!(cache.look(device(1), 0), Lookup::Ask(device(1)));
+        assert_eq!(cache.look(device(2), 0), Lookup::Known(vec![]));
+        // A record of another of the user's devices: the user is there, too.
+        cache.answered(device(3), device(3), vec![record(3, 1)]);
+        cache.heard(DeviceId::from_bytes([3; 32]));
+        assert_eq!(cache.look(device(3), 0), Lookup::Known(vec![record(3, 1).signed]), "what is known stays");
+        assert_eq!(cache.look(USER, 0), Lookup::Ask(USER));
+        miss(&mut cache);
+        cache.forget_misses();
         assert_eq!(cache.look(device(2), 0), Lookup::Ask(device(2)));
     }
 

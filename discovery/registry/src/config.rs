@@ -28,7 +28,7 @@ pub struct RegistryConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     /// How long an answer counts before the registry is asked again. Where nothing was found, longer
-    /// each time.
+    /// each time, up to 15 times as long.
     pub cache: DurationText,
 }
 

@@ -41,6 +41,10 @@ pub(crate) async fn diagnose(shared: &Shared) -> Vec<Finding> {
         Some(error) => Finding::bad("registry socket", error.to_string(), "see what the registry says, and its log"),
         None => Finding::note("registry socket", "not connected yet", "start the node; it connects by itself"),
     });
+    if let Some(error) = shared.health.trouble(Part::Record) {
+        let remedy = "others find this device's earlier record meanwhile; see what the registry says";
+        findings.push(Finding::bad("registry record", error.to_string(), remedy));
+    }
     findings
 }
 

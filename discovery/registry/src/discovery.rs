@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::RegistryConfig;
-use crate::cache::{Cache, Lookup, Verified};
+use crate::cache::{Lookup, Verified};
 use crate::connect::Connector;
 use crate::endpoint::Endpoint;
 use crate::health::Part;
@@ -35,8 +35,6 @@ const WATCH_BUFFER: usize = 64;
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// Look-ups of different targets at a time; those of one target wait for each other.
 const AT_ONCE: usize = 16;
-/// After a call failed, none is made for this part of an answer's lifetime.
-const PAUSE: u32 = 6;
 /// How long ending may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -47,9 +45,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct RegistryDiscovery {
     shared: Arc<Shared>,
     signaling: Arc<RegistrySignaling>,
-    cache: Arc<Mutex<Cache>>,
-    /// Until when no calls are made, since one failed.
-    paused: Arc<Mutex<Option<Instant>>>,
     asking: [tokio::sync::Mutex<()>; AT_ONCE],
     /// Gone once shut down, which ends all watches.
     news: Mutex<Option<broadcast::Sender<Signed>>>,
@@ -66,13 +61,10 @@ impl RegistryDiscovery {
         let name = endpoint.name.clone();
         let connector = Connector::new(endpoint, config.ca.as_deref())?;
         let caller = Caller::new(connector, name, config.token.clone());
-        let cache = Arc::new(Mutex::new(Cache::new(config.cache.0)));
         let shared = Shared::new(config, network, SigningKey::from_seed(secret.expose()), caller);
         Ok(Self {
             signaling: Arc::new(RegistrySignaling::new(shared.clone())),
             shared,
-            cache,
-            paused: Arc::default(),
             asking: Default::default(),
             news: Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0)),
             keeper: Mutex::default(),
@@ -95,12 +87,7 @@ impl RegistryDiscovery {
     fn keep(&self) {
         let mut keeper = lock(&self.keeper);
         if keeper.is_none() {
-            let (cache, paused) = (self.cache.clone(), self.paused.clone());
-            let recovered = move || {
-                lock(&cache).recovered();
-                lock(&paused).take();
-            };
-            *keeper = Some(tokio::spawn(keeper::run(self.shared.clone(), recovered)));
+            *keeper = Some(tokio::spawn(keeper::run(self.shared.clone())));
         }
     }
 
@@ -132,17 +119,26 @@ impl RegistryDiscovery {
             Target::Device(device) => record.device == device,
         };
         let mut found: Vec<Verified> = Vec::new();
+        let (mut unasked, mut forged) = (0, None);
         for device in devices.into_iter().take(limits::DEVICES) {
             match self.verify(&device) {
                 Ok(record) if !matches(&record) || found.iter().any(|known| known.device == record.device) => {
-                    warn!(registry = self.shared.caller.name, "the registry gives records that weren't asked for");
+                    unasked += 1;
                 }
                 Ok(record) if record.expires_at_ms <= now_ms() => debug!(device = ?record.device, "expired"),
                 Ok(record) => found.push(record),
                 Err(error) => {
-                    warn!(registry = self.shared.caller.name, %error, "the registry gives a record that is not genuine");
+                    forged.get_or_insert(error);
                 }
             }
+        }
+        // One of each, however many lies there are.
+        let registry = &self.shared.caller.name;
+        if unasked > 0 {
+            warn!(registry, records = unasked, "the registry gives records that weren't asked for");
+        }
+        if let Some(error) = forged {
+            warn!(registry, %error, "the registry gives a record that is not genuine");
         }
         Ok(found)
     }
@@ -165,20 +161,42 @@ impl RegistryDiscovery {
 
     /// Why no call is made now, if so.
     fn pause(&self) -> Option<Error> {
-        let paused = lock(&self.paused).is_some_and(|until| Instant::now() < until);
-        paused.then(|| self.shared.health.trouble(Part::Calls)).flatten()
+        if lock(&self.shared.pause).is_due() && self.shared.caller.rest().is_zero() {
+            return None;
+        }
+        let trouble = [Part::Calls, Part::Socket].into_iter().find_map(|part| self.shared.health.trouble(part));
+        Some(trouble.unwrap_or_else(|| {
+            let message = format!("the registry {} wants to be left alone for a while", self.shared.caller.name);
+            Error::new(ErrorKind::Overloaded, "registry", "look up", message)
+        }))
     }
 
     fn failed(&self, target: Target, error: &Error) {
         self.shared.health.failed(Part::Calls, error);
-        lock(&self.cache).failed(target);
-        *lock(&self.paused) = Some(Instant::now() + self.shared.config.cache.0 / PAUSE);
+        lock(&self.shared.cache).failed(target);
+        lock(&self.shared.pause).failed(self.shared.caller.rest());
     }
 
     fn stripe(&self, target: Target) -> &tokio::sync::Mutex<()> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(target);
         let [first, ..] = &self.asking;
         self.asking.get(hash as usize % AT_ONCE).unwrap_or(first)
+    }
+}
+
+/// A call whose answer is waited for. When nobody waits any more it has failed.
+struct Unanswered<'a> {
+    discovery: &'a RegistryDiscovery,
+    target: Target,
+    waiting: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.waiting {
+            let message = "nobody waited for the registry's answer any longer";
+            self.discovery.failed(self.target, &Error::new(ErrorKind::Timeout, "registry", "look up", message));
+        }
     }
 }
 
@@ -223,7 +241,7 @@ impl Discovery for RegistryDiscovery {
 
     async fn resolve(&self, target: Target) -> Result<Vec<Signed>> {
         self.open("look up")?;
-        let look = || lock(&self.cache).look(target, now_ms());
+        let look = || lock(&self.shared.cache).look(target, now_ms());
         let asked = match look() {
             Lookup::Known(records) => return Ok(records),
             Lookup::Ask(target) => target,
@@ -236,19 +254,25 @@ impl Discovery for RegistryDiscovery {
         };
         let answer = match self.pause() {
             Some(error) => Err(error),
-            None => self.ask(asked).await.inspect_err(|error| self.failed(target, error)),
+            None => {
+                let mut call = Unanswered { discovery: self, target, waiting: true };
+                let answer = self.ask(asked).await;
+                call.waiting = false;
+                answer.inspect_err(|error| self.failed(target, error))
+            }
         };
         match answer {
             Ok(records) => {
                 self.shared.health.works(Part::Calls, &self.shared.caller.name);
-                let news = lock(&self.cache).answered(asked, target, records);
+                lock(&self.shared.pause).reset();
+                let news = lock(&self.shared.cache).answered(asked, target, records);
                 if let Some(watchers) = &*lock(&self.news) {
                     // Fails only when nobody watches.
                     news.into_iter().for_each(|record| drop(watchers.send(record)));
                 }
-                Ok(lock(&self.cache).known(target, now_ms()))
+                Ok(lock(&self.shared.cache).known(target, now_ms()))
             }
-            Err(error) => match lock(&self.cache).known(target, now_ms()) {
+            Err(error) => match lock(&self.shared.cache).known(target, now_ms()) {
                 known if known.is_empty() => Err(error),
                 known => Ok(known),
             },
@@ -268,7 +292,7 @@ impl Discovery for RegistryDiscovery {
     }
 
     fn network_changed(&self) {
-        self.shared.network_changes.send_modify(|changes| *changes += 1);
+        self.shared.network_changed();
     }
 
     async fn diagnose(&self) -> Vec<Finding> {

@@ -12,12 +12,14 @@ pub(crate) enum Part {
     Calls = 0,
     /// The WebSocket.
     Socket = 1,
+    /// Announcing a newer record.
+    Record = 2,
 }
 
 /// What was noticed last.
 #[derive(Default)]
 pub(crate) struct Health {
-    trouble: Mutex<[Option<Error>; 2]>,
+    trouble: Mutex<[Option<Error>; 3]>,
 }
 
 impl Health {
@@ -48,7 +50,7 @@ impl Health {
         self.lock().get(part as usize).cloned().flatten()
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Option<Error>; 2]> {
+    fn lock(&self) -> MutexGuard<'_, [Option<Error>; 3]> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,12 @@
 //! Calls over HTTP: one connection each, since there are few; bounded in length and in time.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use peerloom_core::{Error, ErrorKind, Result, Retry};
@@ -15,9 +16,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::connect::Connector;
+use crate::shared::lock;
 
-/// How long a call may take, from connecting to the last byte.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call may take, from connecting to the last byte: less than the 5 s that an engine waits for a
+/// look-up, so that what takes too long is known to have failed.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// No registry is left alone for longer, whatever it wants.
+const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
 /// Most of a registry's own words that are shown, in characters.
 const SHOWN: usize = 200;
 
@@ -27,6 +32,8 @@ pub(crate) struct Caller {
     pub(crate) name: String,
     token: Option<String>,
     calls: AtomicU64,
+    /// Until when the registry wants to be left alone.
+    rest: Mutex<Option<Instant>>,
 }
 
 /// What a registry answers.
@@ -39,7 +46,18 @@ pub(crate) enum Answer<T> {
 
 impl Caller {
     pub(crate) fn new(connector: Connector, name: String, token: Option<String>) -> Self {
-        Self { connector, name, token, calls: AtomicU64::new(0) }
+        Self { connector, name, token, calls: AtomicU64::new(0), rest: Mutex::default() }
+    }
+
+    /// How long the registry wants to be left alone from now on.
+    pub(crate) fn rest(&self) -> Duration {
+        lock(&self.rest).map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default()
+    }
+
+    fn wants_rest(&self, time: Duration) {
+        let until = Instant::now() + time.min(LONGEST_REST);
+        let mut rest = lock(&self.rest);
+        *rest = (*rest).max(Some(until));
     }
 
     /// How many calls were made.
@@ -135,6 +153,12 @@ impl Caller {
                 Error::new(ErrorKind::Unreachable, "registry", call, advice)
             };
             let body = Limited::new(body, limits::RESPONSE).collect().await.map_err(too_long)?.to_bytes();
+            // A proxy in between says it in this way only.
+            if matches!(head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+                && let Some(seconds) = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok())
+            {
+                self.wants_rest(Duration::from_secs(seconds));
+            }
             let date = head.headers.get(DATE).and_then(http_date);
             Ok((head.status, date, body))
         };
@@ -150,6 +174,9 @@ impl Caller {
 
     /// The error for a failure that the registry told of.
     pub(crate) fn refusal(&self, operation: &'static str, failure: &Failure) -> Error {
+        if let Some(ms) = failure.retry_after_ms {
+            self.wants_rest(Duration::from_millis(ms));
+        }
         let kind = match failure.code.as_str() {
             code::RATE_LIMITED | code::OVERLOADED | code::TIMEOUT | code::INTERNAL => ErrorKind::Overloaded,
             code::NOT_FOUND => ErrorKind::NotFound,

@@ -10,24 +10,33 @@ use crate::health::Part;
 use crate::session::{self, End};
 use crate::shared::Shared;
 
-/// The first wait after a session ended; doubled each time that none comes about.
+/// The first wait after a session ended; doubled each time that none comes about, or not for long.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait, and the wait after the registry has refused this device.
 const LONGEST_WAIT: Duration = Duration::from_secs(2 * 60);
 
+/// How long a session has to last for the next wait to be the first one again: a registry that takes a hello
+/// and closes is no better than one that doesn't.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// Runs until the client is closed.
-pub(crate) async fn run(shared: Arc<Shared>, recovered: impl Fn() + Send) {
+pub(crate) async fn run(shared: Arc<Shared>) {
     let mut wait = FIRST_WAIT;
     let mut changes = shared.network_changes.subscribe();
     let mut records = shared.record.subscribe();
     while !shared.closing.is_cancelled() {
+        // Before the session: what changes while it is made counts.
         changes.mark_unchanged();
-        let (lived, end) = session::run(&shared, &recovered).await;
         records.mark_unchanged();
+        let (lived, end) = session::run(&shared, &mut changes).await;
         shared.connected(None);
         shared.has_announced(None);
-        if lived {
-            wait = FIRST_WAIT;
+        if let Some(lived) = lived {
+            if lived >= SETTLED {
+                wait = FIRST_WAIT;
+            }
+            // What was made meanwhile is announced over HTTP, and the next hello takes the newest.
+            records.mark_unchanged();
         }
         match end {
             End::Closed => return,
@@ -42,7 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>, recovered: impl Fn() + Send) {
                 wait = (wait * 2).min(LONGEST_WAIT);
                 tokio::select! {
                     () = shared.closing.cancelled() => return,
-                    () = tokio::time::sleep(jittered(this)) => {}
+                    () = tokio::time::sleep(jittered(this).max(shared.caller.rest())) => {}
                     // Both may have changed what was wrong.
                     _ = changes.changed() => wait = FIRST_WAIT,
                     _ = records.changed() => {}

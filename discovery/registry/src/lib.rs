@@ -5,6 +5,7 @@
 //! is verified here, and what it sends is bounded in length and in time. Without the registry the node
 //! goes on with what it knows.
 
+mod backoff;
 mod cache;
 mod config;
 mod connect;

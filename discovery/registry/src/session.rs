@@ -11,7 +11,7 @@ use peerloom_core::{Error, ErrorKind, Result, Signal};
 use peerloom_registry_protocol::limits;
 use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
 use peerloom_registry_protocol::proof::challenge_input;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -53,28 +53,32 @@ impl From<Error> for End {
     }
 }
 
-/// Runs one session. Says whether it came about, and how it ended.
-pub(crate) async fn run(shared: &Arc<Shared>, recovered: &(impl Fn() + Send)) -> (bool, End) {
+/// Runs one session, until the machine's addresses change at most. Says how long it lasted if it came
+/// about, and how it ended.
+pub(crate) async fn run(shared: &Arc<Shared>, changes: &mut watch::Receiver<u64>) -> (Option<Duration>, End) {
     let greeted = tokio::select! {
-        () = shared.closing.cancelled() => return (false, End::Closed),
+        () = shared.closing.cancelled() => return (None, End::Closed),
+        _ = changes.changed() => return (None, End::NetworkChanged),
         greeted = greet(shared) => greeted,
     };
     let (mut socket, record) = match greeted {
         Ok(greeted) => greeted,
-        Err(error) => return (false, error.into()),
+        Err(error) => return (None, error.into()),
     };
     debug!(registry = shared.caller.name, "connected to the registry");
     shared.has_announced(Some(record));
     let (sender, outbox) = mpsc::channel(OUTBOX);
     shared.connected(Some(sender));
-    recovered();
-    let end = exchange(shared, &mut socket, outbox).await;
+    shared.recovered();
+    let begun = Instant::now();
+    let end = exchange(shared, &mut socket, changes, outbox).await;
+    let lived = begun.elapsed();
     // After a change of network nobody would answer on the old path; the next session takes this one's place.
     if matches!(end, End::Closed) {
         // Without it the registry would notice in a minute.
         let _ = timeout(FAREWELL, farewell(&mut socket)).await;
     }
-    (true, end)
+    (Some(lived), end)
 }
 
 /// Connects, answers the challenge, and waits until the registry is content.
@@ -141,9 +145,9 @@ async fn open(shared: &Shared) -> Result<WebSocketStream<Box<dyn Stream>>> {
 async fn exchange(
     shared: &Arc<Shared>,
     socket: &mut WebSocketStream<Box<dyn Stream>>,
+    changes: &mut watch::Receiver<u64>,
     mut outbox: mpsc::Receiver<Outgoing>,
 ) -> End {
-    let mut changes = shared.network_changes.subscribe();
     let mut unanswered: HashMap<u64, oneshot::Sender<Result<()>>> = HashMap::new();
     let mut number = 0;
     let mut looks = interval(LOOK);
@@ -155,7 +159,7 @@ async fn exchange(
             _ = changes.changed() => return End::NetworkChanged,
             () = sleep_until(heard + SILENCE) => return lost(shared, "says nothing any more").into(),
             _ = looks.tick() => {
-                if shared.to_announce().is_some() {
+                if shared.announcement_is_due() {
                     tokio::spawn(announce(shared.clone()));
                 }
             }

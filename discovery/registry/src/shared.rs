@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use peerloom_core::wire::{DeviceId, NetworkId, Signed};
 use peerloom_core::{Error, ErrorKind, Result, Signal};
@@ -13,10 +14,20 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::RegistryConfig;
+use crate::backoff::Backoff;
+use crate::cache::Cache;
 use crate::health::{Health, Part};
 use crate::http::{Answer, Caller};
 use crate::signaling::Outgoing;
 
+/// The first wait after an announcement over HTTP failed.
+const FIRST_WAIT: Duration = Duration::from_secs(15);
+/// The longest such wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+/// After a look-up failed, none is made for this part of an answer's lifetime; then for twice as long.
+const PAUSE: u32 = 6;
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 60);
 /// Signals that wait for one receiver; beyond, the newest are dropped.
 const RECEIVED: usize = 64;
 
@@ -34,6 +45,11 @@ pub(crate) struct Shared {
     announced: Mutex<Option<Signed>>,
     /// Held while a record is being announced over HTTP.
     announcing: tokio::sync::Mutex<()>,
+    attempts: Mutex<Attempts>,
+    /// What the registry answered.
+    pub(crate) cache: Mutex<Cache>,
+    /// When look-ups are made again after one failed.
+    pub(crate) pause: Mutex<Backoff>,
     pub(crate) status: watch::Sender<Status>,
     /// Where signals go while there is a socket.
     outbox: Mutex<Option<mpsc::Sender<Outgoing>>>,
@@ -44,6 +60,13 @@ pub(crate) struct Shared {
     /// Counts changes of the machine's addresses.
     pub(crate) network_changes: watch::Sender<u64>,
     pub(crate) closing: CancellationToken,
+}
+
+/// How it went with announcing over HTTP.
+struct Attempts {
+    /// The record that the registry didn't take, and why: trying again doesn't help.
+    refused: Option<(Signed, Error)>,
+    backoff: Backoff,
 }
 
 /// How it stands with the socket.
@@ -58,7 +81,10 @@ pub(crate) struct Status {
 
 impl Shared {
     pub(crate) fn new(config: RegistryConfig, network: NetworkId, key: SigningKey, caller: Caller) -> Arc<Self> {
+        let cache = config.cache.0;
         Arc::new(Self {
+            cache: Mutex::new(Cache::new(cache)),
+            pause: Mutex::new(Backoff::new(cache / PAUSE, LONGEST_PAUSE)),
             config,
             network,
             device: DeviceId::from_key(key.public()),
@@ -68,6 +94,7 @@ impl Shared {
             record: watch::Sender::new(None),
             announced: Mutex::default(),
             announcing: tokio::sync::Mutex::default(),
+            attempts: Mutex::new(Attempts { refused: None, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT) }),
             status: watch::Sender::default(),
             outbox: Mutex::default(),
             receivers: Mutex::default(),
@@ -78,21 +105,77 @@ impl Shared {
         })
     }
 
+    /// The registry is back: what it didn't answer may be asked for again.
+    pub(crate) fn recovered(&self) {
+        lock(&self.cache).recovered();
+        lock(&self.pause).reset();
+    }
+
+    /// The machine's addresses changed: what failed may work now, and a registry that couldn't be reached may
+    /// know more.
+    pub(crate) fn network_changed(&self) {
+        self.recovered();
+        lock(&self.cache).forget_misses();
+        self.retry_announcing();
+        self.network_changes.send_modify(|changes| *changes += 1);
+    }
+
     /// The record to announce, unless the registry has it.
-    pub(crate) fn to_announce(&self) -> Option<Signed> {
+    fn to_announce(&self) -> Option<Signed> {
         let newest = self.record.borrow().clone();
         newest.filter(|record| lock(&self.announced).as_ref() != Some(record))
     }
 
+    /// Whether the newest record is to be announced now.
+    pub(crate) fn announcement_is_due(&self) -> bool {
+        let attempts = lock(&self.attempts);
+        let refused = attempts.refused.as_ref().map(|(record, _)| record);
+        attempts.backoff.is_due() && self.to_announce().is_some_and(|record| refused != Some(&record))
+    }
+
     /// Notes which record the registry has.
     pub(crate) fn has_announced(&self, record: Option<Signed>) {
+        if record.is_some() {
+            self.retry_announcing();
+            self.health.works(Part::Record, &self.caller.name);
+        }
         *lock(&self.announced) = record;
     }
 
-    /// Announces the newest record over HTTP, unless the registry has it.
+    /// What was refused may be taken now.
+    pub(crate) fn retry_announcing(&self) {
+        let mut attempts = lock(&self.attempts);
+        attempts.refused = None;
+        attempts.backoff.reset();
+    }
+
+    /// Announces the newest record over HTTP, unless the registry has it or has refused it.
     pub(crate) async fn announce(&self) -> Result<()> {
         let _one = self.announcing.lock().await;
         let Some(record) = self.to_announce() else { return Ok(()) };
+        if let Some((refused, error)) = &lock(&self.attempts).refused
+            && *refused == record
+        {
+            return Err(error.clone());
+        }
+        match self.post(&record).await {
+            Ok(()) => {
+                self.has_announced(Some(record));
+                Ok(())
+            }
+            Err(error) => {
+                self.health.failed(Part::Record, &error);
+                let mut attempts = lock(&self.attempts);
+                match error.kind() {
+                    ErrorKind::Refused => attempts.refused = Some((record, error.clone())),
+                    _ => attempts.backoff.failed(self.caller.rest()),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn post(&self, record: &Signed) -> Result<()> {
         let path = format!("/network/{}/announce", self.network);
         for _ in 0..2 {
             let body = Announce {
@@ -100,13 +183,10 @@ impl Shared {
                 signal_address: self.config.signal_address.clone(),
                 capabilities: None,
                 record: record.clone(),
-                work: self.work(&record, self.work_bits.load(Ordering::Relaxed)).await?,
+                work: self.work(record, self.work_bits.load(Ordering::Relaxed)).await?,
             };
             match self.caller.post::<Announced>("announce", &path, &body).await? {
-                Answer::Found(_) => {
-                    self.has_announced(Some(record));
-                    return Ok(());
-                }
+                Answer::Found(_) => return Ok(()),
                 Answer::Failed(failure) if failure.code == code::WORK_REQUIRED => {
                     self.work_bits.store(failure.work_bits.unwrap_or_default(), Ordering::Relaxed);
                 }
@@ -170,6 +250,8 @@ impl Shared {
 
     /// Gives a signal to all who receive.
     pub(crate) fn deliver(&self, signal: &Signal) {
+        // Whoever signals is there, and has announced itself.
+        lock(&self.cache).heard(signal.from);
         lock(&self.receivers).retain(|receiver| {
             // A full one drops this signal; only a closed one goes.
             !matches!(receiver.try_send(signal.clone()), Err(mpsc::error::TrySendError::Closed(_)))

@@ -145,6 +145,48 @@ async fn babble_is_an_error_and_not_asked_for_again_at_once() {
 }
 
 #[tokio::test]
+async fn silence_is_a_failure() {
+    // It reads and says nothing.
+    let at = liar(Vec::new()).await;
+    let alice = identity(1);
+    // An engine waits for 5 s.
+    let silent = client(at);
+    let answer = tokio::time::timeout(Duration::from_secs(5), silent.resolve(Target::User(alice.user))).await;
+    assert_eq!(answer.expect("in time").map_err(|e| e.kind()), Err(ErrorKind::Timeout));
+    assert!(silent.resolve(Target::User(alice.user)).await.expect("what is known").is_empty());
+    // Somebody else may wait for less.
+    let abandoned = client(at);
+    let short = tokio::time::timeout(Duration::from_millis(100), abandoned.resolve(Target::User(alice.user))).await;
+    assert!(short.is_err());
+    for target in [Target::User(alice.user), Target::Device(alice.device)] {
+        let _ = tokio::time::timeout(Duration::from_millis(100), abandoned.resolve(target)).await.expect("at once");
+    }
+    assert_eq!(abandoned.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_a_rest_gets_it() {
+    let alice = identity(1);
+    let said = r#"{"error":{"code":"overloaded","message":"later","retryAfterMs":600000}}"#;
+    let len = said.len();
+    let by_itself = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {len}\r\n\r\n{said}");
+    let by_its_proxy = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 600\r\ncontent-length: 4\r\n\r\nlate".to_owned();
+    for answer in [by_itself, by_its_proxy] {
+        let at = liar(answer.clone().into_bytes()).await;
+        // Without it a call would be made every few milliseconds.
+        let cache = DurationText(Duration::from_millis(1));
+        let config = RegistryConfig { url: format!("http://{at}"), cache, ..RegistryConfig::default() };
+        let patient = RegistryDiscovery::new(config, NetworkId::from_name("conformance"), &identity(9).secret);
+        let patient = patient.expect("a client");
+        for _ in 0..20 {
+            assert!(patient.resolve(Target::User(alice.user)).await.is_err());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(patient.calls(), 1, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn what_opens_no_socket_holds_nobody_up() {
     let alice = identity(9);
     for babble in [json_answer(&json!({})), b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(), vec![0; 100_000]] {

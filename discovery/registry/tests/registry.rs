@@ -282,6 +282,44 @@ async fn a_changed_network_is_connected_from_anew() {
 }
 
 #[tokio::test]
+async fn a_refused_record_is_not_announced_again() {
+    let registry = start(peerloom_registry_server::RegistryConfig { allow_local: Some(false), ..server() }).await;
+    let alice = identity(1);
+    let first = client(settings(registry.local_addr()), &alice);
+    // A name, since any address may be in a network of the machine that runs this.
+    let outward = |sequence| record(&alice, sequence, &["quic://node.example:4433".parse().expect("an address")]);
+    first.announce(outward(1)).await.expect("an announcement");
+    let inward = record(&alice, 2, &["quic://127.0.0.1:4433".parse().expect("an address")]);
+    for _ in 0..5 {
+        let refused = first.announce(inward.clone()).await.expect_err("nobody could use it");
+        assert_eq!(refused.kind(), ErrorKind::Refused);
+    }
+    assert_eq!(first.calls(), 1);
+    let findings = first.diagnose().await;
+    let finding = findings.iter().find(|finding| finding.check == "registry record").expect("a finding");
+    assert!(finding.status == FindingStatus::Bad && finding.detail.contains("127.0.0.1"), "{finding:?}");
+    first.announce(outward(3)).await.expect("another one is taken");
+    assert!(first.diagnose().await.iter().all(|finding| finding.check != "registry record"));
+}
+
+#[tokio::test]
+async fn a_network_that_changes_while_it_connects_is_connected_from_anew() {
+    // It accepts and says nothing, as a path that is gone does.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let alice = identity(1);
+    let first = client(settings(silent.local_addr().expect("an address")), &alice);
+    let begun = tokio::time::Instant::now();
+    first.announce(signed(&alice, 1)).await.expect("nobody waits for it");
+    let mut held = vec![silent.accept().await.expect("the first connection")];
+    first.network_changed();
+    let next = tokio::time::timeout(PATIENCE, silent.accept()).await.expect("in time");
+    held.push(next.expect("another connection"));
+    // Without the change it would have gone on for ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    first.shutdown().await;
+}
+
+#[tokio::test]
 async fn it_trusts_a_certificate_of_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");

@@ -35,8 +35,8 @@ pub struct Announce {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Announced {
-    /// False when this very record was known already: nothing changed, not even when the device was
-    /// last seen.
+    /// False when this very record was known already, though it may be forgotten: nothing changed, not
+    /// even when the device was last seen. It may be a replay. Say hello, or sign a newer record.
     pub changed: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct ActivePeer {
     pub is_coordinator: bool,
 }
 
-/// `GET /network/{networkId}/peer/{userId}`.
+/// `GET /network/{networkId}/peer/{userId}`. About a user that isn't known: no devices, and who helps to meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
@@ -115,7 +115,7 @@ pub struct Device {
     /// Its signed record in base64url, byte for byte as it was announced. Text, so that one record of a
     /// later version doesn't spoil the answer; see [`text::decode_record`].
     pub record: String,
-    /// Whether it has a socket open or announced itself lately.
+    /// Whether it has a socket open, or announced itself lately and hasn't closed one since.
     pub online: bool,
 }
 
@@ -130,7 +130,7 @@ pub struct Coordinator {
     pub peer_id: DeviceId,
     /// Where it takes signals; null: over this registry.
     pub signal_address: Option<String>,
-    /// When its last heartbeat came; for a device that sent none, when it was last seen.
+    /// When its last heartbeat came, by the registry's clock; for a device that sent none, when it was last seen.
     pub last_seen: u64,
     /// How many peers it can take, as it says itself; null for a device that sent no heartbeat.
     pub capacity: Option<u32>,

@@ -14,11 +14,14 @@ pub fn challenge_input(nonce: &[u8; 32], registry: &str, network: &NetworkId, de
 }
 
 /// What a heartbeat signs with the device's key:
-/// `REGISTRY_HEARTBEAT ‖ network ‖ device ‖ active peers (4 B be) ‖ capacity (4 B be) ‖ time (8 B be)`.
-pub fn heartbeat_input(heartbeat: &Heartbeat) -> Vec<u8> {
+/// `REGISTRY_HEARTBEAT ‖ registry's name ‖ network ‖ device ‖ active peers (4 B be) ‖ capacity (4 B be) ‖ time (8 B be)`.
+///
+/// Everything but the name has a fixed length. With it one registry can't pass a heartbeat on to another.
+pub fn heartbeat_input(registry: &str, heartbeat: &Heartbeat) -> Vec<u8> {
     let Heartbeat { network_id, peer_id, active_peers, capacity, at_ms, signature: _ } = heartbeat;
     [
         context::REGISTRY_HEARTBEAT,
+        registry.as_bytes(),
         network_id.as_bytes(),
         peer_id.as_bytes(),
         &active_peers.to_be_bytes(),
@@ -104,7 +107,8 @@ mod tests {
             signature: [0; 64],
         };
         let numbers = [0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6];
-        let expected = [&b"peerloom/v1/registry-heartbeat\0"[..], &[1; 32], &[2; 32], &numbers].concat();
-        assert_eq!(heartbeat_input(&heartbeat), expected);
+        let expected =
+            [&b"peerloom/v1/registry-heartbeat\0"[..], b"reg.example", &[1; 32], &[2; 32], &numbers].concat();
+        assert_eq!(heartbeat_input("reg.example", &heartbeat), expected);
     }
 }

@@ -256,14 +256,20 @@ pub(crate) struct RegistryArgs {
     /// Take clients' addresses from X-Forwarded-For; only behind a proxy that sets it.
     #[arg(long)]
     pub(crate) trust_forwarded: bool,
-    /// Let devices announce addresses inside this machine's own networks, or this machine itself.
+    /// Let devices announce addresses inside this machine's own networks, or this machine itself. By
+    /// default they may where the registry listens on a loopback address, without --name and
+    /// --trust-forwarded.
     #[arg(long)]
     pub(crate) allow_local: bool,
-    /// A private network and its token, as NETWORK=TOKEN.
+    /// A private network and its token, as NETWORK=TOKEN. Other users of this machine can see it in the list
+    /// of processes: better use --private-file.
     #[arg(long = "private", value_name = "NETWORK=TOKEN")]
     pub(crate) private: Vec<String>,
-    /// Refuse all networks that aren't given with --private.
-    #[arg(long, requires = "private")]
+    /// File with private networks and their tokens: a line NETWORK=TOKEN for each, and # before comments.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) private_file: Option<PathBuf>,
+    /// Refuse all networks that aren't given with --private or --private-file.
+    #[arg(long)]
     pub(crate) only_private: bool,
     /// Work that each announcement must show, in leading zero bits.
     #[arg(long, value_name = "BITS", default_value_t = 0)]

@@ -47,12 +47,20 @@ pub(crate) async fn heartbeat(
     let (_, certificate) = Signed::decode(Bytes::from(known.record), wire::limits::RECORD)
         .and_then(|signed| PeerRecord::open(&signed, |_, _, _| true))
         .map_err(|_| unknown())?;
-    if !verify(&certificate.device_key, &heartbeat_input(&told), &told.signature) {
-        let message = "the signature is not the device's over these values";
+    let signed_for = |name: &String| verify(&certificate.device_key, &heartbeat_input(name, &told), &told.signature);
+    if !state.names().iter().any(signed_for) {
+        let message = "the signature is not the device's over these values and this registry's name";
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, code::BAD_SIGNATURE, message));
     }
     state.by_device.check(&device).map_err(ApiError::rate_limited)?;
-    let beat = Beat { network, device, active_peers: told.active_peers, capacity: told.capacity, at_ms: told.at_ms };
+    let beat = Beat {
+        network,
+        device,
+        active_peers: told.active_peers,
+        capacity: told.capacity,
+        at_ms: told.at_ms,
+        received_ms: now,
+    };
     if !state.store.beat(beat).await? {
         let message = "a heartbeat as late or later is known already";
         return Err(ApiError::new(StatusCode::CONFLICT, code::OUTDATED, message));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use data_encoding::BASE64URL_NOPAD;
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_registry_protocol::http::{
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::announce::Claim;
+use crate::api::Origin;
 use crate::api::extract::{Ask, At, Told};
 use crate::error::ApiError;
 use crate::state::{State, ms};
@@ -94,9 +95,8 @@ pub(crate) async fn active_peers(
     // Whoever is connected is noted as seen more often than that.
     let since = now.saturating_sub(ms(times.online.max(times.clean)));
     let seen = state.store.seen(network, after, limit, since, now).await?;
-    let full = seen.len() == limit as usize;
-    let next = seen.last().filter(|_| full).map(|known| known.device.to_string());
-    let online = seen.into_iter().filter(|known| state.is_online(network, known, now));
+    let next = seen.next.map(|device| device.to_string());
+    let online = seen.devices.into_iter().filter(|known| state.is_online(network, known, now));
     let peers = online.map(|known| ActivePeer {
         user_id: known.user,
         peer_id: known.device,
@@ -110,7 +110,7 @@ pub(crate) async fn active_peers(
 /// Makes a device findable.
 ///
 /// A record with a lower sequence than the known one is refused (409). The known record once more
-/// changes nothing: it may be a replay.
+/// changes nothing, even after the device was forgotten: it may be a replay.
 #[utoipa::path(
     post, path = "/network/{networkId}/announce", params(NetworkPlace), request_body = Announce,
     responses((status = 200, body = Announced), (status = "4XX", body = ErrorBody))
@@ -118,6 +118,7 @@ pub(crate) async fn active_peers(
 pub(crate) async fn announce(
     Shared(state): Shared<Arc<State>>,
     At(NetworkPlace { network_id: network }): At<NetworkPlace>,
+    Extension(Origin(from)): Extension<Origin>,
     headers: HeaderMap,
     Told(told): Told<Announce>,
 ) -> Result<Json<Announced>, ApiError> {
@@ -132,11 +133,11 @@ pub(crate) async fn announce(
     };
     let (announcement, _) = state.examine(&claim).inspect_err(|_| state.metrics.announce("refused"))?;
     state.charge(&announcement)?;
-    let changed = state.announce(announcement).await?;
+    let changed = state.announce(announcement, from).await?;
     Ok(Json(Announced { changed }))
 }
 
-/// A user's devices.
+/// A user's devices. Of one that isn't known there are none; who helps to meet is needed then most.
 #[utoipa::path(
     get, path = "/network/{networkId}/peer/{userId}", params(UserPlace),
     responses((status = 200, body = UserAnswer), (status = "4XX", body = ErrorBody))
@@ -149,13 +150,10 @@ pub(crate) async fn user(
     state.access.check_headers(&network, &headers)?;
     let (now, times) = (now_ms(), &state.config.times);
     let known = state.store.user(network, user, limits::DEVICES, now).await?;
-    if known.is_empty() {
-        return Err(ApiError::not_found("no device of this user is known in this network"));
-    }
     let devices: Vec<_> = known.into_iter().map(|known| device_answer(&state, network, known, now)).collect();
     let since = |duration| now.saturating_sub(ms(duration));
-    let helpers =
-        state.store.coordinators(network, limits::COORDINATORS, since(times.coordinator), since(times.online)).await?;
+    let (beats, seen) = (since(times.coordinator), since(times.online));
+    let helpers = state.store.coordinators(network, limits::COORDINATORS, beats, seen, now).await?;
     Ok(Json(UserAnswer {
         online: devices.iter().any(|device| device.online),
         devices,

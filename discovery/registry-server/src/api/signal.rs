@@ -1,19 +1,21 @@
 //! Opening the WebSocket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State as Shared;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use peerloom_core::wire::DeviceId;
 use peerloom_registry_protocol::http::ErrorBody;
-use peerloom_registry_protocol::{limits, text};
+use peerloom_registry_protocol::{code, limits, text};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use crate::api::Origin;
 use crate::api::extract::At;
 use crate::error::ApiError;
 use crate::server::Caller;
@@ -25,6 +27,9 @@ use crate::state::State;
 const READ_BUFFER: usize = 2 * 1024;
 /// Most bytes that wait to be written to one socket.
 const WRITE_BUFFER: usize = 2 * limits::MESSAGE;
+
+/// When to try again where too many sockets are open.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// A device in a path.
 #[derive(Deserialize, IntoParams)]
@@ -48,11 +53,21 @@ pub(crate) async fn signal(
     Shared(state): Shared<Arc<State>>,
     At(SignalPlace { peer_id: device }): At<SignalPlace>,
     Extension(caller): Extension<Caller>,
+    Extension(Origin(from)): Extension<Origin>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let upgrade =
-        upgrade.map_err(|e| ApiError::malformed(format!("this call opens a WebSocket: {}", e.body_text())))?;
+    let upgrade = upgrade.map_err(|e| {
+        let message = format!("this call opens a WebSocket: {}", e.body_text());
+        ApiError::new(e.status(), code::MALFORMED, message)
+    })?;
+    // Behind a proxy the connections themselves all come from one address.
+    let from = from.unwrap_or(caller.address);
+    let place = state.sockets.admit(from).ok_or_else(|| {
+        state.metrics.refuse("sockets");
+        let message = "too many WebSockets are open from this address; close some";
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, code::RATE_LIMITED, message).retry_after(RETRY)
+    })?;
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let name = state.name_for(host).to_owned();
     let upgrade = upgrade
@@ -63,8 +78,8 @@ pub(crate) async fn signal(
         .max_frame_size(limits::MESSAGE);
     let task = state.tasks.token();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        socket::serve(state, device, name, socket).await;
-        // The connection keeps its place until here.
-        drop((caller.place, task));
+        socket::serve(state, device, from, name, socket).await;
+        // The connection and the socket keep their places until here.
+        drop((caller.place, place, task));
     }))
 }

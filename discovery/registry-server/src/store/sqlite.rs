@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::{Announcement, Beat, Helper, Known, Outcome, Store};
+use super::{Announcement, Beat, Helper, Known, Outcome, Seen, Store};
 
 /// Calls that wait for the thread; beyond, they are refused: a second's worth or less.
 const WAITING: usize = 4096;
@@ -22,6 +22,8 @@ const WAITING: usize = 4096;
 const GROUP: usize = 512;
 /// How long another program may hold the database before a call fails.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits for its answer. What was to be written may be written all the same.
+const SLOW: Duration = Duration::from_secs(8);
 /// Rows looked at in one call of [`Store::forget`], so that other calls come in between.
 const STRIDE: i64 = 10_000;
 /// Devices in one call of [`Store::touch`], for the same reason.
@@ -63,7 +65,9 @@ impl SqliteStore {
         self.calls.try_send(Box::new(call)).map_err(overloaded)?;
         let ended = || Error::new(ErrorKind::Closed, "registry", "store", "the registry is being stopped");
         let failed = || Error::new(ErrorKind::Storage, "registry", "store", "the database failed; look at its disk");
-        let result = answered.await.map_err(|_| ended())?.ok_or_else(failed)?;
+        let slow = |_| Error::new(ErrorKind::Overloaded, "registry", "store", "the database is too slow; try again");
+        let answer = tokio::time::timeout(SLOW, answered).await.map_err(slow)?;
+        let result = answer.map_err(|_| ended())?.ok_or_else(failed)?;
         result.map_err(|cause| failed().source(cause))
     }
 }
@@ -114,6 +118,10 @@ fn serve(connection: &Connection, mut waiting: mpsc::Receiver<Box<dyn Call>>) {
 }
 
 fn commit(connection: &Connection, group: &mut [Box<dyn Call>]) -> rusqlite::Result<()> {
+    if !connection.is_autocommit() {
+        // The last one could be neither committed nor rolled back.
+        connection.execute_batch("ROLLBACK")?;
+    }
     connection.prepare_cached("BEGIN")?.execute([])?;
     group.iter_mut().for_each(|call| call.run(connection));
     let committed = connection.prepare_cached("COMMIT")?.execute([]).map(drop);
@@ -145,7 +153,7 @@ impl Store for SqliteStore {
         limit: u32,
         since_ms: u64,
         now_ms: u64,
-    ) -> Result<Vec<Known>> {
+    ) -> Result<Seen> {
         self.run(move |connection| queries::seen(connection, &network, after, limit, since_ms, now_ms)).await
     }
 
@@ -159,12 +167,20 @@ impl Store for SqliteStore {
         limit: usize,
         beat_since_ms: u64,
         seen_since_ms: u64,
+        now_ms: u64,
     ) -> Result<Vec<Helper>> {
         self.run(move |connection| {
-            let reported = queries::coordinators(connection, &network, limit, beat_since_ms)?;
-            if reported.is_empty() { queries::ablest(connection, &network, limit, seen_since_ms) } else { Ok(reported) }
+            let reported = queries::coordinators(connection, &network, limit, beat_since_ms, now_ms)?;
+            match reported.is_empty() {
+                true => queries::ablest(connection, &network, limit, seen_since_ms, now_ms),
+                false => Ok(reported),
+            }
         })
         .await
+    }
+
+    async fn left(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<()> {
+        self.run(move |connection| queries::left(connection, &network, &device, now_ms)).await
     }
 
     async fn touch(&self, devices: Vec<(NetworkId, DeviceId)>, now_ms: u64) -> Result<()> {
@@ -180,12 +196,14 @@ impl Store for SqliteStore {
         let mut gone = 0;
         while row <= last {
             let next = row + STRIDE;
-            gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms)).await?;
+            let most = self.most;
+            gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms, most)).await?;
             row = next;
         }
         let devices = self.devices.clone();
         self.run(move |connection| {
             queries::forget_beats(connection, since_ms)?;
+            queries::forget_expired(connection, now_ms)?;
             // Counted on the thread that also adds, so that none is missed.
             queries::count(connection).map(|count| devices.store(count, Ordering::Relaxed))
         })
@@ -214,6 +232,7 @@ mod tests {
             expires_ms: u64::MAX,
             now_ms,
             fresh: false,
+            add: true,
         }
     }
 
@@ -237,6 +256,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_forgotten_record_comes_back_with_a_proof_only() {
+        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let network = NetworkId::from_bytes([1; 32]);
+        let until_100 = |device, sequence, now_ms| Announcement {
+            expires_ms: 100,
+            signal_address: Some("wss://192.0.2.1/".into()),
+            ..announcement(device, sequence, now_ms)
+        };
+        for device in [1, 2] {
+            assert_eq!(store.announce(until_100(device, 5, 1)).await.unwrap(), Outcome::Stored);
+        }
+        assert_eq!(store.forget(50, 50).await.unwrap(), 2);
+        for (sequence, expected) in [(4, Outcome::Outdated), (5, Outcome::Same)] {
+            assert_eq!(store.announce(until_100(1, sequence, 51)).await.unwrap(), expected, "{sequence}");
+        }
+        assert_eq!(store.devices(), 0);
+        let fresh = |sequence| Announcement { fresh: true, ..until_100(1, sequence, 52) };
+        assert_eq!(store.announce(fresh(4)).await.unwrap(), Outcome::Outdated);
+        assert_eq!(store.announce(fresh(5)).await.unwrap(), Outcome::Stored);
+        assert_eq!(store.announce(until_100(2, 6, 52)).await.unwrap(), Outcome::Stored, "a newer one is no replay");
+        assert!(store.device(network, DeviceId::from_bytes([1; 32]), 60).await.unwrap().is_some());
+        // Once nobody can use the record any more, its sequence goes too.
+        store.forget(99, 99).await.unwrap();
+        store.forget(200, 200).await.unwrap();
+        assert_eq!(store.announce(announcement(1, 1, 200)).await.unwrap(), Outcome::Stored);
+    }
+
+    #[tokio::test]
+    async fn sequences_of_the_forgotten_are_bounded() {
+        let store = SqliteStore::open(Path::new(":memory:"), 3).unwrap();
+        for device in 0..6 {
+            assert_eq!(store.announce(announcement(device, 5, device.into())).await.unwrap(), Outcome::Stored);
+            store.forget(100, 100).await.unwrap();
+        }
+        let replay = async |device| store.announce(announcement(device, 5, 200)).await.unwrap();
+        assert_eq!(replay(5).await, Outcome::Same);
+        assert_eq!(replay(3).await, Outcome::Same);
+        assert_eq!(replay(0).await, Outcome::Stored, "the one forgotten for longest");
+    }
+
+    #[tokio::test]
     async fn a_full_store_takes_known_devices_only() {
         let store = SqliteStore::open(Path::new(":memory:"), 2).unwrap();
         for device in [1, 2] {
@@ -249,21 +309,70 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_page_looks_at_so_many_devices_and_says_where_to_go_on() {
+        let store = SqliteStore::open(Path::new(":memory:"), 10_000).unwrap();
+        let network = NetworkId::from_bytes([1; 32]);
+        let number = |device: &Known| u16::from_be_bytes([device.device.as_bytes()[0], device.device.as_bytes()[1]]);
+        let many = u16::try_from(queries::LOOKED + 100).unwrap();
+        for device in 0..many {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&device.to_be_bytes());
+            // The last one alone was seen lately.
+            let mut new = announcement(0, 1, if device + 1 == many { 100 } else { 1 });
+            (new.device, new.user) = (DeviceId::from_bytes(id), UserId::from_bytes(id));
+            store.announce(new).await.unwrap();
+        }
+        let first = store.seen(network, None, 10, 50, 100).await.unwrap();
+        assert!(first.devices.is_empty() && first.next.is_some());
+        let second = store.seen(network, first.next, 10, 50, 100).await.unwrap();
+        assert_eq!(second.devices.iter().map(number).collect::<Vec<_>>(), [many - 1]);
+        assert_eq!(second.next, None);
+        let all = store.seen(network, None, 10, 0, 100).await.unwrap();
+        assert_eq!(all.devices.iter().map(number).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        assert_eq!(all.next, Some(all.devices[9].device));
+    }
+
+    #[tokio::test]
+    async fn a_user_has_so_many_devices() {
+        let store = SqliteStore::open(Path::new(":memory:"), 1000).unwrap();
+        let (network, user) = (NetworkId::from_bytes([1; 32]), UserId::from_bytes([2; 32]));
+        for device in 0..100 {
+            assert_eq!(store.announce(announcement(device, 1, device.into())).await.unwrap(), Outcome::Stored);
+        }
+        // A device that comes over from another user counts, too.
+        let mut moved = announcement(200, 1, 200);
+        moved.user = UserId::from_bytes([3; 32]);
+        store.announce(moved).await.unwrap();
+        store.announce(announcement(200, 2, 201)).await.unwrap();
+        let known = store.user(network, user, 1000, 300).await.unwrap();
+        let numbers: Vec<u8> = known.iter().map(|known| known.device.as_bytes()[0]).collect();
+        let newest: Vec<u8> = std::iter::once(200).chain((100 - 63..100).rev()).collect();
+        assert_eq!(numbers, newest, "the longest unseen made room");
+        assert_eq!(store.devices(), 64);
+    }
+
+    #[tokio::test]
     async fn the_ablest_help_where_nobody_coordinates() {
-        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let store = &SqliteStore::open(Path::new(":memory:"), 10).unwrap();
         for device in [1, 3, 2] {
-            store.announce(announcement(device, 1, 10)).await.unwrap();
+            let expires_ms = if device == 1 { 100 } else { u64::MAX };
+            store.announce(Announcement { expires_ms, ..announcement(device, 1, 10) }).await.unwrap();
         }
         let network = NetworkId::from_bytes([1; 32]);
-        let helpers = || async {
-            let found = store.coordinators(network, 2, 5, 5).await.unwrap();
+        let helpers = |now| async move {
+            let found = store.coordinators(network, 2, 5, 5, now).await.unwrap();
             found.into_iter().map(|helper| (helper.device.as_bytes()[0], helper.capacity)).collect::<Vec<_>>()
         };
-        assert_eq!(helpers().await, [(3, None), (2, None)]);
+        assert_eq!(helpers(50).await, [(3, None), (2, None)]);
         let device = DeviceId::from_bytes([1; 32]);
-        let beat = |at_ms| Beat { network, device, active_peers: 0, capacity: 7, at_ms };
-        assert!(store.beat(beat(20)).await.unwrap());
-        assert!(!store.beat(beat(20)).await.unwrap(), "a heartbeat counts once");
-        assert_eq!(helpers().await, [(1, Some(7))]);
+        let beat = |at_ms| Beat { network, device, active_peers: 0, capacity: 7, at_ms, received_ms: 20 };
+        assert!(store.beat(beat(1000)).await.unwrap());
+        assert!(!store.beat(beat(1000)).await.unwrap(), "a heartbeat counts once");
+        assert_eq!(helpers(50).await, [(1, Some(7))]);
+        let found = store.coordinators(network, 2, 5, 5, 50).await.unwrap();
+        assert_eq!(found[0].seen_ms, 20, "by the registry's clock");
+        let late = store.coordinators(network, 2, 30, 5, 50).await.unwrap();
+        assert!(late.iter().all(|helper| helper.capacity.is_none()), "a clock that is ahead makes it last no longer");
+        assert_eq!(helpers(100).await, [(3, None), (2, None)], "its record has expired");
     }
 }

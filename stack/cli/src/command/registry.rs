@@ -43,11 +43,20 @@ fn config(folder: &Path, arguments: RegistryArgs) -> Result<RegistryConfig> {
         ice: IceConfig { stun: arguments.stun, turn: arguments.turn, ..IceConfig::default() },
         ..RegistryConfig::default()
     };
+    // Tokens stay out of messages.
+    let split = |text: &str| text.split_once('=').map(|(network, token)| (network.to_owned(), token.to_owned()));
     for private in arguments.private {
-        // The token stays out of the message.
-        let split = private.split_once('=').map(|(network, token)| (network.to_owned(), token.to_owned()));
-        let (network, token) = split.ok_or_else(|| wrong("--private is not of the form NETWORK=TOKEN".into()))?;
-        config.networks.insert(network, token);
+        let listed = split(&private).ok_or_else(|| wrong("--private is not of the form NETWORK=TOKEN".into()))?;
+        config.networks.extend([listed]);
+    }
+    if let Some(file) = arguments.private_file {
+        let unread = |e| wrong(format!("{}: the private networks can't be read", file.display())).source(e);
+        let text = std::fs::read_to_string(&file).map_err(unread)?;
+        let lines = text.lines().map(str::trim).enumerate();
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let malformed = || wrong(format!("{}:{}: not of the form NETWORK=TOKEN", file.display(), number + 1));
+            config.networks.extend([split(line).ok_or_else(malformed)?]);
+        }
     }
     if let Some(file) = arguments.turn_secret_file {
         let unread = |e| wrong(format!("{}: the secret can't be read", file.display())).source(e);
