@@ -125,7 +125,9 @@ impl RegistryDiscovery {
                 Ok(record) if !matches(&record) || found.iter().any(|known| known.device == record.device) => {
                     unasked += 1;
                 }
-                Ok(record) if record.expires_at_ms <= now_ms() => debug!(device = ?record.device, "expired"),
+                Ok(record) if record.expires_at_ms <= now_ms() => {
+                    debug!(device = ?record.device, "a record from the registry has expired")
+                }
                 Ok(record) => found.push(record),
                 Err(error) => {
                     forged.get_or_insert(error);
