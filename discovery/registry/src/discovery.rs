@@ -126,7 +126,7 @@ impl RegistryDiscovery {
                     unasked += 1;
                 }
                 Ok(record) if record.expires_at_ms <= now_ms() => {
-                    debug!(device = ?record.device, "the registry gives a record that has expired")
+                    debug!(device = ?record.device, "a record from the registry has expired")
                 }
                 Ok(record) => found.push(record),
                 Err(error) => {
