@@ -131,6 +131,11 @@ impl Lane {
         let _ = self.opened.subscribe().wait_for(|opened| *opened).await;
     }
 
+    /// Whether this is the data channel that we opened.
+    pub(crate) fn is_our(&self, channel: &dyn DataChannel) -> bool {
+        self.ours && self.channel.id() == channel.id()
+    }
+
     /// Whether we opened it.
     pub(crate) fn is_ours(&self) -> bool {
         self.ours

@@ -42,8 +42,11 @@ pub(crate) struct Shared {
     accepted: AsyncMutex<mpsc::Receiver<Waiting>>,
     /// Channels opened and accepted here: until there are two, the other side may be a stranger.
     taken: AtomicUsize,
-    /// Data channels of our own, made or being made.
+    /// Data channels of our own, made or being made; held while one is.
     own_lanes: AtomicUsize,
+    making: AsyncMutex<()>,
+    /// Our own data channels that the crate took for the other side's.
+    mistaken: Mutex<Vec<Arc<dyn DataChannel>>>,
     ended: watch::Sender<Option<Error>>,
     tasks: TaskTracker,
     longest: AtomicUsize,
@@ -88,6 +91,8 @@ impl Shared {
             accepted: AsyncMutex::new(accepted),
             taken: AtomicUsize::new(0),
             own_lanes: AtomicUsize::new(0),
+            making: AsyncMutex::new(()),
+            mistaken: Mutex::default(),
             ended: watch::Sender::new(None),
             tasks,
             longest: AtomicUsize::new(1024),
@@ -116,13 +121,26 @@ impl Shared {
         if self.own_lanes.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
             return Err(too_many_lanes());
         }
+        let _making = self.making.lock().await;
         let init = RTCDataChannelInit { ordered: true, ..RTCDataChannelInit::default() };
         let channel = self.peer.connection.create_data_channel(LABEL, Some(init)).await;
         self.add_lane(channel.map_err(|e| failed("open a channel", e))?, true)
     }
 
+    /// A data channel that the other side opened; `None` if it is our own. The crate announces our own,
+    /// too, if it opens before the crate has noted whose it is. What it then announces must be kept:
+    /// dropping it would cut off the true one.
+    pub(crate) async fn on_lane(self: &Arc<Self>, channel: Arc<dyn DataChannel>) -> Result<Option<Arc<Lane>>> {
+        let _making = self.making.lock().await;
+        if self.lanes().iter().any(|lane| lane.is_our(&*channel)) {
+            self.mistaken.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+            return Ok(None);
+        }
+        self.add_lane(channel, false).map(Some)
+    }
+
     /// Takes a data channel into use.
-    pub(crate) fn add_lane(self: &Arc<Self>, channel: Arc<dyn DataChannel>, ours: bool) -> Result<Arc<Lane>> {
+    fn add_lane(self: &Arc<Self>, channel: Arc<dyn DataChannel>, ours: bool) -> Result<Arc<Lane>> {
         let lane = Lane::new(channel, ours);
         let mut lanes = self.lanes();
         if !ours && lanes.iter().filter(|lane| !lane.is_ours()).count() >= LANES {

@@ -240,7 +240,7 @@ impl Session {
             PeerEvent::Candidate(_) | PeerEvent::Gathered => {}
             PeerEvent::Lane(channel) => {
                 if channel.label().await.is_ok_and(|label| label == LABEL) {
-                    return self.link.add_lane(channel, false).map(Some);
+                    return self.link.on_lane(channel).await;
                 }
                 return Err(Error::new(ErrorKind::Malformed, "webrtc", "accept", "the data channel isn't Peerloom's"));
             }

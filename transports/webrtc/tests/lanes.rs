@@ -1,0 +1,127 @@
+//! Channels over data channels: many at once, and many one after the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use peerloom_core::memory::{MemorySignaling, SignalingHub};
+use peerloom_core::wire::DeviceId;
+use peerloom_core::{ChannelClass, Link, Listener, Signaling, Transport};
+use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
+
+/// Two connected transports, and the listener of the second.
+struct Pair {
+    dialer: WebRtcTransport,
+    signals: Arc<dyn Signaling>,
+    _listener: WebRtcTransport,
+    accepting: Box<dyn Listener>,
+    to: DeviceId,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let hub = SignalingHub::default();
+        let side = |number: u8| {
+            let device = DeviceId::from_bytes([number; 32]);
+            let config = WebRtcConfig { listen: "127.0.0.1".into(), ..WebRtcConfig::default() };
+            let signaling: Arc<dyn Signaling> = Arc::new(MemorySignaling::new(device, &hub));
+            (WebRtcTransport::new(config, device).expect("a transport"), signaling, device)
+        };
+        let ((dialer, signals, _), (listener, theirs, to)) = (side(1), side(2));
+        let accepting = listener.listen(Some(theirs)).await.expect("it listens");
+        Self { dialer, signals, _listener: listener, accepting, to }
+    }
+
+    async fn link(&mut self) -> (Arc<dyn Link>, Arc<dyn Link>) {
+        let address = format!("webrtc://{}", self.to).parse().expect("an address");
+        let near = self.dialer.dial(&address, None, Some(self.signals.clone())).await.expect("a link");
+        (near, self.accepting.accept().await.expect("a link"))
+    }
+}
+
+/// Sends back whatever comes, on every channel, until the link ends.
+fn echo(link: Arc<dyn Link>) {
+    tokio::spawn(async move {
+        while let Ok(mut channel) = link.accept().await {
+            tokio::spawn(async move {
+                while let Some(Ok(frame)) = channel.receiver.next().await {
+                    if channel.sender.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+                let _ = channel.sender.close().await;
+            });
+        }
+    });
+}
+
+async fn round_trip(link: &dyn Link, number: u8) {
+    let mut channel = link.open(ChannelClass::Bulk).await.expect("a channel");
+    let frame = Bytes::from(vec![number; 100_000]);
+    channel.sender.send(frame.clone()).await.expect("sent");
+    assert_eq!(channel.receiver.next().await.expect("a frame").expect("a frame"), frame);
+    channel.sender.close().await.expect("a clean end");
+    assert!(channel.receiver.next().await.is_none(), "a clean end");
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("in time")
+}
+
+/// Data channels that open at once confuse the crate now and then; the link must live on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn channels_opened_at_once_all_carry() {
+    let mut pair = Pair::new().await;
+    for _ in 0..4 {
+        let (near, far) = within(pair.link()).await;
+        echo(far);
+        // The first two make way for more than two that wait.
+        within(round_trip(&*near, 0)).await;
+        within(round_trip(&*near, 0)).await;
+        let trips = (1..=14u8).map(|number| round_trip(&*near, number));
+        within(futures_util::future::join_all(trips)).await;
+    }
+}
+
+/// A link has 32 data channels of each side, and any number of channels one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_channels_are_used_again() {
+    let mut pair = Pair::new().await;
+    let (near, far) = within(pair.link()).await;
+    echo(far);
+    for number in 0..100u8 {
+        within(round_trip(&*near, number)).await;
+    }
+}
+
+/// A reader that goes away ends its channel and no other, wherever the writer is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_nobody_reads_ends_alone() {
+    let mut pair = Pair::new().await;
+    let (near, far) = within(pair.link()).await;
+    for round in 0..8 {
+        let mut writing = near.open(ChannelClass::Bulk).await.expect("a channel");
+        writing.sender.send(Bytes::from_static(b"first")).await.expect("sent");
+        let mut reading = within(far.accept()).await.expect("a channel");
+        assert!(reading.receiver.next().await.is_some());
+        let frame = Bytes::from(vec![7; 700_000]);
+        let write = async {
+            // More than the window: it ends, sooner or later.
+            while writing.sender.send(frame.clone()).await.is_ok() {}
+        };
+        let stop = async {
+            for _ in 0..round {
+                let _ = reading.receiver.next().await;
+            }
+            drop(reading);
+        };
+        within(async { tokio::join!(write, stop) }).await;
+        drop(writing);
+        // The link is as good as before.
+        let (mut here, accepted) = (near.open(ChannelClass::Chat).await.expect("a channel"), far.accept());
+        here.sender.send(Bytes::from_static(b"still here")).await.expect("sent");
+        let mut there = within(accepted).await.expect("a channel");
+        assert_eq!(there.receiver.next().await.expect("a frame").expect("a frame").as_ref(), b"still here");
+    }
+}
