@@ -17,8 +17,11 @@ use crate::message::{Message, OVERHEAD};
 /// sends in the order of its queue, so they delay everybody else's.
 const AHEAD: usize = 1024 * 1024;
 const BULK_AHEAD: usize = 128 * 1024;
-/// The crate says when its buffer empties; should that get lost, it is looked at this often.
-const LOOK: Duration = Duration::from_secs(1);
+/// The crate says when its buffer empties. It counts otherwise than [`DataChannel::outstanding_bytes`] at
+/// times, and then says nothing: so it is looked at this often, too.
+///
+/// [`DataChannel::outstanding_bytes`]: webrtc::data_channel::DataChannel::outstanding_bytes
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the writer keeps between messages.
 struct Writing {
