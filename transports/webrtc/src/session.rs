@@ -301,6 +301,19 @@ impl Session {
 
     /// Watches a link that is up, until it ends.
     pub(crate) async fn watch(mut self) {
+        let (link, idle_timeout) = (self.link.clone(), self.idle_timeout);
+        // Beside the rest: whatever the crate keeps waiting, a silent link ends.
+        tokio::select! {
+            () = self.keep_up() => {}
+            error = silent(&link, idle_timeout) => {
+                debug!(session = %self.id, device = ?link.device, %error, "a link is over");
+                link.end(error);
+            }
+        }
+        link.peer.close().await;
+    }
+
+    async fn keep_up(&mut self) {
         let mut beat = tokio::time::interval(self.keep_alive);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut deadline, mut probe): (Option<Instant>, Option<Instant>) = (None, None);
@@ -337,29 +350,19 @@ impl Session {
                 _ = beat.tick() => {
                     self.link.ping();
                     self.link.look_at_path().await;
-                    self.check_silence(self.idle_timeout)
+                    Ok(())
                 }
                 () = sleep_until(deadline) => {
                     deadline = None;
-                    self.check_silence(AFTER_MOVE.mul_f32(0.8))
+                    let silence = self.link.silence();
+                    if silence < AFTER_MOVE.mul_f32(0.8) { Ok(()) } else { Err(too_silent(silence)) }
                 }
             };
             if let Err(error) = outcome {
                 debug!(session = %self.id, device = ?self.device(), %error, "a link is over");
-                self.link.end(error);
-                break;
+                return self.link.end(error);
             }
         }
-        self.link.peer.close().await;
-    }
-
-    fn check_silence(&self, longest: Duration) -> Result<()> {
-        let silence = self.link.silence();
-        if silence < longest {
-            return Ok(());
-        }
-        let message = format!("nothing was heard for {} ms; the link is made again", silence.as_millis());
-        Err(Error::new(ErrorKind::Closed, "webrtc", "link", message))
     }
 
     /// Looks for new paths, on new sockets; what runs in the connection goes on.
@@ -398,6 +401,22 @@ async fn opened(lane: Option<&Arc<Lane>>) {
         Some(lane) => lane.opened().await,
         None => std::future::pending().await,
     }
+}
+
+/// Completes once nothing was heard for so long.
+async fn silent(link: &Shared, longest: Duration) -> Error {
+    loop {
+        let silence = link.silence();
+        match longest.checked_sub(silence) {
+            Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+            _ => return too_silent(silence),
+        }
+    }
+}
+
+fn too_silent(silence: Duration) -> Error {
+    let message = format!("nothing was heard for {} ms; the link is made again", silence.as_millis());
+    Error::new(ErrorKind::Closed, "webrtc", "link", message)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -124,7 +124,12 @@ pub fn init_with(base: &Path, name: &str, more: &[&str]) -> PathBuf {
     folder
 }
 
-/// A node in a process of its own; killed when dropped.
+/// What a node of a test logs, to a file beside its folder.
+const LOGGED: &str = "info,peerloom_engine=debug,peerloom_transport_webrtc=debug,peerloom_discovery_registry=debug";
+/// Lines of it that a failing test shows.
+const SHOWN: usize = 100;
+
+/// A node in a process of its own; killed when dropped, and then it shows its log if the test fails.
 pub struct Running {
     pub folder: PathBuf,
     child: Child,
@@ -136,9 +141,11 @@ impl Running {
     }
 
     pub fn start_with(folder: &Path, more: &[&str]) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(folder.with_extension("log"));
         let child = command(folder, &[&["run", "--quiet"], more].concat())
+            .env("RUST_LOG", LOGGED)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log.expect("a log"))
             .stdin(Stdio::null())
             .spawn()
             .expect("a process");
@@ -162,9 +169,16 @@ impl Running {
 }
 
 impl Drop for Running {
+    #[allow(clippy::print_stderr)]
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.with_extension("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
+            eprintln!("what {} logged last:\n{last}\n", self.folder.display());
+        }
     }
 }
 
