@@ -5,6 +5,7 @@
 //! is two such groups of two members.
 
 mod codec;
+mod groups;
 mod payload;
 mod provider;
 mod session;

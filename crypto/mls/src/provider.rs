@@ -144,6 +144,14 @@ const RESUMPTION_PSKS: u8 = 16;
 const MESSAGE_SECRETS: u8 = 17;
 
 impl Store<'_> {
+    /// A group's message secrets, as they are stored.
+    pub(crate) fn secrets(&self, group: &openmls::prelude::GroupId) -> StateResult<Option<Bytes>> {
+        self.row(&Self::key(MESSAGE_SECRETS, group)?)
+    }
+    /// The same, if this call wrote them.
+    pub(crate) fn written_secrets(&self, group: &openmls::prelude::GroupId) -> Option<Bytes> {
+        self.writes.borrow().get(&Self::key(MESSAGE_SECRETS, group).ok()?)?.clone()
+    }
     fn key(tag: u8, key: &impl Serialize) -> StateResult<Vec<u8>> {
         let mut out = vec![STATE_VERSION, tag];
         out.extend(codec::encode(key)?);
@@ -155,14 +163,14 @@ impl Store<'_> {
         self.writes.borrow_mut().insert(Self::key(tag, key)?, Some(value.into()));
         Ok(())
     }
+    fn row(&self, key: &[u8]) -> StateResult<Option<Bytes>> {
+        match self.writes.borrow().get(key) {
+            Some(written) => Ok(written.clone()),
+            None => self.txn.get(key).map_err(|e| StateError(e.to_string())),
+        }
+    }
     fn read<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Option<T>> {
-        let key = Self::key(tag, key)?;
-        let written = self.writes.borrow().get(&key).cloned();
-        let value = match written {
-            Some(value) => value,
-            None => self.txn.get(&key).map_err(|e| StateError(e.to_string()))?,
-        };
-        let Some(value) = value else { return Ok(None) };
+        let Some(value) = self.row(&Self::key(tag, key)?)? else { return Ok(None) };
         if tag == JOIN_CONFIG { codec::decode_described(&value) } else { codec::decode(&value) }.map(Some)
     }
     fn remove(&self, tag: u8, key: &impl Serialize) -> StateResult<()> {

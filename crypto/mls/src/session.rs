@@ -23,6 +23,7 @@ use peerloom_crypto_primitives::{SigningKey, sha256, verify};
 use rand_core::Rng;
 use tls_codec::{DeserializeBytes, Serialize};
 
+use crate::groups::Groups;
 use crate::payload;
 use crate::provider::{DeviceSigner, Provider, StateError};
 use crate::suite::SUITE;
@@ -38,6 +39,7 @@ pub struct MlsCrypto {
     signer: DeviceSigner,
     certificate: Signed,
     device: DeviceId,
+    groups: Groups,
 }
 
 impl MlsCrypto {
@@ -52,7 +54,7 @@ impl MlsCrypto {
             let message = "the device's certificate is for another key";
             return Err(Error::new(ErrorKind::Invalid, "mls", "start", message));
         }
-        Ok(Self { signer: DeviceSigner(key), certificate, device: opened.device })
+        Ok(Self { signer: DeviceSigner(key), certificate, device: opened.device, groups: Groups::default() })
     }
 
     fn credential(&self) -> CredentialWithKey {
@@ -60,6 +62,10 @@ impl MlsCrypto {
             credential: BasicCredential::new(self.certificate.encode().to_vec()).into(),
             signature_key: self.signer.0.public().as_bytes().to_vec().into(),
         }
+    }
+
+    fn load(&self, provider: &Provider<'_>, id: &GroupId) -> Result<Option<MlsGroup>> {
+        self.groups.take(provider, id).map_err(|e| state_failed("load a group", e))
     }
 
     fn new_group(&self, provider: &Provider<'_>, id: &GroupId) -> Result<MlsGroup> {
@@ -207,7 +213,7 @@ impl MlsCrypto {
         message: &[u8],
         then: impl FnOnce(&mut MlsGroup, &[u8], ProcessedMessageContent) -> Result<Opened>,
     ) -> Result<Opened> {
-        let Some(mut group) = load(provider, &group_id(log))? else {
+        let Some(mut group) = self.load(provider, &group_id(log))? else {
             return Ok(Opened::CannotOpen(CannotOpenReason::NoSession));
         };
         let parsed = MlsMessageIn::tls_deserialize_exact_bytes(message);
@@ -218,7 +224,9 @@ impl MlsCrypto {
         match group.process_message(provider, message) {
             Ok(processed) if *processed.sender() == Sender::Member(owner_index()) => {
                 let aad = processed.aad().to_vec();
-                then(&mut group, &aad, processed.into_content())
+                let opened = then(&mut group, &aad, processed.into_content())?;
+                self.groups.keep(provider, group);
+                Ok(opened)
             }
             Ok(_) => Ok(Opened::Rejected("the entry comes from somebody else than the log's owner")),
             Err(error) => explain(error, epoch > group.epoch()),
@@ -264,7 +272,7 @@ impl Crypto for MlsCrypto {
         }
         let id = group_id(LogId { device: self.device, conversation });
         let provider = Provider::new(txn, rng);
-        let existing = load(&provider, &id)?;
+        let existing = self.load(&provider, &id)?;
         let present: Vec<(DeviceId, LeafNodeIndex)> = existing.iter().flat_map(members).collect();
 
         let mut prepared = Prepared::default();
@@ -333,13 +341,14 @@ impl Crypto for MlsCrypto {
         rng.fill_bytes(&mut key);
         let provider = Provider::new(txn, rng);
         let log = LogId { device: self.device, conversation: sealing.conversation };
-        let Some(mut group) = load(&provider, &group_id(log))? else {
+        let Some(mut group) = self.load(&provider, &group_id(log))? else {
             return Err(Error::new(ErrorKind::Bug, "mls", "seal", "there is no send group; prepare one first"));
         };
         let (carried, body) = payload::detach(sealing.plaintext, key);
         group.set_aad(sha256(&[sealing.associated_data]).to_vec());
         let message = group.create_message(&provider, &self.signer, &carried).map_err(|e| bug("seal", e))?;
         let message = message.tls_serialize_detached().map_err(|e| bug("seal", e))?;
+        self.groups.keep(&provider, group);
         provider.flush();
         let recipe = (!body.is_empty()).then(|| Bytes::from([key.as_slice(), &message].concat()));
         Ok(Sealed { payload: payload::join(&message, &body), recipe })
@@ -367,8 +376,9 @@ impl Crypto for MlsCrypto {
         }
     }
 
-    /// Every call loads what it needs: there is nothing to drop.
-    fn forget(&self) {}
+    fn forget(&self) {
+        self.groups.clear();
+    }
 }
 
 enum Joined {
@@ -394,10 +404,6 @@ fn always() -> Lifetime {
 
 fn capabilities() -> Capabilities {
     Capabilities::new(None, Some(&[SUITE]), Some(&[ExtensionType::LastResort]), None, None)
-}
-
-fn load(provider: &Provider<'_>, id: &GroupId) -> Result<Option<MlsGroup>> {
-    MlsGroup::load(provider.storage(), id).map_err(|e| state_failed("load a group", e))
 }
 
 /// The device that a credential certifies, if its certificate is good and its key is the leaf's.

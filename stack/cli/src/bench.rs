@@ -7,12 +7,16 @@ mod quic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use peerloom::{Error, ErrorKind, Override, Result};
 use serde_json::{Map, Value, json};
 
 use crate::args::Bench;
 use crate::output::{Progress, say, say_json};
+
+/// Between single messages, and between single commits of the raw disk: long enough to be idle.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// A figure that can be asked for alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -76,7 +80,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
             figures.extend(messages::measure(&mut one, wanted(Figure::Messages), wanted(Figure::Latency)).await?);
         }
         if bench.only.contains(&Figure::Steady) {
-            figures.extend(messages::steady(&mut one, std::time::Duration::from_secs(bench.seconds)).await?);
+            figures.extend(messages::steady(&mut one, Duration::from_secs(bench.seconds)).await?);
         }
         if wanted(Figure::Idle) {
             figures.extend(idle::measure(&mut one, bench.peers).await?);
@@ -132,7 +136,14 @@ fn share(figures: &mut Map<String, Value>) {
     let of_quinn = get("messages_per_s").zip(get("raw_quinn_messages_per_s")).map(|(ours, raw)| ours / raw);
     // Both processes write every message to the same disk.
     let of_disk = get("messages_64k_per_s").zip(get("disk_stream_mib_per_s")).map(|(ours, raw)| ours / 8.0 / raw);
-    for (name, share) in [("share_of_raw_quinn", of_quinn), ("share_of_disk_64k", of_disk)] {
+    // Each message is two commits; the rest is ours.
+    let alone = get("message_and_ack_p50_ms").zip(get("disk_commit_idle_p50_ms"));
+    let beside_disk = alone.map(|(ours, commit)| ours - 2.0 * commit);
+    for (name, share) in [
+        ("share_of_raw_quinn", of_quinn),
+        ("share_of_disk_64k", of_disk),
+        ("message_and_ack_beside_disk_ms", beside_disk),
+    ] {
         figures.extend(share.map(|share| (name.to_owned(), rounded(share))));
     }
 }

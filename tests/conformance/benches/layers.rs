@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use peerloom_conformance::identity::{identity, record};
-use peerloom_core::wire::{ConversationId, NetworkId};
-use peerloom_core::{Crypto, Discovery, Member, Result, Sealing, StateTxn};
+use peerloom_conformance::identity::{Identity, identity, record};
+use peerloom_core::wire::{ConversationId, EntryClass, LogId, NetworkId};
+use peerloom_core::{Crypto, Discovery, Member, Opened, Result, Sealing, StateTxn};
+use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
 use rand::SeedableRng;
@@ -67,6 +68,36 @@ fn sealed_first_contact() -> f64 {
     percentile(times.collect(), 0.5) * 1e6
 }
 
+/// Sealing and opening a 1 KiB message in a session that stands, in microseconds.
+fn ratchet() -> (f64, f64) {
+    let [alice, bob] = [1, 2].map(identity);
+    let crypto = |of: &Identity| MlsCrypto::new(&of.secret, of.certificate.clone()).expect("a crypto");
+    let (sender, receiver) = (crypto(&alice), crypto(&bob));
+    let (mut sending, mut receiving) = (State::default(), State::default());
+    let (mut rng, conversation) = (StdRng::seed_from_u64(1), ConversationId::from_bytes([1; 32]));
+    let log = LogId { device: alice.device, conversation };
+    let key_package = receiver.key_package(&mut receiving, &mut rng).expect("a key package");
+    let roster = [Member { device: bob.device, key_package: Some(key_package), rejoin: false }];
+    let prepared = sender.prepare(&mut sending, &mut rng, conversation, &roster).expect("a session");
+    for outgoing in prepared.outgoing {
+        let class = EntryClass::Handshake;
+        receiver.open(&mut receiving, &mut rng, log, class, b"", &outgoing.payload).expect("a session");
+    }
+    let (mut sealing, mut opening) = (Vec::new(), Vec::new());
+    for _ in 0..2000 {
+        let begin = Instant::now();
+        let message = Sealing { conversation, associated_data: b"", plaintext: &[7; 1024] };
+        let sealed = sender.seal(&mut sending, &mut rng, message).expect("an entry");
+        sealing.push(begin.elapsed());
+        let begin = Instant::now();
+        let class = EntryClass::Application;
+        let opened = receiver.open(&mut receiving, &mut rng, log, class, b"", &sealed.payload).expect("an entry");
+        opening.push(begin.elapsed());
+        assert!(matches!(opened, Opened::Content(_)), "{opened:?}");
+    }
+    (percentile(sealing, 0.5) * 1e6, percentile(opening, 0.5) * 1e6)
+}
+
 fn discovery() -> MdnsDiscovery {
     let config = MdnsConfig { interfaces: vec!["lo".into()], port: 25356 };
     MdnsDiscovery::new(config, NetworkId::from_name("conformance"))
@@ -101,6 +132,11 @@ async fn mdns() -> (f64, f64) {
 
 fn main() {
     let sealed = sealed_first_contact();
+    let (seal, open) = ratchet();
+    if std::env::args().any(|argument| argument == "crypto") {
+        println!("{{\"mls_seal_us\":{seal:.1},\"mls_open_us\":{open:.1}}}");
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     let (appears, found) = runtime.block_on(mdns());
     println!(

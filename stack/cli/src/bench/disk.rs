@@ -1,39 +1,44 @@
-//! The disk's own speed: of one commit, and of a stream of large ones.
+//! The disk's own speed: of one commit, busy and idle, and of a stream of large ones.
 
 use std::fs::File;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use peerloom::Result;
 use serde_json::{Map, Value, json};
 
-use super::{Setup, failed, percentile};
+use super::{PAUSE, Setup, failed, percentile};
 
 const COMMITS: usize = 300;
 const STREAM_MIB: usize = 256;
 
-/// `write` and `fdatasync`, one after the other, to the end of a new file: 4 KiB at a time, then
-/// 1 MiB at a time.
+/// `write` and `fdatasync` to the end of a new file: 4 KiB at a time, one after the other and with the
+/// pause that the single messages have, for a disk that slept is slower; then 1 MiB at a time.
 pub(super) fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     setup.progress.set("raw disk");
     std::fs::create_dir_all(&setup.folder).map_err(|e| failed("no folder can be made").source(e))?;
     let path = setup.folder.join("raw");
-    let times = appends(&path, 4096, COMMITS)?;
-    let stream: f64 = appends(&path, 1024 * 1024, STREAM_MIB)?.iter().sum();
+    let busy = appends(&path, 4096, COMMITS, Duration::ZERO)?;
+    let idle = appends(&path, 4096, COMMITS, PAUSE)?;
+    let stream: f64 = appends(&path, 1024 * 1024, STREAM_MIB, Duration::ZERO)?.iter().sum();
     let _ = std::fs::remove_file(path);
     Ok(Map::from_iter([
-        ("disk_commit_p50_ms".to_owned(), json!(percentile(&times, 0.5))),
+        ("disk_commit_p50_ms".to_owned(), json!(percentile(&busy, 0.5))),
+        ("disk_commit_idle_p50_ms".to_owned(), json!(percentile(&idle, 0.5))),
         ("disk_stream_mib_per_s".to_owned(), json!(STREAM_MIB as f64 / stream * 1000.0)),
     ]))
 }
 
 /// Milliseconds of each append, sorted.
-fn appends(path: &std::path::Path, size: usize, count: usize) -> Result<Vec<f64>> {
+fn appends(path: &std::path::Path, size: usize, count: usize, pause: Duration) -> Result<Vec<f64>> {
     let broken = |e| failed("the raw file can't be written").source(e);
     let mut file = File::create(path).map_err(broken)?;
     let block = vec![7; size];
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let begin = Instant::now();
         file.write_all(&block).map_err(broken)?;
         file.sync_data().map_err(broken)?;

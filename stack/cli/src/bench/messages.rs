@@ -7,7 +7,7 @@ use peerloom::{Config, Contact, Event, EventStream, MessageState, Node, Result};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
-use super::{Setup, failed, percentile};
+use super::{PAUSE, Setup, failed, percentile};
 use crate::command::{free_port, init_folder};
 use crate::control::Request;
 use crate::process::NodeProcess;
@@ -97,7 +97,7 @@ pub(super) async fn measure(setup: &mut Setup, rates: bool, latency: bool) -> Re
             acknowledged(events).await?;
             times.push(begin.elapsed().as_secs_f64() * 1000.0);
             // Idle again before the next.
-            tokio::time::sleep(Duration::from_millis(3)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         times.sort_by(f64::total_cmp);
         figures.insert("message_and_ack_p50_ms".into(), json!(percentile(&times, 0.50)));
