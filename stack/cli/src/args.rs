@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -358,8 +359,8 @@ pub(crate) enum DbAction {
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// How many messages to send in all.
-    #[arg(long, default_value_t = 3000)]
-    pub(crate) messages: usize,
+    #[arg(long, default_value = "3000")]
+    pub(crate) messages: NonZeroUsize,
     /// Keep the three folders here instead of removing them.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) keep: Option<PathBuf>,

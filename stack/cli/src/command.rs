@@ -22,7 +22,7 @@ use crate::args::{
     Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, LogFormat, Queue, QueueAction, Run, Send,
 };
 use crate::control::{EventView, MessageView, Request, SOCKET};
-use crate::output::{colours, note, printable, say, say_json, set_in, table};
+use crate::output::{note, printable, say, say_json, set_in, table};
 use crate::session::Session;
 use crate::{bench, demo};
 
@@ -156,7 +156,7 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
     } else {
         let link = text(&answer, "link");
         if invite.qr {
-            say(&qr::draw(&link, colours())?);
+            qr::show(&link)?;
         }
         say(&link);
         if let Session::Local { .. } = session {

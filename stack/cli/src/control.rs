@@ -8,7 +8,7 @@ mod protocol;
 mod server;
 
 pub(crate) use client::Client;
-pub(crate) use protocol::{EventView, MessageView, Request, event_view};
+pub(crate) use protocol::{EventView, Failure, MessageView, Request, event_view};
 pub(crate) use server::{Server, execute};
 
 /// The socket's name in the node's folder.

@@ -85,14 +85,15 @@ async fn show(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode
     let begin = Instant::now();
     let sent = Arc::new(AtomicUsize::new(0));
     let mut streams = JoinSet::new();
+    let messages = demo.messages.get();
     for (from, to) in pairs() {
-        let each = demo.messages.div_ceil(pairs().count());
+        let each = messages.div_ceil(pairs().count());
         streams.spawn(stream(clients.clone(), from, to, each, sent.clone()));
     }
     // In the middle of the stream: no warning, no clean-up.
-    let half = demo.messages / 2;
+    let half = messages / 2;
     while sent.load(Ordering::Relaxed) < half && !streams.is_empty() {
-        progress.set(&format!("{} of {} messages accepted", sent.load(Ordering::Relaxed), demo.messages));
+        progress.set(&format!("{} of {messages} messages accepted", sent.load(Ordering::Relaxed)));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     clients.lock().await[VICTIM] = None;
@@ -116,7 +117,7 @@ async fn show(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode
     let mut accepted: HashMap<String, usize> = HashMap::new();
     while let Some(stream) = streams.join_next().await {
         accepted.extend(stream.map_err(|e| failed("a stream panicked").source(e))??);
-        progress.set(&format!("{} of {} messages accepted", accepted.len(), demo.messages));
+        progress.set(&format!("{} of {messages} messages accepted", accepted.len()));
     }
     let summary = collect(&clients, &accepted, &progress).await?;
     drop(progress);

@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
 /// Runs the command with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
+    let json = arguments.json;
     output::start_logging(arguments.verbose, arguments.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -58,6 +59,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::complain(&error.to_string());
+            if json {
+                output::say_json(&serde_json::json!({ "error": control::Failure::from(&error) }));
+            }
             exit_code(&error)
         }
     }

@@ -100,7 +100,12 @@ pub(crate) fn start_logging(verbose: u8, format: LogFormat) {
         2 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+    let filter = asked.map(|text| text.parse::<EnvFilter>()).transpose().unwrap_or_else(|error| {
+        complain(&format!("RUST_LOG is ignored: {error}; such as RUST_LOG=peerloom=debug"));
+        None
+    });
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {

@@ -383,9 +383,12 @@ impl Reader<'_> {
             let names = known.iter().map(String::as_str);
             let sections =
                 ["transport", "discovery", "storage", "crypto", "delivery"].into_iter().filter(|_| what == "the file");
-            let guess =
-                nearest(key, names.chain(sections)).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-            let list = if known.is_empty() { "it has no keys".into() } else { format!("known: {}", known.join(", ")) };
+            let guess = nearest(key, names.clone().chain(sections.clone()))
+                .map(|n| format!(", did you mean `{n}`?"))
+                .unwrap_or_default();
+            let listed: Vec<&str> = names.chain(sections).collect();
+            let list =
+                if listed.is_empty() { "it has no keys".into() } else { format!("known: {}", listed.join(", ")) };
             self.problems.push(format!("{place}: {what} has no key `{key}`{guess}; {list}"));
         }
         self.problems.len() == before

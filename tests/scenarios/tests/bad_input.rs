@@ -5,6 +5,8 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::Value;
+
 use common::{Running, eventually, fails, init, introduce, ok, peerloom, text};
 
 #[test]
@@ -40,6 +42,16 @@ fn files_are_checked_with_their_lines() {
     fs::write(&path, &good).expect("the file");
     let (_, complaint) = fails(&folder, &["check", "--set", "storage.cache_mib=big"]);
     assert!(complaint.contains("storage.cache_mib=big") && complaint.contains("expected"), "{complaint}");
+    // Nothing is left of a folder that was to be made with a wrong key.
+    let fresh = base.path().join("fresh");
+    let (code, complaint) = fails(&fresh, &["init", "--set", "storag.kind=redb"]);
+    assert!(code == 2 && complaint.contains("storag.kind=redb: the file has no key `storag`"), "{complaint}");
+    assert!(complaint.contains("did you mean `storage`?") && !fresh.exists(), "{complaint}");
+    let (code, complaint) = fails(base.path(), &["demo", "--set", "foo.bar=1"]);
+    assert!(code == 2 && complaint.contains("foo.bar=1: the file has no key `foo`"), "{complaint}");
+    let failed = peerloom(&folder, &["check", "--set", "storage.kind=rebd", "--json"]);
+    let said: Value = serde_json::from_slice(&failed.stdout).expect("JSON");
+    assert_eq!((failed.status.code(), &said["error"]["kind"]), (Some(2), &"Invalid".into()), "{said}");
     let (_, complaint) = fails(&base.path().join("nowhere"), &["run"]);
     assert!(complaint.contains("no such file") && complaint.contains("peerloom init"), "{complaint}");
     let (_, complaint) = fails(&folder, &["init"]);

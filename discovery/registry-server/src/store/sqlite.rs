@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use peerloom_core::storage::private_file;
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_core::{Error, ErrorKind, Result};
 use rusqlite::Connection;
@@ -39,10 +40,13 @@ pub(crate) struct SqliteStore {
 impl SqliteStore {
     /// Opens the database, or makes it, for at most `most` devices.
     pub(crate) fn open(path: &Path, most: u64) -> Result<Self> {
-        let failed = |cause: rusqlite::Error| {
+        let unusable = || {
             let advice = format!("{} can't be used as the registry's database; see the cause", path.display());
-            Error::new(ErrorKind::Storage, "registry", "open", advice).source(cause)
+            Error::new(ErrorKind::Storage, "registry", "open", advice)
         };
+        let failed = |cause: rusqlite::Error| unusable().source(cause);
+        // Made here: nobody else need read who is where.
+        private_file(path).map_err(|cause| unusable().source(cause))?;
         let connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         queries::prepare(&connection).map_err(failed)?;

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{interrupted, qr, text};
 use crate::args::Connect;
 use crate::control::Request;
-use crate::output::{colours, note, printable, say, say_json};
+use crate::output::{note, printable, say, say_json};
 use crate::session::Session;
 
 /// Longest line read; the texts take some 1,000 characters.
@@ -85,7 +85,7 @@ fn show(json: bool, connect: &Connect, answer: &Value, key: &str) -> Result<()> 
         return Ok(());
     }
     if !connect.no_qr && std::io::stdout().is_terminal() {
-        say(&qr::draw(&carried, colours())?);
+        qr::show(&carried)?;
     }
     say(&carried);
     Ok(())

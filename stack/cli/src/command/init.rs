@@ -52,12 +52,12 @@ pub(crate) async fn init_folder(
         };
         Error::new(kind, "init", "write", format!("{}: {advice}", path.display())).source(e)
     };
+    let text = template(name, network, listen);
+    // Before anything is written: the file is good. A problem names the override, not a line.
+    let config = Config::parse(&text, &path.display().to_string(), folder, overrides, &crate::kinds())?;
+    let text = if overrides.is_empty() { text } else { edit(&text, overrides)? };
     // Keys and messages will be in there: only for this user.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    let text = template(name, network, listen);
-    let text = if overrides.is_empty() { text } else { edit(&text, overrides)? };
-    // Before anything is written: the file is good.
-    let config = Config::parse(&text, &path.display().to_string(), folder, &[], &crate::kinds())?;
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
     Node::open(&config, &crate::kinds()).await

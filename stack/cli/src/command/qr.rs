@@ -5,13 +5,29 @@ use std::path::Path;
 use peerloom::{Error, ErrorKind, Result};
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
+use terminal_size::Width;
+
+use crate::output::{colours, note, say};
 
 /// Pictures of more pixels than this are refused before they are decoded.
 const MAX_PIXELS: u32 = 10_000;
 
+/// Shows a text as a QR code; a terminal that is too narrow for it is told so.
+pub(super) fn show(text: &str) -> Result<()> {
+    let drawn = draw(text, colours())?;
+    let needed = draw(text, false)?.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    match terminal_size::terminal_size_of(std::io::stdout()) {
+        Some((Width(columns), _)) if usize::from(columns) < needed => note(&format!(
+            "note: the QR code is {needed} columns wide, and this terminal {columns}; make it wider, or use the text"
+        )),
+        _ => say(&drawn),
+    }
+    Ok(())
+}
+
 /// A link as lines of half blocks, blocks being light. With `coloured`, whatever the terminal's colours
 /// are; without, right on a dark background.
-pub(super) fn draw(link: &str, coloured: bool) -> Result<String> {
+fn draw(link: &str, coloured: bool) -> Result<String> {
     let failed = |e| Error::new(ErrorKind::TooLarge, "qr", "draw", "the link is too long for a QR code").source(e);
     let code = QrCode::with_error_correction_level(link, EcLevel::L).map_err(failed)?;
     // The library means ink by dark, and in a terminal ink is light.
