@@ -9,6 +9,7 @@ mod kinds;
 mod manual;
 mod qr;
 mod registry;
+mod screen;
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -257,7 +258,11 @@ async fn queue(session: std::sync::Arc<Session>, json: bool, queue: Queue) -> Re
         if json {
             say_json(&answer);
         } else {
-            say(&format!("{} stalled devices are tried again", answer["woken"]));
+            match answer["woken"].as_u64() {
+                Some(0) => say("nothing is stalled; what waits is tried by itself"),
+                Some(1) => say("1 stalled device is tried again"),
+                woken => say(&format!("{} stalled devices are tried again", woken.unwrap_or_default())),
+            }
         }
         return Ok(());
     }
@@ -364,7 +369,7 @@ fn show_event(event: &Value, json: bool) {
         return;
     };
     let line = match view {
-        EventView::Message(message) => return show(&message),
+        EventView::Message(message) => return say(&line_of(&message)),
         EventView::Delivered { contact, messages } => {
             format!("{contact}: {} delivered", messages.len())
         }
@@ -388,12 +393,17 @@ fn show_event(event: &Value, json: bool) {
 fn show_message(message: &Value, json: bool) {
     if json {
         say_json(message);
-    } else if let Ok(view) = serde_json::from_value::<MessageView>(message.clone()) {
-        show(&view);
+    } else if let Some(line) = message_line(message) {
+        say(&line);
     }
 }
 
-fn show(message: &MessageView) {
+/// A message for a person.
+fn message_line(message: &Value) -> Option<String> {
+    serde_json::from_value::<MessageView>(message.clone()).ok().map(|view| line_of(&view))
+}
+
+fn line_of(message: &MessageView) -> String {
     let body = match (&message.text, &message.body) {
         (Some(text), _) => set_in(text),
         (None, body) => {
@@ -401,7 +411,7 @@ fn show(message: &MessageView) {
             format!("[{}, {} characters of base64]", printable(kind), body.as_ref().map_or(0, String::len))
         }
     };
-    say(&format!("{}: {body}", printable(&message.from)));
+    format!("{}: {body}", printable(&message.from))
 }
 
 /// A string of an answer; empty where there is none.

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use common::{Running, eventually, fails, init, introduce, ok, ok_lines};
 use image::{GrayImage, Luma};
@@ -96,7 +97,65 @@ fn a_chat_shows_what_became_of_each_line() {
     let chat = chat.as_mut().expect("a process");
     let mut lines = BufReader::new(chat.stdout.take().expect("its output")).lines();
     assert_eq!(lines.next().expect("a line").expect("a line"), "bob: hello alice");
-    std::process::Command::new("kill").args(["-INT", &chat.id().to_string()]).status().expect("kill runs");
+    Command::new("kill").args(["-INT", &chat.id().to_string()]).status().expect("kill runs");
     assert!(chat.wait().expect("an end").success());
+    drop((running, bob_runs));
+}
+
+/// On a terminal, what comes while somebody types doesn't tear the line apart.
+#[test]
+fn a_chat_on_a_terminal_keeps_the_line_that_is_typed() {
+    if Command::new("script").arg("--version").output().is_err() {
+        assert!(std::env::var_os("PEERLOOM_REQUIRE_LAB").is_none(), "`script` makes the terminal");
+        return;
+    }
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let running = Running::start(&alice);
+    introduce(&alice, &bob);
+    let bob_runs = Running::start(&bob);
+    eventually("bob to be known", || ok(&alice, &["contacts"]).contains("bob"));
+
+    let chat = common::command(&alice, &["chat", "bob"]);
+    let words = [chat.get_program()].into_iter().chain(chat.get_args()).map(|word| word.to_string_lossy());
+    let line = words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let mut terminal = Command::new("script")
+        .args(["-qfec", &format!("stty cols 40; {line}; stty -a"), "/dev/null"])
+        .env("TERM", "xterm")
+        .env("PEERLOOM_PASSPHRASE", "of the tests")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let mut keys = terminal.stdin.take().expect("its keys");
+    let mut output = terminal.stdout.take().expect("its screen");
+    let shown = Arc::new(Mutex::new(String::new()));
+    let screen = shown.clone();
+    let reading = std::thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(length @ 1..) = output.read(&mut part) {
+            screen.lock().expect("no panic").push_str(&String::from_utf8_lossy(&part[..length]));
+        }
+    });
+    let shows = |what: &str| eventually(what, || shown.lock().expect("no panic").contains(what));
+    shows("> ");
+    write!(keys, "half").expect("a key");
+    shows("half");
+    ok(&bob, &["send", "alice", "from bob"]);
+    // Above the line, and the line once more.
+    eventually("the message", || {
+        let shown = shown.lock().expect("no panic");
+        shown.split_once("bob: from bob").is_some_and(|(_, after)| after.contains("> half"))
+    });
+    write!(keys, " and half\r").expect("a key");
+    shows("✓ delivered: half and half");
+    // Ctrl-C ends it, and leaves the terminal as it was.
+    write!(keys, "\u{3}").expect("a key");
+    assert!(terminal.wait().expect("an end").success());
+    drop(keys);
+    reading.join().expect("no panic");
+    let shown = shown.lock().expect("no panic");
+    assert!(shown.contains(" icanon") && shown.contains(" echo "), "{shown}");
+    assert!(ok(&bob, &["inbox"]).contains("alice: half and half"));
     drop((running, bob_runs));
 }

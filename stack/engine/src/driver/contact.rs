@@ -62,7 +62,11 @@ impl Turn<'_> {
     /// Adds the contact that an invitation comes from. Adding a contact again renews what is known
     /// of it.
     pub(crate) fn add_contact(&mut self, signed: &Signed) -> Result<Contact> {
-        let (invitation, record, certificate) = Invitation::open(signed, verify)?;
+        let (invitation, record, certificate) = Invitation::open(signed, verify).map_err(|cause| {
+            let cause = Error::from(cause);
+            let message = "the link has been changed, or comes from a newer version; ask for it again";
+            Error::new(cause.kind(), "engine", "add a contact", message).source(cause)
+        })?;
         let error = |kind, message: &str| Err(Error::new(kind, "engine", "add a contact", message));
         if record.network != self.state.own.network {
             return error(ErrorKind::Invalid, "the invitation is for another network; compare `network` in both files");
