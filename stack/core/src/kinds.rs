@@ -69,6 +69,17 @@ impl SettingsError {
     }
 }
 
+/// Checks the settings `keep_alive` and `idle_timeout` that transports have.
+pub fn check_liveness(keep_alive: Duration, idle_timeout: Duration) -> Result<(), SettingsError> {
+    if !(1..=600).contains(&idle_timeout.as_secs()) {
+        return Err(SettingsError::new("idle_timeout", "it takes from 1s to 10m"));
+    }
+    if keep_alive * 2 > idle_timeout || keep_alive.is_zero() {
+        return Err(SettingsError::new("keep_alive", "it must be at most half of idle_timeout, and not zero"));
+    }
+    Ok(())
+}
+
 /// A kind's configuration type.
 ///
 /// Its fields' doc comments and its `Default` are the documentation that `peerloom kinds` prints;

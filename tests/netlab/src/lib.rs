@@ -13,7 +13,6 @@
 //! sees to that. Namespaces and processes go with the [`Lab`]; what a killed run left is removed by
 //! the next.
 
-mod control;
 mod lab;
 mod namespace;
 mod node;
@@ -22,7 +21,6 @@ mod site;
 
 use std::time::{Duration, Instant};
 
-pub use control::Control;
 pub use lab::Lab;
 pub use namespace::Namespace;
 pub use node::Node;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use peerloom_test_control::Control;
 use serde_json::{Value, json};
 
-use crate::control::Control;
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::site::Host;
@@ -99,7 +99,9 @@ impl Node {
     pub fn ask(&mut self, request: Value) -> Value {
         let (process, control) = self.running.as_mut().expect("a running node");
         process.assert_running();
-        control.ask(request)
+        let mut answer = control.request(request.clone()).expect("the node answers");
+        assert!(answer.get("error").is_none(), "{request}: {answer}");
+        answer["ok"].take()
     }
 
     /// An invitation of the running node.

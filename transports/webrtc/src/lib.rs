@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerloom_core::Kinds;
-use peerloom_core::kinds::{DurationText, KindConfig, SettingsError};
+use peerloom_core::kinds::{DurationText, KindConfig, SettingsError, check_liveness};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -106,13 +106,7 @@ impl KindConfig for WebRtcConfig {
         if self.relay_only && !self.ice_servers.iter().any(turn) {
             return Err(SettingsError::new("relay_only", "it needs a TURN server; add one to ice_servers"));
         }
-        if !(1..=600).contains(&self.idle_timeout.0.as_secs()) {
-            return Err(SettingsError::new("idle_timeout", "it takes from 1s to 10m"));
-        }
-        if self.keep_alive.0 * 2 > self.idle_timeout.0 || self.keep_alive.0.is_zero() {
-            return Err(SettingsError::new("keep_alive", "it must be at most half of idle_timeout, and not zero"));
-        }
-        Ok(())
+        check_liveness(self.keep_alive.0, self.idle_timeout.0)
     }
 }
 

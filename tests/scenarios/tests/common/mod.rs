@@ -1,12 +1,12 @@
 //! Running the command.
 #![allow(dead_code, unreachable_pub)]
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub use peerloom_test_control::Control;
 use serde_json::{Value, json};
 
 /// How long anything may take.
@@ -188,47 +188,6 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(begin.elapsed() < PATIENCE, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A connection to a node's control socket.
-pub struct Control {
-    reader: BufReader<UnixStream>,
-    next: u64,
-}
-
-impl Control {
-    pub fn connect(folder: &Path) -> Option<Self> {
-        let stream = UnixStream::connect(folder.join("node.sock")).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        Some(Self { reader: BufReader::new(stream), next: 0 })
-    }
-
-    /// Sends a request without waiting for its answer.
-    pub fn ask(&mut self, mut request: Value) -> std::io::Result<u64> {
-        self.next += 1;
-        request["id"] = json!(self.next);
-        self.reader.get_mut().write_all(format!("{request}\n").as_bytes())?;
-        Ok(self.next)
-    }
-
-    /// The next answer; `None` when the node has ended.
-    pub fn answer(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        match self.reader.read_line(&mut line) {
-            Ok(0) | Err(_) => None,
-            Ok(_) => serde_json::from_str(&line).ok(),
-        }
-    }
-
-    pub fn request(&mut self, request: Value) -> Option<Value> {
-        let id = self.ask(request).ok()?;
-        loop {
-            let answer = self.answer()?;
-            if answer["id"] == id {
-                return Some(answer);
-            }
-        }
     }
 }
 
