@@ -29,7 +29,10 @@ pub async fn exchange(link: &dyn Link, task: &Task) {
         };
         let receive = async {
             for number in first..end {
-                let received = receiver.next().await.expect("a frame").expect("a frame");
+                let received = match receiver.next().await {
+                    Some(Ok(received)) => received,
+                    other => panic!("{other:?} instead of frame {number}; the link: {}", link.closed().await),
+                };
                 assert!(received == frame(task, task.guest, number), "frame {number} is not what was sent");
             }
             assert!(receiver.next().await.is_none(), "there are more frames than were sent");

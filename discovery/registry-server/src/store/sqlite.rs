@@ -45,8 +45,10 @@ impl SqliteStore {
             Error::new(ErrorKind::Storage, "registry", "open", advice)
         };
         let failed = |cause: rusqlite::Error| unusable().source(cause);
-        // Made here: nobody else need read who is where.
-        private_file(path).map_err(|cause| unusable().source(cause))?;
+        if path != Path::new(":memory:") {
+            // Made here: nobody else need read who is where.
+            private_file(path).map_err(|cause| unusable().source(cause))?;
+        }
         let connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         queries::prepare(&connection).map_err(failed)?;
