@@ -48,7 +48,6 @@ pub(crate) struct Lane {
 /// them.
 #[derive(Default)]
 struct Urgent {
-    open: Option<ChannelClass>,
     ping: Option<u64>,
     pong: Option<u64>,
 }
@@ -59,6 +58,8 @@ struct Use {
     /// Counts the lane's channels.
     number: u64,
     class: Option<ChannelClass>,
+    /// The other side doesn't know of it yet: nothing about it may be said before its opening.
+    unsaid: bool,
     /// For the writer to take.
     outgoing: Option<mpsc::Receiver<Bytes>>,
     incoming: Option<mpsc::UnboundedSender<(Bytes, usize)>>,
@@ -158,8 +159,7 @@ impl Lane {
             return None;
         }
         let channel = self.begin(&mut used, class);
-        // Before the writer can see the channel's end.
-        self.urgent().open = Some(class);
+        used.unsaid = true;
         self.grant(&mut used);
         Some(channel)
     }

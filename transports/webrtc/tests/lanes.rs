@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::{ChannelClass, Link};
+use peerloom_core::{Channel, ChannelClass, Link};
 
 use pair::Pair;
 
@@ -94,5 +94,32 @@ async fn a_channel_that_nobody_reads_ends_alone() {
         here.sender.send(Bytes::from_static(b"still here")).await.expect("sent");
         let mut there = within(accepted).await.expect("a channel");
         assert_eq!(there.receiver.next().await.expect("a frame").expect("a frame").as_ref(), b"still here");
+    }
+}
+
+/// Whatever the writer is at when a lane is used again, the channel's opening is said before its credit:
+/// more than the window it begins with comes through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lane_that_is_used_again_has_its_whole_window() {
+    let mut pair = Pair::new().await;
+    let (near, far) = within(pair.link()).await;
+    echo(far);
+    for number in 0..300 {
+        let Channel { mut sender, mut receiver, .. } = near.open(ChannelClass::Chat).await.expect("a channel");
+        let send = async {
+            for _ in 0..12 {
+                sender.send(Bytes::from(vec![7; 60_000])).await.expect("sent");
+            }
+            sender.close().await.expect("a clean end");
+        };
+        let receive = async {
+            let mut count = 0;
+            while receiver.next().await.transpose().expect("a frame").is_some() {
+                count += 1;
+            }
+            count
+        };
+        let both = async { tokio::join!(send, receive).1 };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), both).await, Ok(12), "channel {number}");
     }
 }

@@ -58,15 +58,13 @@ impl Lane {
             };
             match frame {
                 Some(frame) => {
-                    // What came in the meantime is said first: the frame's channel may just be opened.
+                    // What came in the meantime is said first.
                     self.say_urgent(writing).await?;
                     self.write_frame(writing, frame).await?;
                 }
                 // The channel's sender was closed or dropped.
                 None => {
                     writing.outgoing = None;
-                    // Its opening may just be waiting to be said.
-                    self.say_urgent(writing).await?;
                     let said = std::mem::replace(&mut self.used().our_end, true);
                     if !said {
                         self.send(writing, Message::End.encode()).await?;
@@ -78,13 +76,14 @@ impl Lane {
 
     /// Everything that must not wait for frames: openings, pings, credit, ends.
     async fn say_urgent(&self, writing: &mut Writing) -> Result<(), Error> {
-        let Urgent { open, ping, pong } = std::mem::take(&mut *self.urgent());
-        let urgent = [open.map(Message::Open), pong.map(Message::Pong), ping.map(Message::Ping)];
+        let Urgent { ping, pong } = std::mem::take(&mut *self.urgent());
+        let urgent = [pong.map(Message::Pong), ping.map(Message::Ping)];
         for message in urgent.into_iter().flatten() {
             self.send(writing, message.encode()).await?;
         }
-        let (stop, credit, end) = {
+        let (open, stop, credit, end) = {
             let mut used = self.used();
+            let open = used.class.filter(|_| std::mem::take(&mut used.unsaid));
             if let Some(fresh) = used.outgoing.take() {
                 writing.outgoing = Some(fresh);
                 writing.class = used.class.unwrap_or(ChannelClass::Control);
@@ -99,8 +98,11 @@ impl Lane {
             let due = !used.their_end && self.taken.load(Ordering::Acquire) >= least;
             let credit = if due { self.taken.swap(0, Ordering::AcqRel) } else { 0 };
             used.window += credit;
-            (stop, credit, end)
+            (open, stop, credit, end)
         };
+        if let Some(class) = open {
+            self.send(writing, Message::Open(class).encode()).await?;
+        }
         if stop {
             self.send(writing, Message::Stop.encode()).await?;
         }
