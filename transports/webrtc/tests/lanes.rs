@@ -1,6 +1,6 @@
 //! Channels over data channels: many at once, and many one after the other.
 
-mod pair;
+mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::{Channel, ChannelClass, Link};
 
-use pair::Pair;
+use common::Pair;
 
 /// Sends back whatever comes, on every channel, until the link ends.
 fn echo(link: Arc<dyn Link>) {

@@ -1,7 +1,7 @@
 //! Load with random pauses, both ways, on several links at once: nothing may stop for good.
 #![allow(clippy::print_stderr)]
 
-mod pair;
+mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use pair::Pair;
+use common::Pair;
 
 /// Links in one process.
 const LINKS: u64 = 4;
