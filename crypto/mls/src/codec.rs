@@ -7,24 +7,20 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::provider::{StateError, StateResult};
 
-fn failed(error: impl std::fmt::Display) -> StateError {
-    StateError(error.to_string())
-}
-
 pub(crate) fn encode(value: &impl Serialize) -> StateResult<Vec<u8>> {
-    postcard::to_stdvec(value).map_err(failed)
+    postcard::to_stdvec(value).map_err(StateError::damaged)
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> StateResult<T> {
-    postcard::from_bytes(bytes).map_err(failed)
+    postcard::from_bytes(bytes).map_err(StateError::damaged)
 }
 
 pub(crate) fn encode_described(value: &impl Serialize) -> StateResult<Vec<u8>> {
     let mut bytes = Vec::new();
-    ciborium::into_writer(value, &mut bytes).map_err(failed)?;
+    ciborium::into_writer(value, &mut bytes).map_err(StateError::damaged)?;
     Ok(bytes)
 }
 
 pub(crate) fn decode_described<T: DeserializeOwned>(bytes: &[u8]) -> StateResult<T> {
-    ciborium::from_reader(bytes).map_err(failed)
+    ciborium::from_reader(bytes).map_err(StateError::damaged)
 }

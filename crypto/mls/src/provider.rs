@@ -15,7 +15,7 @@ use openmls_traits::{
     storage::{CURRENT_VERSION as V1, StorageProvider, traits},
     types::SignatureScheme,
 };
-use peerloom_core::StateTxn;
+use peerloom_core::{ErrorKind, StateTxn};
 use peerloom_crypto_primitives::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -27,13 +27,35 @@ use crate::suite::SuiteCrypto;
 
 pub(crate) type StateResult<T> = Result<T, StateError>;
 
-/// A failure below `openmls`, in the form that its error types ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StateError(pub(crate) String);
+/// A failure below `openmls`, in the form that its error types ask for: what was stored can't be understood,
+/// or the store failed.
+#[derive(Debug, Clone)]
+pub(crate) struct StateError(Result<String, peerloom_core::Error>);
+
+impl StateError {
+    pub(crate) fn damaged(what: impl std::fmt::Display) -> Self {
+        Self(Ok(what.to_string()))
+    }
+
+    /// The kind of the error that the caller gets: damage concerns one session, a failing store all of them.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.0.as_ref().map_or_else(peerloom_core::Error::kind, |_| ErrorKind::Damaged)
+    }
+}
+
+// `openmls` compares its errors; an error of the store has no equality.
+impl PartialEq for StateError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
 
 impl std::fmt::Display for StateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        match &self.0 {
+            Ok(what) => f.write_str(what),
+            Err(error) => error.fmt(f),
+        }
     }
 }
 
@@ -143,6 +165,26 @@ const EPOCH_SECRETS: u8 = 15;
 const RESUMPTION_PSKS: u8 = 16;
 const MESSAGE_SECRETS: u8 = 17;
 
+/// All that a group has rows of, each under the group's id.
+const OF_A_GROUP: [u8; 13] = [
+    EPOCH_KEY_PAIRS,
+    TREE,
+    CONTEXT,
+    INTERIM_HASH,
+    CONFIRMATION_TAG,
+    JOIN_CONFIG,
+    OWN_LEAF_NODES,
+    GROUP_STATE,
+    PROPOSALS,
+    OWN_LEAF_INDEX,
+    EPOCH_SECRETS,
+    RESUMPTION_PSKS,
+    MESSAGE_SECRETS,
+];
+
+/// The key pairs of one epoch, by epoch and leaf, as they are encoded.
+type EpochKeyPairs = Vec<(Vec<u8>, u32, Vec<u8>)>;
+
 impl Store<'_> {
     /// A group's message secrets, as they are stored.
     pub(crate) fn secrets(&self, group: &openmls::prelude::GroupId) -> StateResult<Option<Bytes>> {
@@ -151,6 +193,10 @@ impl Store<'_> {
     /// The same, if this call wrote them.
     pub(crate) fn written_secrets(&self, group: &openmls::prelude::GroupId) -> Option<Bytes> {
         self.writes.borrow().get(&Self::key(MESSAGE_SECRETS, group).ok()?)?.clone()
+    }
+    /// Deletes a group whole, without reading it: it may be damaged, or be about to be replaced.
+    pub(crate) fn discard(&self, group: &openmls::prelude::GroupId) -> StateResult<()> {
+        OF_A_GROUP.iter().try_for_each(|tag| self.remove(*tag, group))
     }
     fn key(tag: u8, key: &impl Serialize) -> StateResult<Vec<u8>> {
         let mut out = vec![STATE_VERSION, tag];
@@ -166,7 +212,7 @@ impl Store<'_> {
     fn row(&self, key: &[u8]) -> StateResult<Option<Bytes>> {
         match self.writes.borrow().get(key) {
             Some(written) => Ok(written.clone()),
-            None => self.txn.get(key).map_err(|e| StateError(e.to_string())),
+            None => self.txn.get(key).map_err(|error| StateError(Err(error))),
         }
     }
     fn read<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Option<T>> {
@@ -176,6 +222,13 @@ impl Store<'_> {
     fn remove(&self, tag: u8, key: &impl Serialize) -> StateResult<()> {
         self.writes.borrow_mut().insert(Self::key(tag, key)?, None);
         Ok(())
+    }
+    /// The key pairs of a group but for one epoch's.
+    fn other_epochs(&self, group: &impl Serialize, epoch: &impl Serialize, leaf: u32) -> StateResult<EpochKeyPairs> {
+        let epoch = codec::encode(epoch)?;
+        let mut epochs: EpochKeyPairs = self.list(EPOCH_KEY_PAIRS, group)?;
+        epochs.retain(|(e, l, _)| (e, *l) != (&epoch, leaf));
+        Ok(epochs)
     }
     /// Lists of already-encoded items.
     fn list<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Vec<T>> {
@@ -218,7 +271,6 @@ impl StorageProvider<V1> for Store<'_> {
         write_confirmation_tag<K: GroupId, V: ConfirmationTag> = CONFIRMATION_TAG;
         write_group_state<V: GroupState, K: GroupId> = GROUP_STATE;
         write_message_secrets<K: GroupId, V: MessageSecrets> = MESSAGE_SECRETS;
-        write_resumption_psk_store<K: GroupId, V: ResumptionPskStore> = RESUMPTION_PSKS;
         write_own_leaf_index<K: GroupId, V: LeafNodeIndex> = OWN_LEAF_INDEX;
         write_group_epoch_secrets<K: GroupId, V: GroupEpochSecrets> = EPOCH_SECRETS;
         write_signature_key_pair<K: SignaturePublicKey, V: SignatureKeyPair> = SIG_KEY_PAIR;
@@ -226,6 +278,16 @@ impl StorageProvider<V1> for Store<'_> {
         write_key_package<K: HashReference, V: KeyPackage> = KEY_PACKAGE;
         write_psk<K: PskId, V: PskBundle> = PSK;
     }
+    // `openmls` keeps the secrets of a created group's last 32 epochs whatever its configuration says. Nothing here
+    // resumes from them, so what is stored is the store that holds none: room for 0, no secrets, next place 0.
+    fn write_resumption_psk_store<K: traits::GroupId<V1>, V: traits::ResumptionPskStore<V1>>(
+        &self,
+        group: &K,
+        _: &V,
+    ) -> StateResult<()> {
+        self.write(RESUMPTION_PSKS, group, &(0usize, Vec::<u8>::new(), 0usize))
+    }
+
     get! {
         mls_group_join_config<K: GroupId, V: MlsGroupJoinConfig> = JOIN_CONFIG;
         tree<K: GroupId, V: TreeSync> = TREE;
@@ -314,6 +376,8 @@ impl StorageProvider<V1> for Store<'_> {
         self.remove(PROPOSALS, group)
     }
 
+    // The key pairs of all epochs of a group are one record, so that it can be deleted by the group's id alone. It
+    // has one epoch, and during a commit two.
     fn write_encryption_epoch_key_pairs<K: traits::GroupId<V1>, E: traits::EpochKey<V1>, P: traits::HpkeKeyPair<V1>>(
         &self,
         group: &K,
@@ -321,7 +385,9 @@ impl StorageProvider<V1> for Store<'_> {
         leaf: u32,
         pairs: &[P],
     ) -> StateResult<()> {
-        self.write(EPOCH_KEY_PAIRS, &(group, epoch, leaf), &pairs)
+        let mut epochs = self.other_epochs(group, epoch, leaf)?;
+        epochs.push((codec::encode(epoch)?, leaf, codec::encode(&pairs)?));
+        self.write(EPOCH_KEY_PAIRS, group, &epochs)
     }
     fn encryption_epoch_key_pairs<K: traits::GroupId<V1>, E: traits::EpochKey<V1>, P: traits::HpkeKeyPair<V1>>(
         &self,
@@ -329,7 +395,10 @@ impl StorageProvider<V1> for Store<'_> {
         epoch: &E,
         leaf: u32,
     ) -> StateResult<Vec<P>> {
-        self.list(EPOCH_KEY_PAIRS, &(group, epoch, leaf))
+        let epoch = codec::encode(epoch)?;
+        let epochs: EpochKeyPairs = self.list(EPOCH_KEY_PAIRS, group)?;
+        let found = epochs.iter().find(|(e, l, _)| (e, *l) == (&epoch, leaf));
+        found.map_or(Ok(Vec::new()), |(_, _, pairs)| codec::decode(pairs))
     }
     fn delete_encryption_epoch_key_pairs<K: traits::GroupId<V1>, E: traits::EpochKey<V1>>(
         &self,
@@ -337,6 +406,11 @@ impl StorageProvider<V1> for Store<'_> {
         epoch: &E,
         leaf: u32,
     ) -> StateResult<()> {
-        self.remove(EPOCH_KEY_PAIRS, &(group, epoch, leaf))
+        let others = self.other_epochs(group, epoch, leaf)?;
+        if others.is_empty() {
+            self.remove(EPOCH_KEY_PAIRS, group)
+        } else {
+            self.write(EPOCH_KEY_PAIRS, group, &others)
+        }
     }
 }

@@ -20,7 +20,8 @@ use peerloom_core::{
     StateTxn,
 };
 use peerloom_crypto_primitives::{SigningKey, sha256, verify};
-use rand_core::Rng;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
 use tls_codec::{DeserializeBytes, Serialize};
 
 use crate::groups::Groups;
@@ -121,6 +122,8 @@ impl MlsCrypto {
         if !by_owner {
             return Ok(Joined::Bad("the welcome comes from somebody else than the log's owner"));
         }
+        // The session before this one goes whole, its keys with it.
+        provider.storage().discard(&group_id(log)).map_err(|e| state_failed("join", e))?;
         staged.into_group(provider).map_err(|e| bug("join", e))?;
         Ok(Joined::Yes)
     }
@@ -376,6 +379,14 @@ impl Crypto for MlsCrypto {
         }
     }
 
+    fn discard(&self, txn: &mut dyn StateTxn, log: LogId) -> Result<()> {
+        // Nothing here is drawn at random.
+        let provider = Provider::new(txn, &mut ChaCha20Rng::from_seed([0; 32]));
+        provider.storage().discard(&group_id(log)).map_err(|e| state_failed("discard a session", e))?;
+        provider.flush();
+        Ok(())
+    }
+
     fn forget(&self) {
         self.groups.clear();
     }
@@ -462,7 +473,7 @@ fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Re
 }
 
 fn state_failed(operation: &'static str, error: StateError) -> Error {
-    Error::new(ErrorKind::Storage, "mls", operation, "the session's state can't be read").source(error)
+    Error::new(error.kind(), "mls", operation, "the session's state can't be read").source(error)
 }
 
 fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -39,7 +39,11 @@ impl SealedCrypto {
 
     /// This device's key pair, made at first use.
     fn key_pair(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<(Zeroizing<[u8; KEY]>, [u8; KEY])> {
-        let stored = txn.get(SEED)?.and_then(|seed| seed.as_ref().try_into().ok());
+        let stored = match txn.get(SEED) {
+            // What was sealed for it is sealed again for the next one.
+            Err(error) if error.kind() == ErrorKind::Damaged => None,
+            stored => stored?.and_then(|seed| seed.as_ref().try_into().ok()),
+        };
         let mut seed = Zeroizing::new(stored.unwrap_or([0; 32]));
         if stored.is_none() {
             rng.fill_bytes(seed.as_mut_slice());
@@ -186,6 +190,15 @@ impl Crypto for SealedCrypto {
             // Sealed for a key that this device doesn't have any more.
             None => Opened::CannotOpen(CannotOpenReason::KeyGone),
         })
+    }
+
+    /// The key pair stays: it belongs to no session.
+    fn discard(&self, txn: &mut dyn StateTxn, log: LogId) -> Result<()> {
+        txn.delete(&owner_key(log));
+        if log.device == self.device {
+            txn.delete(&recipients_key(log.conversation));
+        }
+        Ok(())
     }
 
     fn forget(&self) {}

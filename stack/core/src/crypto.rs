@@ -16,7 +16,9 @@ use crate::Result;
 /// **The author's duties.** Calls do no I/O and use no randomness but `rng`: the same state, input
 /// and seed give the same bytes. A sealed entry names and authenticates its sender, and `open`
 /// accepts it only from the log's owner. State may be cached between calls; [`forget`](Crypto::forget)
-/// drops the cache. Input from peers never panics and never allocates beyond its own size.
+/// drops the cache. Input from peers never panics and never allocates beyond its own size. A session
+/// that is replaced goes whole: no key of it stays in the state. Damaged state panics nowhere, and
+/// harms the sessions it belongs to alone; [`discard`](Crypto::discard) makes way for new ones.
 ///
 /// **The caller's duties.** Calls come one at a time, from one thread. After a transaction that was
 /// not committed, `forget` is called before anything else.
@@ -53,8 +55,9 @@ pub trait Crypto: Send + Sync {
     /// same plaintext.
     fn rebuild(&self, recipe: &[u8], plaintext: &[u8]) -> Result<Bytes>;
 
-    /// Opens an entry of another device's log. An `Err` is a failure of this node (its store, say);
-    /// whatever is wrong with the entry is an [`Opened`].
+    /// Opens an entry of another device's log. An `Err` is a failure of this node: of its store, or of
+    /// kind [`Damaged`](crate::ErrorKind::Damaged) where the session's state can't be understood.
+    /// Whatever is wrong with the entry is an [`Opened`].
     fn open(
         &self,
         txn: &mut dyn StateTxn,
@@ -64,6 +67,10 @@ pub trait Crypto: Send + Sync {
         associated_data: &[u8],
         payload: &[u8],
     ) -> Result<Opened>;
+
+    /// Deletes the session of a log whole, without reading it: of this device's own log the send
+    /// session, of a peer's the receive session. Afterwards it is as if the session had never been.
+    fn discard(&self, txn: &mut dyn StateTxn, log: LogId) -> Result<()>;
 
     /// Drops all cached state: the last transaction was not committed.
     fn forget(&self);

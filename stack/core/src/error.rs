@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Full,
     /// The store failed.
     Storage,
+    /// A row of the store is damaged: what depends on it fails, everything else goes on.
+    Damaged,
     /// A bound of this node is reached; the input was not accepted.
     Overloaded,
     /// Longer than its limit.
@@ -83,7 +85,7 @@ impl Error {
         use ErrorKind as K;
         let retry = match kind {
             K::Unreachable | K::Closed | K::Timeout | K::Overloaded => Retry::Later,
-            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage => Retry::AfterChange,
+            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage | K::Damaged => Retry::AfterChange,
             _ => Retry::No,
         };
         Self(Box::new(Inner {

@@ -23,6 +23,9 @@ pub fn run(make: Make<'_>) {
     key_packages_are_checked(make);
     strangers_open_nothing(make);
     a_device_that_lost_its_state_is_added_anew(make);
+    a_session_that_is_replaced_goes_whole(make);
+    a_discarded_session_leaves_nothing(make);
+    damaged_state_is_contained(make);
     garbage_is_harmless(make);
     if make(&identity(1)).caps().ratchet {
         an_entry_opens_once(make);
@@ -281,6 +284,93 @@ fn a_device_that_lost_its_state_is_added_anew(make: Make<'_>) {
     deliver(&prepared, alice.log(), &mut [&mut bob]);
     let again = alice.seal(b"again");
     assert_eq!(bob.content(alice.log(), &again), b"again"[..]);
+}
+
+/// Fifty rejoins, of a device that lost its state and of one that didn't, with another member beside it: no
+/// key of an earlier session stays with anybody.
+fn a_session_that_is_replaced_goes_whole(make: Make<'_>) {
+    let (mut alice, mut bob) = pair(make);
+    let mut carol = Device::new(make, 3);
+    deliver(&alice.prepare(&[known(&bob), member(&mut carol)]), alice.log(), &mut [&mut bob, &mut carol]);
+    let (mut counts, mut sizes) = (Vec::new(), Vec::new());
+    for round in 0..50u8 {
+        if round % 5 == 3 {
+            bob.crypto.forget();
+            let log = alice.log();
+            bob.transact(true, |crypto, txn, _| crypto.discard(txn, log)).expect("a discarded session");
+        }
+        let rejoin = Member { rejoin: true, ..member(&mut bob) };
+        let prepared = alice.prepare(&[rejoin, known(&carol)]);
+        deliver(&prepared, alice.log(), &mut [&mut bob, &mut carol]);
+        let sealed = alice.seal(&[round]);
+        assert_eq!(bob.content(alice.log(), &sealed).as_ref(), [round]);
+        assert_eq!(carol.content(alice.log(), &sealed).as_ref(), [round]);
+        counts.push([&alice, &bob, &carol].map(|device| device.state.len()));
+        sizes.push([&alice, &bob, &carol].map(|device| device.state.values().map(Bytes::len).sum::<usize>()));
+    }
+    assert_eq!(counts[49], counts[0], "rows of alice, bob and carol after 50 rejoins and after one");
+    let grown = |(first, last): (&usize, &usize)| *last > first + 256;
+    assert!(
+        !sizes[0].iter().zip(&sizes[49]).any(grown),
+        "their bytes after one and after 50: {:?} {:?}",
+        sizes[0],
+        sizes[49]
+    );
+}
+
+fn a_discarded_session_leaves_nothing(make: Make<'_>) {
+    let (mut alice, mut bob) = (Device::new(make, 1), Device::new(make, 2));
+    let join = member(&mut bob);
+    let before = [alice.state.len(), bob.state.len()];
+    deliver(&alice.prepare(&[join]), alice.log(), &mut [&mut bob]);
+    let sealed = alice.seal(b"before");
+    bob.content(alice.log(), &sealed);
+    let log = alice.log();
+    for device in [&mut alice, &mut bob] {
+        device.transact(true, |crypto, txn, _| crypto.discard(txn, log)).expect("a discarded session");
+        // Nor does it harm where there is none.
+        device.transact(true, |crypto, txn, _| crypto.discard(txn, log)).expect("a discarded session");
+    }
+    assert!(alice.state.len() <= before[0] && bob.state.len() <= before[1], "rows stayed");
+    let sealed = bob.open(alice.log(), EntryClass::Application, &sealed);
+    assert_eq!(sealed, Opened::CannotOpen(CannotOpenReason::NoSession));
+    let waiting = alice.prepare(&[known(&bob)]);
+    assert_eq!((waiting.members.len(), waiting.missing.as_slice()), (0, &[bob.id][..]));
+    deliver(&alice.prepare(&[member(&mut bob)]), alice.log(), &mut [&mut bob]);
+    let sealed = alice.seal(b"after");
+    assert_eq!(bob.content(alice.log(), &sealed), b"after"[..]);
+}
+
+/// Each row of the state in turn: what can't be understood is an error or an entry that can't be opened, never a
+/// panic or other content, and a new session takes its place.
+fn damaged_state_is_contained(make: Make<'_>) {
+    let (alice, bob) = pair(make);
+    let rows = |device: &Device| device.state.keys().cloned().collect::<Vec<_>>();
+    for (number, key) in rows(&alice).into_iter().chain(rows(&bob)).enumerate() {
+        for damage in [&b""[..], &[0xff; 3], &[0; 200]] {
+            let (mut alice, mut bob) = pair(make);
+            let damaged = if number < alice.state.len() { &mut alice } else { &mut bob };
+            damaged.crypto.forget();
+            damaged.state.insert(key.clone(), Bytes::copy_from_slice(damage));
+            let sealing = Sealing { conversation: CONVERSATION, associated_data: b"header", plaintext: b"text" };
+            let sealed = alice.transact(true, |crypto, txn, rng| crypto.seal(txn, rng, sealing));
+            let log = alice.log();
+            if let Ok(sealed) = &sealed {
+                let opened = bob.transact(true, |crypto, txn, rng| {
+                    crypto.open(txn, rng, log, EntryClass::Application, b"header", &sealed.payload)
+                });
+                if let Ok(Opened::Content(content)) = opened {
+                    assert_eq!(content, b"text"[..]);
+                }
+            }
+            for device in [&mut alice, &mut bob] {
+                device.transact(true, |crypto, txn, _| crypto.discard(txn, log)).expect("a discarded session");
+            }
+            deliver(&alice.prepare(&[member(&mut bob)]), log, &mut [&mut bob]);
+            let again = alice.seal(b"again");
+            assert_eq!(bob.content(log, &again), b"again"[..], "after damage to row {number}");
+        }
+    }
 }
 
 fn garbage_is_harmless(make: Make<'_>) {

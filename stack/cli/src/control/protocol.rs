@@ -90,7 +90,7 @@ pub(crate) struct Failure {
 }
 
 /// Kinds that a node may answer with, by name.
-const KINDS: [ErrorKind; 15] = [
+const KINDS: [ErrorKind; 16] = [
     ErrorKind::Invalid,
     ErrorKind::NotFound,
     ErrorKind::Exists,
@@ -103,6 +103,7 @@ const KINDS: [ErrorKind; 15] = [
     ErrorKind::InUse,
     ErrorKind::Full,
     ErrorKind::Storage,
+    ErrorKind::Damaged,
     ErrorKind::Overloaded,
     ErrorKind::TooLarge,
     ErrorKind::UnsupportedVersion,

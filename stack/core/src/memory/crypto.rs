@@ -150,5 +150,13 @@ impl Crypto for MemoryCrypto {
         }
     }
 
+    fn discard(&self, txn: &mut dyn StateTxn, log: LogId) -> Result<()> {
+        txn.delete(&join_key(log));
+        if log.device == self.device {
+            txn.delete(&session_key(log.conversation));
+        }
+        Ok(())
+    }
+
     fn forget(&self) {}
 }
