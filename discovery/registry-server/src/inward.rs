@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{PoisonError, RwLock};
 
 use axum::http::StatusCode;
+use peerloom_core::interfaces::own_addresses;
 use peerloom_core::wire::Address;
 use peerloom_registry_protocol::code;
 
@@ -49,14 +50,11 @@ impl Inward {
         if self.allow {
             return;
         }
-        let Ok(interfaces) = if_addrs::get_if_addrs() else { return };
-        let lans = interfaces.iter().filter_map(|interface| {
-            let (ip, bits, host) = match &interface.addr {
-                if_addrs::IfAddr::V4(v4) => (IpAddr::V4(v4.ip), v4.netmask.to_bits().leading_ones(), 32),
-                if_addrs::IfAddr::V6(v6) => (IpAddr::V6(v6.ip), v6.netmask.to_bits().leading_ones(), 128),
-            };
+        let Ok(own) = own_addresses() else { return };
+        let lans = own.iter().filter_map(|own| {
+            let host = if own.ip.is_ipv4() { 32 } else { 128 };
             // A host route is no network, and what contains everything is no local one.
-            (1..host).contains(&bits).then_some((ip, bits))
+            (1..host).contains(&own.prefix).then_some((own.ip, u32::from(own.prefix)))
         });
         *self.lans.write().unwrap_or_else(PoisonError::into_inner) = lans.collect();
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::join_all;
+use peerloom_core::interfaces::is_own;
 use peerloom_core::{Finding, IceServer};
 use tokio::net::UdpSocket;
 
@@ -80,8 +81,7 @@ async fn stun_servers(servers: &[Server], socket: &UdpSocket) -> Vec<Finding> {
 fn mapping(seen: &[(SocketAddr, SocketAddr)], socket: &UdpSocket) -> Option<Finding> {
     let (_, first) = seen.first()?;
     let here = socket.local_addr().ok()?.port();
-    let own = if_addrs::get_if_addrs().unwrap_or_default().iter().any(|interface| interface.ip() == first.ip());
-    if own && first.port() == here {
+    if is_own(first.ip()) && first.port() == here {
         return Some(Finding::good("NAT", "none: this machine has a public address"));
     }
     if seen.len() < 2 {

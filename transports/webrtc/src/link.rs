@@ -277,8 +277,7 @@ impl Shared {
 
     /// Whether this machine still has the address that the path begins at.
     pub(crate) fn is_at_home(&self) -> bool {
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-        self.way().local.is_some_and(|local| interfaces.iter().any(|interface| interface.ip() == local))
+        self.way().local.is_some_and(peerloom_core::interfaces::is_own)
     }
 }
 
