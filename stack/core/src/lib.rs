@@ -8,6 +8,7 @@
 //! Each trait's documentation states the author's duties and the caller's. The conformance library
 //! (`tests/conformance`) checks the author's; the [`memory`] implementations pass it too.
 
+pub mod admission;
 pub mod crypto;
 pub mod diagnosis;
 pub mod discovery;
@@ -22,6 +23,7 @@ pub mod storage;
 pub mod stream;
 pub mod transport;
 
+pub use admission::{Admission, Place, Places, Source, Standing};
 pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};
 pub use diagnosis::{Finding, FindingStatus};
 pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};

@@ -35,7 +35,8 @@ pub trait StreamListener: Send {
     /// Where others can dial this device, best first.
     fn addresses(&self) -> Vec<Address>;
 
-    /// The next stream, and for people where it comes from; `None` once nothing can come any more.
+    /// The next stream, and where it comes from: for people, and to share places fairly among machines,
+    /// for which it begins with an IP address where there is one. `None` once nothing can come any more.
     /// What goes wrong with one stream concerns that one only: log it, and wait for the next.
     async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)>;
 }

@@ -11,18 +11,20 @@ use futures_sink::Sink;
 use peerloom_wire::{Address, PublicKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{Error, ErrorKind, Finding, IceServer, Result, Signal, Signaling};
+use crate::{Admission, Error, ErrorKind, Finding, IceServer, Result, Signal, Signaling};
 
 /// Makes links to other devices.
 ///
 /// **The author's duties.** Links encrypt, and give a channel binding that both ends, and nobody
 /// else, compute. Where there are only plain byte streams, implement
-/// [`StreamTransport`](crate::StreamTransport): the stack makes links of them. Nobody who hasn't authenticated can make it
-/// allocate more than a few KiB or wait for more than 10 s. Dropping a call's future abandons the
-/// attempt and frees what it held.
+/// [`StreamTransport`](crate::StreamTransport): the stack makes links of them. A device that proved no
+/// key can't make it allocate more than a few KiB, or hold anything for more than 10 s; those that dial
+/// share [`Places`](crate::Places), so that a newcomer always gets its turn. Dropping a call's future
+/// abandons the attempt and frees what it held.
 ///
 /// **The caller's duties.** [`listen`](Transport::listen) is called at most once, inside a Tokio
-/// runtime. Who the other side *is* gets decided by the engine's handshake on the first channel.
+/// runtime. Who the other side *is* gets decided by the engine's handshake on the first channel; if the
+/// device may stay, the engine calls [`Link::admit`].
 #[async_trait]
 pub trait Transport: Send + Sync {
     /// The scheme of its addresses.
@@ -30,6 +32,13 @@ pub trait Transport: Send + Sync {
 
     /// What it can do.
     fn caps(&self) -> TransportCaps;
+
+    /// What to ask about devices that want a link; given before `listen`. It is for transports that spend
+    /// much on a link before the engine's handshake: they keep places for
+    /// [`Known`](crate::Standing::Known) devices and spend nothing on
+    /// [`Unwelcome`](crate::Standing::Unwelcome) ones. The others hand the engine a link at once, and the
+    /// engine decides.
+    fn set_admission(&self, _admission: Arc<dyn Admission>) {}
 
     /// Binds, and begins to accept links. Where [`TransportCaps::needs_signaling`] is set, offers
     /// of others come over `signaling`; without one the transport can still dial by hand.
@@ -97,7 +106,9 @@ pub trait Listener: Send {
 
 /// A connection to one device, with any number of channels on it.
 ///
-/// **The author's duties.** All methods may be called concurrently. A channel whose reader is slow
+/// **The author's duties.** All methods may be called concurrently. Until [`admit`](Link::admit) was
+/// called, the link takes in at most 256 KiB that nobody reads, on at most two channels that the other
+/// side opened. A channel whose reader is slow
 /// holds up its own writer and no other channel; a bulk channel never delays a chat or control
 /// channel by more than a frame. When the link dies, every pending call ends with an error of kind
 /// [`Closed`](crate::ErrorKind::Closed), within the transport's idle timeout.
@@ -108,6 +119,10 @@ pub trait Link: Send + Sync {
 
     /// 32 bytes that both ends of this very link compute, and nobody else.
     fn channel_binding(&self) -> Result<[u8; 32]>;
+
+    /// The other side may stay: from now on the link may hold as much unread as its transport's windows
+    /// allow, and the other side may open more channels. The engine calls it after its handshake.
+    fn admit(&self);
 
     /// Opens a channel. The other side sees it once a first frame was sent.
     async fn open(&self, class: ChannelClass) -> Result<Channel>;

@@ -1,6 +1,6 @@
 //! Who this node talks to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerloom_core::wire::store::{Contact, ContactDevice};
@@ -17,14 +17,36 @@ struct Book {
     by_user: HashMap<UserId, Contact>,
     devices: HashMap<DeviceId, DeviceCertificate>,
     conversations: HashMap<ConversationId, UserId>,
+    /// Invitations that strangers may still use: when each expires, and the hash of its token.
+    invitations: BTreeSet<(u64, [u8; 32])>,
 }
 
 impl Contacts {
     /// Takes these contacts in place of those known.
     pub(crate) fn replace(&self, contacts: Vec<Contact>) {
-        let mut book = Book::default();
+        let mut book = Book { invitations: std::mem::take(&mut self.write().invitations), ..Book::default() };
         contacts.into_iter().for_each(|contact| book.insert(contact));
         *self.write() = book;
+    }
+
+    /// Takes these invitations in place of those known.
+    pub(crate) fn replace_invitations(&self, invitations: BTreeSet<(u64, [u8; 32])>) {
+        self.write().invitations = invitations;
+    }
+
+    /// An invitation can be used until it expires.
+    pub(crate) fn open_invitation(&self, expires_at_ms: u64, token_hash: [u8; 32]) {
+        self.write().invitations.insert((expires_at_ms, token_hash));
+    }
+
+    /// An invitation is used up.
+    pub(crate) fn close_invitation(&self, expires_at_ms: u64, token_hash: [u8; 32]) {
+        self.write().invitations.remove(&(expires_at_ms, token_hash));
+    }
+
+    /// Whether some invitation can be used.
+    pub(crate) fn awaits_strangers(&self, now_ms: u64) -> bool {
+        self.read().invitations.last().is_some_and(|(expires_at_ms, _)| *expires_at_ms >= now_ms)
     }
 
     pub(crate) fn insert(&self, contact: Contact) {
@@ -49,6 +71,11 @@ impl Contacts {
     /// The certificate of a device that belongs to a contact.
     pub(crate) fn certificate(&self, device: &DeviceId) -> Option<DeviceCertificate> {
         self.read().devices.get(device).cloned()
+    }
+
+    /// Whether a device belongs to a contact.
+    pub(crate) fn knows(&self, device: &DeviceId) -> bool {
+        self.read().devices.contains_key(device)
     }
 
     /// Whether a conversation is the one with this device's user.

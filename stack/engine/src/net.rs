@@ -2,6 +2,7 @@
 
 pub(crate) mod by_hand;
 mod dialer;
+mod gate;
 mod handshake;
 mod link;
 mod links;
@@ -23,6 +24,7 @@ use tracing::{debug, warn};
 
 use crate::contacts::Contacts;
 use crate::driver::{DriverHandle, Own};
+use gate::Gate;
 
 pub(crate) use dialer::find;
 pub(crate) use links::Links;
@@ -83,6 +85,8 @@ impl Network {
         let mut listeners = Vec::new();
         for transport in &shared.transports {
             let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
+            let gate = Gate { contacts: shared.contacts.clone(), links: shared.links.clone() };
+            transport.set_admission(Arc::new(gate));
             listeners.push(transport.listen(signaling).await?);
         }
         let addresses = Arc::new(Addresses {

@@ -97,11 +97,7 @@ impl SecuredLink {
         Error::new(ErrorKind::Closed, "secured", operation, format!("{why}; it is made again by itself"))
     }
 
-    /// The first control channel is for a handshake; what comes after is no stranger's.
-    fn opened(&self, class: ChannelClass, stream: yamux::Stream) -> Channel {
-        if class != ChannelClass::Control {
-            self.traffic.take_into_use();
-        }
+    fn channel(class: ChannelClass, stream: yamux::Stream) -> Channel {
         let (receive, send) = tokio::io::split(stream.compat());
         framing::channel("secured", class, send, receive)
     }
@@ -115,6 +111,10 @@ impl Link for SecuredLink {
 
     fn channel_binding(&self) -> Result<[u8; 32]> {
         Ok(self.binding)
+    }
+
+    fn admit(&self) {
+        self.traffic.admit();
     }
 
     async fn open(&self, class: ChannelClass) -> Result<Channel> {
@@ -131,7 +131,7 @@ impl Link for SecuredLink {
         };
         let mut stream = stream.compat();
         stream.write_u8(framing::class_byte(class)).await.map_err(|_| self.gone(OPERATION))?;
-        Ok(self.opened(class, stream.into_inner()))
+        Ok(Self::channel(class, stream.into_inner()))
     }
 
     async fn accept(&self) -> Result<Channel> {
@@ -141,7 +141,7 @@ impl Link for SecuredLink {
         let late = |_| Error::new(ErrorKind::Timeout, "secured", OPERATION, "the channel didn't say what it is for");
         let class = framing::read_class("secured", &mut stream);
         let class = tokio::time::timeout(CLASS_TIMEOUT, class).await.map_err(late)??;
-        Ok(self.opened(class, stream.into_inner()))
+        Ok(Self::channel(class, stream.into_inner()))
     }
 
     fn remote_address(&self) -> String {

@@ -10,8 +10,8 @@ use futures_util::task::AtomicWaker;
 use peerloom_core::ByteStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a stream may bring before the node has taken the link into use, in bytes: Peerloom's
-/// handshake fits. Streams inside it buffer up to 256 KiB each, which is for acquaintances.
+/// What a stream may bring before the link is admitted, in bytes: Peerloom's handshake fits.
+/// Streams inside it buffer up to 256 KiB each, which is for acquaintances.
 const FOR_STRANGERS: u64 = 128 * 1024;
 
 /// Figures of one stream.
@@ -19,7 +19,7 @@ const FOR_STRANGERS: u64 = 128 * 1024;
 pub(crate) struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,
-    in_use: AtomicBool,
+    admitted: AtomicBool,
     waiting: AtomicWaker,
 }
 
@@ -33,14 +33,14 @@ impl Traffic {
     }
 
     /// From now on the other side may send without a limit.
-    pub(crate) fn take_into_use(&self) {
-        if !self.in_use.swap(true, Ordering::AcqRel) {
+    pub(crate) fn admit(&self) {
+        if !self.admitted.swap(true, Ordering::AcqRel) {
             self.waiting.wake();
         }
     }
 
     fn held_up(&self) -> bool {
-        self.received() >= FOR_STRANGERS && !self.in_use.load(Ordering::Acquire)
+        self.received() >= FOR_STRANGERS && !self.admitted.load(Ordering::Acquire)
     }
 }
 
@@ -54,7 +54,7 @@ impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.traffic.held_up() {
             self.traffic.waiting.register(cx.waker());
-            // It may have been taken into use between the two.
+            // It may have been admitted between the two.
             if self.traffic.held_up() {
                 return Poll::Pending;
             }

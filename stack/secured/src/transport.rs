@@ -6,15 +6,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use peerloom_core::wire::{Address, PublicKey, limits};
 use peerloom_core::{
-    ByteStream, DeviceSecret, Error, ErrorKind, Link, Listener, Result, Retry, Signaling, StreamListener,
-    StreamTransport, Transport, TransportCaps,
+    ByteStream, DeviceSecret, Error, ErrorKind, Link, Listener, Places, Result, Retry, Signaling, Source,
+    StreamListener, StreamTransport, Transport, TransportCaps,
 };
 use peerloom_crypto_primitives::SigningKey;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::link::{SecuredLink, Side};
 use crate::noise::{self, Identity};
@@ -24,8 +24,9 @@ use crate::traffic::{Counted, Traffic};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the links' ends may take at a shutdown.
 const LINGER: Duration = Duration::from_secs(1);
-/// Handshakes of strangers that run at once.
+/// Handshakes that run at once, and of one address; the oldest gives way to a newer one.
 const HANDSHAKES: usize = 64;
+const HANDSHAKES_OF_ONE: usize = 32;
 /// Links that may wait to be accepted.
 const WAITING: usize = 64;
 
@@ -65,8 +66,6 @@ impl Handshakes {
         expected: Option<&PublicKey>,
     ) -> Result<SecuredLink> {
         let traffic = Arc::new(Traffic::default());
-        // Whom we dialed is no stranger.
-        traffic.take_into_use();
         let encrypted = noise::initiate(Counted { stream, traffic: traffic.clone() }, &self.own, expected).await?;
         Ok(SecuredLink::new(encrypted, traffic, Side::Dialed, to, self.stop.child_token(), &self.tasks))
     }
@@ -127,7 +126,7 @@ impl Transport for Secured {
 
 /// Takes in streams until the transport ends or nobody wants links any more.
 async fn accept(mut listener: Box<dyn StreamListener>, handshakes: Handshakes, links: mpsc::Sender<Arc<dyn Link>>) {
-    let running = Arc::new(Semaphore::new(HANDSHAKES));
+    let places = Places::new(HANDSHAKES, HANDSHAKES_OF_ONE);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -135,19 +134,19 @@ async fn accept(mut listener: Box<dyn StreamListener>, handshakes: Handshakes, l
             () = handshakes.stop.cancelled() => None,
         };
         let Some((stream, from)) = accepted else { return };
-        let Ok(permit) = running.clone().try_acquire_owned() else {
-            warn!(%from, "too many handshakes at once; closed a new stream");
-            continue;
-        };
+        let place = places.take(Source::from(from.as_str()));
         let (links, handshakes) = (links.clone(), handshakes.clone());
         tokio::spawn(async move {
-            let _permit = permit;
-            match timeout(TIMEOUT, handshakes.accepted(stream, from.clone())).await {
-                Ok(Ok(link)) => {
-                    if links.try_send(Arc::new(link)).is_err() {
-                        warn!(%from, "the node is busy; closed a new link");
-                    }
-                }
+            let accepted = tokio::select! {
+                accepted = timeout(TIMEOUT, handshakes.accepted(stream, from.clone())) => accepted,
+                () = place.lost() => return debug!(%from, "a handshake gave way to a newer one"),
+            };
+            match accepted {
+                // Its key is known: from here on the engine decides.
+                Ok(Ok(link)) => tokio::select! {
+                    _ = links.send(Arc::new(link)) => {}
+                    () = place.lost() => debug!(%from, "the node is busy; closed a new link"),
+                },
                 Ok(Err(error)) => debug!(%from, %error, "a handshake failed"),
                 Err(_) => debug!(%from, "a handshake took too long"),
             }
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_can_send_little_before_the_link_is_in_use() {
+    async fn a_stranger_can_send_little_before_the_link_is_admitted() {
         let (near, far) = pair().await;
         let mut channel = near.open(ChannelClass::Control).await.expect("a channel");
         let flood = async {
@@ -261,9 +260,8 @@ mod tests {
         let _ = timeout(Duration::from_millis(500), flood).await;
         // One read may overshoot.
         assert!(far.stats().bytes_received < 256 * 1024, "{} bytes were taken in", far.stats().bytes_received);
-        // A chat channel shows that the handshake is over.
-        let _chat = far.open(ChannelClass::Chat).await.expect("a channel");
         let before = far.stats().bytes_received;
+        far.admit();
         let mut control = far.accept().await.expect("a channel");
         let frame = timeout(TIMEOUT, futures_util::StreamExt::next(&mut control.receiver)).await;
         assert!(frame.is_ok_and(|f| f.is_some_and(|f| f.is_ok())));

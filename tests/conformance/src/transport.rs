@@ -43,6 +43,12 @@ pub async fn run(dialer: Side, listener: Side) {
     too_long_frames_are_refused(&near, &far).await;
     channels_end(&near, &far).await;
 
+    let (near, far, channel, unread) = reach(&dialer, &listener, &address, &mut *accepting).await;
+    a_link_takes_in_little_until_it_is_admitted(near, far, channel, unread).await;
+    let (near, far, ..) = reach(&dialer, &listener, &address, &mut *accepting).await;
+    nor_do_many_channels_change_that(near, far).await;
+
+    let (near, far) = connect(&dialer, &listener, &address, &mut *accepting).await;
     let (second, other) = connect(&dialer, &listener, &address, &mut *accepting).await;
     let (a, b) = (near.channel_binding().expect("a binding"), second.channel_binding().expect("a binding"));
     assert_ne!(a, b, "each link has a binding of its own");
@@ -69,6 +75,19 @@ async fn connect(
     address: &Address,
     accepting: &mut dyn Listener,
 ) -> (Arc<dyn Link>, Arc<dyn Link>) {
+    let (near, far, ..) = reach(dialer, listener, address, accepting).await;
+    near.admit();
+    far.admit();
+    (near, far)
+}
+
+/// A link that nobody has admitted yet, and its first channel.
+async fn reach(
+    dialer: &Side,
+    listener: &Side,
+    address: &Address,
+    accepting: &mut dyn Listener,
+) -> (Arc<dyn Link>, Arc<dyn Link>, Channel, Channel) {
     let dial =
         async { dialer.transport.dial(address, Some(&listener.key), dialer.signaling.clone()).await.expect("a link") };
     let near = within("a dial", dial).await;
@@ -80,7 +99,7 @@ async fn connect(
         let pong = tokio::time::timeout(Duration::from_secs(2), far.accept()).await;
         if let Ok(Ok(mut channel)) = pong {
             assert_eq!(channel.receiver.next().await.expect("a frame").expect("a frame").as_ref(), b"ping");
-            return (near, far);
+            return (near, far, ping, channel);
         }
     }
 }
@@ -148,6 +167,53 @@ async fn a_slow_reader_holds_up_its_own_channel_only(near: &Arc<dyn Link>, far: 
         chat.sender.send(Bytes::from(vec![number])).await.expect("a frame");
         assert_eq!(receive(&mut read).await.as_ref(), [number], "chat goes on beside a stuck bulk channel");
     }
+}
+
+/// What a link may take in before it is admitted: what the contract allows, and what the transport's own
+/// buffers hold.
+const UNADMITTED: u64 = 1024 * 1024;
+
+async fn flood(channel: &mut Channel) {
+    let frame = Bytes::from(vec![7; 16 * 1024]);
+    while channel.sender.send(frame.clone()).await.is_ok() {}
+}
+
+async fn a_link_takes_in_little_until_it_is_admitted(
+    near: Arc<dyn Link>,
+    far: Arc<dyn Link>,
+    mut channel: Channel,
+    mut unread: Channel,
+) {
+    let flooding = tokio::spawn(async move { flood(&mut channel).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let taken = far.stats().bytes_received;
+    assert!(taken < UNADMITTED, "a stranger made the link take in {taken} bytes");
+    // Admitted, it carries all of it.
+    near.admit();
+    far.admit();
+    let mut read = 0;
+    while read < 4 * UNADMITTED {
+        read += receive(&mut unread).await.len() as u64;
+    }
+    flooding.abort();
+}
+
+async fn nor_do_many_channels_change_that(near: Arc<dyn Link>, far: Arc<dyn Link>) {
+    let mut floods = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let (near, class) = (near.clone(), [ChannelClass::Chat, ChannelClass::Bulk][number % 2]);
+        floods.spawn(async move {
+            // Refused, waiting for ever, or the link's end: all of that is in order.
+            if let Ok(mut channel) = near.open(class).await {
+                flood(&mut channel).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let taken = far.stats().bytes_received;
+    assert!(taken < UNADMITTED, "a stranger made the link take in {taken} bytes on many channels");
+    floods.shutdown().await;
+    near.close("done");
 }
 
 async fn too_long_frames_are_refused(near: &Arc<dyn Link>, far: &Arc<dyn Link>) {

@@ -5,6 +5,7 @@ mod channel;
 mod link;
 mod tls;
 mod transport;
+mod windows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! One QUIC connection as a link.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,20 +10,26 @@ use quinn::{Connection, VarInt};
 
 use crate::channel::{channel, closed};
 use crate::tls;
+use crate::windows::{Window, Windows};
 
 /// How long a stream may take to say what it is for.
 const CLASS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams that the other side may have open at once.
+pub(crate) const STREAMS: u32 = 16;
 
 pub(crate) struct QuicLink {
     connection: Connection,
     remote_key: PublicKey,
+    windows: Windows,
+    /// What the link may hold unread, once it is admitted.
+    window: OnceLock<Window>,
 }
 
 impl QuicLink {
     /// `None`: the other side has shown no usable key.
-    pub(crate) fn new(connection: Connection) -> Option<Self> {
+    pub(crate) fn new(connection: Connection, windows: &Windows) -> Option<Self> {
         let remote_key = tls::remote_key(&connection)?;
-        Some(Self { connection, remote_key })
+        Some(Self { connection, remote_key, windows: windows.clone(), window: OnceLock::new() })
     }
 }
 
@@ -37,6 +44,12 @@ impl Link for QuicLink {
         let failed = |_| Error::new(ErrorKind::Closed, "quic", "bind", "the TLS exporter gives nothing");
         self.connection.export_keying_material(&mut binding, context::CHANNEL_BINDING, b"").map_err(failed)?;
         Ok(binding)
+    }
+
+    fn admit(&self) {
+        let window = self.window.get_or_init(|| self.windows.take());
+        self.connection.set_receive_window(VarInt::from_u32(window.bytes()));
+        self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
     }
 
     async fn open(&self, class: ChannelClass) -> Result<Channel> {

@@ -8,29 +8,33 @@ use std::time::Duration;
 use async_trait::async_trait;
 use peerloom_core::wire::{Address, PublicKey, limits};
 use peerloom_core::{
-    DeviceSecret, Error, ErrorKind, Finding, Link, Listener, Result, Signaling, Transport, TransportCaps,
+    DeviceSecret, Error, ErrorKind, Finding, Link, Listener, Places, Result, Signaling, Source, Transport,
+    TransportCaps,
 };
 use quinn::{
     ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, TransportErrorCode, VarInt,
 };
-use tokio::sync::{Semaphore, mpsc};
-use tracing::{debug, warn};
+use tokio::sync::mpsc;
+use tracing::debug;
 
 use crate::QuicConfig;
 use crate::link::QuicLink;
 use crate::tls;
+use crate::windows::{FOR_STRANGERS, Windows};
 
-/// TLS handshakes that run at once; more strangers are ignored until one ends.
+/// TLS handshakes that run at once, and of one address; the oldest gives way to a newer one.
 const HANDSHAKES: usize = 64;
+const HANDSHAKES_OF_ONE: usize = 32;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Links that wait for the engine.
 const BACKLOG: usize = 64;
-/// Streams that the other side may have open at once.
-const STREAMS: u32 = 16;
-/// Bytes that one channel, and one whole link, may have on the way to us.
+/// Streams that the other side may have open until its link is admitted: for control and chat.
+const STREAMS_FIRST: u32 = 2;
+/// Bytes that one channel may have on the way to us, within the link's window.
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
-const LINK_WINDOW: u32 = 12 * 1024 * 1024;
+/// Bytes of a link that wait to be sent, or to be acknowledged.
+const SEND_WINDOW: u64 = 12 * 1024 * 1024;
 /// Socket buffers to ask the system for: bursts of a busy link fit.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// How long shutting down waits for the peers to hear of it.
@@ -42,6 +46,7 @@ pub struct QuicTransport {
     server: quinn::ServerConfig,
     client: quinn::ClientConfig,
     endpoint: Mutex<Option<Endpoint>>,
+    windows: Windows,
 }
 
 impl QuicTransport {
@@ -58,7 +63,7 @@ impl QuicTransport {
         let mut client = quinn::ClientConfig::new(client_tls);
         client.transport_config(transport);
         client.token_store(Arc::new(quinn::NoneTokenStore));
-        Ok(Self { config, server, client, endpoint: Mutex::new(None) })
+        Ok(Self { config, server, client, endpoint: Mutex::new(None), windows: Windows::default() })
     }
 
     /// The endpoint; binds the socket at its first use.
@@ -106,9 +111,9 @@ fn transport_config(config: &QuicConfig) -> Result<TransportConfig> {
         .keep_alive_interval(Some(config.keep_alive.0))
         .max_idle_timeout(Some(idle))
         .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(LINK_WINDOW.into())
-        .send_window(u64::from(LINK_WINDOW))
-        .max_concurrent_bidi_streams(STREAMS.into())
+        .receive_window(FOR_STRANGERS.into())
+        .send_window(SEND_WINDOW)
+        .max_concurrent_bidi_streams(STREAMS_FIRST.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
@@ -139,7 +144,7 @@ impl Transport for QuicTransport {
         let advertised = self.config.advertised().map_err(|e| invalid(e.message))?;
         let addresses = if advertised.is_empty() { own_addresses(bound) } else { advertised };
         let (sender, links) = mpsc::channel(BACKLOG);
-        tokio::spawn(accept(endpoint, sender));
+        tokio::spawn(accept(endpoint, sender, self.windows.clone()));
         Ok(Box::new(QuicListener { addresses, links }))
     }
 
@@ -161,7 +166,8 @@ impl Transport for QuicTransport {
             .await
             .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
             .map_err(|e| explain_dial(place, e))?;
-        let link = QuicLink::new(connection).ok_or_else(|| unreachable("the other side shows no key"))?;
+        let link =
+            QuicLink::new(connection, &self.windows).ok_or_else(|| unreachable("the other side shows no key"))?;
         Ok(Arc::new(link))
     }
 
@@ -221,8 +227,8 @@ fn explain_dial(place: SocketAddr, cause: ConnectionError) -> Error {
 }
 
 /// Takes in connections until the endpoint closes or nobody wants links any more.
-async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>, windows: Windows) {
+    let places = Places::new(HANDSHAKES, HANDSHAKES_OF_ONE);
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -231,32 +237,29 @@ async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>) {
         let Some(incoming) = incoming else { return };
         let from = incoming.remote_address();
         // Under load only those who answer from their address get to work.
-        if handshakes.available_permits() < HANDSHAKES / 2
-            && !incoming.remote_address_validated()
-            && incoming.may_retry()
-        {
+        if places.taken() > HANDSHAKES / 2 && !incoming.remote_address_validated() && incoming.may_retry() {
             let _ = incoming.retry();
             continue;
         }
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-            // Answering would serve whoever floods.
-            warn!(%from, "too many handshakes at once; ignored one");
-            incoming.ignore();
-            continue;
-        };
-        let links = links.clone();
+        let place = places.take(Source::ip(from.ip()));
+        let (links, windows) = (links.clone(), windows.clone());
         tokio::spawn(async move {
-            let _permit = permit;
             let Ok(connecting) = incoming.accept() else {
                 return;
             };
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+            let connected = tokio::select! {
+                connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting) => connected,
+                () = place.lost() => return debug!(%from, "a handshake gave way to a newer one"),
+            };
+            match connected {
                 Ok(Ok(connection)) => {
-                    let Some(link) = QuicLink::new(connection) else {
+                    let Some(link) = QuicLink::new(connection, &windows) else {
                         return;
                     };
-                    if links.try_send(Arc::new(link)).is_err() {
-                        warn!(%from, "the node is busy; closed a new link");
+                    // Its key is known: from here on the engine decides.
+                    tokio::select! {
+                        _ = links.send(Arc::new(link)) => {}
+                        () = place.lost() => debug!(%from, "the node is busy; closed a new link"),
                     }
                 }
                 Ok(Err(error)) => debug!(%from, %error, "a handshake failed"),
@@ -353,7 +356,7 @@ mod tests {
         let mut open = Vec::new();
         while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), connection.open_bi()).await {
             open.push(stream);
-            assert!(open.len() <= STREAMS as usize, "an unbounded number of streams can be opened");
+            assert!(open.len() <= crate::link::STREAMS as usize, "an unbounded number of streams can be opened");
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use peerloom_wire::{Address, PublicKey};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::PollSender;
 
 use super::storage::lock;
@@ -22,6 +22,9 @@ use crate::{
 const BACKLOG: usize = 16;
 /// Frames in flight on one channel.
 const FRAMES: usize = 16;
+/// Unread bytes of a link, and channels opened by the other side, until it is admitted.
+const FOR_STRANGERS: usize = 64 * 1024;
+const CHANNELS_FIRST: usize = 2;
 
 /// Where all [`MemoryTransport`]s of a test meet.
 #[derive(Clone, Default)]
@@ -121,10 +124,50 @@ struct MemoryLink {
     remote: PublicKey,
     channels: mpsc::Sender<Channel>,
     accepted: AsyncMutex<mpsc::Receiver<Channel>>,
+    /// What this end takes in, and what the far one does.
+    here: Intake,
+    there: Intake,
     /// Why the link was closed, by either end.
     closed: watch::Sender<Option<String>>,
     /// Whether the dialing transport was shut down.
     transport_closed: watch::Receiver<bool>,
+}
+
+/// What one end takes in until it admits the other. The semaphores are closed by that.
+#[derive(Clone)]
+struct Intake {
+    bytes: Arc<Semaphore>,
+    channels: Arc<Semaphore>,
+    /// All bytes so far.
+    carried: Arc<AtomicU64>,
+}
+
+/// A frame on its way, with what it holds of the receiver's intake.
+type Sent = (Bytes, Option<OwnedSemaphorePermit>);
+
+impl Intake {
+    fn new() -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { bytes: semaphore(FOR_STRANGERS), channels: semaphore(CHANNELS_FIRST), carried: Arc::default() }
+    }
+
+    fn open(&self) {
+        self.bytes.close();
+        self.channels.close();
+    }
+
+    async fn frame(&self, frame: Bytes) -> Sent {
+        let size = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let room = self.bytes.clone().acquire_many_owned(size).await.ok();
+        self.carried.fetch_add(size.into(), Ordering::Relaxed);
+        (frame, room)
+    }
+
+    async fn channel(&self) {
+        if let Ok(permit) = self.channels.acquire().await {
+            permit.forget();
+        }
+    }
 }
 
 impl MemoryLink {
@@ -137,15 +180,21 @@ impl MemoryLink {
         let (near_channels, far_accepted) = mpsc::channel(BACKLOG);
         let (far_channels, near_accepted) = mpsc::channel(BACKLOG);
         let closed = watch::Sender::new(None);
-        let link = |remote, channels, accepted| Self {
+        let (near, far) = (Intake::new(), Intake::new());
+        let link = |remote, channels, accepted, here: &Intake, there: &Intake| Self {
             binding,
             remote,
             channels,
             accepted: AsyncMutex::new(accepted),
+            here: here.clone(),
+            there: there.clone(),
             closed: closed.clone(),
             transport_closed: transport_closed.clone(),
         };
-        (link(far_key, near_channels, near_accepted), link(near_key, far_channels, far_accepted))
+        (
+            link(far_key, near_channels, near_accepted, &near, &far),
+            link(near_key, far_channels, far_accepted, &far, &near),
+        )
     }
 }
 
@@ -154,11 +203,11 @@ fn closed_error(reason: &str) -> Error {
 }
 
 /// Ends with the link.
-fn frames(receiver: mpsc::Receiver<Bytes>, closed: watch::Receiver<Option<String>>) -> FrameReceiver {
+fn frames(receiver: mpsc::Receiver<Sent>, closed: watch::Receiver<Option<String>>) -> FrameReceiver {
     let frames = futures_util::stream::unfold((receiver, closed), |(mut receiver, mut closed)| async move {
         let next = tokio::select! {
             biased;
-            frame = receiver.recv() => frame.map(Ok),
+            frame = receiver.recv() => frame.map(|(frame, _)| Ok(frame)),
             reason = closed.wait_for(Option::is_some) => {
                 let reason = reason.ok().and_then(|r| r.clone()).unwrap_or_default();
                 Some(Err(closed_error(&reason)))
@@ -169,13 +218,17 @@ fn frames(receiver: mpsc::Receiver<Bytes>, closed: watch::Receiver<Option<String
     Box::pin(frames)
 }
 
-fn sink(sender: mpsc::Sender<Bytes>, class: ChannelClass) -> FrameSender {
+fn sink(sender: mpsc::Sender<Sent>, class: ChannelClass, intake: Intake) -> FrameSender {
     let sink = PollSender::new(sender).sink_map_err(|_| closed_error("by the other side"));
-    Box::pin(sink.with(move |frame: Bytes| async move {
-        if frame.len() > class.max_frame() {
-            return Err(Error::new(ErrorKind::TooLarge, "memory", "send", "the frame is longer than its class allows"));
+    Box::pin(sink.with(move |frame: Bytes| {
+        let intake = intake.clone();
+        async move {
+            if frame.len() > class.max_frame() {
+                let message = "the frame is longer than its class allows";
+                return Err(Error::new(ErrorKind::TooLarge, "memory", "send", message));
+            }
+            Ok(intake.frame(frame).await)
         }
-        Ok(frame)
     }))
 }
 
@@ -189,20 +242,28 @@ impl Link for MemoryLink {
         Ok(self.binding)
     }
 
+    fn admit(&self) {
+        self.here.open();
+    }
+
     async fn open(&self, class: ChannelClass) -> Result<Channel> {
         if let Some(reason) = &*self.closed.borrow() {
             return Err(closed_error(reason));
         }
+        tokio::select! {
+            () = self.there.channel() => {}
+            error = self.closed() => return Err(error),
+        }
         let (near_sender, far_receiver) = mpsc::channel(FRAMES);
         let (far_sender, near_receiver) = mpsc::channel(FRAMES);
-        let channel = |sender, receiver| Channel {
+        let channel = |sender, receiver, intake: &Intake| Channel {
             class,
-            sender: sink(sender, class),
+            sender: sink(sender, class, intake.clone()),
             receiver: frames(receiver, self.closed.subscribe()),
         };
-        let far = channel(far_sender, far_receiver);
+        let far = channel(far_sender, far_receiver, &self.here);
         self.channels.send(far).await.map_err(|_| closed_error("by the other side"))?;
-        Ok(channel(near_sender, near_receiver))
+        Ok(channel(near_sender, near_receiver, &self.there))
     }
 
     async fn accept(&self) -> Result<Channel> {
@@ -218,10 +279,17 @@ impl Link for MemoryLink {
     }
 
     fn stats(&self) -> LinkStats {
-        LinkStats::default()
+        LinkStats {
+            rtt_us: 0,
+            bytes_sent: self.there.carried.load(Ordering::Relaxed),
+            bytes_received: self.here.carried.load(Ordering::Relaxed),
+        }
     }
 
     fn close(&self, reason: &str) {
+        // Nobody waits for room any more.
+        self.here.open();
+        self.there.open();
         self.closed.send_if_modified(|closed| {
             let open = closed.is_none();
             closed.get_or_insert_with(|| reason.into());

@@ -1,5 +1,7 @@
 //! Contacts, invitations, and the links to contacts' devices.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use peerloom_core::wire::identity::clean_name;
 use peerloom_core::wire::store::{
@@ -17,10 +19,21 @@ use super::Turn;
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
-use crate::store::stored;
+use crate::store::{Txn, stored};
 
 /// Most invitations that may be outstanding at once.
 const MAX_INVITATIONS: usize = 10_000;
+
+/// The outstanding invitations: when each expires, and the hash of its token.
+pub(super) fn open_invitations(txn: &Txn<'_>) -> Result<BTreeSet<(u64, [u8; 32])>> {
+    let mut open = BTreeSet::new();
+    for row in txn.scan(INVITATIONS, &KeyRange::all())? {
+        let damaged = |_| Error::new(ErrorKind::Malformed, "store", "read", "an invitation's key is damaged");
+        let hash = row.key.as_ref().try_into().map_err(damaged)?;
+        open.insert((stored::<OutstandingInvitation>(row.value)?.expires_at_ms, hash));
+    }
+    Ok(open)
+}
 
 impl Turn<'_> {
     /// Makes an invitation around this device's current record.
@@ -37,22 +50,21 @@ impl Turn<'_> {
         self.state.rng.fill_bytes(&mut token);
         let expires_at_ms = system_ms().saturating_add(ttl_ms);
         let row = OutstandingInvitation { expires_at_ms, uses_left: uses };
-        self.txn.put(INVITATIONS, sha256(&[&token]).to_vec(), row.encode());
+        let hash = sha256(&[&token]);
+        self.txn.put(INVITATIONS, hash.to_vec(), row.encode());
+        self.state.contacts.open_invitation(expires_at_ms, hash);
         let invitation = Invitation { record, token, expires_at_ms, name: clean_name(&self.state.own.name) };
         Ok(self.state.own.key.sign_object(context::INVITATION, invitation.encode()))
     }
 
     fn forget_old_invitations(&mut self) -> Result<()> {
         let now = system_ms();
-        let rows = self.txn.scan(INVITATIONS, &KeyRange::all())?;
-        let mut left = rows.len();
-        for row in rows {
-            if stored::<OutstandingInvitation>(row.value)?.expires_at_ms < now {
-                self.txn.delete(INVITATIONS, row.key);
-                left -= 1;
-            }
+        let open = open_invitations(&self.txn)?;
+        for (expires_at_ms, hash) in open.iter().take_while(|(expires_at_ms, _)| *expires_at_ms < now) {
+            self.txn.delete(INVITATIONS, hash.to_vec());
+            self.state.contacts.close_invitation(*expires_at_ms, *hash);
         }
-        if left >= MAX_INVITATIONS {
+        if open.iter().filter(|(expires_at_ms, _)| *expires_at_ms >= now).count() >= MAX_INVITATIONS {
             let message = "too many invitations are outstanding; wait until some expire";
             return Err(Error::new(ErrorKind::Overloaded, "engine", "invite", message));
         }
@@ -113,7 +125,8 @@ impl Turn<'_> {
             return Ok(true);
         }
         let Some(token) = token else { return Ok(false) };
-        let key = Bytes::from(sha256(&[&token]).to_vec());
+        let hash = sha256(&[&token]);
+        let key = Bytes::from(hash.to_vec());
         let Some(mut invitation) = self.txn.record::<OutstandingInvitation>(INVITATIONS, &key)? else {
             return Ok(false);
         };
@@ -125,7 +138,10 @@ impl Turn<'_> {
         }
         invitation.uses_left -= 1;
         match invitation.uses_left {
-            0 => self.txn.delete(INVITATIONS, key),
+            0 => {
+                self.txn.delete(INVITATIONS, key);
+                self.state.contacts.close_invitation(invitation.expires_at_ms, hash);
+            }
             _ => self.txn.put(INVITATIONS, key, invitation.encode()),
         }
         let contact = self.upsert(certificate, signed.clone(), None, name, None)?;

@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
 use super::Turn;
+use super::contact::open_invitations;
 use super::timers::Timers;
 use crate::config::EngineConfig;
 use crate::contacts::{Contacts, suites};
@@ -203,6 +204,9 @@ impl State {
         self.lazy_cursors.clear();
         let contacts = txn.scan(CONTACTS, &KeyRange::all())?;
         self.contacts.replace(contacts.into_iter().map(|row| stored(row.value)).collect::<Result<_>>()?);
+        // A damaged row must not keep the invited out; using an invitation looks at its own row anyway.
+        let unknown = |_| BTreeSet::from([(u64::MAX, [0; 32])]);
+        self.contacts.replace_invitations(open_invitations(txn).unwrap_or_else(unknown));
         self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
         self.pending = 0;
         self.up = self.links.up();

@@ -54,7 +54,10 @@ pub(super) async fn initiate(
         let signature = shared.own.key.sign(&auth_input(Role::Initiator, &sent, &received, &binding));
         send(&mut control, Auth { signature, token, name: shared.own.name.clone() }.encode()).await?;
         match Verdict::decode(receive(&mut control).await?)? {
-            Verdict::Accepted => Ok(Ready { device: certificate.device, initiator: true, control }),
+            Verdict::Accepted => {
+                link.admit();
+                Ok(Ready { device: certificate.device, initiator: true, control })
+            }
             Verdict::Refused(refusal) => Err(refused(refusal)),
         }
     })
@@ -81,6 +84,7 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Rea
         let verdict = judge(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
         match verdict {
             Ok(device) => {
+                link.admit();
                 send(&mut control, Verdict::Accepted.encode()).await?;
                 Ok(Ready { device, initiator: false, control })
             }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerloom_core::wire::{DeviceId, UserId};
@@ -15,6 +16,11 @@ use crate::metrics;
 
 /// Frames that wait to be written to a link. The delivery windows keep below that.
 const WAITING: usize = 1024;
+
+/// Links of one device: one each way of a crossing dial, and one that takes over from a dead one.
+const OF_ONE: usize = 3;
+/// A device with all of them gets another one, in place of its oldest, once that is this old.
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// The links of this node. Clones share them.
 #[derive(Clone, Default)]
@@ -40,6 +46,7 @@ struct Book {
 
 struct Entry {
     id: u64,
+    since: Instant,
     initiated: bool,
     link: Arc<dyn Link>,
     control: mpsc::Sender<Bytes>,
@@ -111,7 +118,7 @@ impl Links {
         book.rungs.remove(&device);
         book.wanted.remove(&device);
         let entries = book.up.entry(device).or_default();
-        entries.push(Entry { id, initiated, link: link.clone(), control, chat });
+        entries.push(Entry { id, since: Instant::now(), initiated, link: link.clone(), control, chat });
         metrics::link_up();
         let same = entries.iter().find(|e| e.id != id && e.initiated == initiated);
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
@@ -142,6 +149,13 @@ impl Links {
     pub(super) fn is_full(&self, max: usize, device: &DeviceId) -> bool {
         let book = self.book();
         book.up.len() >= max && !book.up.contains_key(device)
+    }
+
+    /// Whether a device may have one more link, perhaps in place of its oldest.
+    pub(crate) fn has_room_for(&self, device: &DeviceId) -> bool {
+        let book = self.book();
+        let entries = book.up.get(device).map_or(&[][..], Vec::as_slice);
+        entries.len() < OF_ONE || entries.first().is_some_and(|oldest| oldest.since.elapsed() >= YOUNG)
     }
 
     /// Devices with a link.
