@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::Request;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use peerloom_core::{Error, ErrorKind, Result};
+use peerloom_core::{Error, ErrorKind, Result, private};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -123,7 +123,9 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect)
         .map_err(|e| invalid(&files.certificate, "a certificate").source(e))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| invalid(&files.key, "a private key").source(e))?;
+    let key = private::read_secret(&files.key)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
+    let key = key.map_err(|e| invalid(&files.key, "a private key").source(e))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -89,7 +90,7 @@ async fn it_speaks_tls() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
     let files = TlsFiles { certificate: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
     std::fs::write(&files.certificate, made.cert.pem()).expect("a file");
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("a file");
+    peerloom_core::private::create(&files.key, made.signing_key.serialize_pem().as_bytes()).expect("a file");
     let registry = start(RegistryConfig { tls: Some(files.clone()), ..config() }).await;
     assert!(registry.names().iter().any(|name| name.starts_with("localhost:")));
 
@@ -111,8 +112,14 @@ async fn it_speaks_tls() {
 
     // Files that are no certificate are noticed at the start.
     std::fs::write(&files.key, "no key").expect("a file");
-    let refused = Registry::start(RegistryConfig { tls: Some(files), ..config() }).await.err().expect("an error");
-    assert!(refused.to_string().contains("key.pem"), "{refused}");
+    let refused = || async {
+        let started = Registry::start(RegistryConfig { tls: Some(files.clone()), ..config() }).await;
+        started.err().expect("an error").to_string()
+    };
+    assert!(refused().await.contains("key.pem: not a private key"), "{}", refused().await);
+    // And so is a key that others can read.
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).expect("permissions");
+    assert!(refused().await.contains("chmod 600"), "{}", refused().await);
 }
 
 #[tokio::test]

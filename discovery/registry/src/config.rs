@@ -61,6 +61,10 @@ impl KindConfig for RegistryConfig {
         }
         Ok(())
     }
+
+    fn holds_secret(&self) -> bool {
+        self.token.is_some()
+    }
 }
 
 // The token stays out of logs.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use peerloom_core::names::{Resolver, race};
-use peerloom_core::{Error, ErrorKind, Result};
+use peerloom_core::{Error, ErrorKind, Result, private};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -98,7 +98,9 @@ fn tls(ca: Option<&Path>) -> Result<TlsConnector> {
             let message = format!("ca: {}: {why}", path.display());
             Error::new(ErrorKind::Invalid, "registry", "configure", message)
         };
-        let file = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        // Who could change it could put another registry in this one's place.
+        let text = private::read_shared(path)?.text;
+        let file = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
         let certificates = file.map_err(|e| unusable(format!("no certificates in PEM ({e})")))?;
         if certificates.is_empty() {
             return Err(unusable("no certificates in PEM".into()));

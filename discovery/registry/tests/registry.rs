@@ -325,7 +325,7 @@ async fn it_trusts_a_certificate_of_its_own() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
     let files = TlsFiles { certificate: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
     std::fs::write(&files.certificate, made.cert.pem()).expect("a file");
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("a file");
+    peerloom_core::private::create(&files.key, made.signing_key.serialize_pem().as_bytes()).expect("a file");
     let registry = start(peerloom_registry_server::RegistryConfig { tls: Some(files.clone()), ..server() }).await;
     let url = format!("https://localhost:{}", registry.local_addr().port());
     let alice = identity(1);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use peerloom::config::FILE_NAME;
+use peerloom::core::private;
 use peerloom::{Config, Error, ErrorKind, Node, Override, Result};
 use serde_json::Value;
 
@@ -20,6 +21,8 @@ pub(crate) enum Session {
 impl Session {
     /// Connects to the running node of a folder, or opens it here.
     pub(crate) async fn open(folder: &Path, overrides: &[Override]) -> Result<Self> {
+        // Before anything is said to what listens there.
+        private::check_folder(folder)?;
         if let Some(client) = Client::connect(folder).await {
             if !overrides.is_empty() {
                 output::note("note: a node runs on this folder already; neither --set nor PEERLOOM__… changes it");

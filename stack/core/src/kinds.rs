@@ -89,6 +89,11 @@ pub trait KindConfig: DeserializeOwned + Serialize + JsonSchema + Default + 'sta
     fn validate(&self) -> Result<(), SettingsError> {
         Ok(())
     }
+
+    /// Whether a token or password stands in it: others must not be able to read the file then.
+    fn holds_secret(&self) -> bool {
+        false
+    }
 }
 
 /// For kinds without settings.
@@ -171,6 +176,7 @@ pub struct Kind<T: ?Sized, C> {
     schema: Value,
     wraps: bool,
     check: fn(&Settings) -> Result<(), SettingsError>,
+    holds_secret: fn(&Settings) -> bool,
     build: Build<T, C>,
 }
 
@@ -231,6 +237,7 @@ impl<T: ?Sized + 'static, C: 'static> Registry<T, C> {
             schema: schemars::schema_for!(S).to_value(),
             wraps,
             check: |settings| parse::<S>(settings).map(drop),
+            holds_secret: |settings| parse::<S>(settings).is_ok_and(|config| config.holds_secret()),
             build: Box::new(build),
         };
         self.kinds.insert(name, kind);
@@ -267,6 +274,7 @@ impl<T: ?Sized + 'static, C: 'static> Registry<T, C> {
             schema: &kind.schema,
             wraps: kind.wraps,
             check: kind.check,
+            holds_secret: kind.holds_secret,
         })
     }
 }
@@ -285,9 +293,15 @@ pub struct KindInfo<'a> {
     /// Whether it wraps another kind of its layer, chosen by its [`INNER`] table.
     pub wraps: bool,
     check: fn(&Settings) -> Result<(), SettingsError>,
+    holds_secret: fn(&Settings) -> bool,
 }
 
 impl KindInfo<'_> {
+    /// Whether a token or password stands in settings.
+    pub fn holds_secret(&self, settings: &Settings) -> bool {
+        (self.holds_secret)(settings)
+    }
+
     /// Checks settings without building anything.
     pub fn validate(&self, settings: &Settings) -> Result<(), SettingsError> {
         (self.check)(settings)

@@ -18,6 +18,7 @@ pub mod interfaces;
 pub mod kinds;
 pub mod memory;
 pub mod names;
+pub mod private;
 pub mod signaling;
 pub mod storage;
 pub mod stream;

@@ -2,9 +2,7 @@
 
 mod checked;
 
-use std::fs::{File, OpenOptions};
 use std::ops::Bound;
-use std::path::Path;
 
 use bytes::Bytes;
 use peerloom_wire::store::Table;
@@ -231,16 +229,6 @@ impl Batch {
     pub fn size(&self) -> usize {
         self.writes.iter().map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum()
     }
-}
-
-/// Opens a file for reading and writing, or makes it, for this user alone: keys and messages are in
-/// there.
-pub fn private_file(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 /// All rows of a range, page by page: for short tables and tools, not for message paths.

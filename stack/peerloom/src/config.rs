@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use peerloom_core::kinds::{DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
-use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result};
+use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, private};
 use peerloom_engine::EngineConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,20 @@ impl Choice {
             inner = found.get(INNER);
         }
         full
+    }
+
+    /// Whether a token or password stands in the settings, or in those of what it wraps.
+    fn holds_secret(&self, kinds: &Kinds) -> bool {
+        let (mut kind, mut settings) = (self.kind.clone(), self.settings.clone());
+        loop {
+            let inner = settings.remove(INNER);
+            if kinds.find(self.layer, &kind).is_some_and(|info| info.holds_secret(&settings)) {
+                return true;
+            }
+            let Some(Value::Object(mut inner)) = inner else { return false };
+            kind = inner.remove("kind").and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
+            settings = inner;
+        }
     }
 }
 
@@ -171,18 +185,28 @@ impl std::str::FromStr for Override {
 impl Config {
     /// Reads and validates a file. No I/O beyond reading it.
     pub fn load(path: &Path, overrides: &[Override], kinds: &Kinds) -> Result<Self> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            let (kind, message) = match e.kind() {
-                std::io::ErrorKind::NotFound => {
-                    (ErrorKind::NotFound, format!("{shown}: no such file; make one with `peerloom init`"))
-                }
-                _ => (ErrorKind::Invalid, format!("{shown}: the file can't be read; check its permissions")),
-            };
-            Error::new(kind, "config", "read", message).source(e)
+        let shown = path.display().to_string();
+        let file = private::read_shared(path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                let message = format!("{shown}: no such file; make one with `peerloom init`");
+                Error::new(ErrorKind::NotFound, "config", "read", message)
+            }
+            _ => e,
         })?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self::parse(&text, &shown.to_string(), folder, overrides, kinds)
+        let config = Self::parse(&file.text, &shown, folder, overrides, kinds)?;
+        match file.exposed {
+            Some(exposed) if Self::holds_secret(&file.text, folder, overrides, kinds) => Err(exposed),
+            _ => Ok(config),
+        }
+    }
+
+    /// Whether a token or password stands in a file's text. One that isn't good by itself is judged with its
+    /// overrides.
+    fn holds_secret(text: &str, folder: &Path, overrides: &[Override], kinds: &Kinds) -> bool {
+        let parse = |overrides| Self::parse(text, "", folder, overrides, kinds);
+        let config = parse(&[]).or_else(|_| parse(overrides));
+        config.is_ok_and(|config| config.layers.iter().any(|choice| choice.holds_secret(kinds)))
     }
 
     /// Validates a file's text. `origin` is what errors call the file.

@@ -1,13 +1,11 @@
 //! A node's folder: the file, the store, and a note beside the store that says which one it is.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use peerloom_core::storage::private_file;
 use peerloom_core::wire::store::{META, meta};
-use peerloom_core::{Error, ErrorKind, Result, Storage};
+use peerloom_core::{Error, ErrorKind, Result, Storage, private};
 
 /// The note's name: kind and instance of the store that belongs to the folder.
 const NOTE: &str = "store.id";
@@ -70,34 +68,13 @@ fn instance(storage: &dyn Storage) -> Result<String> {
 }
 
 fn write(folder: &Path, kind: &str, instance: &str) -> Result<()> {
-    let failed =
-        |e| error(ErrorKind::Storage, format!("{}: the folder can't be written to", folder.display())).source(e);
-    replace(&folder.join(NOTE), &format!("{kind}\n{instance}\n")).map_err(failed)
-}
-
-/// Replaces a file at once, for this user alone: after a crash it is the old one or the new one.
-pub(crate) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let mut file = private_file(Path::new(&fresh))?;
-    file.set_len(0)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder)?.sync_all()
+    private::replace(&folder.join(NOTE), format!("{kind}\n{instance}\n").as_bytes())
 }
 
 fn read(folder: &Path) -> Result<Option<(String, String)>> {
     let path = folder.join(NOTE);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let mut lines = text.lines().map(str::to_owned);
-            let damaged =
-                || error(ErrorKind::Malformed, format!("{}: it is cut off; restore it from a copy", path.display()));
-            lines.next().zip(lines.next()).map(Some).ok_or_else(damaged)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(error(ErrorKind::Storage, format!("{}: it can't be read", path.display())).source(e)),
-    }
+    let Some(text) = private::read(&path)? else { return Ok(None) };
+    let mut lines = text.lines().map(str::to_owned);
+    let damaged = || error(ErrorKind::Malformed, format!("{}: it is cut off; restore it from a copy", path.display()));
+    lines.next().zip(lines.next()).map(Some).ok_or_else(damaged)
 }

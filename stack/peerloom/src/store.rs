@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use peerloom_core::kinds::{INNER, Passphrase, Settings, StorageContext};
 use peerloom_core::storage::Checked;
-use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Storage};
+use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Storage, private};
 use peerloom_engine::TableSize;
 use serde_json::Value;
 
 use crate::config::{self, Choice, Config, FILE_NAME};
 use crate::folder;
 
-/// Opens the store that a configuration chooses. After a crash it repairs itself first, which takes
-/// as long as its file is large.
+/// Opens the store that a configuration chooses, in a folder that only its user can change. After a crash it
+/// repairs itself first, which takes as long as its file is large.
 pub(crate) fn open(config: &Config, kinds: &Kinds) -> Result<Arc<dyn Storage>> {
+    private::check_folder(&config.folder)?;
     let choice = chosen(config)?;
     folder::check_kind(&config.folder, &choice.full_kind())?;
     build(choice, &config.folder, config.passphrase.clone(), kinds)
@@ -93,16 +94,14 @@ impl Store {
             settings = outer;
         }
         let file = self.folder.join(FILE_NAME);
-        let failed = |e| invalid(format!("{}: it can't be read or written", file.display())).source(e);
-        let text = std::fs::read_to_string(&file).map_err(failed)?;
-        let text = config::replace_storage(&text, &settings)?;
+        let text = config::replace_storage(&private::read_shared(&file)?.text, &settings)?;
         let after = Config::parse(&text, &file.display().to_string(), &self.folder, &[], kinds)?;
         let copied = build(chosen(&after)?, &self.folder, self.passphrase.clone(), kinds)
             .and_then(|target| Ok((peerloom_engine::copy_store(&*self.storage, &*target, progress)?, target)));
         let (rows, target) = copied.inspect_err(|_| folder::remove_store(&self.folder, &path))?;
         // First the note: with the old file it refuses both stores, and its message says the remedy.
         folder::note(&self.folder, kind, &*target)?;
-        folder::replace(&file, &text).map_err(failed)?;
+        private::replace(&file, text.as_bytes())?;
         Ok(rows)
     }
 }

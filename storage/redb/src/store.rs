@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::storage::private_file;
+use peerloom_core::private;
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use redb::{
@@ -71,7 +71,9 @@ impl RedbStorage {
         }
         let mut tries = 0;
         let open = loop {
-            match guarded(|| Open::new(&self.path, self.cache_bytes)) {
+            let file = private::open(&self.path)?;
+            let journal = private::open(&journal_path(&self.path))?;
+            match guarded(|| Open::new(&self.path, file, journal, self.cache_bytes)) {
                 // After an error another thread may still be about to let go of the file.
                 Err(redb::Error::DatabaseAlreadyOpen) if tries < 10 => {
                     tries += 1;
@@ -89,8 +91,8 @@ impl RedbStorage {
 }
 
 impl Open {
-    fn new(path: &Path, cache_bytes: usize) -> Result<Self, redb::Error> {
-        let database = Builder::new().set_cache_size(cache_bytes).create_file(private_file(path)?)?;
+    fn new(path: &Path, file: File, journal: File, cache_bytes: usize) -> Result<Self, redb::Error> {
+        let database = Builder::new().set_cache_size(cache_bytes).create_file(file)?;
         let mut transaction = database.begin_write()?;
         let known = transaction.open_table(JOURNAL)?.get(())?.map(|salt| salt.value());
         // Written before there was a journal.
@@ -98,7 +100,7 @@ impl Open {
             return Err(redb::Error::UpgradeRequired(1));
         }
         let mut writer = Writer::open(&transaction)?;
-        let mut journal = Journal::open(private_file(&journal_path(path))?, known.unwrap_or_default(), |batch| {
+        let mut journal = Journal::open(journal, known.unwrap_or_default(), |batch| {
             let mut writes = batch.iter();
             writes.try_for_each(|w| writer.write(&w.key, w.value.as_deref())).map_err(std::io::Error::other)
         })
@@ -215,9 +217,7 @@ fn renew_salt(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
 }
 
 fn journal_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-journal");
-    name.into()
+    private::beside(path, "-journal")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::storage::private_file;
+use peerloom_core::private;
 use peerloom_core::wire::store::{TABLES, Table};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use rusqlite::types::Value;
@@ -25,6 +25,8 @@ const PAGE: i64 = 16 * 1024;
 /// From this size on the write-ahead log is emptied when nobody waits: readers that overlap keep SQLite
 /// from beginning it anew by itself.
 const WAL_LIMIT: u64 = 32 * 1024 * 1024;
+/// What SQLite adds to the database's name for its own files beside it.
+const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
 /// Reading connections kept for the next snapshot.
 const SPARE: usize = 4;
 
@@ -47,8 +49,9 @@ impl SqliteStorage {
         let path = path.into();
         let owner = own(&path)?;
         let failed = |cause| explain("open", &path, cause);
-        // Made here so that nobody else can read it at any moment.
-        private_file(&path).map_err(|e| cannot_open(&path, e))?;
+        // Made here so that nobody else can read it at any moment. SQLite gives its mode to those beside it.
+        private::open(&path)?;
+        BESIDE.into_iter().try_for_each(|suffix| private::check(&private::beside(&path, suffix)))?;
         let writer = connect(&path, cache_mib).map_err(failed)?;
         check_format(&writer, &path)?;
         // Counts for a new database only.
@@ -72,9 +75,7 @@ impl SqliteStorage {
 
 /// The lock that says that a node has this database open.
 fn own(path: &Path) -> Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-lock");
-    let file = private_file(Path::new(&name)).map_err(|e| cannot_open(path, e))?;
+    let file = private::open(&private::beside(path, "-lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(error(

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peerloom_core::kinds::{KindConfig, Passphrase, SettingsError};
-use peerloom_core::{Error, ErrorKind, Kinds, Result};
+use peerloom_core::{Error, ErrorKind, Kinds, Result, private};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 pub use store::VaultStorage;
 
@@ -49,19 +48,8 @@ pub fn register(kinds: &mut Kinds) {
 
 /// The first line of a file that only its owner can read.
 fn read_passphrase(path: &Path) -> Result<Passphrase> {
-    let shown = path.display();
-    let failed = |e: std::io::Error| {
-        error(ErrorKind::Invalid, "open", format!("{shown}: the passphrase file can't be read")).source(e)
-    };
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        if std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o077 != 0 {
-            let message = format!("{shown}: others can read the passphrase file; do `chmod 600 {shown}`");
-            return Err(error(ErrorKind::Invalid, "open", message));
-        }
-    }
-    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
+    let failed = |e| error(ErrorKind::Invalid, "open", "the passphrase file can't be used").source(e);
+    let text = private::read_secret(path).map_err(failed)?;
     Ok(Passphrase::new(text.lines().next().unwrap_or_default()))
 }
 

@@ -86,6 +86,7 @@ impl Lab {
     fn start_registry(&mut self) {
         let secret = self.folder().join("secret");
         fs::write(&secret, SECRET).expect("a file");
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("permissions");
         let [first, second] = PUBLIC;
         let address = SocketAddr::from((first, REGISTRY));
         let mut command = self.internet.command(&self.peerloom);

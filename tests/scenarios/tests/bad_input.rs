@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
@@ -151,16 +150,6 @@ fn links_are_checked() {
     let _carol = Running::start(&carol);
     eventually("carol to hear why not", || ok(&carol, &["peers"]).contains("not a contact there"));
     assert!(!ok(&alice, &["contacts"]).contains("carol"));
-}
-
-#[test]
-fn secrets_are_for_their_user_alone() {
-    let base = tempfile::tempdir().expect("a folder");
-    let folder = init(base.path(), "alice");
-    let _running = Running::start(&folder);
-    let mode = |name: &str| fs::metadata(folder.join(name)).expect(name).permissions().mode() & 0o777;
-    assert_eq!(fs::metadata(&folder).expect("the folder").permissions().mode() & 0o777, 0o700);
-    assert_eq!((mode("store.redb"), mode("node.sock"), mode("peerloom.toml")), (0o600, 0o600, 0o600));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_vault_wants_its_passphrase() {
     let file = alice.join("passphrase");
     let set = ["--set", "storage.passphrase_file=passphrase", "contacts"];
     let (code, complaint) = with(None, &set);
-    assert!(code == Some(2) && complaint.contains("can't be read"), "{complaint}");
+    assert!(code == Some(2) && complaint.contains("can't be used"), "{complaint}");
     fs::write(&file, "of the tests\n").expect("a file");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("permissions");
     let (code, complaint) = with(None, &set);

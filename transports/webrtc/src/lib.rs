@@ -108,6 +108,11 @@ impl KindConfig for WebRtcConfig {
         }
         check_liveness(self.keep_alive.0, self.idle_timeout.0)
     }
+
+    /// Of a TURN server.
+    fn holds_secret(&self) -> bool {
+        self.ice_servers.iter().any(|text| text.contains('@'))
+    }
 }
 
 /// Registers the `webrtc` kind.

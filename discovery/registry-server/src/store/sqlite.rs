@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use peerloom_core::storage::private_file;
+use peerloom_core::private;
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_core::{Error, ErrorKind, Result};
 use rusqlite::Connection;
@@ -46,8 +46,11 @@ impl SqliteStore {
         };
         let failed = |cause: rusqlite::Error| unusable().source(cause);
         if path != Path::new(":memory:") {
-            // Made here: nobody else need read who is where.
-            private_file(path).map_err(|cause| unusable().source(cause))?;
+            // Made here: nobody else need read who is where. SQLite gives its mode to those beside it.
+            private::open(path)?;
+            ["-journal", "-wal", "-shm"]
+                .into_iter()
+                .try_for_each(|suffix| private::check(&private::beside(path, suffix)))?;
         }
         let connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(PATIENCE).map_err(failed)?;

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use peerloom::config::{FILE_NAME, edit};
+use peerloom::core::private;
 use peerloom::{Config, Error, ErrorKind, Node, Override, Result};
 use serde_json::json;
 
@@ -43,23 +43,19 @@ pub(crate) async fn init_folder(
     listen: &str,
 ) -> Result<Node> {
     let path = folder.join(FILE_NAME);
-    let failed = |e: std::io::Error| {
-        let (kind, advice) = match e.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                (ErrorKind::Exists, "it is there already; edit it, or use another folder")
-            }
-            _ => (ErrorKind::Invalid, "it can't be written; check the folder's permissions"),
-        };
-        Error::new(kind, "init", "write", format!("{}: {advice}", path.display())).source(e)
-    };
     let text = template(name, network, listen);
     // Before anything is written: the file is good. A problem names the override, not a line.
     let config = Config::parse(&text, &path.display().to_string(), folder, overrides, &crate::kinds())?;
     let text = if overrides.is_empty() { text } else { edit(&text, overrides)? };
     // Keys and messages will be in there: only for this user.
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
+    private::make_folder(folder)?;
+    private::create(&path, text.as_bytes()).map_err(|e| match e.kind() {
+        ErrorKind::Exists => {
+            let message = format!("{}: it is there already; edit it, or use another folder", path.display());
+            Error::new(ErrorKind::Exists, "init", "write", message)
+        }
+        _ => e,
+    })?;
     Node::open(&config, &crate::kinds()).await
 }
 

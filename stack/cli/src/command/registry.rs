@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use peerloom::core::private;
 use peerloom::{Error, ErrorKind, Result};
 use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
 use serde_json::json;
@@ -50,8 +51,7 @@ fn config(folder: &Path, arguments: RegistryArgs) -> Result<RegistryConfig> {
         config.networks.extend([listed]);
     }
     if let Some(file) = arguments.private_file {
-        let unread = |e| wrong(format!("{}: the private networks can't be read", file.display())).source(e);
-        let text = std::fs::read_to_string(&file).map_err(unread)?;
+        let text = private::read_secret(&file)?;
         let lines = text.lines().map(str::trim).enumerate();
         for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
             let malformed = || wrong(format!("{}:{}: not of the form NETWORK=TOKEN", file.display(), number + 1));
@@ -59,8 +59,7 @@ fn config(folder: &Path, arguments: RegistryArgs) -> Result<RegistryConfig> {
         }
     }
     if let Some(file) = arguments.turn_secret_file {
-        let unread = |e| wrong(format!("{}: the secret can't be read", file.display())).source(e);
-        config.ice.turn_secret = Some(std::fs::read_to_string(&file).map_err(unread)?.trim().to_owned());
+        config.ice.turn_secret = Some(private::read_secret(&file)?.trim().to_owned());
     }
     Ok(config)
 }

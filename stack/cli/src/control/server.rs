@@ -1,11 +1,10 @@
 //! Answering commands on a node.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerloom::core::private::{self, Identity};
 use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, UserId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -23,9 +22,10 @@ const RUNNING: usize = 2048;
 /// Most messages in one answer.
 const MAX_PAGE: usize = 10_000;
 
-/// The listening socket; removed from the folder when dropped.
+/// The listening socket; removed from the folder when dropped, unless another node's has taken its place.
 pub(crate) struct Server {
     path: PathBuf,
+    socket: Option<Identity>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -34,21 +34,12 @@ impl Server {
     /// already was left by a crash.
     pub(crate) fn start(folder: &Path, node: Node) -> Result<Self> {
         let path = folder.join(SOCKET);
-        let failed = |e: std::io::Error| {
-            let advice = match e.kind() {
-                std::io::ErrorKind::InvalidInput => {
-                    "the folder's path is too long for a Unix socket; use a shorter one"
-                }
-                _ => "the control socket can't be made; check the folder's permissions",
-            };
-            Error::new(ErrorKind::Invalid, "control", "listen", format!("{}: {advice}", path.display())).source(e)
-        };
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let failed =
+            |e| Error::new(ErrorKind::Invalid, "control", "listen", "the control socket can't be used").source(e);
+        let listener = private::bind(&path)?;
+        let socket = Identity::of(&path);
+        let listener =
+            listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)).map_err(failed)?;
         let task = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -60,14 +51,17 @@ impl Server {
                 }
             }
         });
-        Ok(Self { path, task })
+        Ok(Self { path, socket, task })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // While the listener lives, no other socket can have its identity.
+        if let Some(socket) = self.socket {
+            socket.remove(&self.path);
+        }
         self.task.abort();
-        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -161,6 +161,13 @@ impl Running {
         self.child.id()
     }
 
+    /// SIGINT, as by Ctrl-C, and then its end.
+    pub fn interrupt(mut self) {
+        let sent = Command::new("kill").arg("-INT").arg(self.pid().to_string()).status();
+        assert!(sent.expect("the command runs").success());
+        self.child.wait().expect("an end");
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("a signal");
