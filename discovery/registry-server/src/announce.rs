@@ -14,7 +14,7 @@ use peerloom_registry_protocol::code;
 use peerloom_registry_protocol::proof::Work;
 
 use crate::error::ApiError;
-use crate::limiter::address_key;
+use crate::limiter::networks;
 use crate::now_ms;
 use crate::state::State;
 use crate::store::{Announcement, Outcome};
@@ -157,7 +157,7 @@ impl State {
         let mut outcome = self.store.announce(announcement.clone()).await?;
         if outcome == Outcome::Unknown {
             if let Some(from) = from {
-                self.newcomers.check(&address_key(from)).map_err(|wait| {
+                self.newcomers.check_all(&networks(from)).map_err(|wait| {
                     self.metrics.refuse("new devices");
                     ApiError::rate_limited(wait)
                 })?;

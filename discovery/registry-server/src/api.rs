@@ -9,24 +9,24 @@ mod service;
 #[allow(unused_qualifications)]
 mod signal;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State as Shared};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use peerloom_registry_protocol::{code, limits};
 use tower_http::cors::{Any, CorsLayer};
-use tracing::trace;
+use tracing::{trace, warn};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::ApiError;
-use crate::limiter::address_key;
+use crate::limiter::networks;
 use crate::server::Caller;
 use crate::state::State;
 
@@ -88,7 +88,7 @@ async fn around(Shared(state): Shared<Arc<State>>, mut request: Request, next: N
     let address = client_address(&state, &request);
     request.extensions_mut().insert(Origin(address));
     let allowed = match address {
-        Some(address) if !FREE.contains(&route.as_str()) => state.by_address.check(&address_key(address)),
+        Some(address) if !FREE.contains(&route.as_str()) => state.by_address.check_all(&networks(address)),
         _ => Ok(()),
     };
     let response = match allowed {
@@ -112,13 +112,70 @@ async fn around(Shared(state): Shared<Arc<State>>, mut request: Request, next: N
 
 /// Who calls: the connection's other end, or whom a trusted proxy names.
 fn client_address(state: &State, request: &Request) -> Option<IpAddr> {
-    if state.config.trust_forwarded {
-        // The last one is the proxy's own word; those before it are the client's.
-        let mut values = request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let last = values.next_back().and_then(|value| value.rsplit(',').next()).map(str::trim);
-        if let Some(address) = last.and_then(|text| text.parse().ok()) {
-            return Some(address);
+    let connected = request.extensions().get::<Caller>().map(|caller| caller.address);
+    if !state.config.trust_forwarded {
+        return connected;
+    }
+    match forwarded(request.headers()) {
+        Some(Ok(client)) => Some(client),
+        Some(Err(last)) => {
+            warn!(last, "the proxy's X-Forwarded-For ends with no address; its clients share the limits of one");
+            connected
+        }
+        None => connected,
+    }
+}
+
+/// The last entry of `X-Forwarded-For`, which the proxy wrote; those before it are the client's, who may write
+/// anything there. An entry is an address, alone or with a port, IPv6 then in brackets.
+fn forwarded(headers: &HeaderMap) -> Option<Result<IpAddr, String>> {
+    let line = headers.get_all("x-forwarded-for").iter().next_back()?.as_bytes();
+    let last = String::from_utf8_lossy(line.rsplit(|byte| *byte == b',').next().unwrap_or_default());
+    let text = last.trim().trim_matches('"');
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    Some(bare.parse().ok().or_else(with_port).ok_or_else(|| last.into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_proxys_own_entry_counts_and_no_other() {
+        let read = |lines: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", HeaderValue::from_bytes(line).unwrap());
+            }
+            forwarded(&headers)
+        };
+        assert_eq!(read(&[]), None);
+        let claimed: &[u8] = b"198.51.100.7";
+        for (entry, client) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1:4711", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("\"[2001:db8::1]:4711\"", "2001:db8::1"),
+        ] {
+            let client: IpAddr = client.parse().unwrap();
+            let appended = [claimed, b", ", entry.as_bytes()].concat();
+            assert_eq!(read(&[entry.as_bytes()]), Some(Ok(client)));
+            assert_eq!(read(&[&appended]), Some(Ok(client)), "in the client's own line");
+            assert_eq!(read(&[claimed, entry.as_bytes()]), Some(Ok(client)), "in a line of its own");
+            let noise = [&b"\xff\xfe, "[..], entry.as_bytes()].concat();
+            assert_eq!(read(&[&noise]), Some(Ok(client)), "behind what is no text");
+        }
+        // What can't be read is no reason to believe the client.
+        for entry in [&b"unknown"[..], b"_hidden", b"", b"\xff", b"192.0.2.1:99999", b"192.0.2", b"192.0.2.1 "] {
+            let good = entry == b"192.0.2.1 ";
+            for lines in [&[claimed, entry][..], &[&[claimed, b",", entry].concat()]] {
+                assert_eq!(read(lines).is_some_and(|read| read.is_ok()), good, "{lines:?}");
+            }
         }
     }
-    request.extensions().get::<Caller>().map(|caller| caller.address)
 }

@@ -76,7 +76,8 @@ impl Default for IceConfig {
 pub struct Limits {
     /// Most connections at a time, WebSockets included.
     pub connections: usize,
-    /// Most connections at a time from one address (IPv4) or /64 (IPv6), and most WebSockets. With
+    /// Most connections at a time from one address, and most WebSockets. An address is one of IPv4 or a /64 of
+    /// IPv6, here and below; a /56 has 4 times as much of everything, and a /48 16 times. With
     /// `trust_forwarded` all connections come from the proxy; WebSockets alone are counted then, by the
     /// address that it names.
     pub connections_per_address: usize,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::limiter::address_key;
+use crate::limiter::{Network, networks};
 
 /// Counts connections.
 pub(crate) struct Connections {
@@ -16,7 +16,7 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Open {
     all: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_network: HashMap<Network, usize>,
 }
 
 /// A connection's place; given back when dropped.
@@ -32,16 +32,18 @@ impl Connections {
 
     /// A place for a connection from an address, if there is one.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = address_key(address);
         let mut open = self.lock();
         if open.all >= self.most {
             return None;
         }
-        let count = open.by_address.entry(address).or_default();
-        if *count >= self.most_per_address {
+        let full = |(network, times): &(Network, u32)| {
+            let most = self.most_per_address.saturating_mul(*times as usize);
+            open.by_network.get(network).is_some_and(|count| *count >= most)
+        };
+        if networks(address).iter().any(full) || self.most_per_address == 0 {
             return None;
         }
-        *count += 1;
+        networks(address).into_iter().for_each(|(network, _)| *open.by_network.entry(network).or_default() += 1);
         open.all += 1;
         Some(Place { address, connections: self.clone() })
     }
@@ -55,10 +57,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
         open.all -= 1;
-        if let Some(count) = open.by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_address.remove(&self.address);
+        for (network, _) in networks(self.address) {
+            if let Some(count) = open.by_network.get_mut(&network) {
+                *count -= 1;
+                if *count == 0 {
+                    open.by_network.remove(&network);
+                }
             }
         }
     }
@@ -81,5 +85,21 @@ mod tests {
         assert!(connections.admit(b).is_none(), "three in all");
         drop(first);
         assert!(connections.admit(a).is_some());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_a_share_however_many_addresses_it_has() {
+        let connections = Connections::new(10_000, 2);
+        let begin = 0x2001_0db8_0001_0000_u128 << 64;
+        let from = |subnets: std::ops::Range<u128>| {
+            let places = subnets.map(|subnet| connections.admit(IpAddr::V6((begin + (subnet << 64)).into())));
+            places.flatten().collect::<Vec<_>>()
+        };
+        assert_eq!(from(0..256).len(), 8, "of one /56");
+        let places = from(0..65_536);
+        assert_eq!(places.len(), 32, "of one /48");
+        assert_eq!(from(65_536..65_537).len(), 1, "of another one");
+        drop(places);
+        assert!(connections.lock().by_network.is_empty());
     }
 }

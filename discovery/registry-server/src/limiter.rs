@@ -36,30 +36,37 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
         }
     }
 
-    /// Takes one from a key's budget, or says how long to wait.
+    /// Takes one from a key's budget, or returns how long to wait.
     pub(crate) fn check(&self, key: &K) -> Result<(), Duration> {
+        self.check_all(&[(key.clone(), 1)])
+    }
+
+    /// Takes one from the budget of each of several keys, or none if one of them is used up. A key's number is
+    /// how many times the ordinary budget it has; at least 1.
+    pub(crate) fn check_all(&self, keys: &[(K, u32)]) -> Result<(), Duration> {
         let Some(cost) = self.cost else { return Ok(()) };
         let now = Instant::now();
         let mut buckets = self.lock();
-        if let Some(whole) = buckets.whole.get_mut(key) {
-            let ahead = whole.saturating_duration_since(now);
-            if ahead > self.ahead {
-                return Err(ahead - self.ahead);
-            }
-            *whole = now + ahead + cost;
-            return Ok(());
+        let ahead = |whole: &Instant| whole.saturating_duration_since(now);
+        let longest = keys.iter().filter_map(|(key, _)| buckets.whole.get(key)).map(ahead).max().unwrap_or_default();
+        if longest > self.ahead {
+            return Err(longest - self.ahead);
         }
-        if buckets.whole.len() >= KEYS {
+        let fresh = keys.iter().filter(|(key, _)| !buckets.whole.contains_key(key)).count();
+        if fresh > 0 && buckets.whole.len() + fresh > KEYS {
             if buckets.purged.is_none_or(|purged| now - purged >= CROWDED) {
                 buckets.purged = Some(now);
                 buckets.whole.retain(|_, whole| *whole > now);
             }
-            // Whoever fills the memory keeps out those alone that aren't in it.
-            if buckets.whole.len() >= KEYS {
+            // A client that fills the memory keeps out those alone that aren't in it.
+            if buckets.whole.len() + fresh > KEYS {
                 return Err(CROWDED);
             }
         }
-        buckets.whole.insert(key.clone(), now + cost);
+        for (key, times) in keys {
+            let whole = buckets.whole.entry(key.clone()).or_insert(now);
+            *whole = now + ahead(whole) + cost / (*times).max(1);
+        }
         Ok(())
     }
 
@@ -76,11 +83,23 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     }
 }
 
-/// What counts as one address: a whole /64 of IPv6, since whoever has one has all of it.
-pub(crate) fn address_key(ip: IpAddr) -> IpAddr {
+/// An IP network: its lowest address, and how many bits it has in common with the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Network(IpAddr, u8);
+
+/// What one client may have all of, in bits, and how many times the budget of one address it gets. Sites get
+/// from a /64 to a /48 (RFC 6177); a larger one may stand for many clients.
+const V4: &[(u8, u32)] = &[(32, 1)];
+const V6: &[(u8, u32)] = &[(64, 1), (56, 4), (48, 16)];
+
+/// The networks whose budgets a client at this address uses, each with how many times one address's it has.
+pub(crate) fn networks(ip: IpAddr) -> Vec<(Network, u32)> {
     match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-        v4 => v4,
+        IpAddr::V4(v4) => V4.iter().map(|(bits, times)| (Network(v4.into(), *bits), *times)).collect(),
+        IpAddr::V6(v6) => {
+            let lowest = |bits: u8| v6.to_bits() & (u128::MAX << (128 - bits));
+            V6.iter().map(|(bits, times)| (Network(IpAddr::V6(lowest(*bits).into()), *bits), *times)).collect()
+        }
     }
 }
 
@@ -114,10 +133,26 @@ mod tests {
     }
 
     #[test]
-    fn one_ipv6_network_is_one_address() {
-        let key = |text: &str| address_key(text.parse().unwrap());
-        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
-        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
-        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+    fn a_network_of_ipv6_has_a_budget_however_many_addresses_it_has() {
+        let of = |text: &str| networks(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+
+        // Slow enough that nothing comes back while the test runs.
+        let limiter = Keyed { cost: Some(Duration::from_secs(3600)), ..Keyed::new(1, 1) };
+        let limiter = Keyed { ahead: Duration::from_secs(3600 * 9), ..limiter };
+        // As many as there are, each from another address.
+        let taken = |addresses: &mut dyn Iterator<Item = u128>| {
+            let all = addresses.map(|bits| networks(IpAddr::V6(bits.into())));
+            all.filter(|networks| limiter.check_all(networks).is_ok()).count()
+        };
+        let begin = 0x2001_0db8_0001_0000_u128 << 64;
+        assert_eq!(taken(&mut (begin..begin + 100)), 10, "of one /64");
+        assert_eq!(taken(&mut (0..256).map(|subnet| begin + (subnet << 64))), 27, "of the rest of its /56");
+        let rest = (0..65_536).map(|subnet| begin + (subnet << 64));
+        // What was refused for a smaller network took nothing from the larger one.
+        assert_eq!(taken(&mut rest.filter(|bits| bits >> 72 != begin >> 72)), 145 - 37, "of the rest of its /48");
+        assert_eq!(taken(&mut std::iter::once(begin + (1 << 80))), 1, "another /48");
     }
 }

@@ -15,7 +15,7 @@ use crate::announce::{Sequences, Verifier};
 use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::inward::Inward;
-use crate::limiter::Keyed;
+use crate::limiter::{Keyed, Network};
 use crate::metrics::Metrics;
 use crate::store::{Known, SqliteStore, Store};
 
@@ -30,10 +30,10 @@ pub(crate) struct State {
     pub(crate) inward: Inward,
     pub(crate) verifier: Verifier,
     pub(crate) sequences: Sequences,
-    pub(crate) by_address: Keyed<IpAddr>,
+    pub(crate) by_address: Keyed<Network>,
     pub(crate) by_device: Keyed<DeviceId>,
     /// Devices that weren't known, by the address that announces them.
-    pub(crate) newcomers: Keyed<IpAddr>,
+    pub(crate) newcomers: Keyed<Network>,
     /// WebSockets.
     pub(crate) sockets: Arc<Connections>,
     /// Signals, by who sends them, over however many sockets.

@@ -224,6 +224,16 @@ async fn a_trusted_proxy_names_the_client() {
     }
     assert!(refused);
     assert_eq!(from("192.0.2.2".into()).await, 200);
+    // With a port it is still one client, and not the same as all others. An end that can't be read counts as the
+    // proxy, whatever stands before it.
+    for end in ["192.0.2.3:PORT", "unknown"] {
+        let mut refused = false;
+        for number in 0..50 {
+            refused |= from(format!("198.51.100.{number}, {}", end.replace("PORT", &number.to_string()))).await == 429;
+        }
+        assert!(refused, "{end}");
+        assert_eq!(from(format!("198.51.100.1, 192.0.2.{}:1", 4 + end.len())).await, 200);
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod bench;
 mod command;
 mod control;
 mod demo;
+mod log;
 mod output;
 mod process;
 mod session;
@@ -44,7 +45,7 @@ pub fn main() -> ExitCode {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
     let json = arguments.json;
-    output::start_logging(arguments.verbose, arguments.log);
+    log::start(arguments.verbose, arguments.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -2,10 +2,6 @@
 
 use std::io::{IsTerminal, Write};
 
-use tracing_subscriber::EnvFilter;
-
-use crate::args::LogFormat;
-
 /// A line of the result. When the reader has gone (`| head`), the program ends quietly.
 pub(crate) fn say(line: &str) {
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
@@ -90,28 +86,6 @@ pub(crate) fn set_in(text: &str) -> String {
 /// Whether results may be coloured: on a terminal, unless `NO_COLOR` says otherwise.
 pub(crate) fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
-}
-
-/// Logs to stderr: warnings by default, more with `-v`, `RUST_LOG` above both.
-pub(crate) fn start_logging(verbose: u8, format: LogFormat) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
-    let filter = asked.map(|text| text.parse::<EnvFilter>()).transpose().unwrap_or_else(|error| {
-        complain(&format!("RUST_LOG is ignored: {error}; such as RUST_LOG=peerloom=debug"));
-        None
-    });
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(colour).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 #[cfg(test)]

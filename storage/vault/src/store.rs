@@ -230,17 +230,21 @@ mod tests {
         assert_eq!(vault(&inner, "p").err().unwrap().kind(), ErrorKind::UnsupportedVersion);
 
         use peerloom_core::wire::store::{Record, VaultHeader};
-        let absurd = VaultHeader {
-            memory_kib: u32::MAX,
-            passes: 1,
-            lanes: 1,
-            salt: vec![0; 16].into(),
-            wrapped_key: vec![0; 72].into(),
-        };
-        let mut batch = Batch::default();
-        batch.put(VAULT, &b"header"[..], absurd.encode());
-        inner.commit(&batch).unwrap();
-        assert_eq!(vault(&inner, "p").err().unwrap().kind(), ErrorKind::Malformed);
+        let most = header::MOST;
+        assert!(most.memory_kib <= 256 * 1024 && u64::from(most.memory_kib) * u64::from(most.passes) <= 4 << 20);
+        let absurd = [
+            header::Cost { memory_kib: u32::MAX, passes: 1, lanes: 1 },
+            header::Cost { memory_kib: most.memory_kib + 1, passes: 1, lanes: 1 },
+            header::Cost { memory_kib: 1024, passes: most.passes + 1, lanes: 1 },
+            header::Cost { memory_kib: 1024, passes: 1, lanes: most.lanes + 1 },
+        ];
+        for header::Cost { memory_kib, passes, lanes } in absurd {
+            let (salt, wrapped_key) = (vec![0; 16].into(), vec![0; 72].into());
+            let mut batch = Batch::default();
+            batch.put(VAULT, &b"header"[..], VaultHeader { memory_kib, passes, lanes, salt, wrapped_key }.encode());
+            inner.commit(&batch).unwrap();
+            assert_eq!(vault(&inner, "p").err().unwrap().kind(), ErrorKind::Malformed);
+        }
     }
 
     #[test]
