@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, PeerRecord, UserId, context};
+use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, PeerRecord, Roles, UserKeys, context};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_registry_protocol::proof::challenge_input;
 use peerloom_registry_server::{Limits, Registry, RegistryConfig};
@@ -109,15 +109,9 @@ fn device(number: u64) -> Device {
     let mut seed = [1; 32];
     seed[..8].copy_from_slice(&number.to_be_bytes());
     let (user, key) = (SigningKey::from_seed(&seed), SigningKey::from_seed(&seed.map(|byte| !byte)));
-    let certificate = DeviceCertificate {
-        user: UserId::from_key(user.public()),
-        user_key: user.public().clone(),
-        device: DeviceId::from_key(key.public()),
-        device_key: key.public().clone(),
-        admin: true,
-        issued_at_ms: 1,
-    };
-    let signed = user.sign_object(context::DEVICE_CERTIFICATE, certificate.encode());
+    let keys = UserKeys { user: user.public().clone(), recovery: key.public().clone() };
+    let certificate = DeviceCertificate::new(keys, key.public().clone(), Roles::ALL, 1);
+    let signed = certificate.sign(|m| user.sign(m), |m| key.sign(m));
     Device { id: certificate.device, certificate: signed, key }
 }
 

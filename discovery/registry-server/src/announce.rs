@@ -19,9 +19,10 @@ use crate::now_ms;
 use crate::state::State;
 use crate::store::{Announcement, Outcome};
 
-/// Certificates remembered as good, at about 100 bytes each. A device announces itself again and again
-/// with the same one, which then costs one signature check instead of two.
-const CERTIFICATES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(32_767);
+/// Signatures of certificates remembered as good, at about 100 bytes each: two or three for a device.
+/// A device announces itself again and again with the same one, which then costs one signature check
+/// instead of three.
+const CERTIFICATES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 
 /// Checks signatures, and remembers certificates that were good.
 pub(crate) struct Verifier {
@@ -38,7 +39,8 @@ impl Verifier {
     }
 
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-        if !message.starts_with(context::DEVICE_CERTIFICATE) {
+        let lasting = [context::DEVICE_CERTIFICATE, context::CERTIFICATE_ACCEPTANCE, context::SUCCESSION];
+        if !lasting.iter().any(|context| message.starts_with(context)) {
             return verify(key, message, signature);
         }
         // With the lengths, so that no byte can move from one part to the next.

@@ -3,19 +3,21 @@
 
 /// Prefix of a network's id: `SHA-256(NETWORK_ID ‖ name)`.
 pub const NETWORK_ID: &[u8] = b"peerloom/v1/network-id\0";
-/// Prefix of a user's id: `SHA-256(USER_ID ‖ algorithm ‖ first public key)`.
+/// Prefix of a user's id: `SHA-256(USER_ID ‖ algorithm ‖ first user key ‖ algorithm ‖ recovery key)`.
 pub const USER_ID: &[u8] = b"peerloom/v1/user-id\0";
 /// Prefix of a device's id: `SHA-256(DEVICE_ID ‖ algorithm ‖ first public key)`.
 pub const DEVICE_ID: &[u8] = b"peerloom/v1/device-id\0";
 /// Prefix of a 1:1 conversation's id: `SHA-256(DIRECT_CONVERSATION ‖ network ‖ lower user ‖ higher user)`.
 pub const DIRECT_CONVERSATION: &[u8] = b"peerloom/v1/direct-conversation\0";
 
-/// A device certificate, signed by the user key.
+/// A device certificate, signed by the user key that is in force.
 pub const DEVICE_CERTIFICATE: &[u8] = b"peerloom/v1/device-certificate\0";
-/// A user's device list, signed by the user key. Reserved.
-pub const DEVICE_LIST: &[u8] = b"peerloom/v1/device-list\0";
-/// A key rotation, signed by the old or the recovery key. Reserved.
-pub const KEY_ROTATION: &[u8] = b"peerloom/v1/key-rotation\0";
+/// A signed device certificate, signed again by the device it is for.
+pub const CERTIFICATE_ACCEPTANCE: &[u8] = b"peerloom/v1/certificate-acceptance\0";
+/// A revocation of devices, signed by the user key that is in force or the recovery key.
+pub const REVOCATION: &[u8] = b"peerloom/v1/revocation\0";
+/// A succession of user keys, signed by the recovery key.
+pub const SUCCESSION: &[u8] = b"peerloom/v1/succession\0";
 /// A peer record, signed by the device key.
 pub const PEER_RECORD: &[u8] = b"peerloom/v1/peer-record\0";
 /// An invitation, signed by the inviting device's key.
@@ -57,14 +59,15 @@ pub const REGISTRY_HEARTBEAT: &[u8] = b"peerloom/v1/registry-heartbeat\0";
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 24] = [
+pub const ALL: [&[u8]; 25] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
     DIRECT_CONVERSATION,
     DEVICE_CERTIFICATE,
-    DEVICE_LIST,
-    KEY_ROTATION,
+    CERTIFICATE_ACCEPTANCE,
+    REVOCATION,
+    SUCCESSION,
     PEER_RECORD,
     INVITATION,
     HANDSHAKE,

@@ -5,15 +5,15 @@ use bytes::Bytes;
 
 use crate::store::Record;
 use crate::{
-    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, Envelope, Frame, Hello, Invitation, PeerRecord, Signed, Verdict,
-    Withdrawal, limits, store,
+    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, EncodedDeviceList, Envelope, Frame, Hello, Invitation,
+    PeerRecord, Revocation, Signed, Verdict, Withdrawal, limits, store,
 };
 
 /// Feeds bytes to a decoder and drops what comes out.
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const ALL: [(&str, Decoder); 13] = [
+pub const ALL: [(&str, Decoder); 15] = [
     ("frame", |b| drop(Frame::decode(copy(b)))),
     ("envelope", |b| drop(Envelope::decode(copy(b)))),
     ("hello", |b| drop(Hello::decode(copy(b)))),
@@ -21,6 +21,8 @@ pub const ALL: [(&str, Decoder); 13] = [
     ("verdict", |b| drop(Verdict::decode(copy(b)))),
     ("bundle", |b| drop(Bundle::decode(copy(b)))),
     ("certificate", |b| with_signed(b, |s| drop(DeviceCertificate::open(s, |_, _, _| true)))),
+    ("device_list", |b| drop(EncodedDeviceList::decode(copy(b)))),
+    ("revocation", |b| with_signed(b, |s| drop(Revocation::open(s, |_, _| true)))),
     ("record", |b| with_signed(b, |s| drop(PeerRecord::open(s, |_, _, _| true)))),
     ("invitation", |b| with_signed(b, |s| drop(Invitation::open(s, |_, _, _| true)))),
     ("ack", |b| with_signed(b, |s| drop(Ack::decode(s)))),

@@ -95,9 +95,10 @@ impl NetworkId {
 }
 
 impl UserId {
-    /// The id of the user whose first key is `key`.
-    pub fn from_key(key: &PublicKey) -> Self {
-        Self::hash(&[context::USER_ID, &key.algorithm().to_be_bytes(), key.as_bytes()])
+    /// The id of the user with these two keys.
+    pub(crate) fn from_keys(user: &PublicKey, recovery: &PublicKey) -> Self {
+        let (a, b) = (user.algorithm().to_be_bytes(), recovery.algorithm().to_be_bytes());
+        Self::hash(&[context::USER_ID, &a, user.as_bytes(), &b, recovery.as_bytes()])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keys, certificates, and the record by which a device is found.
+//! Keys, and the record by which a device is found.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::shape::{Field, Shape};
-use crate::{DecodeError, DeviceId, NetworkId, Signed, UserId, context, limits, pb, signed};
+use crate::{DecodeError, DeviceCertificate, NetworkId, Signed, context, limits, pb, signed};
 
 /// Names a crypto suite on the wire and on disk; `docs/formats.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,9 @@ impl SuiteId {
         u16::try_from(value).map(Self).map_err(|_| DecodeError::invalid("suite", "is above 65535"))
     }
 }
+
+pub(crate) static PUBLIC_KEY: Shape =
+    Shape { what: "public key", max_len: 80, fields: &[Field::one(1, 0), Field::one(2, limits::KEY)] };
 
 /// A signature key with its algorithm.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -45,7 +48,7 @@ impl PublicKey {
         &self.key
     }
 
-    fn decode(key: Option<pb::PublicKey>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(key: Option<pb::PublicKey>) -> Result<Self, DecodeError> {
         let key = key.ok_or(DecodeError::invalid("public key", "is missing"))?;
         if key.algorithm != u32::from(Self::ED25519) {
             return Err(DecodeError::UnsupportedVersion { what: "public key", found: key.algorithm });
@@ -56,7 +59,7 @@ impl PublicKey {
         Ok(Self { algorithm: Self::ED25519, key: key.key })
     }
 
-    fn to_pb(&self) -> pb::PublicKey {
+    pub(crate) fn to_pb(&self) -> pb::PublicKey {
         pb::PublicKey { algorithm: self.algorithm.into(), key: self.key.clone() }
     }
 }
@@ -64,86 +67,6 @@ impl PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.key))
-    }
-}
-
-/// "This device speaks for this user", signed by the user key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceCertificate {
-    /// The user.
-    pub user: UserId,
-    /// The user's current key, which signs the certificate.
-    pub user_key: PublicKey,
-    /// The device.
-    pub device: DeviceId,
-    /// The device's current key.
-    pub device_key: PublicKey,
-    /// Whether the device holds the user key.
-    pub admin: bool,
-    /// When it was issued, in milliseconds since the Unix epoch.
-    pub issued_at_ms: u64,
-}
-
-static PUBLIC_KEY: Shape =
-    Shape { what: "public key", max_len: 80, fields: &[Field::one(1, 0), Field::one(2, limits::KEY)] };
-
-static CERTIFICATE: Shape = Shape {
-    what: "device certificate",
-    max_len: limits::CERTIFICATE,
-    fields: &[
-        Field::one(1, 32),
-        Field::nested(2, 1, &PUBLIC_KEY),
-        Field::one(3, 32),
-        Field::nested(4, 1, &PUBLIC_KEY),
-        Field::one(5, 0),
-        Field::one(6, 0),
-    ],
-};
-
-impl DeviceCertificate {
-    /// The bytes to sign under [`context::DEVICE_CERTIFICATE`].
-    pub fn encode(&self) -> Bytes {
-        let certificate = pb::DeviceCertificate {
-            user: self.user.encode(),
-            user_key: Some(self.user_key.to_pb()),
-            device: self.device.encode(),
-            device_key: Some(self.device_key.to_pb()),
-            roles: u32::from(self.admin),
-            issued_at_ms: self.issued_at_ms,
-        };
-        certificate.encode_to_vec().into()
-    }
-
-    fn decode(body: &Bytes) -> Result<Self, DecodeError> {
-        CERTIFICATE.check(body)?;
-        let pb = pb::DeviceCertificate::decode(body.clone())
-            .map_err(|_| DecodeError::Malformed { what: CERTIFICATE.what })?;
-        let certificate = Self {
-            user: UserId::decode(&pb.user)?,
-            user_key: PublicKey::decode(pb.user_key)?,
-            device: DeviceId::decode(&pb.device)?,
-            device_key: PublicKey::decode(pb.device_key)?,
-            admin: pb.roles & 1 == 1,
-            issued_at_ms: pb.issued_at_ms,
-        };
-        // Until keys rotate, the first key is the current one.
-        if UserId::from_key(&certificate.user_key) != certificate.user {
-            return Err(DecodeError::invalid(CERTIFICATE.what, "its user id doesn't belong to its user key"));
-        }
-        if DeviceId::from_key(&certificate.device_key) != certificate.device {
-            return Err(DecodeError::invalid(CERTIFICATE.what, "its device id doesn't belong to its device key"));
-        }
-        Ok(certificate)
-    }
-
-    /// Decodes a certificate and checks the user key's signature with `verify(key, message, signature)`.
-    pub fn open(signed: &Signed, verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool) -> Result<Self, DecodeError> {
-        // The key that verifies stands inside; the id it hashes to is what makes it the right key.
-        let certificate = Self::decode(signed.unverified_body())?;
-        signed
-            .verify(context::DEVICE_CERTIFICATE, |m, s| verify(&certificate.user_key, m, s))
-            .ok_or(DecodeError::invalid(CERTIFICATE.what, "its signature is wrong"))?;
-        Ok(certificate)
     }
 }
 
@@ -244,7 +167,7 @@ impl PeerRecord {
     }
 
     /// Decodes a record and checks both signatures with `verify(key, message, signature)`: the
-    /// certificate's by the user, the record's by the device. Expiry and sequence are the caller's.
+    /// certificate's, and the record's by the device. Expiry and sequence are the caller's.
     pub fn open(
         signed: &Signed,
         verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,

@@ -5,8 +5,10 @@
 //! order: the length limit of their type, the [`shape`] check (counts and nesting, before anything
 //! is allocated), and the validation that turns a protobuf message into a Rust type.
 
+pub mod certificate;
 pub mod context;
 pub mod decoders;
+pub mod device_list;
 pub mod entry;
 pub mod error;
 pub mod frame;
@@ -28,12 +30,14 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/peerloom.v1.rs"));
 }
 
+pub use certificate::{DeviceCertificate, Revocation, Roles, Succession, UserKeys};
+pub use device_list::{DeviceList, EncodedDeviceList};
 pub use entry::{Bundle, EntryClass, Envelope, Item, LogId, Position};
 pub use error::DecodeError;
 pub use frame::{Frame, GapRequest, KeyPackage, KeyPackageRequest, SignalFrame};
 pub use handshake::{Auth, Hello, Refusal, Verdict};
 pub use id::{ConversationId, DeviceId, MessageId, NetworkId, UserId};
-pub use identity::{Address, DeviceCertificate, PeerRecord, PublicKey, SuiteId};
+pub use identity::{Address, PeerRecord, PublicKey, SuiteId};
 pub use invitation::Invitation;
 pub use range::{Range, RangeSet};
 pub use receipt::{Ack, CannotOpen, CannotOpenReason, Withdrawal};

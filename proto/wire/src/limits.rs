@@ -30,8 +30,20 @@ pub const RECIPIENTS: usize = 256;
 
 /// Longest peer record with its signature, in bytes: it must fit a DNS TXT record and a QR code.
 pub const RECORD: usize = 900;
-/// Longest device certificate with its signature, in bytes.
-pub const CERTIFICATE: usize = 512;
+/// Longest device certificate with its signatures, or succession, in bytes.
+pub const CERTIFICATE: usize = 640;
+/// Most devices that speak for a user.
+pub const DEVICES: usize = 16;
+/// Most certificates that a device list names.
+pub const LISTED: usize = 64;
+/// Most devices that one revocation names.
+pub const REVOKED: usize = 256;
+/// Longest revocation with its signature, in bytes.
+pub const REVOCATION: usize = 34 * REVOKED + 256;
+/// Most revocations in a device list; one that names all devices of another takes its place.
+pub const REVOCATIONS: usize = 16;
+/// Longest device list, in bytes.
+pub const DEVICE_LIST: usize = REVOCATIONS * REVOCATION + 8 * 1024;
 /// Most addresses in a record.
 pub const ADDRESSES: usize = 8;
 /// Longest address, in bytes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use peerloom_core::wire::identity::clean_name;
 use peerloom_core::wire::store::{Identity, META, Record, SCHEMA_VERSION, meta};
-use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, UserId, context};
+use peerloom_core::wire::{DeviceCertificate, NetworkId, Roles, UserKeys};
 use peerloom_core::{Batch, Error, ErrorKind, Result, Storage};
 use peerloom_crypto_primitives::{SigningKey, random};
 
@@ -24,18 +24,20 @@ pub fn create_identity(storage: &Arc<dyn Storage>, network: NetworkId, name: &st
         return Err(Error::new(ErrorKind::Exists, "engine", "make an identity", message));
     }
     let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "make an identity", "no randomness").source(e);
-    let (user_seed, device_seed) = (random().map_err(no_randomness)?, random().map_err(no_randomness)?);
-    let (user, device) = (SigningKey::from_seed(&user_seed), SigningKey::from_seed(&device_seed));
-    let certificate = DeviceCertificate {
-        user: UserId::from_key(user.public()),
-        user_key: user.public().clone(),
-        device: DeviceId::from_key(device.public()),
-        device_key: device.public().clone(),
-        admin: true,
-        issued_at_ms: system_ms(),
+    let seed = || random().map_err(no_randomness);
+    let (user_seed, recovery_seed, device_seed) = (seed()?, seed()?, seed()?);
+    let [user, recovery, device] = [&user_seed, &recovery_seed, &device_seed].map(SigningKey::from_seed);
+    let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
+    let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, system_ms());
+    let certificate = certificate.sign(|m| user.sign(m), |m| device.sign(m));
+    let identity = Identity {
+        user_seed: Some(user_seed),
+        recovery_seed: Some(recovery_seed),
+        device_seed,
+        certificate,
+        network,
+        name: clean_name(name),
     };
-    let certificate = user.sign_object(context::DEVICE_CERTIFICATE, certificate.encode());
-    let identity = Identity { user_seed, device_seed, certificate, network, name: clean_name(name) };
     let mut batch = Batch::default();
     batch.put(META, Bytes::from_static(meta::IDENTITY), identity.encode());
     batch.put(META, Bytes::from_static(meta::INSTANCE), random::<16>().map_err(no_randomness)?.to_vec());

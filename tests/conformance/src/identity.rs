@@ -2,7 +2,7 @@
 
 use peerloom_core::DeviceSecret;
 use peerloom_core::wire::{
-    Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, UserId, context,
+    Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Roles, Signed, UserId, UserKeys, context,
 };
 use peerloom_crypto_primitives::SigningKey;
 
@@ -16,27 +16,21 @@ pub struct Identity {
     pub device: DeviceId,
     /// The user.
     pub user: UserId,
-    /// Signed by the user.
+    /// Signed by the user and the device.
     pub certificate: Signed,
 }
 
 /// The identity with this number.
 pub fn identity(number: u8) -> Identity {
-    let (user, device) = (SigningKey::from_seed(&[number; 32]), SigningKey::from_seed(&[number ^ 0x80; 32]));
-    let certificate = DeviceCertificate {
-        user: UserId::from_key(user.public()),
-        user_key: user.public().clone(),
-        device: DeviceId::from_key(device.public()),
-        device_key: device.public().clone(),
-        admin: true,
-        issued_at_ms: 1,
-    };
+    let [user, recovery, device] = [number, number ^ 0x40, number ^ 0x80].map(|n| SigningKey::from_seed(&[n; 32]));
+    let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
+    let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, 1);
     Identity {
         secret: DeviceSecret::new([number ^ 0x80; 32]),
         key: device.public().clone(),
         device: certificate.device,
         user: certificate.user,
-        certificate: user.sign_object(context::DEVICE_CERTIFICATE, certificate.encode()),
+        certificate: certificate.sign(|m| user.sign(m), |m| device.sign(m)),
     }
 }
 

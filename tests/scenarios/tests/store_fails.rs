@@ -25,7 +25,8 @@ fn network() -> NetworkId {
 fn owner(number: u8) -> store::Identity {
     let made = identity(number);
     store::Identity {
-        user_seed: [number; 32],
+        user_seed: Some([number; 32]),
+        recovery_seed: None,
         device_seed: [number ^ 0x80; 32],
         certificate: made.certificate,
         network: network(),

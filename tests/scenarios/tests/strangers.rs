@@ -35,7 +35,8 @@ async fn node(number: u8, links: &MemoryNetwork) -> Engine {
         storage: Arc::new(MemoryStorage::new()),
         cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
         identity: store::Identity {
-            user_seed: [number; 32],
+            user_seed: Some([number; 32]),
+            recovery_seed: None,
             device_seed: [number ^ 0x80; 32],
             certificate: made.certificate,
             network: network(),

@@ -47,8 +47,10 @@ impl Record for VaultHeader {
 /// Who this node is.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Secret seed of the user key.
-    pub user_seed: [u8; 32],
+    /// Secret seed of the user key in force; on devices with the role *admin* only.
+    pub user_seed: Option<[u8; 32]>,
+    /// Secret seed of the recovery key, until the user has written down its phrase.
+    pub recovery_seed: Option<[u8; 32]>,
     /// Secret seed of the device key.
     pub device_seed: [u8; 32],
     /// The device's certificate, verbatim.
@@ -64,8 +66,10 @@ impl Record for Identity {
     type Pb = pb::StoredIdentity;
 
     fn to_pb(&self) -> Self::Pb {
+        let optional = |seed: Option<[u8; 32]>| seed.map(|s| Bytes::copy_from_slice(&s)).unwrap_or_default();
         pb::StoredIdentity {
-            user_seed: Bytes::copy_from_slice(&self.user_seed),
+            user_seed: optional(self.user_seed),
+            recovery_seed: optional(self.recovery_seed),
             device_seed: Bytes::copy_from_slice(&self.device_seed),
             certificate: Some(self.certificate.to_pb()),
             network: self.network.encode(),
@@ -77,8 +81,10 @@ impl Record for Identity {
         let seed = |bytes: &Bytes| {
             bytes.as_ref().try_into().map_err(|_| DecodeError::invalid(Self::NAME, "a seed is not 32 bytes long"))
         };
+        let some = |bytes: &Bytes| (!bytes.is_empty()).then(|| seed(bytes)).transpose();
         Ok(Self {
-            user_seed: seed(&pb.user_seed)?,
+            user_seed: some(&pb.user_seed)?,
+            recovery_seed: some(&pb.recovery_seed)?,
             device_seed: seed(&pb.device_seed)?,
             certificate: Signed::required(pb.certificate, Self::NAME)?,
             network: NetworkId::decode(&pb.network)?,

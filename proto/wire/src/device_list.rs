@@ -1,0 +1,323 @@
+//! A user's devices as a set that only grows: readers unite what they find, in any order, and agree.
+//!
+//! Two administrators that edit while they don't hear of each other converge, since merging is union.
+//! A revocation wins over every certificate of its device and can't be taken back; a list without a
+//! known revocation is an old one, and uniting it changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::certificate::{ObjectHash, Revocation, Succession, UserKeys, decode_hash, kept_hash};
+use crate::identity::PUBLIC_KEY;
+use crate::shape::{Field, Shape};
+use crate::{DecodeError, DeviceCertificate, DeviceId, PublicKey, Signed, UserId, limits, pb, signed};
+
+/// The devices of one user, as far as they are known.
+///
+/// Call order: [`DeviceList::new`] or [`DeviceList::decode`]; then [`DeviceList::unite`] with lists
+/// and [`DeviceList::add_certificate`] with certificates, in any order; [`DeviceList::devices`] at
+/// any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceList {
+    keys: UserKeys,
+    succession: Option<Succeeded>,
+    /// Certificates by hash; `None` until the certificate itself was seen.
+    certificates: BTreeMap<ObjectHash, Option<Known>>,
+    revocations: BTreeMap<ObjectHash, Revoked>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Succeeded {
+    signed: Signed,
+    succession: Succession,
+    /// What it keeps; empty until a list with the hashes was seen.
+    kept: BTreeSet<ObjectHash>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Revoked {
+    signed: Signed,
+    statement: Revocation,
+    /// Signed by the recovery key: it outlives the user key.
+    by_recovery: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    signed: Signed,
+    certificate: DeviceCertificate,
+}
+
+static LIST: Shape = Shape {
+    what: "device list",
+    max_len: limits::DEVICE_LIST,
+    fields: &[
+        Field::nested(1, 1, &PUBLIC_KEY),
+        Field::nested(2, 1, &PUBLIC_KEY),
+        Field::nested(3, 1, &signed::SHAPE),
+        Field::many(4, limits::DEVICES, 32),
+        Field::many(5, limits::LISTED, 32),
+        Field::nested(6, limits::REVOCATIONS, &signed::SHAPE),
+    ],
+};
+
+impl DeviceList {
+    /// The list of a user of whom nothing else is known.
+    pub fn new(keys: UserKeys) -> Self {
+        Self { keys, succession: None, certificates: BTreeMap::new(), revocations: BTreeMap::new() }
+    }
+
+    /// The user.
+    pub fn user(&self) -> UserId {
+        self.keys.id()
+    }
+
+    /// The user key that is in force.
+    pub fn user_key(&self) -> &PublicKey {
+        self.succession.as_ref().map_or(&self.keys.user, |s| &s.succession.user_key)
+    }
+
+    /// The devices that speak for the user, by their certificates: signed by the key in force or kept
+    /// by the succession, not revoked; at most [`limits::DEVICES`], the earliest issued first.
+    pub fn devices(&self) -> Vec<&DeviceCertificate> {
+        let mut counting: Vec<_> = self
+            .certificates
+            .iter()
+            .filter_map(|(hash, known)| Some((hash, &known.as_ref()?.certificate)))
+            .filter(|(hash, certificate)| self.counts(hash, certificate))
+            .collect();
+        counting.sort_by_key(|(hash, certificate)| (certificate.issued_at_ms, **hash));
+        let mut seen = BTreeSet::new();
+        // A device that was certified twice counts by its latest certificate, in its first one's place.
+        let devices: Vec<DeviceId> = counting
+            .iter()
+            .map(|(_, c)| c.device)
+            .filter(|device| seen.insert(*device))
+            .take(limits::DEVICES)
+            .collect();
+        let latest = |device| counting.iter().rev().map(|(_, c)| *c).find(|c| c.device == device);
+        devices.into_iter().filter_map(latest).collect()
+    }
+
+    /// Whether a device was revoked.
+    pub fn is_revoked(&self, device: &DeviceId) -> bool {
+        self.revocations.values().any(|revoked| revoked.statement.devices.contains(device))
+    }
+
+    /// Every device that was revoked.
+    pub fn revoked(&self) -> BTreeSet<DeviceId> {
+        self.revocations.values().flat_map(|revoked| revoked.statement.devices.iter().copied()).collect()
+    }
+
+    /// Certificates that lists name and that weren't seen yet.
+    pub fn missing(&self) -> impl Iterator<Item = &ObjectHash> {
+        self.certificates.iter().filter(|(_, known)| known.is_none()).map(|(hash, _)| hash)
+    }
+
+    /// The certificates that were seen, verbatim.
+    pub fn certificates(&self) -> impl Iterator<Item = &Signed> {
+        self.certificates.values().flatten().map(|known| &known.signed)
+    }
+
+    fn counts(&self, hash: &ObjectHash, certificate: &DeviceCertificate) -> bool {
+        let in_force = self.succession.as_ref().map(|s| &s.signed);
+        let by_key = certificate.succession.as_ref() == in_force;
+        let kept = self.succession.as_ref().is_some_and(|s| s.kept.contains(hash));
+        (by_key || kept) && !self.is_revoked(&certificate.device)
+    }
+
+    /// Takes in a certificate of this user. `true`: something is new. A succession in it that is newer
+    /// than the known one is taken over.
+    pub fn add_certificate(
+        &mut self,
+        signed: &Signed,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<bool, DecodeError> {
+        let certificate = DeviceCertificate::open(signed, &verify)?;
+        if certificate.keys != self.keys {
+            return Err(DecodeError::invalid("device certificate", "it is another user's"));
+        }
+        let hash = DeviceCertificate::hash(signed);
+        let mut news = match &certificate.succession {
+            Some(succession) => self.succeed(succession, BTreeSet::new(), &verify)?,
+            None => false,
+        };
+        match self.certificates.get_mut(&hash) {
+            Some(known) => {
+                news |= known.is_none();
+                known.get_or_insert_with(|| Known { signed: signed.clone(), certificate });
+            }
+            None => {
+                if !self.has_room() {
+                    return Err(DecodeError::TooMany { what: LIST.what, max: limits::LISTED });
+                }
+                self.certificates.insert(hash, Some(Known { signed: signed.clone(), certificate }));
+                news = true;
+            }
+        }
+        Ok(news)
+    }
+
+    /// Whether one more certificate can be listed; those of revoked devices make room.
+    fn has_room(&mut self) -> bool {
+        if self.certificates.len() >= limits::LISTED {
+            let revoked = self.revoked();
+            self.certificates
+                .retain(|_, known| known.as_ref().is_none_or(|k| !revoked.contains(&k.certificate.device)));
+        }
+        self.certificates.len() < limits::LISTED
+    }
+
+    /// Takes in a revocation. `true`: it revokes a device that wasn't.
+    pub fn add_revocation(
+        &mut self,
+        signed: &Signed,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<bool, DecodeError> {
+        let revocation = self.open_revocation(signed, &verify)?;
+        let news = revocation.statement.devices.iter().any(|device| !self.is_revoked(device));
+        let says_no_less = |a: &Revoked, b: &Revoked| {
+            a.by_recovery >= b.by_recovery && b.statement.devices.iter().all(|d| a.statement.devices.contains(d))
+        };
+        if self.revocations.values().any(|known| says_no_less(known, &revocation)) {
+            return Ok(false);
+        }
+        self.revocations.retain(|_, known| !says_no_less(&revocation, known));
+        if self.revocations.len() >= limits::REVOCATIONS {
+            return Err(DecodeError::TooMany { what: "revocations", max: limits::REVOCATIONS });
+        }
+        self.revocations.insert(DeviceCertificate::hash(signed), revocation);
+        Ok(news)
+    }
+
+    fn open_revocation(
+        &self,
+        signed: &Signed,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<Revoked, DecodeError> {
+        let mut by_recovery = false;
+        let statement = Revocation::open(signed, |message, signature| {
+            by_recovery = verify(&self.keys.recovery, message, signature);
+            by_recovery || verify(self.user_key(), message, signature)
+        })?;
+        if statement.user != self.user() {
+            return Err(DecodeError::invalid("revocation", "it is another user's"));
+        }
+        Ok(Revoked { signed: signed.clone(), statement, by_recovery })
+    }
+
+    /// Takes in a succession with the hashes that it keeps (empty if they are not at hand). `true`:
+    /// something is new.
+    pub fn succeed(
+        &mut self,
+        signed: &Signed,
+        kept: BTreeSet<ObjectHash>,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<bool, DecodeError> {
+        let succession = Succession::open(signed, &self.keys, &verify)?;
+        let kept = if kept_hash(&kept) == succession.kept { kept } else { BTreeSet::new() };
+        let rank = |s: &Succession, signed: &Signed| (s.sequence, DeviceCertificate::hash(signed));
+        if let Some(known) = &mut self.succession {
+            if known.signed == *signed {
+                let news = known.kept.is_empty() && !kept.is_empty();
+                known.kept.extend(kept);
+                return Ok(news);
+            }
+            if rank(&succession, signed) < rank(&known.succession, &known.signed) {
+                return Ok(false);
+            }
+        }
+        self.succession = Some(Succeeded { signed: signed.clone(), succession, kept });
+        // Statements of earlier user keys count no longer.
+        let known = std::mem::take(&mut self.revocations);
+        self.revocations =
+            known.into_iter().filter(|(_, r)| self.open_revocation(&r.signed, &verify).is_ok()).collect();
+        Ok(true)
+    }
+
+    /// Unites this list with another one of the same user, which may come from anybody: what doesn't
+    /// verify is passed over. `true`: something is new.
+    pub fn unite(
+        &mut self,
+        other: &EncodedDeviceList,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<bool, DecodeError> {
+        if other.keys != self.keys {
+            return Err(DecodeError::invalid(LIST.what, "it is another user's"));
+        }
+        let mut news = false;
+        if let Some(succession) = &other.succession {
+            news |= self.succeed(succession, other.kept.clone(), &verify)?;
+        }
+        for revocation in &other.revocations {
+            news |= self.add_revocation(revocation, &verify).unwrap_or(false);
+        }
+        for hash in &other.certificates {
+            if !self.certificates.contains_key(hash) && self.has_room() {
+                self.certificates.insert(*hash, None);
+                news = true;
+            }
+        }
+        Ok(news)
+    }
+
+    /// What to publish: the same bytes on every device that knows the same.
+    pub fn to_encoded(&self) -> EncodedDeviceList {
+        EncodedDeviceList {
+            keys: self.keys.clone(),
+            succession: self.succession.as_ref().map(|s| s.signed.clone()),
+            kept: self.succession.as_ref().map(|s| s.kept.clone()).unwrap_or_default(),
+            // Only those that were seen: a hash that nobody can resolve would travel for ever.
+            certificates: self
+                .certificates
+                .iter()
+                .filter(|(hash, known)| known.as_ref().is_some_and(|k| self.counts(hash, &k.certificate)))
+                .map(|(hash, _)| *hash)
+                .collect(),
+            revocations: self.revocations.values().map(|revoked| revoked.signed.clone()).collect(),
+        }
+    }
+}
+
+/// A device list as it travels: nothing in it is verified yet. [`DeviceList::unite`] verifies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedDeviceList {
+    /// The keys that name the user.
+    pub keys: UserKeys,
+    succession: Option<Signed>,
+    kept: BTreeSet<ObjectHash>,
+    certificates: BTreeSet<ObjectHash>,
+    revocations: Vec<Signed>,
+}
+
+impl EncodedDeviceList {
+    /// Its bytes.
+    pub fn encode(&self) -> Bytes {
+        let hashes = |set: &BTreeSet<ObjectHash>| set.iter().map(|h| Bytes::copy_from_slice(h)).collect();
+        let list = pb::DeviceList {
+            user_key: Some(self.keys.user.to_pb()),
+            recovery_key: Some(self.keys.recovery.to_pb()),
+            succession: self.succession.as_ref().map(Signed::to_pb),
+            kept: hashes(&self.kept),
+            certificates: hashes(&self.certificates),
+            revocations: self.revocations.iter().map(Signed::to_pb).collect(),
+        };
+        list.encode_to_vec().into()
+    }
+
+    /// Decodes a list.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        LIST.check(&bytes)?;
+        let pb = pb::DeviceList::decode(bytes).map_err(|_| DecodeError::Malformed { what: LIST.what })?;
+        let hashes = |list: &[Bytes]| list.iter().map(|h| decode_hash(h, LIST.what)).collect::<Result<_, _>>();
+        Ok(Self {
+            keys: UserKeys { user: PublicKey::decode(pb.user_key)?, recovery: PublicKey::decode(pb.recovery_key)? },
+            succession: pb.succession.map(Signed::from_pb),
+            kept: hashes(&pb.kept)?,
+            certificates: hashes(&pb.certificates)?,
+            revocations: pb.revocations.into_iter().map(Signed::from_pb).collect(),
+        })
+    }
+}
