@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use peerloom_core::kinds::KindConfig;
 use peerloom_core::wire::{NetworkId, PeerRecord, Signed};
 use peerloom_core::{
-    CostTier, DeviceSecret, Discovery, DiscoveryCaps, Error, ErrorKind, Finding, Result, Signaling, Target,
+    CostTier, DeviceSecret, Discovery, DiscoveryCaps, Error, ErrorKind, Finding, Result, SignalCarrier, Target,
 };
 use peerloom_crypto_primitives::{SigningKey, verify};
 use peerloom_registry_protocol::http::{Device, DeviceAnswer, UserAnswer};
@@ -289,7 +289,7 @@ impl Discovery for RegistryDiscovery {
         }
     }
 
-    fn signaling(&self) -> Option<Arc<dyn Signaling>> {
+    fn signaling(&self) -> Option<Arc<dyn SignalCarrier>> {
         Some(self.signaling.clone())
     }
 

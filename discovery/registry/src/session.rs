@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::Signed;
-use peerloom_core::{Error, ErrorKind, Result, Signal};
+use peerloom_core::wire::{self, DecodeError, Signed};
+use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_registry_protocol::limits;
 use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
 use peerloom_registry_protocol::proof::challenge_input;
@@ -217,9 +217,9 @@ fn take(
         }
     };
     match message {
-        ServerMessage::Signal { from, payload } => match BASE64URL_NOPAD.decode(payload.as_bytes()) {
-            Ok(payload) => shared.deliver(&Signal { from, payload: payload.into() }),
-            Err(_) => debug!(?from, "a signal that is not base64url is passed over"),
+        ServerMessage::Signal { from, payload } => match signed(&payload) {
+            Ok(signal) => shared.deliver(from, signal),
+            Err(error) => debug!(?from, %error, "what is no signed signal is passed over"),
         },
         ServerMessage::Sent { id, .. } => answer(Some(id), Ok(())),
         ServerMessage::Absent { to, id } => {
@@ -235,6 +235,13 @@ fn take(
         other => return Err(unexpected(shared, other)),
     }
     Ok(())
+}
+
+/// The signed signal in a payload; nothing in it is verified.
+fn signed(payload: &str) -> Result<Signed, DecodeError> {
+    let malformed = DecodeError::Malformed { what: "signal" };
+    let bytes = BASE64URL_NOPAD.decode(payload.as_bytes()).map_err(|_| malformed)?;
+    Signed::decode(bytes.into(), wire::limits::SIGNED_SIGNAL)
 }
 
 async fn send(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>, message: &ClientMessage) -> Result<()> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peerloom_core::wire::{DeviceId, NetworkId, Signed};
-use peerloom_core::{Error, ErrorKind, Result, Signal};
+use peerloom_core::{Carried, Error, ErrorKind, Result};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_registry_protocol::http::{Announce, Announced};
 use peerloom_registry_protocol::proof::Work;
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Sender<Status>,
     /// Where signals go while there is a socket.
     outbox: Mutex<Option<mpsc::Sender<Outgoing>>>,
-    receivers: Mutex<Vec<mpsc::Sender<Signal>>>,
+    receivers: Mutex<Vec<mpsc::Sender<Carried>>>,
     /// The work that the registry wanted last, in bits, and the one that was done.
     work_bits: AtomicU32,
     work_done: Mutex<Option<(Signed, u32, u64)>>,
@@ -249,17 +249,18 @@ impl Shared {
     }
 
     /// Gives a signal to all who receive.
-    pub(crate) fn deliver(&self, signal: &Signal) {
-        // Whoever signals is there, and has announced itself.
-        lock(&self.cache).heard(signal.from);
+    pub(crate) fn deliver(&self, from: DeviceId, signal: Signed) {
+        // A device that signals is there, and has announced itself.
+        lock(&self.cache).heard(from);
+        let carried = Carried { from: Some(from), signal };
         lock(&self.receivers).retain(|receiver| {
             // A full one drops this signal; only a closed one goes.
-            !matches!(receiver.try_send(signal.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+            !matches!(receiver.try_send(carried.clone()), Err(mpsc::error::TrySendError::Closed(_)))
         });
     }
 
     /// Signals from now on.
-    pub(crate) fn receive(&self) -> mpsc::Receiver<Signal> {
+    pub(crate) fn receive(&self) -> mpsc::Receiver<Carried> {
         let (sender, receiver) = mpsc::channel(RECEIVED);
         let mut receivers = lock(&self.receivers);
         receivers.retain(|receiver| !receiver.is_closed());

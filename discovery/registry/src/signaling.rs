@@ -1,15 +1,14 @@
-//! Signals over the session's socket. A payload goes as base64url.
+//! Signals over the session's socket. A signed signal goes as base64url.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::DeviceId;
-use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling};
+use peerloom_core::wire::{DeviceId, Signed};
+use peerloom_core::{Carried, Error, ErrorKind, IceServer, Result, SignalCarrier};
 use peerloom_registry_protocol::limits;
 use tokio::sync::oneshot;
 
@@ -39,9 +38,9 @@ impl RegistrySignaling {
 }
 
 #[async_trait]
-impl Signaling for RegistrySignaling {
-    async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()> {
-        let payload = BASE64URL_NOPAD.encode(&payload);
+impl SignalCarrier for RegistrySignaling {
+    async fn send(&self, to: DeviceId, signal: Signed) -> Result<()> {
+        let payload = BASE64URL_NOPAD.encode(&signal.encode());
         if payload.len() > limits::PAYLOAD {
             let message = format!("a signal has at most {} bytes in base64url", limits::PAYLOAD);
             return Err(Error::new(ErrorKind::TooLarge, "registry", "signal", message));
@@ -61,7 +60,7 @@ impl Signaling for RegistrySignaling {
         tokio::time::timeout(PATIENCE, carried).await.map_err(late)?
     }
 
-    fn receive(&self) -> BoxStream<'static, Signal> {
+    fn receive(&self) -> BoxStream<'static, Carried> {
         let receiver = self.shared.receive();
         futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|signal| (signal, receiver))

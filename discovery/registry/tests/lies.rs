@@ -192,7 +192,7 @@ async fn what_opens_no_socket_holds_nobody_up() {
     for babble in [json_answer(&json!({})), b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(), vec![0; 100_000]] {
         let babbling = client(liar(babble).await);
         babbling.announce(record(&alice, 1, &[])).await.expect("it is announced once that works");
-        let sent = babbling.signaling().expect("signaling").send(identity(1).device, bytes::Bytes::new()).await;
+        let sent = babbling.signaling().expect("signaling").send(identity(1).device, record(&alice, 1, &[])).await;
         assert_eq!(sent.map_err(|e| e.kind()), Err(ErrorKind::Unreachable));
         babbling.shutdown().await;
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::kinds::DurationText;
-use peerloom_core::wire::{NetworkId, Signed};
+use peerloom_core::wire::{NetworkId, Signed, limits};
 use peerloom_core::{Discovery, ErrorKind, FindingStatus, Target};
 use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
 use peerloom_registry_server::{IceConfig, Registry, TlsFiles};
@@ -40,6 +40,11 @@ fn signed(identity: &Identity, sequence: u64) -> Signed {
     record(identity, sequence, &["quic://192.0.2.1:4433".parse().expect("an address")])
 }
 
+/// What a registry carries, whatever is in it.
+fn signal(body: &'static [u8]) -> Signed {
+    Signed::sign(b"", Bytes::from_static(body), |_| Bytes::from_static(&[7; 64]))
+}
+
 /// Asks until it is so.
 async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let begin = tokio::time::Instant::now();
@@ -64,18 +69,18 @@ async fn devices_find_and_signal_each_other() {
 
     let (to_bob, from_alice) = (first.signaling().expect("signaling"), second.signaling().expect("signaling"));
     let mut inbox = from_alice.receive();
-    let payload = Bytes::from(vec![0xff; 16 * 1024]);
-    to_bob.send(bob.device, payload.clone()).await.expect("a signal");
-    let signal = tokio::time::timeout(PATIENCE, inbox.next()).await.expect("in time").expect("a signal");
-    assert_eq!((signal.from, signal.payload), (alice.device, payload));
-    let too_long = to_bob.send(bob.device, Bytes::from(vec![0; 20_000])).await;
+    let longest = signal(&[0xff; limits::SIGNED_SIGNAL - 80]);
+    to_bob.send(bob.device, longest.clone()).await.expect("a signal");
+    let carried = tokio::time::timeout(PATIENCE, inbox.next()).await.expect("in time").expect("a signal");
+    assert_eq!((carried.from, carried.signal), (Some(alice.device), longest));
+    let too_long = to_bob.send(bob.device, signal(&[0; 20_000])).await;
     assert_eq!(too_long.map_err(|e| e.kind()), Err(ErrorKind::TooLarge));
 
     // Nobody waits for a device that has gone.
     second.shutdown().await;
     assert!(inbox.next().await.is_none(), "the inbox ends");
     until("bob is gone", async || {
-        let sent = to_bob.send(bob.device, Bytes::from_static(b"there?")).await;
+        let sent = to_bob.send(bob.device, signal(b"there?")).await;
         matches!(sent, Err(error) if error.kind() == ErrorKind::Unreachable)
     })
     .await;
@@ -142,7 +147,7 @@ async fn without_its_registry_a_node_goes_on() {
     assert!(second.resolve(Target::User(carol.user)).await.is_err());
     let signaling = second.signaling().expect("signaling");
     until("the socket is lost", async || {
-        let sent = signaling.send(alice.device, Bytes::from_static(b"there?")).await;
+        let sent = signaling.send(alice.device, signal(b"there?")).await;
         matches!(sent, Err(error) if error.kind() == ErrorKind::Unreachable && error.message().contains("no connection"))
     })
     .await;
@@ -151,9 +156,8 @@ async fn without_its_registry_a_node_goes_on() {
     // It comes back empty, and both come back to it by themselves.
     let registry = start(peerloom_registry_server::RegistryConfig { listen: at.to_string(), ..server() }).await;
     let mut inbox = first.signaling().expect("signaling").receive();
-    until("both are connected", async || signaling.send(alice.device, Bytes::from_static(b"again")).await.is_ok())
-        .await;
-    assert_eq!(inbox.next().await.expect("a signal").from, bob.device);
+    until("both are connected", async || signaling.send(alice.device, signal(b"again")).await.is_ok()).await;
+    assert_eq!(inbox.next().await.expect("a signal").from, Some(bob.device));
     let third = client(RegistryConfig { cache, ..settings(at) }, &carol);
     assert_eq!(third.resolve(Target::User(bob.user)).await.expect("a look-up"), [signed(&bob, 2)]);
     registry.shutdown().await;
@@ -274,7 +278,7 @@ async fn a_changed_network_is_connected_from_anew() {
     first.network_changed();
     let signaling = second.signaling().expect("signaling");
     until("it is reachable again", async || {
-        let _ = signaling.send(alice.device, Bytes::from_static(b"there?")).await;
+        let _ = signaling.send(alice.device, signal(b"there?")).await;
         tokio::time::timeout(Duration::from_millis(50), inbox.next()).await.is_ok()
     })
     .await;

@@ -57,7 +57,7 @@
 //!     const signature = await sign(message.nonce, message.registry);
 //!     socket.send(JSON.stringify({ type: "hello", network, record, signature }));
 //!   } else if (message.type === "ready") {
-//!     socket.send(JSON.stringify({ type: "signal", to: other, payload: "an offer", id: 1 }));
+//!     socket.send(JSON.stringify({ type: "signal", to: other, payload: "a signed offer", id: 1 }));
 //!   } else if (message.type === "signal") {
 //!     receive(message.from, message.payload);
 //!   }

@@ -4,7 +4,7 @@
 pub const BODY: usize = 8 * 1024;
 /// Longest response that a client takes, in bytes.
 pub const RESPONSE: usize = 256 * 1024;
-/// Longest payload of a signal, in bytes of UTF-8: 16 KiB of bytes take 21,846 in base64url.
+/// Longest payload of a signal, in bytes of UTF-8: a signed signal of 16.5 KiB takes 22,528 in base64url.
 pub const PAYLOAD: usize = 22 * 1024;
 /// Longest message on the WebSocket, in bytes: a payload with every character escaped, and what
 /// stands around it.

@@ -47,6 +47,9 @@ pub const SEALED_ENTRY: &[u8] = b"peerloom/v1/sealed-entry\0";
 /// The static key of a Noise handshake, signed by the device's key.
 pub const NOISE_KEY: &[u8] = b"peerloom/v1/noise-key\0";
 
+/// A signal, signed by its sender's device key.
+pub const SIGNAL: &[u8] = b"peerloom/v1/signal\0";
+
 /// What binds the handshake to a WebRTC link: `SHA-256(WEBRTC_BINDING ‖ SHA-256 of the offerer's DTLS
 /// certificate ‖ SHA-256 of the answerer's)`.
 pub const WEBRTC_BINDING: &[u8] = b"peerloom/v1/webrtc-binding\0";
@@ -59,7 +62,7 @@ pub const REGISTRY_HEARTBEAT: &[u8] = b"peerloom/v1/registry-heartbeat\0";
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 25] = [
+pub const ALL: [&[u8]; 26] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -81,6 +84,7 @@ pub const ALL: [&[u8]; 25] = [
     SEALED_WRAP,
     SEALED_ENTRY,
     NOISE_KEY,
+    SIGNAL,
     WEBRTC_BINDING,
     REGISTRY_CHALLENGE,
     REGISTRY_HEARTBEAT,

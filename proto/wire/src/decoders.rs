@@ -6,14 +6,14 @@ use bytes::Bytes;
 use crate::store::Record;
 use crate::{
     Ack, Auth, Bundle, CannotOpen, DeviceCertificate, EncodedDeviceList, Envelope, Frame, Hello, Invitation,
-    PeerRecord, Revocation, Signed, Verdict, Withdrawal, limits, store,
+    PeerRecord, Revocation, Signed, SignedSignal, Verdict, Withdrawal, limits, store,
 };
 
 /// Feeds bytes to a decoder and drops what comes out.
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const ALL: [(&str, Decoder); 15] = [
+pub const ALL: [(&str, Decoder); 16] = [
     ("frame", |b| drop(Frame::decode(copy(b)))),
     ("envelope", |b| drop(Envelope::decode(copy(b)))),
     ("hello", |b| drop(Hello::decode(copy(b)))),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, Decoder); 15] = [
     ("revocation", |b| with_signed(b, |s| drop(Revocation::open(s, |_, _| true)))),
     ("record", |b| with_signed(b, |s| drop(PeerRecord::open(s, |_, _, _| true)))),
     ("invitation", |b| with_signed(b, |s| drop(Invitation::open(s, |_, _, _| true)))),
+    ("signal", |b| with_signed(b, |s| drop(SignedSignal::decode_unverified(s)))),
     ("ack", |b| with_signed(b, |s| drop(Ack::decode(s)))),
     ("cannot_open", |b| with_signed(b, |s| drop(CannotOpen::decode(s)))),
     ("withdrawal", |b| with_signed(b, |s| drop(Withdrawal::decode(s)))),

@@ -6,7 +6,7 @@ use prost::Message;
 use crate::entry::ENVELOPE;
 use crate::receipt::RANGE;
 use crate::shape::{Field, Shape};
-use crate::{ConversationId, DecodeError, DeviceId, Envelope, RangeSet, Signed, SuiteId, limits, pb, signed};
+use crate::{ConversationId, DecodeError, Envelope, RangeSet, Signed, SuiteId, limits, pb, signed};
 
 /// One frame of a control or chat channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub enum Frame {
     KeyPackage(KeyPackage),
     /// The sender's signed [`crate::PeerRecord`].
     Record(Signed),
-    /// A signal on its way, over one device that has links to both ends.
-    Signal(SignalFrame),
+    /// A signed [`crate::SignedSignal`] on its way, over one device that has links to both ends.
+    Signal(Signed),
 }
 
 /// "Send me these positions of your log again."
@@ -60,17 +60,6 @@ pub struct KeyPackage {
     pub package: Bytes,
 }
 
-/// What a device tells another before the two have a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignalFrame {
-    /// Who says it, as far as the carrier knows.
-    pub from: DeviceId,
-    /// Whom it is for.
-    pub to: DeviceId,
-    /// As the transport encodes it.
-    pub payload: Bytes,
-}
-
 static RECEIPT: Shape = Shape { what: "receipt", max_len: limits::RECEIPT, fields: signed::SHAPE.fields };
 static RECORD: Shape = Shape { what: "peer record", max_len: limits::RECORD, fields: signed::SHAPE.fields };
 static GAP_REQUEST: Shape = Shape {
@@ -85,11 +74,7 @@ static KEY_PACKAGE: Shape = Shape {
     max_len: limits::CONTROL_FRAME,
     fields: &[Field::one(1, 0), Field::one(2, 32), Field::one(3, limits::KEY_PACKAGE)],
 };
-static SIGNAL: Shape = Shape {
-    what: "signal",
-    max_len: limits::SIGNAL + 128,
-    fields: &[Field::one(1, 32), Field::one(2, 32), Field::one(3, limits::SIGNAL)],
-};
+static SIGNAL: Shape = Shape { what: "signal", max_len: limits::SIGNED_SIGNAL, fields: signed::SHAPE.fields };
 static FRAME: Shape = Shape {
     what: "frame",
     max_len: limits::CHAT_FRAME,
@@ -129,11 +114,7 @@ impl Frame {
                 package: answer.package.clone(),
             }),
             Self::Record(signed) => Kind::Record(signed.to_pb()),
-            Self::Signal(signal) => Kind::Signal(pb::Signal {
-                from: signal.from.encode(),
-                to: signal.to.encode(),
-                payload: signal.payload.clone(),
-            }),
+            Self::Signal(signed) => Kind::Signal(signed.to_pb()),
         };
         pb::Frame { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -175,11 +156,7 @@ impl Frame {
                 package: pb.package,
             }),
             Kind::Record(pb) => Self::Record(Signed::from_pb(pb)),
-            Kind::Signal(pb) => Self::Signal(SignalFrame {
-                from: DeviceId::decode(&pb.from)?,
-                to: DeviceId::decode(&pb.to)?,
-                payload: pb.payload,
-            }),
+            Kind::Signal(pb) => Self::Signal(Signed::from_pb(pb)),
         }))
     }
 }

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod range;
 pub mod receipt;
 pub mod shape;
+pub mod signal;
 pub mod signed;
 pub mod store;
 
@@ -34,13 +35,14 @@ pub use certificate::{DeviceCertificate, Revocation, Roles, Succession, UserKeys
 pub use device_list::{DeviceList, EncodedDeviceList};
 pub use entry::{Bundle, EntryClass, Envelope, Item, LogId, Position};
 pub use error::DecodeError;
-pub use frame::{Frame, GapRequest, KeyPackage, KeyPackageRequest, SignalFrame};
+pub use frame::{Frame, GapRequest, KeyPackage, KeyPackageRequest};
 pub use handshake::{Auth, Hello, Refusal, Verdict};
 pub use id::{ConversationId, DeviceId, MessageId, NetworkId, UserId};
 pub use identity::{Address, PeerRecord, PublicKey, SuiteId};
 pub use invitation::Invitation;
 pub use range::{Range, RangeSet};
 pub use receipt::{Ack, CannotOpen, CannotOpenReason, Withdrawal};
+pub use signal::{SessionId, SignedSignal};
 pub use signed::Signed;
 
 /// The wire format's version that this crate speaks.

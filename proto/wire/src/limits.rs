@@ -68,8 +68,10 @@ pub const RECEIPT: usize = 2048;
 /// Longest key package, in bytes: a hybrid post-quantum one takes 2,640.
 pub const KEY_PACKAGE: usize = 4096;
 
-/// Longest signal between two devices, in bytes: an offer with its candidates takes 1 to 3 KiB.
+/// Longest body of a signal between two devices, in bytes: an offer with its candidates takes 1 to 3 KiB.
 pub const SIGNAL: usize = 16 * 1024;
+/// Longest signal with what is signed beside it and its signature, in bytes.
+pub const SIGNED_SIGNAL: usize = SIGNAL + 512;
 
 /// Most unknown fields at one level of a message: room for newer versions, none for floods.
 pub const UNKNOWN_FIELDS: usize = 64;

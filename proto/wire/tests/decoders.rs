@@ -5,8 +5,8 @@ use bytes::Bytes;
 use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
     Ack, Auth, Bundle, CannotOpen, CannotOpenReason, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest,
-    Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId, NetworkId, RangeSet, Refusal, Signed, SuiteId,
-    Verdict, Withdrawal,
+    Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId, NetworkId, PublicKey, RangeSet, Refusal, SessionId,
+    Signed, SignedSignal, SuiteId, Verdict, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -44,6 +44,18 @@ fn signed(body: Bytes) -> Signed {
     Signed::sign(b"context", body, |_| Bytes::from_static(&[9; 64]))
 }
 
+fn signal() -> SignedSignal {
+    SignedSignal {
+        network: NetworkId::from_name("test"),
+        key: PublicKey::ed25519([4; 32]),
+        to: DeviceId::from_bytes([3; 32]),
+        session: SessionId::from_bytes([5; 16]),
+        serial: 2,
+        expires_at_ms: 1_800_000_000_000,
+        body: Bytes::from_static(b"offer"),
+    }
+}
+
 fn positions() -> RangeSet {
     [3, 4, 9].into_iter().collect()
 }
@@ -79,6 +91,7 @@ fn examples() -> Vec<Bytes> {
             package: Bytes::from_static(b"package"),
         }),
         Frame::Record(signed(Bytes::from_static(b"record"))),
+        Frame::Signal(signed(signal().encode())),
     ];
     for frame in &frames {
         assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())));
@@ -89,6 +102,7 @@ fn examples() -> Vec<Bytes> {
     assert_eq!(Ack::decode(&signed(ack.encode())), Ok(ack.clone()));
     assert_eq!(CannotOpen::decode(&signed(cannot.encode())), Ok(cannot.clone()));
     assert_eq!(Withdrawal::decode(&signed(withdrawal.encode())), Ok(withdrawal.clone()));
+    assert_eq!(SignedSignal::decode_unverified(&signed(signal().encode())), Ok(signal()));
     assert_eq!(Hello::decode(hello().encode()), Ok(hello()));
     let auth = Auth { signature: Bytes::from_static(&[7; 64]), token: Some([5; 16]), name: "bob".into() };
     assert_eq!(Auth::decode(auth.encode()), Ok(auth.clone()));
@@ -151,6 +165,7 @@ fn vectors_stay_as_they_are() {
         ("hello", hex(&hello().encode())),
         ("ack", hex(&Ack { log: log(), through: 1, beyond: positions() }.encode())),
         ("frame", hex(&Frame::Envelope(envelope()).encode())),
+        ("signal", hex(&signal().encode())),
     ];
     let actual: String = named.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
     assert_eq!(actual, expected, "the format is frozen: tests/vectors/wire.txt may only grow");
@@ -163,7 +178,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_harmless(which in 0usize..16, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
+    fn damage_is_harmless(which in 0usize..17, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
         let examples = examples();
         let mut bytes = examples[which % examples.len()].to_vec();
         for (at, value) in changes {

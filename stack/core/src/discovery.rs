@@ -9,7 +9,7 @@ use peerloom_wire::{DeviceId, Signed, UserId};
 
 use tokio::sync::broadcast;
 
-use crate::{Finding, Result, Signaling};
+use crate::{Finding, Result, SignalCarrier};
 
 /// Finds the signed records of devices, and makes this device's own findable.
 ///
@@ -36,7 +36,7 @@ pub trait Discovery: Send + Sync {
     fn watch(&self) -> BoxStream<'static, Signed>;
 
     /// A way to the devices it knows before there is a link to them, where it has one.
-    fn signaling(&self) -> Option<Arc<dyn Signaling>> {
+    fn signaling(&self) -> Option<Arc<dyn SignalCarrier>> {
         None
     }
 

@@ -30,7 +30,7 @@ pub use diagnosis::{Finding, FindingStatus};
 pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use kinds::{Kinds, Layer, Settings};
-pub use signaling::{IceServer, Signal, Signaling, SignalingCaps};
+pub use signaling::{Carried, IceServer, Signal, SignalCarrier, Signaling, SignalingCaps};
 pub use storage::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
 pub use stream::{ByteStream, StreamListener, StreamTransport};
 pub use transport::{

@@ -12,7 +12,7 @@ mod transport;
 
 pub use crypto::MemoryCrypto;
 pub use discovery::{MemoryDirectory, MemoryDiscovery};
-pub use signaling::{MemorySignaling, SignalingHub};
+pub use signaling::{MemoryCarrier, MemorySignaling, SignalingHub};
 pub use storage::{Faults, MemoryStorage};
 pub use stream::MemoryStreams;
 pub use transport::{MemoryNetwork, MemoryTransport};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
-use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Signal, Target};
+use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Target};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
@@ -20,22 +20,11 @@ use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, St
 use crate::event::{EventSource, EventStream, Message, Notice};
 use crate::history::{Cursor, Reader, blocking};
 use crate::net::by_hand::Offer;
-use crate::net::{self, Links, Network, PeerStatus, Shared, Switchboard};
+use crate::net::{self, LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, Switchboard};
 use crate::store;
 
 /// Offers by hand that wait for answers, at most.
 const MAX_OFFERS: usize = 16;
-
-/// An offer or an answer that people carry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandSignal {
-    /// Who made it.
-    pub from: DeviceId,
-    /// Whom it is for.
-    pub to: DeviceId,
-    /// As the transport encodes it.
-    pub payload: Bytes,
-}
 
 /// A node: its layers, its delivery thread, its links.
 pub struct Engine {
@@ -50,6 +39,7 @@ pub struct Engine {
     transports: Vec<Arc<dyn peerloom_core::Transport>>,
     discoveries: Vec<Arc<dyn peerloom_core::Discovery>>,
     signals: Arc<Switchboard>,
+    carrier: Arc<LinkCarrier>,
     network: Mutex<Option<Network>>,
     /// Offers that people carry, by the device they are for.
     offers: Mutex<HashMap<DeviceId, Offer>>,
@@ -91,8 +81,12 @@ impl Engine {
             events.clone(),
             rng,
         );
-        let carriers = discoveries.iter().filter_map(|discovery| discovery.signaling()).collect();
-        let signals = Arc::new(Switchboard::new(own.device, links.clone(), carriers));
+        let carrier = Arc::new(LinkCarrier::new(own.device, links.clone()));
+        let mut carriers: Vec<_> = discoveries.iter().filter_map(|discovery| discovery.signaling()).collect();
+        carriers.push(carrier.clone());
+        let gate = Arc::new(SignalGate(contacts.clone()));
+        let key = SigningKey::from_seed(&identity.device_seed);
+        let signals = Arc::new(Switchboard::new(key, identity.network, gate, carriers));
         let reader = Reader::new(&storage, own.device);
         let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
@@ -107,6 +101,7 @@ impl Engine {
             transports,
             discoveries,
             signals,
+            carrier,
             network: Mutex::new(None),
             offers: Mutex::default(),
         })
@@ -124,6 +119,7 @@ impl Engine {
                 contacts: self.contacts.clone(),
                 links: self.links.clone(),
                 signals: self.signals.clone(),
+                carrier: self.carrier.clone(),
                 driver: self.driver.clone(),
                 delivery: self.config.delivery.clone(),
                 max_links: self.config.max_links,
@@ -190,39 +186,37 @@ impl Engine {
 
     /// Makes an offer for a contact's device, which people carry there; the answer goes to
     /// [`Engine::complete_by_hand`]. The node must be started. An earlier offer is given up.
-    pub async fn offer_by_hand(&self, contact: &Contact) -> Result<HandSignal> {
+    pub async fn offer_by_hand(&self, contact: &Contact) -> Result<Signed> {
         let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
         let device = contact.devices.first().ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
         let shared = self.shared().await?;
         let offer = Network::offer_by_hand(shared, contact.user, device).await?;
-        let signal = HandSignal { from: self.own.device, to: device, payload: offer.payload.clone() };
+        let signed = offer.signed.clone();
         let mut offers = self.offers.lock().await;
         if offers.len() >= MAX_OFFERS {
             offers.clear();
         }
         offers.insert(device, offer);
-        Ok(signal)
+        Ok(signed)
     }
 
     /// Takes an offer that somebody carried here, and returns the answer to be carried back. The link
     /// comes up by itself once the answer has arrived. The node must be started.
-    pub async fn answer_by_hand(&self, offer: HandSignal) -> Result<HandSignal> {
-        self.check_addressee(&offer)?;
-        let shared = self.shared().await?;
-        let signal = Signal { from: offer.from, payload: offer.payload };
-        let payload = Network::answer_by_hand(&shared, &signal).await?;
-        Ok(HandSignal { from: self.own.device, to: offer.from, payload })
+    pub async fn answer_by_hand(&self, offer: &Signed) -> Result<Signed> {
+        let offer = self.signals.open_manual(offer)?;
+        Network::answer_by_hand(&*self.shared().await?, &offer).await
     }
 
     /// Takes the answer to an offer of [`Engine::offer_by_hand`]; returns once the link is up.
-    pub async fn complete_by_hand(&self, answer: HandSignal) -> Result<()> {
-        self.check_addressee(&answer)?;
+    pub async fn complete_by_hand(&self, answer: &Signed) -> Result<()> {
+        let answer = self.signals.open_manual(answer)?;
+        let from = answer.from;
         let none = "no offer waits for this answer; make a new offer, and use the answer within ten minutes";
-        let offer = self.offers.lock().await.remove(&answer.from);
+        let offer = self.offers.lock().await.remove(&from);
         let mut offer = offer.ok_or_else(|| Error::new(ErrorKind::NotFound, "engine", "connect by hand", none))?;
-        let done = offer.complete(answer.payload).await;
+        let done = offer.complete(answer).await;
         if done.is_err() && offer.waits() {
-            self.offers.lock().await.entry(answer.from).or_insert(offer);
+            self.offers.lock().await.entry(from).or_insert(offer);
         }
         done
     }
@@ -231,14 +225,6 @@ impl Engine {
     async fn shared(&self) -> Result<Arc<Shared>> {
         let stopped = || Error::new(ErrorKind::Invalid, "engine", "connect by hand", "the node isn't started");
         self.network.lock().await.as_ref().map(|network| network.shared.clone()).ok_or_else(stopped)
-    }
-
-    fn check_addressee(&self, signal: &HandSignal) -> Result<()> {
-        if signal.to == self.own.device {
-            return Ok(());
-        }
-        let message = "the text is for another device; each offer and answer is for the device it was made for";
-        Err(Error::new(ErrorKind::Invalid, "engine", "connect by hand", message))
     }
 
     /// The STUN and TURN servers that transports use from now on, until the node ends; returns how

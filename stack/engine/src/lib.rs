@@ -19,11 +19,11 @@ mod store;
 
 pub use config::{EngineConfig, Parts};
 pub use driver::QueuedEntry;
-pub use engine::{Engine, HandSignal};
+pub use engine::Engine;
 pub use event::{Event, EventStream, Message, MessageState};
 pub use history::Cursor;
 pub use identity::{create_identity, open_store};
 pub use metrics::describe_metrics;
-pub use net::{LinkInfo, PeerStatus};
+pub use net::{LinkInfo, PeerStatus, Switchboard};
 pub use peerloom_delivery::Rung;
 pub use store::tools::{TableSize, check as check_store, copy as copy_store, table_sizes};

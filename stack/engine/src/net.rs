@@ -12,7 +12,6 @@ mod signals;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
@@ -25,11 +24,13 @@ use tracing::{debug, warn};
 use crate::contacts::Contacts;
 use crate::driver::{DriverHandle, Own};
 use gate::Gate;
+pub(crate) use gate::SignalGate;
 
 pub(crate) use dialer::find;
 pub(crate) use links::Links;
 pub use links::{LinkInfo, PeerStatus};
-pub(crate) use signals::Switchboard;
+pub(crate) use signals::LinkCarrier;
+pub use signals::Switchboard;
 
 /// Handshakes of strangers that run at once.
 const HANDSHAKES: usize = 64;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) contacts: Contacts,
     pub(crate) links: Links,
     pub(crate) signals: Arc<Switchboard>,
+    /// What carries signals over links, which brings it their frames.
+    pub(crate) carrier: Arc<LinkCarrier>,
     pub(crate) driver: DriverHandle,
     pub(crate) delivery: Config,
     pub(crate) max_links: usize,
@@ -97,14 +100,7 @@ impl Network {
         for discovery in &shared.discoveries {
             tasks.spawn(take_records(shared.clone(), discovery.watch()));
         }
-        for mut signals in shared.signals.incoming() {
-            let board = shared.signals.clone();
-            tasks.spawn(async move {
-                while let Some(signal) = signals.next().await {
-                    board.deliver(&signal);
-                }
-            });
-        }
+        tasks.spawn(shared.signals.clone().run());
         announce(&shared, addresses.all()).await?;
 
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
@@ -130,7 +126,7 @@ impl Network {
     }
 
     /// Answers an offer that people carried here.
-    pub(crate) async fn answer_by_hand(shared: &Shared, offer: &Signal) -> Result<Bytes> {
+    pub(crate) async fn answer_by_hand(shared: &Shared, offer: &Signal) -> Result<Signed> {
         by_hand::answer(shared, offer).await
     }
 

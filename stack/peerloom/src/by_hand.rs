@@ -2,26 +2,21 @@
 
 use std::io::{Read, Write};
 
-use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
-use peerloom_core::wire::{DeviceId, limits};
+use peerloom_core::wire::{Signed, limits};
 use peerloom_core::{Error, ErrorKind, Result};
-use peerloom_engine::HandSignal;
 
 const OFFER: &str = "peerloom://offer/";
 const ANSWER: &str = "peerloom://answer/";
 
-/// Two ids, then the transport's payload; compressed, so that it fits a QR code.
-const IDS: usize = 64;
-
-/// What a text is.
+/// What a text is: a signed signal, compressed, so that it fits a QR code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Carried {
-    Offer(HandSignal),
-    Answer(HandSignal),
+    Offer(Signed),
+    Answer(Signed),
 }
 
 pub(crate) fn encode(carried: &Carried) -> Result<String> {
@@ -29,10 +24,9 @@ pub(crate) fn encode(carried: &Carried) -> Result<String> {
         Carried::Offer(signal) => (OFFER, signal),
         Carried::Answer(signal) => (ANSWER, signal),
     };
-    let bytes = [signal.from.as_bytes().as_slice(), signal.to.as_bytes(), &signal.payload].concat();
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
     let failed = |e| Error::new(ErrorKind::Bug, "connect by hand", "write", "compression failed").source(e);
-    let packed = encoder.write_all(&bytes).and_then(|()| encoder.finish()).map_err(failed)?;
+    let packed = encoder.write_all(&signal.encode()).and_then(|()| encoder.finish()).map_err(failed)?;
     Ok(format!("{prefix}{}", BASE64URL_NOPAD.encode(&packed)))
 }
 
@@ -52,21 +46,20 @@ pub(crate) fn decode(text: &str) -> Result<Carried> {
     let packed = BASE64URL_NOPAD.decode(packed.trim_end_matches('=').as_bytes()).map_err(|_| cut())?;
     let mut bytes = Vec::new();
     // A small text may unpack to anything; one byte over the limit tells.
-    let most = IDS + limits::SIGNAL;
+    let most = limits::SIGNED_SIGNAL;
     DeflateDecoder::new(packed.as_slice()).take(most as u64 + 1).read_to_end(&mut bytes).map_err(|_| cut())?;
-    let (ids, payload) = bytes.split_at_checked(IDS).filter(|_| bytes.len() <= most).ok_or_else(cut)?;
-    let (from, to) = ids.split_at(IDS / 2);
-    let id = |bytes: &[u8]| bytes.try_into().map(DeviceId::from_bytes).map_err(|_| cut());
-    let signal = HandSignal { from: id(from)?, to: id(to)?, payload: Bytes::copy_from_slice(payload) };
+    let signal = Signed::decode(bytes.into(), most).map_err(|e| cut().source(e))?;
     Ok(if is_offer { Carried::Offer(signal) } else { Carried::Answer(signal) })
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
-    fn signal(payload: Bytes) -> HandSignal {
-        HandSignal { from: DeviceId::from_bytes([1; 32]), to: DeviceId::from_bytes([2; 32]), payload }
+    fn signal(body: Bytes) -> Signed {
+        Signed::sign(b"", body, |_| Bytes::from_static(&[7; 64]))
     }
 
     #[test]

@@ -179,11 +179,11 @@ impl Node {
     pub async fn take_by_hand(&self, text: &str) -> Result<ByHand> {
         match by_hand::decode(text)? {
             Carried::Offer(offer) => {
-                let answer = self.engine.answer_by_hand(offer).await?;
+                let answer = self.engine.answer_by_hand(&offer).await?;
                 Ok(ByHand::Answer(by_hand::encode(&Carried::Answer(answer))?))
             }
             Carried::Answer(answer) => {
-                self.engine.complete_by_hand(answer).await?;
+                self.engine.complete_by_hand(&answer).await?;
                 Ok(ByHand::Connected)
             }
         }

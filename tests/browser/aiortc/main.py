@@ -16,6 +16,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import candidate_from_sdp
 
 from link import CHAT, CONTROL, LABEL, Lane
+from signing import Signer, id_to_bytes
 
 # Loopback is all there need be; aioice leaves it out otherwise.
 aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
@@ -49,6 +50,7 @@ class Signals:
 
     def __init__(self, task, socket):
         self.task, self.socket = task, socket
+        self.signer = Signer(to_bytes(task["seed"]), id_to_bytes(task["network"]), id_to_bytes(task["other"]))
 
     async def greet(self):
         challenge = json.loads(await self.socket.recv())
@@ -58,8 +60,8 @@ class Signals:
         ready = json.loads(await self.socket.recv())
         assert ready["type"] == "ready", ready
 
-    async def send(self, **signal):
-        payload = to_text(json.dumps(signal).encode())
+    async def send(self, session, **body):
+        payload = to_text(self.signer.sign(session, json.dumps(body).encode()))
         await self.socket.send(json.dumps({"type": "signal", "to": self.task["other"], "payload": payload}))
 
     async def next(self):
@@ -67,7 +69,8 @@ class Signals:
             message = json.loads(await self.socket.recv())
             assert message["type"] == "signal", message
             if message["from"] == self.task["other"]:
-                return json.loads(to_bytes(message["payload"]))
+                session, body = self.signer.open(to_bytes(message["payload"]))
+                return {**json.loads(body), "session": session}
 
 
 def frame(task, sender, number):
@@ -120,7 +123,7 @@ async def meet(task, signals, connection):
     connection.on("datachannel", lambda made: lanes.put_nowait(Lane(made, channels)))
     early = []
     if task["role"] == "offer":
-        session = secrets.token_hex(12)
+        session = secrets.token_bytes(16)
         lane = Lane(connection.createDataChannel(LABEL), channels)
         # It gathers all its candidates here.
         await connection.setLocalDescription(await connection.createOffer())

@@ -1,6 +1,7 @@
 // A page that meets a node: signals over the registry, a peer connection, frames both ways.
 
 import { CHAT, CONTROL, LABEL, Lane, Queue } from "/link.js";
+import { Signer, idToBytes } from "/signal.js";
 
 async function call(path, body) {
   const answer = await fetch(path, body === undefined ? {} : { method: "POST", body: JSON.stringify(body) });
@@ -10,17 +11,20 @@ async function call(path, body) {
 
 const report = (event, more = {}) => call("/report", { event, ...more });
 
-// Signals are JSON in base64url.
+// Signals are signed objects around JSON, in base64url.
 const toText = (bytes) => btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 
 // Connects to the registry, and resolves once it is ready to carry.
-function signaling(task) {
+async function signaling(task) {
   const signals = new Queue();
+  const signer = await Signer.make(toBytes(task.seed), idToBytes(task.network), idToBytes(task.other));
   const socket = new WebSocket(`ws://${task.registry}/signal/${task.own}`);
-  const send = (signal) => {
-    const payload = toText(new TextEncoder().encode(JSON.stringify(signal)));
-    socket.send(JSON.stringify({ type: "signal", to: task.other, payload }));
+  // Signing takes a moment; signals go out in the order in which they were made.
+  let last = Promise.resolve();
+  const send = ({ session, ...body }) => {
+    const signed = signer.sign(toBytes(session), new TextEncoder().encode(JSON.stringify(body)));
+    last = last.then(async () => socket.send(JSON.stringify({ type: "signal", to: task.other, payload: toText(await signed) })));
   };
   return new Promise((ready, failed) => {
     socket.onerror = () => failed(new Error("the registry can't be reached"));
@@ -32,7 +36,7 @@ function signaling(task) {
       } else if (message.type === "ready") {
         ready({ send, signals, close: () => socket.close() });
       } else if (message.type === "signal" && message.from === task.other) {
-        signals.push(JSON.parse(new TextDecoder().decode(toBytes(message.payload))));
+        signals.push(signer.open(toBytes(message.payload)));
       } else if (message.type !== "signal") {
         failed(new Error(data));
       }
@@ -86,7 +90,7 @@ async function main() {
   const lanes = new Queue();
   connection.ondatachannel = ({ channel }) => lanes.push(new Lane(channel, channels));
 
-  let session = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
+  let session = toText(crypto.getRandomValues(new Uint8Array(16)));
   const early = [];
   let addresses = 0;
   connection.onicecandidate = ({ candidate }) => {
@@ -99,7 +103,8 @@ async function main() {
 
   const follow = async () => {
     for (;;) {
-      const signal = await registry.signals.next();
+      const opened = await registry.signals.next();
+      const signal = { ...JSON.parse(new TextDecoder().decode(opened.body)), session: toText(opened.session) };
       if (signal.type === "offer" && task.role === "answer" && !connection.remoteDescription) {
         session = signal.session;
         await connection.setRemoteDescription({ type: "offer", sdp: signal.sdp });

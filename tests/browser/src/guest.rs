@@ -45,6 +45,10 @@ pub struct Task {
     pub own: String,
     /// The node's.
     pub other: String,
+    /// The network.
+    pub network: String,
+    /// The secret of its own device, in base64url: it signs its signals itself.
+    pub seed: String,
     /// Numbers that make the node's frames, and the guest's.
     pub host: usize,
     /// See `host`.
@@ -69,6 +73,8 @@ impl Task {
             registry: String::new(),
             own: identity(GUEST).device.to_string(),
             other: identity(HOST).device.to_string(),
+            network: network().to_string(),
+            seed: BASE64URL_NOPAD.encode(identity(GUEST).secret.expose()),
             host: usize::from(HOST),
             guest: usize::from(GUEST),
             // More than a window of 4 MiB.
@@ -111,6 +117,7 @@ impl Guest {
         let router = Router::new()
             .route("/", get(async || file("text/html", include_str!("../page/index.html"))))
             .route("/main.js", get(async || file("text/javascript", include_str!("../page/main.js"))))
+            .route("/signal.js", get(async || file("text/javascript", include_str!("../page/signal.js"))))
             .route("/link.js", get(async || file("text/javascript", include_str!("../page/link.js"))))
             .route("/task", get(async |State(shared): State<Arc<Shared>>| Json(shared.task.clone())))
             .route("/hello", post(hello))

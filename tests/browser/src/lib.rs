@@ -4,7 +4,7 @@
 //! The *guest* is the other stack, in a process of its own. It gets its task from a small HTTP server
 //! of the test ([`Guest`]), which also signs the registry's challenge for it, and reports there what
 //! it sees. `page/link.js` and `aiortc/link.py` are complete and small implementations of what is said
-//! in a link's data channels.
+//! in a link's data channels, `page/signal.js` and `aiortc/signing.py` of signed signals.
 //!
 //! Where the other stack isn't installed the tests say so and pass, or fail if `PEERLOOM_REQUIRE_LAB`
 //! is set to 1.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use peerloom_conformance::identity::{identity, record};
+use peerloom_conformance::identity::{AllKnown, identity, record};
 use peerloom_core::kinds::KindConfig;
 use peerloom_core::wire::NetworkId;
 use peerloom_core::{Discovery, Link, Listener, Signaling, Transport};
+use peerloom_crypto_primitives::SigningKey;
 use peerloom_discovery_registry::RegistryDiscovery;
+use peerloom_engine::Switchboard;
 use peerloom_registry_server::{Registry, RegistryConfig};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 
@@ -45,7 +47,11 @@ impl Stage {
         let config = WebRtcConfig { listen: "127.0.0.1".into(), ..WebRtcConfig::default() };
         config.validate().expect("good settings");
         let transport = WebRtcTransport::new(config, host.device).expect("a transport");
-        let signaling = discovery.signaling().expect("a registry carries signals");
+        let carrier = discovery.signaling().expect("a registry carries signals");
+        let key = SigningKey::from_seed(host.secret.expose());
+        let board = Arc::new(Switchboard::new(key, network(), Arc::new(AllKnown), vec![carrier]));
+        tokio::spawn(board.clone().run());
+        let signaling: Arc<dyn Signaling> = board;
         let listener = transport.listen(Some(signaling.clone())).await.expect("it listens");
         discovery.announce(record(&host, 1, &listener.addresses())).await.expect("an announcement");
         Self { registry, discovery, signaling, transport, listener }

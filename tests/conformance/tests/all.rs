@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use peerloom_conformance::identity::{Identity, identity, record};
+use peerloom_conformance::identity::{AllKnown, Identity, identity, record};
 use peerloom_conformance::transport::Side;
 use peerloom_conformance::{crypto, discovery, signaling, storage, stream, transport};
 use peerloom_core::kinds::DurationText;
 use peerloom_core::memory::{
-    MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage, MemoryStreams,
-    MemoryTransport, SignalingHub,
+    MemoryCarrier, MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemorySignaling, MemoryStorage,
+    MemoryStreams, MemoryTransport, SignalingHub,
 };
 use peerloom_core::storage::Checked;
 use peerloom_core::wire::NetworkId;
-use peerloom_core::{Crypto, Discovery, Signaling, Storage};
+use peerloom_core::{Crypto, Discovery, SignalCarrier, Signaling, Storage};
 use peerloom_crypto_mls::MlsCrypto;
+use peerloom_crypto_primitives::SigningKey;
 use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
 use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
+use peerloom_engine::Switchboard;
 use peerloom_registry_server::Registry;
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
@@ -133,22 +135,50 @@ async fn discovery_registry() {
     registry.shutdown().await;
 }
 
-#[tokio::test]
-async fn signaling_registry() {
+/// The signaling of two devices over a registry: its carriers, or what the engine makes of them.
+async fn signaling_over_a_registry(signed: bool) {
     let (registry, client) = registry().await;
     let (first, second) = (client(1), client(2));
     for (number, client) in [(1, &first), (2, &second)] {
         client.announce(record(&identity(number), 1, &[])).await.expect("an announcement");
     }
-    let signaling = |client: &RegistryDiscovery| client.signaling().expect("signaling");
+    let carrier = |client: &RegistryDiscovery| client.signaling().expect("signaling");
     let (a, b) = (identity(1).device, identity(2).device);
-    signaling::run((a, signaling(&first)), (b, signaling(&second))).await;
+    if signed {
+        signaling::run((a, board(1, carrier(&first))), (b, board(2, carrier(&second)))).await;
+    } else {
+        signaling::carrier((a, carrier(&first)), (b, carrier(&second))).await;
+    }
     registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn signaling_registry() {
+    signaling_over_a_registry(false).await;
+}
+
+#[tokio::test]
+async fn signaling_registry_signed() {
+    signaling_over_a_registry(true).await;
+}
+
+/// What the engine makes of a carrier, for a device that all know.
+fn board(number: u8, carrier: Arc<dyn SignalCarrier>) -> Arc<dyn Signaling> {
+    let key = SigningKey::from_seed(identity(number).secret.expose());
+    let network = NetworkId::from_name("conformance");
+    let board = Arc::new(Switchboard::new(key, network, Arc::new(AllKnown), vec![carrier]));
+    tokio::spawn(board.clone().run());
+    board
 }
 
 #[tokio::test]
 async fn signaling_memory() {
     let (hub, a, b) = (SignalingHub::default(), identity(1).device, identity(2).device);
+    let first = Arc::new(MemoryCarrier::new(a, &hub));
+    let second = Arc::new(MemoryCarrier::new(b, &hub));
+    signaling::carrier((a, first.clone()), (b, second.clone())).await;
+    signaling::run((a, board(1, first)), (b, board(2, second))).await;
+    let hub = SignalingHub::default();
     let first = Arc::new(MemorySignaling::new(a, &hub));
     let second = Arc::new(MemorySignaling::new(b, &hub));
     signaling::run((a, first), (b, second)).await;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use peerloom_core::wire::DeviceId;
+use peerloom_core::wire::{DeviceId, SessionId};
 use peerloom_core::{Error, ErrorKind, Result, Retry, Signaling};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -17,7 +16,7 @@ use crate::lane::Lane;
 use crate::link::{LABEL, Shared};
 use crate::peer::{PeerEvent, failed, longest_message};
 use crate::sdp::{self, CANDIDATES, CandidateRules, Description};
-use crate::signal::{SessionId, SignalBody, SignalMessage};
+use crate::signal::SignalBody;
 
 /// How long a connection may take once both descriptions are known.
 const CONNECT: Duration = Duration::from_secs(12);
@@ -64,8 +63,7 @@ impl Session {
     }
 
     async fn say(&self, body: SignalBody) -> Result<()> {
-        let payload: Bytes = SignalMessage { session: self.id.clone(), body }.encode();
-        self.signaling.send(self.device(), payload).await
+        self.signaling.send(self.device(), self.id, body.encode()).await
     }
 
     /// Offers, and returns once the link's first lane is open.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use peerloom_core::wire::{Address, DeviceId, PublicKey, limits};
+use peerloom_core::wire::{Address, DeviceId, PublicKey, SessionId, limits};
 use peerloom_core::{
     Error, ErrorKind, Finding, IceServer, Link, Listener, Result, Signal, Signaling, Transport, TransportCaps,
 };
@@ -21,7 +21,7 @@ use crate::link::{Shared, WebRtcLink};
 use crate::peer::{Binding, Peer};
 use crate::sdp::CandidateRules;
 use crate::session::Session;
-use crate::signal::{SessionId, SignalBody, SignalMessage};
+use crate::signal::SignalBody;
 use crate::{diagnose, runtime};
 
 /// Offers that are answered at once, and of one device.
@@ -109,7 +109,7 @@ impl Inner {
     fn place(self: &Arc<Self>, device: DeviceId, id: SessionId) -> (Place, mpsc::Receiver<SignalBody>) {
         let (signals, received) = mpsc::channel(SIGNALS);
         let key = (device, id);
-        lock(&self.sessions).insert(key.clone(), Known { signals, up: false });
+        lock(&self.sessions).insert(key, Known { signals, up: false });
         (Place { inner: self.clone(), key }, received)
     }
 
@@ -121,7 +121,7 @@ impl Inner {
         offerer: bool,
         signaling: Arc<dyn Signaling>,
     ) -> Result<Session> {
-        let (device, id) = place.key.clone();
+        let (device, id) = place.key;
         let prepared = self.servers.prepare(signaling.ice_servers().await).await;
         let (peer, events) = Peer::new(&self.binding, prepared).await?;
         peer.runtime.heat(HURRY);
@@ -178,17 +178,17 @@ impl Inner {
         signaling: &Arc<dyn Signaling>,
         links: &mpsc::Sender<Arc<dyn Link>>,
     ) {
-        let message = match SignalMessage::decode(&signal.payload) {
-            Ok(message) => message,
+        let body = match SignalBody::decode(&signal.payload) {
+            Ok(body) => body,
             Err(error) => return debug!(from = ?signal.from, %error, "refused a signal"),
         };
-        let key = (signal.from, message.session.clone());
+        let key = (signal.from, signal.session);
         if let Some(known) = lock(&self.sessions).get(&key) {
             // A full queue loses it, as the way here might have.
-            let _ = known.signals.try_send(message.body);
+            let _ = known.signals.try_send(body);
             return;
         }
-        let SignalBody::Offer { sdp, complete, serial } = message.body else {
+        let SignalBody::Offer { sdp, complete, serial } = body else {
             return;
         };
         let permit = self.answers.clone().try_acquire_owned();
@@ -201,11 +201,11 @@ impl Inner {
         };
         if of_one >= ANSWERS_OF_ONE {
             debug!(?from, "too many sessions of one device; refused one");
-            self.tasks.spawn(async move { refuse(&*signaling, from, message.session, "busy").await });
+            self.tasks.spawn(async move { refuse(&*signaling, key, "busy").await });
             return;
         }
         // Before anything else is done: candidates follow at once.
-        let (place, signals) = self.place(from, message.session);
+        let (place, signals) = self.place(from, key.1);
         self.tasks.spawn(async move {
             let answered = async {
                 let mut session = inner.session(&place, signals, false, signaling).await?;
@@ -232,10 +232,9 @@ impl Inner {
     }
 }
 
-async fn refuse(signaling: &dyn Signaling, device: DeviceId, session: SessionId, reason: &str) {
-    let message = SignalMessage { session, body: SignalBody::Refused { reason: reason.into() } };
-    // Whoever offered gives up by itself otherwise.
-    let _ = signaling.send(device, message.encode()).await;
+async fn refuse(signaling: &dyn Signaling, (device, session): (DeviceId, SessionId), reason: &str) {
+    // The offering device gives up by itself otherwise.
+    let _ = signaling.send(device, session, SignalBody::Refused { reason: reason.into() }.encode()).await;
 }
 
 #[async_trait]
@@ -289,7 +288,9 @@ impl Transport for WebRtcTransport {
         let device: DeviceId = address.rest().parse().map_err(|_| wrong())?;
         let nothing = "nothing carries signals to the device; add a [[discovery]] of kind registry to the file";
         let signaling = signaling.ok_or_else(|| Error::new(ErrorKind::Invalid, "webrtc", "dial", nothing))?;
-        let id = SessionId::random()?;
+        let random = peerloom_crypto_primitives::random();
+        let id = random.map(SessionId::from_bytes);
+        let id = id.map_err(|e| Error::new(ErrorKind::Bug, "webrtc", "dial", "no randomness").source(e))?;
         let patience = signaling.caps().patience;
         let listens = lock(&self.0.listening).as_ref().is_some_and(|listening| Arc::ptr_eq(listening, &signaling));
         // Whoever listens gives the answers to their sessions already.
@@ -308,7 +309,7 @@ impl Transport for WebRtcTransport {
     fn answer(&self, offer: &Signal, signaling: Arc<dyn Signaling>) -> Result<()> {
         let deaf = || Error::new(ErrorKind::Invalid, "webrtc", "answer", "the node isn't started; start it first");
         let links = lock(&self.0.accepting).clone().ok_or_else(deaf)?;
-        match SignalMessage::decode(&offer.payload)?.body {
+        match SignalBody::decode(&offer.payload)? {
             SignalBody::Offer { .. } => {}
             _ => return Err(Error::new(ErrorKind::Malformed, "webrtc", "answer", "this is no offer")),
         }
@@ -349,11 +350,11 @@ impl WebRtcTransport {
         let (inner, mut signals) = (self.0.clone(), signaling.receive());
         AbortOnDropHandle::new(tokio::spawn(async move {
             while let Some(signal) = signals.next().await {
-                let Ok(message) = SignalMessage::decode(&signal.payload) else {
+                let Ok(body) = SignalBody::decode(&signal.payload) else {
                     continue;
                 };
-                if let Some(known) = lock(&inner.sessions).get(&(signal.from, message.session)) {
-                    let _ = known.signals.try_send(message.body);
+                if let Some(known) = lock(&inner.sessions).get(&(signal.from, signal.session)) {
+                    let _ = known.signals.try_send(body);
                 }
             }
         }))

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_core::memory::{MemorySignaling, SignalingHub};
-use peerloom_core::wire::{Address, DeviceId};
+use peerloom_core::wire::{Address, DeviceId, SessionId};
 use peerloom_core::{ErrorKind, Link, Listener, Result, Signal, Signaling, Transport};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 use serde_json::{Value, json};
@@ -46,16 +46,16 @@ struct Tampering {
 
 #[async_trait]
 impl Signaling for Tampering {
-    async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()> {
+    async fn send(&self, to: DeviceId, session: SessionId, payload: Bytes) -> Result<()> {
         let text = String::from_utf8(payload.to_vec()).expect("JSON");
-        self.inner.send(to, (self.change)(&text).into()).await
+        self.inner.send(to, session, (self.change)(&text).into()).await
     }
 
     fn receive(&self) -> BoxStream<'static, Signal> {
         let change = self.change;
         let tamper = move |signal: Signal| {
             let text = String::from_utf8(signal.payload.to_vec()).expect("JSON");
-            Signal { from: signal.from, payload: change(&text).into() }
+            Signal { payload: change(&text).into(), ..signal }
         };
         self.inner.receive().map(tamper).boxed()
     }
@@ -92,17 +92,17 @@ async fn noise_and_floods_cost_little_and_links_are_still_made() {
     let hub = SignalingHub::default();
     let (_victim, mut accepting) = listening(1, &hub).await;
     let attacker = MemorySignaling::new(device(66), &hub);
-    let media = json!({"type": "offer", "session": "m", "sdp": "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\n"});
+    let media = json!({"type": "offer", "sdp": "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\n"});
     for number in 0..2000 {
-        let session = format!("flood-{number}");
+        let session = SessionId::from_bytes([(number % 251) as u8; 16]);
         let noise: Vec<u8> = match number % 5 {
             0 => b"\xff\xfe not JSON".to_vec(),
-            1 => json!({"type": "offer", "session": session, "sdp": "v=0"}).to_string().into(),
-            2 => json!({"type": "answer", "session": session, "sdp": "v=0"}).to_string().into(),
-            3 => json!({"type": "candidate", "session": session, "candidate": "x".repeat(500)}).to_string().into(),
+            1 => json!({"type": "offer", "sdp": "v=0"}).to_string().into(),
+            2 => json!({"type": "answer", "sdp": "v=0"}).to_string().into(),
+            3 => json!({"type": "candidate", "candidate": "x".repeat(500)}).to_string().into(),
             _ => media.to_string().into(),
         };
-        attacker.send(device(1), noise.into()).await.expect("sent");
+        attacker.send(device(1), session, noise.into()).await.expect("sent");
         if number % 50 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -163,8 +163,8 @@ async fn raw(
     connection.set_local_description(offer).await.expect("a description");
     gathered.recv().await.expect("candidates");
     let sdp = connection.local_description().await.expect("a description").sdp;
-    let offer = json!({"type": "offer", "session": "raw", "sdp": sdp, "complete": true});
-    signaling.send(device(victim), offer.to_string().into()).await.expect("sent");
+    let offer = json!({"type": "offer", "sdp": sdp, "complete": true});
+    signaling.send(device(victim), SessionId::from_bytes([7; 16]), offer.to_string().into()).await.expect("sent");
     let answer = loop {
         let signal = signals.next().await.expect("a signal");
         let message: Value = serde_json::from_slice(&signal.payload).expect("JSON");

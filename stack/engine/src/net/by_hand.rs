@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{Address, DeviceId, UserId};
+use peerloom_core::wire::{Address, DeviceId, SessionId, Signed, UserId};
 use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling, SignalingCaps};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{Shared, dialer, handshake, link};
+use super::{Shared, Switchboard, dialer, handshake, link};
 
 /// How long a transport may gather all its candidates.
 pub(super) const GATHERING: Duration = Duration::from_secs(20);
@@ -23,9 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// An offer that waits for its answer. Dropping it gives the attempt up.
 pub(crate) struct Offer {
-    /// For the other device, as the transport encodes it.
-    pub(crate) payload: Bytes,
-    device: DeviceId,
+    /// For the other device, signed.
+    pub(crate) signed: Signed,
     answer: mpsc::Sender<Signal>,
     attempt: JoinHandle<Result<()>>,
 }
@@ -39,9 +38,9 @@ impl Drop for Offer {
 impl Offer {
     /// Takes the other device's answer; returns once the link is up. Without success the offer goes on
     /// waiting for the right one, as long as [`Offer::waits`].
-    pub(crate) async fn complete(&mut self, payload: Bytes) -> Result<()> {
+    pub(crate) async fn complete(&mut self, answer: Signal) -> Result<()> {
         let over = || Error::new(ErrorKind::Closed, "engine", "connect by hand", "the offer is no longer waiting");
-        self.answer.send(Signal { from: self.device, payload }).await.map_err(|_| over())?;
+        self.answer.send(answer).await.map_err(|_| over())?;
         let message = "no link comes of this answer; is it the one to the last offer? It can be tried again";
         let late = |_| Error::new(ErrorKind::Timeout, "engine", "connect by hand", message);
         tokio::time::timeout(CONNECTING, &mut self.attempt).await.map_err(late)?.map_err(|_| over())?
@@ -54,14 +53,15 @@ impl Offer {
 }
 
 /// Takes an offer that somebody carried here, and returns the answer.
-pub(super) async fn answer(shared: &Shared, offer: &Signal) -> Result<Bytes> {
+pub(super) async fn answer(shared: &Shared, offer: &Signal) -> Result<Signed> {
     let (sender, mut said) = mpsc::channel(1);
     let servers = shared.signals.ice_servers().await;
     let fail = |kind, message: &str| Error::new(kind, "engine", "connect by hand", message);
     let mut last =
         fail(ErrorKind::Invalid, "no transport of this node takes offers by hand; add one such as webrtc to the file");
     for transport in shared.transports.iter().filter(|t| t.caps().needs_signaling) {
-        let signaling = ByHand { offers: sender.clone(), answers: Mutex::new(None), servers: servers.clone() };
+        let signer = shared.signals.clone();
+        let signaling = ByHand { signer, signed: sender.clone(), answers: Mutex::new(None), servers: servers.clone() };
         match transport.answer(offer, Arc::new(signaling)) {
             Ok(()) => {
                 let silent = "the offer isn't answered in time; run `peerloom doctor`";
@@ -86,7 +86,8 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
     let (sender, mut offers) = mpsc::channel(1);
     let (answer, answers) = mpsc::channel(1);
     let servers = shared.signals.ice_servers().await;
-    let signaling = Arc::new(ByHand { offers: sender, answers: Mutex::new(Some(answers)), servers });
+    let signer = shared.signals.clone();
+    let signaling = Arc::new(ByHand { signer, signed: sender, answers: Mutex::new(Some(answers)), servers });
     let attempt = tokio::spawn(async move {
         let link = transport.dial(&address, Some(&key), Some(signaling)).await?;
         let token = shared.contacts.by_user(&user).and_then(|c| c.token);
@@ -103,7 +104,7 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
         }
     });
     match tokio::time::timeout(GATHERING, offers.recv()).await {
-        Ok(Some(payload)) => Ok(Offer { payload, device, answer, attempt }),
+        Ok(Some(signed)) => Ok(Offer { signed, answer, attempt }),
         // The dial ended before it made an offer.
         Ok(None) => Err(match attempt.await {
             Ok(Err(error)) => error,
@@ -118,7 +119,8 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
 
 /// One offer out, one answer in.
 struct ByHand {
-    offers: mpsc::Sender<Bytes>,
+    signer: Arc<Switchboard>,
+    signed: mpsc::Sender<Signed>,
     answers: Mutex<Option<mpsc::Receiver<Signal>>>,
     servers: Vec<IceServer>,
 }
@@ -129,9 +131,9 @@ impl Signaling for ByHand {
         SignalingCaps { trickles: false, patience: PATIENCE }
     }
 
-    async fn send(&self, _to: DeviceId, payload: Bytes) -> Result<()> {
+    async fn send(&self, to: DeviceId, session: SessionId, payload: Bytes) -> Result<()> {
         let taken = |_| Error::new(ErrorKind::Closed, "engine", "connect by hand", "one offer was made already");
-        self.offers.try_send(payload).map_err(taken)
+        self.signed.try_send(self.signer.sign_manual(to, session, payload)?).map_err(taken)
     }
 
     fn receive(&self) -> BoxStream<'static, Signal> {

@@ -125,7 +125,7 @@ async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, bud
         };
         // Not the delivery thread's business: nothing of it is stored.
         if let Frame::Signal(signal) = frame {
-            shared.signals.on_frame(device, signal);
+            shared.carrier.on_frame(device, signal);
             continue;
         }
         let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");

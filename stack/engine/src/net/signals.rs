@@ -1,171 +1,203 @@
-//! Signals between devices that have no link yet: over what a discovery brings, or over contacts that
-//! have links to both.
+//! The signals of transports: signed on their way out, verified on their way in, whatever carries them.
+//!
+//! Carriers are not trusted, so what one brings costs little until its signature is verified: no state, and no more
+//! work than a share of each carrier allows. What is remembered afterwards belongs to the verified sender.
 
-use std::collections::HashMap;
+mod links;
+mod replay;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use peerloom_core::wire::{DeviceId, Frame, SignalFrame};
-use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling};
+use futures_util::stream::{BoxStream, select_all};
+use peerloom_core::wire::signal::{LIFETIME_MS, MANUAL_LIFETIME_MS};
+use peerloom_core::wire::{DeviceId, NetworkId, SessionId, Signed, SignedSignal, context, limits};
+use peerloom_core::{
+    Admission, Carried, Error, ErrorKind, IceServer, Result, Signal, SignalCarrier, Signaling, Standing,
+};
+use peerloom_crypto_primitives::{SigningKey, verify};
 use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
-use super::Links;
+pub(crate) use links::LinkCarrier;
+use replay::Senders;
+
+use crate::clock::system_ms;
 
 /// Signals that wait for a transport to look; more are dropped.
 const WAITING: usize = 256;
-/// Contacts that are asked to carry a signal.
-const CARRIERS: usize = 32;
-/// Who carried a device's last signal carries its next, so that they keep their order; after this
-/// time anybody may.
-const STICKY: Duration = Duration::from_secs(10);
-/// Senders whose carrier is remembered.
-const SENDERS: usize = 1024;
-/// Signals that one device may have forwarded at once, and in a second after that.
-const BURST: f64 = 64.0;
-const RATE: f64 = 16.0;
+/// Signatures of strangers that are verified at once, and in a second after that: some 100 µs each.
+const STRANGERS: Allowance = Allowance { burst: 256.0, rate: 256.0 };
 
 /// The one [`Signaling`] that transports see.
-pub(crate) struct Switchboard {
+pub struct Switchboard {
+    key: SigningKey,
     own: DeviceId,
-    links: Links,
-    carriers: Vec<Arc<dyn Signaling>>,
+    network: NetworkId,
+    admission: Arc<dyn Admission>,
+    carriers: Vec<Arc<dyn SignalCarrier>>,
+    /// Of the last signal that was signed. It rises in every session, since it rises over all of them.
+    serial: AtomicU64,
     book: Mutex<Book>,
 }
 
 #[derive(Default)]
 struct Book {
     receivers: Vec<mpsc::Sender<Signal>>,
-    /// By sender: which contact carried its last signal, and when.
-    via: HashMap<DeviceId, (DeviceId, Instant)>,
-    /// By device: how many signals it may still have forwarded.
-    allowance: HashMap<DeviceId, (f64, Instant)>,
+    senders: Senders,
+    strangers: Bucket,
 }
 
 impl Switchboard {
-    /// Over these carriers first, then over links.
-    pub(crate) fn new(own: DeviceId, links: Links, carriers: Vec<Arc<dyn Signaling>>) -> Self {
-        Self { own, links, carriers, book: Mutex::default() }
+    /// Signs with this device's key, and sends over the first of these carriers that takes a signal. Signals of
+    /// devices that `admission` doesn't welcome are dropped before they cost anything.
+    pub fn new(
+        key: SigningKey,
+        network: NetworkId,
+        admission: Arc<dyn Admission>,
+        carriers: Vec<Arc<dyn SignalCarrier>>,
+    ) -> Self {
+        let own = DeviceId::from_key(key.public());
+        Self { key, own, network, admission, carriers, serial: AtomicU64::new(0), book: Mutex::default() }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The streams of signals that [`Switchboard::deliver`] is to be fed with.
-    pub(super) fn incoming(&self) -> Vec<BoxStream<'static, Signal>> {
-        self.carriers.iter().map(|carrier| carrier.receive()).collect()
+    /// Takes in what the carriers bring from this call on, while the future runs; it ends when no carrier is left.
+    pub fn run(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
+        let mut carried = select_all(self.carriers.iter().map(|carrier| carrier.receive()));
+        async move {
+            while let Some(carried) = carried.next().await {
+                self.take(&carried);
+            }
+        }
     }
 
-    /// Hands a signal to the transports.
-    pub(super) fn deliver(&self, signal: &Signal) {
+    /// Hands a signal to the transports, if it is one.
+    fn take(&self, carried: &Carried) {
+        let signal = match SignedSignal::decode_unverified(&carried.signal) {
+            Ok(signal) => signal,
+            Err(error) => return debug!(%error, "refused a signal"),
+        };
+        let from = signal.from();
+        if let Err(why) = self.admit(carried, &signal, from) {
+            return trace!(?from, why, "refused a signal");
+        }
+        let signal = Signal { from, session: signal.session, payload: signal.body };
         let mut book = self.book();
         book.receivers.retain(|receiver| !receiver.is_closed());
         for receiver in &book.receivers {
             if receiver.try_send(signal.clone()).is_err() {
-                debug!(from = ?signal.from, "too many signals wait; one is dropped");
+                debug!(?from, "too many signals wait; one is dropped");
             }
         }
     }
 
-    /// A signal that a contact's device carries or sends: taken in, or carried one step further.
-    pub(super) fn on_frame(&self, device: DeviceId, frame: SignalFrame) {
-        if frame.to == self.own {
-            if frame.from != self.own && self.comes_from(frame.from, device) {
-                self.deliver(&Signal { from: frame.from, payload: frame.payload });
+    /// Whether a signal may go to the transports; the cheapest checks come first.
+    fn admit(&self, carried: &Carried, signal: &SignedSignal, from: DeviceId) -> Result<(), &'static str> {
+        let now = system_ms();
+        if signal.to != self.own || signal.network != self.network || from == self.own {
+            return Err("it is not for this node");
+        }
+        if carried.from.is_some_and(|named| named != from) {
+            return Err("its carrier names another sender");
+        }
+        let standing = self.admission.standing(&from);
+        if standing == Standing::Unwelcome {
+            return Err("its sender is no contact, and no invitation is open");
+        }
+        if !signal.is_valid_at(now, LIFETIME_MS) {
+            if standing == Standing::Known {
+                debug!(?from, "a contact's signal is out of its time; compare the clocks of both machines");
             }
-            return;
+            return Err("it is out of its time");
         }
-        // One step only: whoever sends it to us must be its author.
-        if frame.from != device || !self.links.is_up(&frame.to) || !self.may_forward(device) {
-            trace!(?device, to = ?frame.to, "a signal is not carried on");
-            return;
-        }
-        let to = frame.to;
-        self.links.send_control(&to, Frame::Signal(frame).encode());
-    }
-
-    fn comes_from(&self, sender: DeviceId, via: DeviceId) -> bool {
-        let now = Instant::now();
-        let mut book = self.book();
-        if let Some((before, at)) = book.via.get(&sender)
-            && *before != via
-            && now.duration_since(*at) < STICKY
         {
-            return false;
-        }
-        if book.via.len() >= SENDERS && !book.via.contains_key(&sender) {
-            book.via.retain(|_, (_, at)| now.duration_since(*at) < STICKY);
-            if book.via.len() >= SENDERS {
-                return false;
+            let mut book = self.book();
+            // A copy that came another way costs no signature.
+            if !book.senders.is_new(&from, signal, now) {
+                return Err("it came before");
+            }
+            if standing == Standing::Stranger && !book.strangers.take(STRANGERS, Instant::now()) {
+                return Err("too many strangers signal");
             }
         }
-        book.via.insert(sender, (via, now));
-        true
+        if !signal.is_signed(&carried.signal, verify) {
+            return Err("its signature is wrong");
+        }
+        self.book().senders.note(from, standing == Standing::Known, signal, now)
     }
 
-    fn may_forward(&self, device: DeviceId) -> bool {
-        let now = Instant::now();
-        let mut book = self.book();
-        let (left, at) = book.allowance.get(&device).copied().unwrap_or((BURST, now));
-        let left = (left + now.duration_since(at).as_secs_f64() * RATE).min(BURST);
-        if book.allowance.len() >= SENDERS {
-            // Whoever was quiet this long has a full allowance anyway.
-            book.allowance.retain(|_, (_, at)| now.duration_since(*at) < STICKY);
+    fn sign(&self, to: DeviceId, session: SessionId, body: Bytes, lifetime_ms: u64) -> Result<Signed> {
+        if body.len() > limits::SIGNAL {
+            let message = format!("a signal has at most {} bytes", limits::SIGNAL);
+            return Err(Error::new(ErrorKind::TooLarge, "engine", "signal", message));
         }
-        book.allowance.insert(device, ((left - 1.0).max(0.0), now));
-        left >= 1.0
-    }
-
-    /// The contacts to ask for carrying a signal: the one that brought the device's last, or those whose
-    /// ids are nearest, always in the same order, so that an offer's candidates go the way it went.
-    fn carriers_to(&self, to: &DeviceId) -> Vec<DeviceId> {
-        let mut up: Vec<DeviceId> = self.links.up().into_iter().filter(|device| device != to).collect();
-        let via = self.book().via.get(to).filter(|(_, at)| at.elapsed() < STICKY).map(|(device, _)| *device);
-        if let Some(via) = via.filter(|via| up.contains(via)) {
-            return vec![via];
-        }
-        let distance = |device: &DeviceId| -> Vec<u8> {
-            device.as_bytes().iter().zip(to.as_bytes()).map(|(a, b)| a ^ b).collect()
+        let signal = SignedSignal {
+            network: self.network,
+            key: self.key.public().clone(),
+            to,
+            session,
+            serial: self.serial.fetch_add(1, Ordering::Relaxed) + 1,
+            expires_at_ms: system_ms() + lifetime_ms,
+            body,
         };
-        up.sort_by_cached_key(distance);
-        up.truncate(CARRIERS);
-        up
+        Ok(self.key.sign_object(context::SIGNAL, signal.encode()))
+    }
+
+    /// A signal that people carry.
+    pub(crate) fn sign_manual(&self, to: DeviceId, session: SessionId, body: Bytes) -> Result<Signed> {
+        self.sign(to, session, body, MANUAL_LIFETIME_MS)
+    }
+
+    /// A signal that people carried here: its sender is whoever the text says, if the signature is right.
+    pub(crate) fn open_manual(&self, signed: &Signed) -> Result<Signal> {
+        let error = |kind, message: &str| Err(Error::new(kind, "engine", "connect by hand", message));
+        let signal = SignedSignal::decode_unverified(signed)?;
+        if signal.to != self.own {
+            let message = "the text is for another device; each offer and answer is for the device it was made for";
+            return error(ErrorKind::Invalid, message);
+        }
+        if signal.network != self.network {
+            return error(ErrorKind::Invalid, "the text is for another network; compare `network` in both files");
+        }
+        if !signal.is_signed(signed, verify) {
+            return error(ErrorKind::Unauthenticated, "the text has been changed on its way; copy it again");
+        }
+        if !signal.is_valid_at(system_ms(), MANUAL_LIFETIME_MS) {
+            let message =
+                "the text is older than ten minutes, or the clocks of the two machines differ; make a new one";
+            return error(ErrorKind::Invalid, message);
+        }
+        Ok(Signal { from: signal.from(), session: signal.session, payload: signal.body })
     }
 }
 
 #[async_trait]
 impl Signaling for Switchboard {
-    async fn send(&self, to: DeviceId, payload: Bytes) -> Result<()> {
-        let mut last = None;
+    async fn send(&self, to: DeviceId, session: SessionId, payload: Bytes) -> Result<()> {
+        let signed = self.sign(to, session, payload, LIFETIME_MS)?;
+        let mut first = None;
         for carrier in &self.carriers {
-            match carrier.send(to, payload.clone()).await {
+            match carrier.send(to, signed.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error) => last = Some(error),
+                Err(error) => first = first.or(Some(error)),
             }
         }
-        let carriers = self.carriers_to(&to);
-        if carriers.is_empty() {
-            let alone = "nothing carries signals to it: no registry is reachable, and no common contact has a link";
-            return Err(last.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "engine", "signal", alone)));
-        }
-        let frame = Frame::Signal(SignalFrame { from: self.own, to, payload }).encode();
-        carriers.iter().for_each(|device| self.links.send_control(device, frame.clone()));
-        Ok(())
+        let none = || Error::new(ErrorKind::Unreachable, "engine", "signal", "nothing carries signals to the device");
+        Err(first.unwrap_or_else(none))
     }
 
     fn receive(&self) -> BoxStream<'static, Signal> {
         let (sender, receiver) = mpsc::channel(WAITING);
         self.book().receivers.push(sender);
-        let next = |mut receiver: mpsc::Receiver<Signal>| async move {
-            let signal = receiver.recv().await?;
-            Some((signal, receiver))
-        };
-        futures_util::stream::unfold(receiver, next).boxed()
+        stream(receiver)
     }
 
     async fn ice_servers(&self) -> Vec<IceServer> {
@@ -177,54 +209,271 @@ impl Signaling for Switchboard {
     }
 }
 
+fn stream<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> BoxStream<'static, T> {
+    futures_util::stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
+    )
+    .boxed()
+}
+
+/// How many of something may come at once, and in a second after that.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    burst: f64,
+    rate: f64,
+}
+
+/// What of an [`Allowance`] is used up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bucket {
+    used: f64,
+    at: Option<Instant>,
+}
+
+impl Bucket {
+    /// Takes one, if there is one left.
+    fn take(&mut self, allowance: Allowance, now: Instant) -> bool {
+        let passed = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
+        self.used = (self.used - passed * allowance.rate).max(0.0);
+        self.at = Some(now);
+        let left = self.used + 1.0 <= allowance.burst;
+        if left {
+            self.used += 1.0;
+        }
+        left
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use peerloom_core::memory::{MemoryCarrier, SignalingHub};
+
     use super::*;
 
+    fn key(number: u8) -> SigningKey {
+        SigningKey::from_seed(&[number; 32])
+    }
+
     fn device(number: u8) -> DeviceId {
-        DeviceId::from_bytes([number; 32])
+        DeviceId::from_key(key(number).public())
     }
 
-    fn frame(from: u8, to: u8) -> SignalFrame {
-        SignalFrame { from: device(from), to: device(to), payload: Bytes::from_static(b"offer") }
+    fn network() -> NetworkId {
+        NetworkId::from_name("test")
+    }
+
+    fn session(number: u8) -> SessionId {
+        SessionId::from_bytes([number; 16])
+    }
+
+    struct Gate {
+        known: Vec<DeviceId>,
+        others: Standing,
+    }
+
+    impl Admission for Gate {
+        fn standing(&self, device: &DeviceId) -> Standing {
+            if self.known.contains(device) { Standing::Known } else { self.others }
+        }
+    }
+
+    fn all_are(others: Standing) -> Arc<Gate> {
+        Arc::new(Gate { known: Vec::new(), others })
+    }
+
+    /// Node 1's board: it knows the devices 2 and 3; others are what `others` says.
+    fn board(others: Standing) -> (Switchboard, BoxStream<'static, Signal>) {
+        let gate = Arc::new(Gate { known: vec![device(2), device(3)], others });
+        let board = Switchboard::new(key(1), network(), gate, Vec::new());
+        let received = board.receive();
+        (board, received)
+    }
+
+    fn signal(from: u8) -> SignedSignal {
+        SignedSignal {
+            network: network(),
+            key: key(from).public().clone(),
+            to: device(1),
+            session: session(1),
+            serial: 1,
+            expires_at_ms: system_ms() + LIFETIME_MS,
+            body: Bytes::from_static(b"offer"),
+        }
+    }
+
+    fn sign(signal: &SignedSignal, by: u8) -> Carried {
+        Carried { from: None, signal: key(by).sign_object(context::SIGNAL, signal.encode()) }
+    }
+
+    /// What came, once nothing more comes.
+    async fn all(received: &mut BoxStream<'static, Signal>) -> Vec<Signal> {
+        let mut all = Vec::new();
+        while let Ok(Some(signal)) = tokio::time::timeout(Duration::from_millis(20), received.next()).await {
+            all.push(signal);
+        }
+        all
     }
 
     #[tokio::test]
-    async fn a_senders_signals_come_by_one_way_at_a_time() {
-        let board = Switchboard::new(device(1), Links::default(), Vec::new());
-        let mut received = board.receive();
-        board.on_frame(device(3), frame(2, 1));
-        // The same over another common contact, and over the first again.
-        board.on_frame(device(4), frame(2, 1));
-        board.on_frame(device(3), frame(2, 1));
-        for _ in 0..2 {
-            assert_eq!(received.next().await.unwrap().from, device(2));
+    async fn only_what_its_sender_signed_for_this_node_and_this_time_comes_through() {
+        let (board, mut received) = board(Standing::Unwelcome);
+        board.take(&sign(&signal(2), 2));
+        let [first] = &all(&mut received).await[..] else { panic!("a good signal comes through") };
+        assert_eq!((first.from, first.session), (device(2), session(1)));
+
+        let now = system_ms();
+        let fresh = |number| SignedSignal { session: session(number), ..signal(2) };
+        let refused = [
+            ("another's signature", sign(&fresh(2), 3)),
+            ("for another device", sign(&SignedSignal { to: device(9), ..fresh(3) }, 2)),
+            ("of another network", sign(&SignedSignal { network: NetworkId::from_name("other"), ..fresh(4) }, 2)),
+            ("too old", sign(&SignedSignal { expires_at_ms: now - 150_000, ..fresh(5) }, 2)),
+            ("valid for too long", sign(&SignedSignal { expires_at_ms: now + 600_000, ..fresh(6) }, 2)),
+            ("this node's own", sign(&SignedSignal { key: key(1).public().clone(), ..fresh(7) }, 1)),
+            ("a stranger's", sign(&SignedSignal { key: key(8).public().clone(), ..fresh(8) }, 8)),
+            ("in a sender's name, as the carrier says", Carried { from: Some(device(3)), ..sign(&fresh(9), 2) }),
+            (
+                "signed for another purpose",
+                Carried { from: None, signal: key(2).sign_object(context::ACK, fresh(10).encode()) },
+            ),
+        ];
+        for (what, carried) in &refused {
+            board.take(carried);
+            assert!(all(&mut received).await.is_empty(), "{what}");
         }
-        let third = tokio::time::timeout(Duration::from_millis(50), received.next()).await;
-        assert!(third.is_err(), "a copy that came another way was taken in");
+        // Every single byte counts.
+        let good = sign(&fresh(11), 2);
+        let bytes = good.signal.encode();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.to_vec();
+            changed[at] ^= 1;
+            if let Ok(signal) = Signed::decode(changed.into(), limits::SIGNED_SIGNAL) {
+                board.take(&Carried { from: None, signal });
+            }
+        }
+        assert!(all(&mut received).await.is_empty(), "a changed signal came through");
+        board.take(&good);
+        assert_eq!(all(&mut received).await.len(), 1, "nothing of that kept the good one out");
     }
 
     #[tokio::test]
-    async fn what_waits_is_bounded_and_floods_are_not_forwarded() {
-        let board = Switchboard::new(device(1), Links::default(), Vec::new());
-        let mut received = board.receive();
-        for _ in 0..10 * WAITING {
-            board.on_frame(device(2), frame(2, 1));
+    async fn a_copy_is_refused_whichever_way_it_comes() {
+        let (board, mut received) = board(Standing::Unwelcome);
+        for serial in [5, 3, 5, 4, 3] {
+            board.take(&sign(&SignedSignal { serial, ..signal(2) }, 2));
         }
+        assert_eq!(all(&mut received).await.len(), 3);
+    }
+
+    /// What silenced a contact for 10 s at a time: another one's signals in its name.
+    #[tokio::test]
+    async fn signals_in_anothers_name_silence_nobody() {
+        let (board, mut received) = board(Standing::Unwelcome);
+        for number in 0..500u64 {
+            // Of a session that the victim uses, and of ones that it doesn't.
+            let serial = u64::MAX - number;
+            board.take(&sign(&SignedSignal { serial, ..signal(2) }, 3));
+            board.take(&sign(&SignedSignal { session: session(number as u8), ..signal(2) }, 3));
+            board.take(&sign(&SignedSignal { serial: number + 1, ..signal(2) }, 2));
+            let came = all_now(&mut received);
+            assert_eq!(came, 1, "only the victim's own");
+        }
+        assert_eq!(board.book().senders.remembered(), 1);
+    }
+
+    fn all_now(received: &mut BoxStream<'static, Signal>) -> usize {
         let mut count = 0;
-        while tokio::time::timeout(Duration::from_millis(20), received.next()).await.is_ok() {
+        while let Some(Some(_)) = tokio::task::unconstrained(received.next()).now_or_never() {
             count += 1;
         }
-        assert_eq!(count, WAITING);
-        let forwarded = (0..1000).filter(|_| board.may_forward(device(2))).count();
-        assert!((BURST as usize..200).contains(&forwarded), "{forwarded}");
-        assert!(board.may_forward(device(5)), "others are not held up");
+        count
     }
 
     #[tokio::test]
-    async fn without_anybody_to_carry_it_sending_fails_at_once() {
-        let board = Switchboard::new(device(1), Links::default(), Vec::new());
-        let error = board.send(device(2), Bytes::from_static(b"offer")).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unreachable);
+    async fn invented_senders_leave_no_state_and_keep_nobody_out() {
+        for others in [Standing::Unwelcome, Standing::Stranger] {
+            let (board, mut received) = board(others);
+            let body = signal(2);
+            for number in 0..3000u64 {
+                // Keys that nobody has, and that anyone can write.
+                let mut invented = [7; 32];
+                invented[..8].copy_from_slice(&number.to_be_bytes());
+                let key = peerloom_core::wire::PublicKey::ed25519(invented);
+                board.take(&sign(&SignedSignal { key, ..body.clone() }, 9));
+            }
+            assert_eq!(board.book().senders.remembered(), 0, "{others:?}");
+            board.take(&sign(&body, 2));
+            assert_eq!(all_now(&mut received), 1, "{others:?}: a contact comes through at once");
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_are_taken_while_one_is_expected_and_forgotten_one_by_one() {
+        let (board, mut received) = board(Standing::Stranger);
+        for number in 10..210u8 {
+            board.take(&sign(&signal(number), number));
+            assert_eq!(all_now(&mut received), 1, "{number} comes through");
+            assert!(board.book().senders.remembered() <= 64);
+        }
+        board.take(&sign(&signal(2), 2));
+        assert_eq!(all_now(&mut received), 1);
+    }
+
+    #[tokio::test]
+    async fn one_senders_sessions_are_bounded_and_anothers_are_not_touched() {
+        let (board, mut received) = board(Standing::Unwelcome);
+        for number in 0..200u8 {
+            board.take(&sign(&SignedSignal { session: session(number), ..signal(2) }, 2));
+        }
+        let came = all_now(&mut received);
+        assert!((16..=64).contains(&came), "{came}");
+        board.take(&sign(&signal(3), 3));
+        assert_eq!(all_now(&mut received), 1);
+    }
+
+    #[tokio::test]
+    async fn a_text_of_people_proves_its_author_and_ends_after_ten_minutes() {
+        let (board, _) = board(Standing::Unwelcome);
+        let other = Switchboard::new(key(8), network(), all_are(Standing::Unwelcome), Vec::new());
+        let text = other.sign_manual(device(1), session(1), Bytes::from_static(b"offer")).unwrap();
+        assert_eq!(board.open_manual(&text).unwrap().from, device(8));
+        let refused = |carried: Carried| board.open_manual(&carried.signal).map_err(|e| e.kind()).unwrap_err();
+        let late = SignedSignal { expires_at_ms: system_ms() - 150_000, ..signal(8) };
+        assert_eq!(refused(sign(&late, 8)), ErrorKind::Invalid);
+        assert_eq!(refused(sign(&signal(2), 8)), ErrorKind::Unauthenticated);
+        assert_eq!(refused(sign(&SignedSignal { to: device(2), ..signal(8) }, 8)), ErrorKind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn what_one_board_signs_another_takes() {
+        let hub = SignalingHub::default();
+        let make = |own: u8| {
+            let carrier: Arc<dyn SignalCarrier> = Arc::new(MemoryCarrier::new(device(own), &hub));
+            let board = Arc::new(Switchboard::new(key(own), network(), all_are(Standing::Known), vec![carrier]));
+            tokio::spawn(board.clone().run());
+            board
+        };
+        let (one, other) = (make(1), make(2));
+        let mut received = other.receive();
+        for number in 0..10u8 {
+            one.send(device(2), session(1), Bytes::from(vec![number])).await.unwrap();
+            let signal = received.next().await.unwrap();
+            assert_eq!((signal.from, signal.payload.as_ref()), (device(1), &[number][..]));
+        }
+        let absent = one.send(device(5), session(1), Bytes::new()).await.unwrap_err();
+        assert_eq!(absent.kind(), ErrorKind::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded() {
+        let (board, mut received) = board(Standing::Unwelcome);
+        for serial in 1..10 * WAITING as u64 {
+            board.take(&sign(&SignedSignal { serial, ..signal(2) }, 2));
+        }
+        assert_eq!(all_now(&mut received), WAITING);
     }
 }
