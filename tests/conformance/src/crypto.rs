@@ -30,6 +30,7 @@ pub fn run(make: Make<'_>) {
     if make(&identity(1)).caps().ratchet {
         an_entry_opens_once(make);
         late_entries_open_within_the_window(make);
+        a_stolen_state_opens_nothing_that_was_opened(make);
     }
     if make(&identity(1)).caps().removal {
         a_removed_device_opens_nothing_more(make);
@@ -400,6 +401,32 @@ fn late_entries_open_within_the_window(make: Make<'_>) {
     let sealed: Vec<Bytes> = (0..40u8).map(|n| alice.seal(&[n])).collect();
     for number in [39, 0, 20, 1] {
         assert_eq!(bob.content(alice.log(), &sealed[number]).as_ref(), [number as u8]);
+    }
+}
+
+/// Forward secrecy: short and long entries, in and out of order, before and after a change of members.
+fn a_stolen_state_opens_nothing_that_was_opened(make: Make<'_>) {
+    let (mut alice, mut bob) = pair(make);
+    let log = alice.log();
+    let thief = |state: &BTreeMap<Vec<u8>, Bytes>| Device { state: state.clone(), ..Device::new(make, 2) };
+    let mut opened = Vec::new();
+    for round in 0..3u8 {
+        if round == 2 {
+            let mut carol = Device::new(make, 3);
+            let prepared = alice.prepare(&[known(&bob), member(&mut carol)]);
+            deliver(&prepared, log, &mut [&mut bob, &mut carol]);
+        }
+        let before = bob.state.clone();
+        let sealed: Vec<Bytes> = (0..6u16).map(|n| alice.seal(&vec![round; 1 + usize::from(n) * 1000])).collect();
+        for number in [1, 0, 5, 2, 4, 3] {
+            bob.content(log, &sealed[number]);
+        }
+        assert!(sealed.iter().all(|sealed| thief(&before).content(log, sealed)[0] == round), "stolen before");
+        opened.extend(sealed);
+        for sealed in &opened {
+            let stolen = thief(&bob.state).open(log, EntryClass::Application, sealed);
+            assert!(!matches!(stolen, Opened::Content(_)), "the key of an opened entry is still there");
+        }
     }
 }
 
