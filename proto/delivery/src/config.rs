@@ -30,8 +30,12 @@ pub struct Config {
     pub gap_wait: Duration,
     /// Most early entries kept of one log.
     pub max_parked: usize,
-    /// How often a device that can't open entries is added anew before its messages fail.
+    /// How often a device that can't open entries is added again without opening one, before it is halted.
     pub max_rejoins: u32,
+    /// How often it is added again within a short time at all, and the time until it may be once more.
+    pub rejoins_at_once: u32,
+    /// See [`Config::rejoins_at_once`].
+    pub rejoin_every: Duration,
 }
 
 impl Default for Config {
@@ -45,6 +49,8 @@ impl Default for Config {
             gap_wait: Duration::from_secs(2),
             max_parked: 64,
             max_rejoins: 3,
+            rejoins_at_once: 8,
+            rejoin_every: Duration::from_secs(600),
         }
     }
 }

@@ -9,12 +9,14 @@
 //! - [`Inbox`]: one log of a peer device, as far as we have it.
 //! - [`Ladder`]: getting a link to one device, and getting it back.
 
+mod allowance;
 mod config;
 mod inbox;
 mod ladder;
 mod outbox;
 
+pub use allowance::Allowance;
 pub use config::{Config, Now};
 pub use inbox::{Arrival, GapAction, Inbox};
 pub use ladder::{Ladder, Rung};
-pub use outbox::{AckOutcome, DeviceStatus, Effect, NewEntry, Outbox, Transmit};
+pub use outbox::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Halt, NewEntry, Outbox, Transmit};

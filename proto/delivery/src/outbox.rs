@@ -1,5 +1,6 @@
 //! One of our own logs: which entries are out, and how far each device has them.
 
+mod halt;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,15 +10,19 @@ use peerloom_wire::store::{OutCursor, OutEntry};
 use peerloom_wire::{Ack, DeviceId, EntryClass, Position, RangeSet, UserId};
 use rand_core::Rng;
 
-use crate::{Config, Now};
+use crate::{Allowance, Config, Now};
 
-pub use values::{AckOutcome, DeviceStatus, Effect, NewEntry, Transmit};
+pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Halt, NewEntry, Transmit};
 
 /// The log of one conversation that this device writes.
 ///
 /// Entries get consecutive positions and are never changed. For each device there is a cursor: a
 /// base where its view begins, the position through which it has settled everything, and the
 /// settled ranges beyond. An entry is forgotten once every device it is for has settled it.
+///
+/// A device is *halted* when it can't open what it gets although it was added again and again, or when
+/// it stays away and [`Outbox::make_room`] gives its entries' room to others. Nothing is sent to it
+/// until [`Outbox::resume`] allows to add it again.
 #[derive(Debug)]
 pub struct Outbox {
     config: Config,
@@ -30,6 +35,8 @@ pub struct Outbox {
     up: BTreeSet<DeviceId>,
     bytes: usize,
     messages: usize,
+    /// When room was last looked for.
+    looked_for_room: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -56,10 +63,16 @@ struct Cursor {
     stalled: bool,
     /// When it last asked for positions again.
     gap_asked: Option<Duration>,
+    /// Links that were replaced since it last acknowledged anything new.
+    resets: u32,
+    /// How often it may still be added again.
+    rejoins: Allowance,
 }
 
 /// Most positions of one gap request that are looked up.
 const MAX_ASKED: usize = 4096;
+/// How many times the wait for acknowledgements doubles, at most.
+const DOUBLINGS: u32 = 7;
 
 impl Outbox {
     /// An empty log.
@@ -73,6 +86,7 @@ impl Outbox {
             up: BTreeSet::new(),
             bytes: 0,
             messages: 0,
+            looked_for_room: None,
         }
     }
 
@@ -87,14 +101,13 @@ impl Outbox {
         for (device, stored) in cursors {
             let next = stored.through + 1;
             // Whoever waits gets a first attempt at once.
+            let halted = stored.halted;
             let cursor = Cursor {
-                stored,
                 dirty: false,
                 next,
-                deadline: Some(now.mono),
-                attempts: 0,
-                stalled: false,
-                gap_asked: None,
+                deadline: (!halted).then_some(now.mono),
+                stalled: halted,
+                ..Cursor::new(stored, &outbox.config)
             };
             outbox.cursors.insert(device, cursor);
         }
@@ -181,16 +194,12 @@ impl Outbox {
         for (device, user) in new.joins {
             let before = self.cursors.remove(device);
             let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
-            let stored =
-                OutCursor { user: *user, base: position, through: position - 1, beyond: RangeSet::default(), rejoins };
-            let cursor = Cursor {
-                stored,
-                dirty: true,
-                next: position,
-                deadline: before.as_ref().and_then(|c| c.deadline),
-                attempts: before.as_ref().map_or(0, |c| c.attempts),
-                stalled: before.is_some_and(|c| c.stalled),
-                gap_asked: None,
+            let (base, through) = (position, position - 1);
+            let stored = OutCursor { user: *user, base, through, beyond: RangeSet::default(), rejoins, halted: false };
+            let new = Cursor::new(stored, &self.config);
+            let cursor = match before {
+                Some(before) => Cursor { stored: new.stored, dirty: true, next: position, gap_asked: None, ..before },
+                None => new,
             };
             self.cursors.insert(*device, cursor);
         }
@@ -221,7 +230,7 @@ impl Outbox {
     /// is up. Each call moves on.
     pub fn transmit(&mut self, device: &DeviceId, now: Now) -> Option<Transmit> {
         let in_flight = self.in_flight(device)?;
-        let cursor = self.cursors.get_mut(device).filter(|_| self.up.contains(device))?;
+        let cursor = self.cursors.get_mut(device).filter(|c| self.up.contains(device) && !c.stored.halted)?;
         let wanted = |(position, entry): &(&Position, &Entry)| {
             !cursor.stored.beyond.contains(**position) && entry.recipients.contains(device)
         };
@@ -232,7 +241,7 @@ impl Outbox {
             return None;
         }
         cursor.next = position + 1;
-        cursor.deadline.get_or_insert(now.mono + self.config.ack_timeout);
+        cursor.deadline.get_or_insert(now.mono + cursor.patience(&self.config));
         Some(if entry.withdrawn { Transmit::Withdrawal(*position) } else { Transmit::Entry(*position) })
     }
 
@@ -275,7 +284,8 @@ impl Outbox {
         cursor.next = cursor.next.max(cursor.stored.through + 1);
         cursor.dirty = true;
         cursor.attempts = 0;
-        cursor.stalled = false;
+        cursor.resets = 0;
+        cursor.stalled = cursor.stored.halted;
         // Progress restarts the wait; with nothing left in flight there is none.
         let more = self.in_flight(device).is_some_and(|(_, n)| n > 0);
         if let Some(cursor) = self.cursors.get_mut(device) {
@@ -324,23 +334,11 @@ impl Outbox {
         let Some(entry) = self.entries.get(&position) else {
             return true;
         };
-        let done =
-            |device: &DeviceId| self.cursors.get(device).is_none_or(|c| position < c.stored.base || c.has(position));
-        entry.recipients.iter().all(done)
+        entry.recipients.iter().all(|device| self.is_settled_for(device, position))
     }
 
-    /// A device says it can't open an entry. `true`: add it anew and seal again what
-    /// [`Outbox::unsettled`] lists. `false`: nothing to do, or it was tried too often.
-    pub fn on_cannot_open(&mut self, device: &DeviceId, position: Position) -> bool {
-        let max = self.config.max_rejoins;
-        match self.cursors.get_mut(device) {
-            Some(cursor) if !cursor.has(position) && position >= cursor.stored.base && cursor.stored.rejoins < max => {
-                cursor.stored.rejoins += 1;
-                cursor.dirty = true;
-                true
-            }
-            _ => false,
-        }
+    fn is_settled_for(&self, device: &DeviceId, position: Position) -> bool {
+        self.cursors.get(device).is_none_or(|c| position < c.stored.base || c.has(position))
     }
 
     /// Application entries that a device has not settled and that have not expired.
@@ -387,7 +385,7 @@ impl Outbox {
             cursor.next = cursor.stored.through + 1;
             cursor.deadline = None;
             cursor.attempts = 0;
-            cursor.stalled = false;
+            cursor.stalled = cursor.stored.halted;
         }
     }
 
@@ -396,7 +394,7 @@ impl Outbox {
         let first = self.config.retry_delays.first().copied().unwrap_or(Duration::from_secs(1));
         let wait = self.config.jittered(first, rng);
         self.up.remove(device);
-        if let Some(cursor) = self.cursors.get_mut(device) {
+        if let Some(cursor) = self.cursors.get_mut(device).filter(|c| !c.stored.halted) {
             cursor.attempts = 0;
             cursor.deadline = Some(now.mono + wait);
         }
@@ -411,9 +409,9 @@ impl Outbox {
         }
     }
 
-    /// Somebody asked to try stalled devices again.
+    /// The user asks to try stalled devices again. Halted ones take [`Outbox::resume`].
     pub fn retry(&mut self, now: Now) -> usize {
-        let stalled = self.cursors.values_mut().filter(|c| c.stalled);
+        let stalled = self.cursors.values_mut().filter(|c| c.stalled && !c.stored.halted);
         stalled
             .map(|cursor| {
                 cursor.stalled = false;
@@ -448,6 +446,10 @@ impl Outbox {
             if self.up.contains(&device) {
                 // The next transmission sets the next deadline.
                 cursor.next = cursor.stored.through + 1;
+                if spent {
+                    cursor.attempts = 0;
+                    cursor.resets = cursor.resets.saturating_add(1);
+                }
                 effects.push(if spent { Effect::ResetLink(device) } else { Effect::Ready(device) });
                 continue;
             }
@@ -483,14 +485,20 @@ impl Outbox {
         }
     }
 
-    /// Whether a device lacks anything.
-    fn waits_for(&self, device: &DeviceId) -> bool {
-        let Some(cursor) = self.cursors.get(device) else {
-            return false;
-        };
+    /// What a device lacks.
+    fn waiting(&self, device: &DeviceId) -> impl Iterator<Item = (Position, &Entry)> {
+        let cursor = self.cursors.get(device);
+        let from = cursor.map_or(Position::MAX, |c| c.stored.base.max(c.stored.through + 1));
+        let lacks = move |p: Position| cursor.is_some_and(|c| !c.stored.beyond.contains(p));
         self.entries
-            .range(cursor.stored.through + 1..)
-            .any(|(p, e)| !cursor.stored.beyond.contains(*p) && e.recipients.contains(device))
+            .range(from..)
+            .map(|(p, e)| (*p, e))
+            .filter(move |(p, e)| lacks(*p) && e.recipients.contains(device))
+    }
+
+    /// Whether a device lacks anything that it can be sent.
+    fn waits_for(&self, device: &DeviceId) -> bool {
+        !self.is_halted(device) && self.waiting(device).next().is_some()
     }
 
     /// When [`Outbox::on_timer`] has something to do next.
@@ -513,21 +521,38 @@ impl Outbox {
         let status = |(device, c): (&DeviceId, &Cursor)| DeviceStatus {
             device: *device,
             link_up: self.up.contains(device),
-            waiting: self
-                .entries
-                .range(c.stored.base.max(c.stored.through + 1)..)
-                .filter(|(p, e)| !c.has(**p) && e.recipients.contains(device) && !e.withdrawn)
-                .map(|(p, _)| *p)
-                .collect(),
+            waiting: self.waiting(device).filter(|(_, e)| !e.withdrawn).map(|(p, _)| p).collect(),
             attempts: c.attempts,
             next_try: c.deadline.map(|d| d.saturating_sub(now.mono)),
             stalled: c.stalled,
+            halted: c.halt(),
         };
         self.cursors.iter().map(status).collect()
     }
 }
 
 impl Cursor {
+    /// Of a device whose view begins with what is stored.
+    fn new(stored: OutCursor, config: &Config) -> Self {
+        let next = stored.base;
+        Self {
+            stored,
+            dirty: true,
+            next,
+            deadline: None,
+            attempts: 0,
+            stalled: false,
+            gap_asked: None,
+            resets: 0,
+            rejoins: Allowance::full(config.rejoins_at_once),
+        }
+    }
+
+    /// How long to wait for an acknowledgement: twice as long after each link that brought none.
+    fn patience(&self, config: &Config) -> Duration {
+        config.ack_timeout.saturating_mul(1 << self.resets.min(DOUBLINGS))
+    }
+
     fn has(&self, position: Position) -> bool {
         position <= self.stored.through || self.stored.beyond.contains(position)
     }

@@ -309,7 +309,11 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
         let device: String = text(peer, "device").chars().take(10).collect();
         let detail = match text(peer, "address") {
             address if address.is_empty() => printable(&text(peer, "reason")),
-            address => format!("{address} {}, {}", text(peer, "path"), traffic(peer)),
+            address => {
+                let trouble = Some(text(peer, "reason")).filter(|reason| !reason.is_empty());
+                let trouble = trouble.map(|reason| format!("; {}", printable(&reason))).unwrap_or_default();
+                format!("{address} {}, {}{trouble}", text(peer, "path"), traffic(peer))
+            }
         };
         vec![printable(&text(peer, "contact")), device, text(peer, "state"), rtt, detail]
     };

@@ -296,7 +296,7 @@ impl Engine {
 
     /// Wakes stalled devices, of one conversation or all; returns how many.
     pub async fn retry(&self, only: Option<ConversationId>) -> Result<usize> {
-        self.driver.call(move |turn| Ok(turn.retry(only))).await
+        self.driver.call(move |turn| turn.retry(only)).await
     }
 
     /// How the devices of all contacts stand.

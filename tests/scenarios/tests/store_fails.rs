@@ -2,85 +2,17 @@
 //! goes on by itself once the store works again.
 #![allow(clippy::print_stdout)]
 
+#[path = "common/engines.rs"]
+mod engines;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use peerloom_conformance::identity::identity;
-use peerloom_core::memory::{Faults, MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
-use peerloom_core::wire::store::Contact;
-use peerloom_core::wire::{NetworkId, store};
-use peerloom_core::{DeviceSecret, ErrorKind, Result, Storage};
-use peerloom_crypto_mls::MlsCrypto;
-use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use engines::{PATIENCE, engine, eventually, meet, send, texts};
+use peerloom_core::memory::{Faults, MemoryNetwork, MemoryStorage};
+use peerloom_core::{ErrorKind, Storage};
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
-
-const PATIENCE: Duration = Duration::from_secs(40);
-
-fn network() -> NetworkId {
-    NetworkId::from_name("store-fails")
-}
-
-fn owner(number: u8) -> store::Identity {
-    let made = identity(number);
-    store::Identity {
-        user_seed: Some([number; 32]),
-        recovery_seed: None,
-        device_seed: [number ^ 0x80; 32],
-        certificate: made.certificate,
-        network: network(),
-        name: format!("node-{number}"),
-    }
-}
-
-async fn engine(number: u8, links: &MemoryNetwork, storage: Arc<dyn Storage>, mls: bool) -> Engine {
-    let made = identity(number);
-    let address = format!("memory://{number}").parse().expect("an address");
-    let crypto: Arc<dyn peerloom_core::Crypto> = if mls {
-        Arc::new(MlsCrypto::new(&DeviceSecret::new([number ^ 0x80; 32]), made.certificate.clone()).expect("a crypto"))
-    } else {
-        Arc::new(MemoryCrypto::new(made.device))
-    };
-    let parts = Parts {
-        transports: vec![Arc::new(MemoryTransport::new(links, address, made.key))],
-        discoveries: Vec::new(),
-        storage,
-        cryptos: vec![crypto],
-        identity: owner(number),
-    };
-    let mut config = EngineConfig::new(network());
-    config.delivery.ack_timeout = Duration::from_millis(300);
-    let engine = Engine::open(parts, config).await.expect("an engine");
-    engine.start().await.expect("a network");
-    engine
-}
-
-async fn meet(alice: &Engine, bob: &Engine) -> Contact {
-    let invitation = alice.invite(Duration::from_secs(60), 1).await.expect("an invitation");
-    bob.add_contact(invitation).await.expect("a contact")
-}
-
-async fn send(from: &Engine, to: &Contact, text: &str) -> Result<()> {
-    from.send(to.conversation, String::new(), Bytes::from(text.to_owned()), None).await.map(drop)
-}
-
-async fn texts(engine: &Engine) -> Vec<String> {
-    let messages = engine.messages_after(Cursor::START, 10_000).await.expect("messages");
-    messages.iter().map(|m| m.text().expect("text").to_owned()).collect()
-}
-
-async fn eventually(what: &str, engine: &Engine, expected: &[&str]) {
-    let begin = Instant::now();
-    loop {
-        let found = texts(engine).await;
-        if found == expected {
-            return;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{what}: {found:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 async fn story(mls: bool, kind: ErrorKind) {
     let links = MemoryNetwork::default();

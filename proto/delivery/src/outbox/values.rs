@@ -70,6 +70,28 @@ pub struct DeviceStatus {
     pub attempts: u32,
     /// Time until the next attempt.
     pub next_try: Option<Duration>,
-    /// Whether the scheduled attempts are used up.
+    /// Whether the scheduled attempts are used up, or it is halted.
     pub stalled: bool,
+    /// Why nothing is sent to it before it was added again.
+    pub halted: Option<Halt>,
+}
+
+/// Why nothing is sent to a device before it was added again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// It couldn't open what it got, and was added again too often.
+    CannotOpen,
+    /// It was away, and its entries' room was needed.
+    Away,
+}
+
+/// What follows from a device's word that it can't open an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CannotOpenOutcome {
+    /// Nothing: the entry is settled there, or not its business, or the device is halted already.
+    Nothing,
+    /// Add the device again, and seal again what [`crate::Outbox::unsettled`] lists.
+    AddAgain,
+    /// It was added too often: the device is halted from now on.
+    Halted,
 }

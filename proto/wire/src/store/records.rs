@@ -299,6 +299,8 @@ pub struct OutCursor {
     pub beyond: RangeSet,
     /// How often it has been added again after it couldn't open an entry.
     pub rejoins: u32,
+    /// Nothing is sent to it before it was added again.
+    pub halted: bool,
 }
 
 impl Record for OutCursor {
@@ -312,6 +314,7 @@ impl Record for OutCursor {
             through: self.through,
             beyond: self.beyond.to_pb(),
             rejoins: self.rejoins,
+            halted: self.halted,
         }
     }
 
@@ -322,6 +325,7 @@ impl Record for OutCursor {
             through: pb.through,
             beyond: RangeSet::from_pb(&pb.beyond, pb.through, Self::NAME)?,
             rejoins: pb.rejoins,
+            halted: pb.halted,
         })
     }
 }

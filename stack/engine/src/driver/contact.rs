@@ -223,6 +223,9 @@ impl Turn<'_> {
             known.record = Some(signed);
             self.store_contact(contact);
             self.choose_suite_again(id)?;
+            if self.resume(id, device, false) {
+                self.prepare_session(id)?;
+            }
         }
         Ok(())
     }
@@ -275,6 +278,7 @@ impl Turn<'_> {
         };
         conversation.outbox.on_link_up(&device);
         self.state.ready.insert((id, device));
+        self.resume(id, device, false);
         // What was asked for on the last link may have been lost with it.
         self.prepare_session(id)?;
         self.seal_pending(id)

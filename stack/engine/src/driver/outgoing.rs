@@ -14,7 +14,7 @@ use peerloom_delivery::{Effect, NewEntry, Transmit};
 use rand::Rng;
 use tracing::{debug, debug_span, warn};
 
-use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
+use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key};
 use super::{SendRequest, Turn};
 use crate::clock::system_ms;
 use crate::event::{Event, MessageState};
@@ -40,12 +40,13 @@ impl Turn<'_> {
         let expires_at_ms = self.now.wall_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         debug!(id = %item.id, %conversation, bytes = item.body.len(), "accepted");
         if let Some(found) = self.state.conversations.get_mut(&conversation) {
+            found.queued_bytes += item.body.len();
             found.queued.push(Queued { item, expires_at_ms, reply: Some(reply) });
             self.state.touched.insert(TimerKey::Outbox(conversation));
         }
     }
 
-    fn check_room(&self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
+    fn check_room(&mut self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
         let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
         let Some(conversation) = self.state.conversations.get(id) else {
             return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());
@@ -59,19 +60,55 @@ impl Turn<'_> {
         if content_type.len() > limits::CONTENT_TYPE {
             return error(ErrorKind::TooLarge, format!("a content type has at most {} bytes", limits::CONTENT_TYPE));
         }
-        let config = &self.state.config;
-        let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
-        let queued: usize = conversation.queued.iter().map(|q| q.item.body.len()).sum();
-        if messages >= config.max_queued_messages
-            || conversation.outbox.entries() >= config.max_queued_messages
-            || conversation.outbox.bytes() + conversation.pending_bytes + queued + length > config.max_queued_bytes
-        {
-            let message = format!(
-                "{messages} messages wait already; wait until the contact is reachable, or raise delivery.max_queued_messages or max_queued_bytes"
-            );
-            return error(ErrorKind::Overloaded, message);
+        if conversation.has_room(length, &self.state.config) {
+            return Ok(());
         }
-        Ok(())
+        self.make_room(*id);
+        match self.state.conversations.get(id) {
+            Some(conversation) if !conversation.has_room(length, &self.state.config) => {
+                error(ErrorKind::Overloaded, self.overloaded(id, conversation))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Devices that stay away keep nothing that their users have elsewhere, nor what has expired.
+    fn make_room(&mut self, id: ConversationId) {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return;
+        };
+        let before: Vec<DeviceId> = conversation.outbox.halted().collect();
+        let freed = conversation.outbox.make_room(self.now);
+        let halted: Vec<DeviceId> = conversation.outbox.halted().filter(|device| !before.contains(device)).collect();
+        for device in halted {
+            warn!(conversation = %id, ?device, entries = freed.len(), "a device was away too long; others get its room");
+            self.on_halted(id, device);
+        }
+        freed.into_iter().for_each(|position| self.drop_settled(id, position));
+    }
+
+    /// Whose messages fill a conversation, since when, and what helps.
+    fn overloaded(&self, id: &ConversationId, conversation: &Conversation) -> String {
+        let contact = self.state.contacts.by_conversation(id).map_or_else(|| "the contact".into(), |c| c.alias);
+        let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
+        let since = self.oldest_waiting(id, conversation).ok().flatten();
+        let age =
+            since.map(|at| format!(", the oldest for {}", age(system_ms().saturating_sub(at)))).unwrap_or_default();
+        format!(
+            "{messages} messages for {contact} wait already{age}; `peerloom peers` says how {contact} stands. \
+             Wait until {contact} can be reached or they expire, or raise delivery.max_queued_messages or \
+             delivery.max_queued_bytes"
+        )
+    }
+
+    /// When the oldest message that waits in a conversation was accepted.
+    fn oldest_waiting(&self, id: &ConversationId, conversation: &Conversation) -> Result<Option<u64>> {
+        if let Some((position, _)) = conversation.outbox.oldest_waiting() {
+            let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
+            return Ok(self.txn.record::<History>(HISTORY, &history_key(history))?.map(|row| row.stored_at_ms));
+        }
+        let first = self.txn.first(PENDING, &KeyRange::prefix(id.as_bytes()))?;
+        Ok(first.map(|row| stored::<Pending>(row.value)).transpose()?.map(|pending| pending.item.sent_at_ms))
     }
 
     /// Seals what was accepted, or stores it to be sealed once there is a session.
@@ -105,6 +142,7 @@ impl Turn<'_> {
             return Ok(());
         };
         let queued = std::mem::take(&mut conversation.queued);
+        conversation.queued_bytes = 0;
         let ready = conversation.members.as_ref().is_some_and(|m| !m.is_empty());
         if ready {
             return self.seal(id, queued);
@@ -426,6 +464,17 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+/// A time that has passed, in the unit that a person would use.
+fn age(ms: u64) -> String {
+    let (number, unit) = match ms / 1000 {
+        seconds @ ..120 => (seconds, "seconds"),
+        seconds @ ..7200 => (seconds / 60, "minutes"),
+        seconds @ ..172_800 => (seconds / 3600, "hours"),
+        seconds => (seconds / 86_400, "days"),
+    };
+    format!("{number} {unit}")
 }
 
 /// What is in an entry, for our own records.

@@ -4,6 +4,7 @@ use peerloom_core::wire::store::OUT_ENTRIES;
 use peerloom_core::wire::{Ack, CannotOpen, ConversationId, DeviceId, GapRequest, LogId, Position, Signed, context};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
+use peerloom_delivery::CannotOpenOutcome;
 use tracing::{debug, warn};
 
 use super::Turn;
@@ -79,17 +80,49 @@ impl Turn<'_> {
         }
     }
 
-    /// A device of a contact can't open an entry of ours: it is added anew once its key package is here.
+    /// Nothing is sent to a device before it was added again: that is stored, and shown.
+    pub(super) fn on_halted(&mut self, id: ConversationId, device: DeviceId) {
+        self.state.lazy_cursors.insert(id);
+        self.state.touched.insert(TimerKey::Outbox(id));
+        self.show_halted(id, device);
+        self.effects.event(Event::Stalled { conversation: id, device });
+    }
+
+    /// A halted device appeared, or has news, or the user asks for it: it is added again once its key package is
+    /// here, within its budget. Returns whether it is.
+    pub(super) fn resume(&mut self, id: ConversationId, device: DeviceId, asked: bool) -> bool {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return false;
+        };
+        if conversation.rejoin.contains(&device) || !conversation.outbox.resume(&device, asked, self.now) {
+            return false;
+        }
+        conversation.rejoin.insert(device);
+        conversation.key_packages.remove(&device);
+        self.state.lazy_cursors.insert(id);
+        true
+    }
+
+    /// A device of a contact can't open an entry of ours: it is added again once its key package is here.
     pub(super) fn on_cannot_open(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
         let cannot = CannotOpen::decode(signed)?;
         let id = self.own_log(device, &cannot.log, signed, context::CANNOT_OPEN)?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
-        if conversation.rejoin.contains(&device) || !conversation.outbox.on_cannot_open(&device, cannot.position) {
+        if conversation.rejoin.contains(&device) {
             return Ok(());
         }
-        warn!(?device, position = cannot.position, reason = ?cannot.reason, "a device can't open an entry; adding it anew");
+        match conversation.outbox.on_cannot_open(&device, cannot.position, self.now) {
+            CannotOpenOutcome::Nothing => return Ok(()),
+            CannotOpenOutcome::Halted => {
+                warn!(?device, "a device still can't open what is sealed for it; nothing more is sent to it for now");
+                self.on_halted(id, device);
+                return Ok(());
+            }
+            CannotOpenOutcome::AddAgain => {}
+        }
+        warn!(?device, position = cannot.position, reason = ?cannot.reason, "a device can't open an entry; adding it again");
         conversation.rejoin.insert(device);
         conversation.key_packages.remove(&device);
         self.state.lazy_cursors.insert(id);

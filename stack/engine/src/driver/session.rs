@@ -16,6 +16,9 @@ use super::state::TimerKey;
 
 /// After this time a key package is asked for again.
 const KEY_PACKAGE_RETRY: Duration = Duration::from_secs(5);
+/// How often a conversation's suite changes within a short time at most, and the time until it may once more.
+pub(super) const SUITE_CHANGES: u32 = 8;
+const SUITE_CHANGE: Duration = Duration::from_secs(600);
 
 impl Turn<'_> {
     /// Brings our send session in a conversation to the contact's devices, as far as their key
@@ -61,6 +64,9 @@ impl Turn<'_> {
             }
             conversation.members = Some(prepared.members);
         }
+        for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
+            self.state.links.set_trouble(*device, None);
+        }
         for outgoing in prepared.outgoing {
             let joins: Vec<(DeviceId, UserId)> = outgoing.joins.iter().map(|device| (*device, contact.user)).collect();
             let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
@@ -75,7 +81,15 @@ impl Turn<'_> {
     /// A device of the contact may offer other suites than it did: what is sealed from now on follows.
     pub(super) fn choose_suite_again(&mut self, id: ConversationId) -> Result<()> {
         let before = self.state.conversations.get_mut(&id).and_then(|c| c.suite.take());
-        if before == Some(self.state.crypto(id)?.suite()) {
+        let after = self.state.crypto(id)?.suite();
+        if before == Some(after) {
+            return Ok(());
+        }
+        if before.is_some() && !self.may_change_suite(id) {
+            // What is sealed for a suite that is really gone can't be opened: that has its own end.
+            if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                conversation.suite = before;
+            }
             return Ok(());
         }
         // Where none was chosen yet, the first may have been tried without an answer.
@@ -85,6 +99,24 @@ impl Turn<'_> {
         }
         self.prepare_session(id)?;
         self.seal_pending(id)
+    }
+
+    /// Each change may cost a session and sealing again, so a contact gets so many.
+    fn may_change_suite(&mut self, id: ConversationId) -> bool {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return false;
+        };
+        let may = conversation.suite_changes.spend(self.now, SUITE_CHANGE);
+        let trouble = (!may).then_some("its records name other suites again and again; the last one stays for now");
+        let devices = self.state.contacts.by_conversation(&id).map(|contact| contact.devices).unwrap_or_default();
+        for device in devices.iter().map(|d| d.device) {
+            self.state.links.set_trouble(device, trouble.map(Into::into));
+        }
+        if !may {
+            self.state.links.count_refused();
+            warn!(conversation = %id, "a contact changes its suites too often; the last one stays for now");
+        }
+        may
     }
 
     /// A session still lacks members: a request or its answer was lost.

@@ -13,12 +13,14 @@ use peerloom_core::wire::{
 };
 use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::SigningKey;
-use peerloom_delivery::{Inbox, Now, Outbox};
+use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
 use super::Turn;
 use super::contact::open_invitations;
+use super::session::SUITE_CHANGES;
+use super::status::halted;
 use super::timers::Timers;
 use crate::config::EngineConfig;
 use crate::contacts::{Contacts, suites};
@@ -88,8 +90,9 @@ pub(crate) struct Conversation {
     pub(crate) settled_head: bool,
     /// The newest sealed envelopes, to be sent without being read or rebuilt.
     pub(crate) recent: Recent,
-    /// Accepted in this turn.
+    /// Accepted in this turn, and the bytes of their bodies.
     pub(crate) queued: Vec<Queued>,
+    pub(crate) queued_bytes: usize,
     /// Messages that wait unsealed in the store, and their bytes.
     pub(crate) pending: usize,
     pub(crate) pending_bytes: usize,
@@ -97,10 +100,24 @@ pub(crate) struct Conversation {
     pub(crate) members: Option<Vec<DeviceId>>,
     /// The suite of our log; `None` until it was chosen.
     pub(crate) suite: Option<SuiteId>,
+    /// How often it may still change.
+    pub(crate) suite_changes: Allowance,
     /// Key packages at hand.
     pub(crate) key_packages: HashMap<DeviceId, Bytes>,
     /// Devices to be added anew.
     pub(crate) rejoin: BTreeSet<DeviceId>,
+}
+
+impl Conversation {
+    /// Whether one more message of this length may wait. Entries that have expired take a place until every device
+    /// has heard so, but not a message's.
+    pub(crate) fn has_room(&self, length: usize, config: &EngineConfig) -> bool {
+        let messages = self.outbox.messages() + self.pending + self.queued.len();
+        let bytes = self.outbox.bytes() + self.pending_bytes + self.queued_bytes;
+        messages < config.max_queued_messages
+            && self.outbox.entries() < config.max_queued_messages.saturating_mul(2)
+            && bytes + length <= config.max_queued_bytes
+    }
 }
 
 /// What is known of an own entry beside what the outbox knows.
@@ -254,13 +271,18 @@ impl State {
             settled_head,
             recent: Recent::default(),
             queued: Vec::new(),
+            queued_bytes: 0,
             pending,
             pending_bytes,
             members: None,
             suite: None,
+            suite_changes: Allowance::full(SUITE_CHANGES),
             key_packages: HashMap::new(),
             rejoin: BTreeSet::new(),
         };
+        for device in conversation.outbox.halted() {
+            self.links.set_trouble(device, conversation.outbox.halt(&device).map(|why| halted(why).into()));
+        }
         self.conversations.insert(id, conversation);
         self.touched.insert(TimerKey::Outbox(id));
         Ok(())

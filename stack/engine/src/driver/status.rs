@@ -5,6 +5,7 @@ use std::time::Duration;
 use peerloom_core::wire::store::{PENDING, Pending};
 use peerloom_core::wire::{ConversationId, DeviceId, MessageId};
 use peerloom_core::{KeyRange, Result};
+use peerloom_delivery::Halt;
 
 use super::Turn;
 use super::state::TimerKey;
@@ -35,9 +36,10 @@ impl Turn<'_> {
         let mut queue = Vec::new();
         for (id, conversation) in &self.state.conversations {
             for status in conversation.outbox.status(self.now) {
-                let reason = match (status.link_up, status.stalled) {
-                    (true, _) => "sent; waiting for the acknowledgement".into(),
-                    (false, stalled) => {
+                let reason = match (status.halted, status.link_up, status.stalled) {
+                    (Some(why), ..) => halted(why).into(),
+                    (None, true, _) => "sent; waiting for the acknowledgement".into(),
+                    (None, false, stalled) => {
                         let why = self.state.links.reason(&status.device).unwrap_or_else(|| "no link yet".into());
                         if stalled { format!("stalled: {why}") } else { why }
                     }
@@ -77,15 +79,39 @@ impl Turn<'_> {
         Ok(queue)
     }
 
-    /// Wakes stalled devices; returns how many.
-    pub(crate) fn retry(&mut self, only: Option<ConversationId>) -> usize {
+    /// Wakes stalled devices, and adds halted ones again; returns how many.
+    pub(crate) fn retry(&mut self, only: Option<ConversationId>) -> Result<usize> {
         let mut woken = 0;
+        let mut halted = Vec::new();
         for (id, conversation) in &mut self.state.conversations {
             if only.is_none_or(|only| only == *id) {
                 woken += conversation.outbox.retry(self.now);
+                halted.extend(conversation.outbox.halted().map(|device| (*id, device)));
                 self.state.touched.insert(TimerKey::Outbox(*id));
             }
         }
-        woken
+        for (id, device) in halted {
+            if self.resume(id, device, true) {
+                woken += 1;
+                self.prepare_session(id)?;
+            }
+        }
+        Ok(woken)
+    }
+
+    /// Says in the list of peers that nothing is sent to a device, and why.
+    pub(super) fn show_halted(&self, id: ConversationId, device: DeviceId) {
+        let status = self.state.conversations.get(&id).and_then(|c| c.outbox.halt(&device));
+        self.state.links.set_trouble(device, status.map(|why| halted(why).into()));
+    }
+}
+
+/// Why nothing is sent to a device, for people.
+pub(super) fn halted(why: Halt) -> &'static str {
+    match why {
+        Halt::CannotOpen => {
+            "halted: the device opened nothing although it was added again; the next try comes with its next link or record, or with `queue retry`"
+        }
+        Halt::Away => "halted: the device was away too long; it is added again when it appears",
     }
 }

@@ -41,6 +41,8 @@ struct Book {
     wanted: HashSet<DeviceId>,
     /// How devices without a link stand.
     rungs: HashMap<DeviceId, (Rung, Option<String>)>,
+    /// What is wrong with devices, whether they have a link or not.
+    troubles: HashMap<DeviceId, String>,
     next: u64,
 }
 
@@ -88,7 +90,7 @@ pub struct PeerStatus {
     pub rung: Rung,
     /// The link, if one is up.
     pub link: Option<LinkInfo>,
-    /// Why the last attempt failed.
+    /// Why nothing is sent to it, or why the last attempt to make a link failed.
     pub reason: Option<String>,
     /// The first of our crypto suites that the device offers in its signed record.
     pub suite: Option<&'static str>,
@@ -234,6 +236,15 @@ impl Links {
         }
     }
 
+    /// Says what is wrong with a device that may well have a link; `None`: nothing any more.
+    pub(crate) fn set_trouble(&self, device: DeviceId, trouble: Option<String>) {
+        let mut book = self.book();
+        match trouble {
+            Some(trouble) => drop(book.troubles.insert(device, trouble)),
+            None => drop(book.troubles.remove(&device)),
+        }
+    }
+
     /// Why there is no link to a device.
     pub(crate) fn reason(&self, device: &DeviceId) -> Option<String> {
         self.book().rungs.get(device).and_then(|(_, reason)| reason.clone())
@@ -255,6 +266,7 @@ impl Links {
             Some(_) => (Rung::Connected, None),
             None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
         };
+        let reason = book.troubles.get(&device).cloned().or(reason);
         PeerStatus { user, device, rung, link, reason, suite: None, last_seen_ms }
     }
 

@@ -1,0 +1,127 @@
+//! The end of the attempts for a device that opens nothing, or stays away while others need its room.
+
+use std::time::Duration;
+
+use peerloom_wire::{DeviceId, EntryClass, Position};
+
+use super::{CannotOpenOutcome, Cursor, Entry, Halt, Outbox};
+use crate::{Allowance, Now};
+
+/// Room is looked for at most this often.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+
+impl Outbox {
+    /// A device says it can't open an entry. The signature has been checked.
+    pub fn on_cannot_open(&mut self, device: &DeviceId, position: Position, now: Now) -> CannotOpenOutcome {
+        let config = &self.config;
+        match self.cursors.get_mut(device) {
+            Some(cursor) if !cursor.has(position) && position >= cursor.stored.base && !cursor.stored.halted => {
+                cursor.dirty = true;
+                if cursor.stored.rejoins < config.max_rejoins && cursor.rejoins.spend(now, config.rejoin_every) {
+                    cursor.stored.rejoins += 1;
+                    CannotOpenOutcome::AddAgain
+                } else {
+                    cursor.stored.rejoins = cursor.stored.rejoins.max(1);
+                    cursor.stop();
+                    CannotOpenOutcome::Halted
+                }
+            }
+            _ => CannotOpenOutcome::Nothing,
+        }
+    }
+
+    /// Why nothing is sent to a device before it was added again.
+    pub fn halt(&self, device: &DeviceId) -> Option<Halt> {
+        self.cursors.get(device)?.halt()
+    }
+
+    /// The devices that are halted.
+    pub fn halted(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        self.cursors.iter().filter(|(_, c)| c.stored.halted).map(|(device, _)| *device)
+    }
+
+    /// Whether nothing is sent to a device before it was added again.
+    pub fn is_halted(&self, device: &DeviceId) -> bool {
+        self.halt(device).is_some()
+    }
+
+    /// A halted device appeared, or has news: `true` if it may be added again now. `asked`: the user
+    /// wants it, whatever was spent.
+    pub fn resume(&mut self, device: &DeviceId, asked: bool, now: Now) -> bool {
+        let config = &self.config;
+        let Some(cursor) = self.cursors.get_mut(device).filter(|c| c.stored.halted) else {
+            return false;
+        };
+        if asked {
+            cursor.rejoins = Allowance::full(config.rejoins_at_once);
+        }
+        let may = cursor.rejoins.spend(now, config.rejoin_every);
+        if may {
+            cursor.stored.rejoins = 0;
+            cursor.dirty = true;
+        }
+        may
+    }
+
+    /// The log has no room for more: devices without a link whose entries have reached their users
+    /// elsewhere, or have expired, don't keep them any longer, but for a window's worth. They are
+    /// halted. Returns the positions that nobody needs any more.
+    pub fn make_room(&mut self, now: Now) -> Vec<Position> {
+        if self.looked_for_room.is_some_and(|at| now.mono < at + ROOM_WAIT) {
+            return Vec::new();
+        }
+        self.looked_for_room = Some(now.mono);
+        let away: Vec<DeviceId> = self.cursors.keys().filter(|device| !self.up.contains(device)).copied().collect();
+        for device in away {
+            let waiting = self.waiting(&device);
+            let (kept, freed): (Vec<_>, Vec<_>) = waiting.partition(|(_, entry)| entry.is_needed());
+            if freed.is_empty() || kept.len() > self.config.window_entries {
+                continue;
+            }
+            if let Some(cursor) = self.cursors.get_mut(&device) {
+                cursor.stop();
+            }
+        }
+        let given_up = |device: &DeviceId, position: Position, entry: &Entry| {
+            self.is_settled_for(device, position) || !entry.is_needed() && self.is_halted(device)
+        };
+        let freed: Vec<Position> = self
+            .entries
+            .iter()
+            .filter(|(p, entry)| entry.recipients.iter().all(|device| given_up(device, **p, entry)))
+            .map(|(p, _)| *p)
+            .collect();
+        freed.iter().for_each(|position| self.forget(*position));
+        freed
+    }
+
+    /// The oldest entry that waits for a device which isn't halted; `None` if nothing does.
+    pub fn oldest_waiting(&self) -> Option<(Position, DeviceId)> {
+        let oldest = |device: &DeviceId| {
+            let (position, _) = self.waiting(device).find(|(_, entry)| entry.is_needed())?;
+            Some((position, *device))
+        };
+        self.cursors.keys().filter_map(oldest).min()
+    }
+}
+
+impl Entry {
+    /// Whether a user would miss it: it isn't anywhere with each of them, and hasn't expired.
+    fn is_needed(&self) -> bool {
+        self.class == EntryClass::Application && !self.delivered && !self.withdrawn
+    }
+}
+
+impl Cursor {
+    pub(super) fn halt(&self) -> Option<Halt> {
+        let why = if self.stored.rejoins > 0 { Halt::CannotOpen } else { Halt::Away };
+        self.stored.halted.then_some(why)
+    }
+
+    fn stop(&mut self) {
+        self.stored.halted = true;
+        self.stalled = true;
+        self.deadline = None;
+        self.dirty = true;
+    }
+}

@@ -1,0 +1,146 @@
+//! What one contact costs: never another one's messages, nor more than its share.
+
+#[path = "common/engines.rs"]
+mod engines;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use engines::{config, crypto, engine, eventually, meet, send, start, until};
+use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
+use peerloom_core::wire::{CannotOpenReason, ConversationId, EntryClass, LogId, SuiteId};
+use peerloom_core::{Crypto, CryptoCaps, ErrorKind, Member, Opened, Prepared, Result, Sealed, Sealing, StateTxn};
+use peerloom_engine::{Cursor, Event};
+use rand::Rng;
+
+/// A crypto that opens no messages while it is told so.
+struct Blind {
+    inner: Arc<dyn Crypto>,
+    blind: Arc<AtomicBool>,
+}
+
+impl Crypto for Blind {
+    fn suite(&self) -> SuiteId {
+        self.inner.suite()
+    }
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+    fn caps(&self) -> CryptoCaps {
+        self.inner.caps()
+    }
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
+        self.inner.key_package(txn, rng)
+    }
+    fn prepare(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+        roster: &[Member],
+    ) -> Result<Prepared> {
+        self.inner.prepare(txn, rng, conversation, roster)
+    }
+    fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
+        self.inner.seal(txn, rng, sealing)
+    }
+    fn rebuild(&self, recipe: &[u8], plaintext: &[u8]) -> Result<Bytes> {
+        self.inner.rebuild(recipe, plaintext)
+    }
+    fn open(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        log: LogId,
+        class: EntryClass,
+        associated_data: &[u8],
+        payload: &[u8],
+    ) -> Result<Opened> {
+        match class {
+            EntryClass::Application if self.blind.load(Ordering::Relaxed) => {
+                Ok(Opened::CannotOpen(CannotOpenReason::KeyGone))
+            }
+            _ => self.inner.open(txn, rng, log, class, associated_data, payload),
+        }
+    }
+    fn discard(&self, txn: &mut dyn StateTxn, log: LogId) -> Result<()> {
+        self.inner.discard(txn, log)
+    }
+    fn forget(&self) {
+        self.inner.forget();
+    }
+}
+
+/// A device that opens nothing is added again three times; then nothing more leaves for it, its link stays as it is,
+/// and both lists say why. When asked, it is tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_opens_nothing_is_left_in_peace_and_shown() {
+    let links = MemoryNetwork::default();
+    let blind = Arc::new(AtomicBool::new(true));
+    let eyes: Arc<dyn Crypto> = Arc::new(Blind { inner: crypto(2, true), blind: blind.clone() });
+    let alice = engine(1, &links, Arc::new(MemoryStorage::new()), true).await;
+    let bob = start(2, &links, Arc::new(MemoryStorage::new()), vec![eyes], config()).await;
+    let to_alice = meet(&alice, &bob).await;
+    until("bob", async || !alice.contacts().is_empty()).await;
+    let to_bob = alice.contacts().remove(0);
+    send(&alice, &to_bob, "hello").await.expect("accepted");
+    until("the halt", async || {
+        let queue = alice.queue().await.expect("a queue");
+        queue.iter().any(|entry| entry.stalled && entry.reason.starts_with("halted"))
+    })
+    .await;
+    let peer = alice.peers().remove(0);
+    assert!(peer.link.is_some() && peer.reason.expect("a reason").starts_with("halted"), "in `peers`, too");
+
+    // Long enough for several rounds of retries: the link isn't replaced, and the other direction works.
+    let mut events = alice.events(Cursor::START);
+    let quiet = async {
+        loop {
+            if let Some(Event::PeerDown { .. }) = events.next().await {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(4), quiet).await.is_err(), "the link was replaced");
+    send(&bob, &to_alice, "I can't read you").await.expect("accepted");
+    eventually("the other direction", &alice, &["I can't read you"]).await;
+
+    blind.store(false, Ordering::Relaxed);
+    assert_eq!(alice.retry(Some(to_bob.conversation)).await.expect("an answer"), 1);
+    eventually("the message", &bob, &["hello"]).await;
+    until("the acknowledgement", async || alice.queue().await.expect("a queue").is_empty()).await;
+    assert_eq!(alice.peers().remove(0).reason, None);
+}
+
+/// A contact that never comes fills its own conversation: the error says whose, since when, and what helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_conversation_says_whose_since_when_and_what_helps() {
+    let links = MemoryNetwork::default();
+    let mut small = config();
+    small.max_queued_messages = 10;
+    let alice = start(1, &links, Arc::new(MemoryStorage::new()), vec![crypto(1, true)], small).await;
+    let bob = engine(2, &links, Arc::new(MemoryStorage::new()), true).await;
+    let carol = engine(3, &links, Arc::new(MemoryStorage::new()), true).await;
+    meet(&alice, &bob).await;
+    meet(&alice, &carol).await;
+    let of = |name: &str| alice.find_contact(name).expect("a contact");
+    until("both", async || alice.contacts().len() == 2).await;
+    // Once with a session, once without.
+    send(&alice, &of("node-2"), "before").await.expect("accepted");
+    eventually("the first", &bob, &["before"]).await;
+    until("the acknowledgement", async || alice.queue().await.expect("a queue").is_empty()).await;
+    bob.shutdown().await;
+    until("bob's end", async || alice.peers().iter().any(|peer| peer.link.is_none())).await;
+    for _ in 0..10 {
+        send(&alice, &of("node-2"), "anybody there?").await.expect("accepted");
+    }
+    let error = send(&alice, &of("node-2"), "one too many").await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    for part in ["10 messages for node-2", ", the oldest for ", "peerloom peers", "max_queued_messages"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    send(&alice, &of("node-3"), "you are not concerned").await.expect("accepted");
+    eventually("the other contact's", &carol, &["you are not concerned"]).await;
+}
