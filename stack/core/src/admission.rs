@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerloom_wire::DeviceId;
@@ -106,7 +107,7 @@ impl Places {
         let (number, lost) = (book.next, CancellationToken::new());
         book.next += 1;
         book.taken.insert(number, (source, lost.clone()));
-        Place { shared: self.0.clone(), number, lost }
+        Place { shared: self.0.clone(), number: AtomicU64::new(number), lost }
     }
 
     /// Places that are taken.
@@ -151,7 +152,8 @@ impl Book {
 /// One of [`Places`]; dropping it gives it back.
 pub struct Place {
     shared: Arc<Shared>,
-    number: u64,
+    /// Changed only while the book is locked.
+    number: AtomicU64,
     lost: CancellationToken,
 }
 
@@ -162,20 +164,21 @@ impl Place {
     }
 
     /// The holder's other side went on: silent ones lose their places first.
-    pub fn renew(&mut self) {
+    pub fn renew(&self) {
         let mut book = self.shared.book();
         let next = book.next;
-        if let Some(taken) = book.taken.remove(&self.number) {
+        if let Some(taken) = book.taken.remove(&self.number.load(Ordering::Relaxed)) {
             book.taken.insert(next, taken);
             book.next += 1;
-            self.number = next;
+            self.number.store(next, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.book().remove(self.number);
+        let mut book = self.shared.book();
+        book.remove(self.number.load(Ordering::Relaxed));
     }
 }
 
@@ -212,14 +215,13 @@ mod tests {
     #[test]
     fn many_sources_lose_the_oldest_silent_one() {
         let places = Places::new(3, 3);
-        let mut first = places.take(source(1));
+        let first = places.take(source(1));
         let second = places.take(source(2));
         let third = places.take(source(3));
         first.renew();
         let fourth = places.take(source(4));
         assert!(is_lost(&second) && !is_lost(&first) && !is_lost(&third) && !is_lost(&fourth));
         // Renewing a lost place doesn't bring it back.
-        let mut second = second;
         second.renew();
         assert!(is_lost(&second));
         assert_eq!(places.taken(), 3);

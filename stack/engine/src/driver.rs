@@ -23,10 +23,11 @@ use peerloom_core::wire::store::{META, meta};
 use peerloom_core::wire::{ConversationId, DeviceId, Frame, MessageId};
 use peerloom_core::{Error, ErrorKind, Result, Storage};
 use peerloom_delivery::Now;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use crate::clock::Clock;
+use crate::net::Held;
 use crate::store::{Committer, Txn, View};
 
 pub(crate) use effects::Effects;
@@ -49,8 +50,8 @@ const CLOCK_CHECK: Duration = Duration::from_secs(60);
 pub(crate) enum Input {
     /// A message to send.
     Send(SendRequest),
-    /// A frame from a device, with what it holds of the link's budget.
-    Frame { device: DeviceId, frame: Frame, _budget: OwnedSemaphorePermit },
+    /// A frame from a device, with what it holds of the budgets.
+    Frame { device: DeviceId, frame: Frame, _held: Held },
     /// A link came up, or another one took over.
     LinkUp(DeviceId),
     /// The last link went down.
@@ -304,7 +305,7 @@ impl Turn<'_> {
                 self.on_send(request);
                 Ok(())
             }
-            Input::Frame { device, frame, _budget } => self.on_frame(device, frame),
+            Input::Frame { device, frame, _held } => self.on_frame(device, frame),
             Input::LinkUp(device) => self.on_link_up(device),
             Input::LinkDown(device, reason) => {
                 self.on_link_down(device, &reason);

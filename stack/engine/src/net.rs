@@ -15,9 +15,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
-use peerloom_core::{Discovery, Link, Listener, Result, Signal, Signaling, Transport};
+use peerloom_core::{Discovery, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -27,13 +27,11 @@ use gate::Gate;
 pub(crate) use gate::SignalGate;
 
 pub(crate) use dialer::find;
-pub(crate) use links::Links;
+pub(crate) use links::{Held, Links};
 pub use links::{LinkInfo, PeerStatus};
 pub(crate) use signals::LinkCarrier;
 pub use signals::Switchboard;
 
-/// Handshakes of strangers that run at once.
-const HANDSHAKES: usize = 64;
 /// How long our record is valid; it is told again at every link.
 const RECORD_LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
 
@@ -85,11 +83,11 @@ impl Network {
     /// Listens on every transport, announces where, and begins to reach for contacts.
     pub(crate) async fn start(shared: Shared) -> Result<Self> {
         let shared = Arc::new(shared);
+        let gate = Arc::new(Gate::new(shared.contacts.clone(), shared.links.clone()));
         let mut listeners = Vec::new();
         for transport in &shared.transports {
             let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
-            let gate = Gate { contacts: shared.contacts.clone(), links: shared.links.clone() };
-            transport.set_admission(Arc::new(gate));
+            transport.set_admission(gate.clone());
             listeners.push(transport.listen(signaling).await?);
         }
         let addresses = Arc::new(Addresses {
@@ -103,11 +101,10 @@ impl Network {
         tasks.spawn(shared.signals.clone().run());
         announce(&shared, addresses.all()).await?;
 
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         let moved = watch::Sender::new(());
         for (transport, listener) in listeners.into_iter().enumerate() {
             let news = Moved { machine: moved.subscribe(), addresses: addresses.clone(), transport };
-            tasks.spawn(accept(shared.clone(), listener, handshakes.clone(), news));
+            tasks.spawn(accept(shared.clone(), listener, gate.clone(), news));
         }
         tasks.spawn(machine::watch(shared.clone(), moved));
         tasks.spawn(dialer::run(shared.clone()));
@@ -203,8 +200,8 @@ struct Moved {
     transport: usize,
 }
 
-/// Takes in links, a bounded number of strangers at once.
-async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes: Arc<Semaphore>, mut moved: Moved) {
+/// Takes in links; those who ask for one hold places at the gate meanwhile.
+async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, gate: Arc<Gate>, mut moved: Moved) {
     let mut running = JoinSet::new();
     loop {
         let link: Arc<dyn Link> = tokio::select! {
@@ -219,24 +216,41 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, handshakes
                 continue;
             }
         };
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+        let Some(place) = gate.place(&*link) else {
             shared.links.count_refused();
-            link.close("busy");
+            link.close("this device has links enough");
             continue;
         };
-        let shared = shared.clone();
-        running.spawn(async move {
-            let from = link.remote_address();
-            match handshake::respond(&shared, &link).await {
-                Ok(ready) => link::run(shared, link, ready, Some(permit)).await,
-                Err(error) => {
-                    shared.links.count_refused();
-                    debug!(%from, %error, "a link was refused");
-                    // Time for the verdict to arrive before the link closes under it.
-                    let _ = tokio::time::timeout(handshake::LINGER, link.closed()).await;
-                    link.close("refused");
-                }
+        running.spawn(greet(shared.clone(), gate.clone(), link, place));
+    }
+}
+
+/// Finds out who made a link, and runs it if the device may stay.
+async fn greet(shared: Arc<Shared>, gate: Arc<Gate>, link: Arc<dyn Link>, place: Place) {
+    let from = link.remote_address();
+    let greeted = tokio::select! {
+        greeted = handshake::respond(&shared, &link, &place) => greeted,
+        () = place.lost() => {
+            shared.links.count_refused();
+            debug!(%from, "a link gave way to a newer one before its handshake was done");
+            return link.close("busy");
+        }
+    };
+    match greeted {
+        Ok(ready) => {
+            let known = gate.known(ready.device);
+            drop(place);
+            link::run(shared, link, ready, Some(known)).await;
+        }
+        Err(error) => {
+            shared.links.count_refused();
+            debug!(%from, %error, "a link was refused");
+            // Time for the verdict to arrive before the link closes under it.
+            tokio::select! {
+                _ = tokio::time::timeout(handshake::LINGER, link.closed()) => {}
+                () = place.lost() => {}
             }
-        });
+            link.close("refused");
+        }
     }
 }

@@ -9,4 +9,5 @@ pub mod identity;
 pub mod signaling;
 pub mod storage;
 pub mod stream;
+pub mod tcp;
 pub mod transport;

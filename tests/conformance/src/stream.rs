@@ -79,12 +79,18 @@ async fn copy(from: &mut Box<dyn ByteStream>, to: &mut Box<dyn ByteStream>, byte
     read
 }
 
+/// More than there are places for handshakes.
+const SILENT: usize = 100;
+
 /// Those who say nothing, or nonsense, get no link and keep no one else from one.
 async fn strangers_hold_nobody_up(dialer: Arc<dyn StreamTransport>, listener: Arc<dyn StreamTransport>) {
     let listener = secured(listener, 2);
     let mut accepting = listener.transport.listen(None).await.expect("it listens");
     let address = accepting.addresses().first().cloned().expect("an address");
-    let silent = within("a dial", dialer.dial(&address)).await.expect("a stream");
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(within("a dial", dialer.dial(&address)).await.expect("a stream"));
+    }
     let mut noisy = within("a dial", dialer.dial(&address)).await.expect("a stream");
     // 65,535 bytes are promised, and what comes is no key.
     let _ = noisy.write_all(&[&[0xff, 0xff][..], &[7; 512][..]].concat()).await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use peerloom_conformance::identity::{AllKnown, Identity, identity, record};
+use peerloom_conformance::tcp::Tcp;
 use peerloom_conformance::transport::Side;
 use peerloom_conformance::{crypto, discovery, signaling, storage, stream, transport};
 use peerloom_core::kinds::DurationText;
@@ -203,6 +204,11 @@ async fn transport_memory() {
 async fn transport_secured_streams() {
     let streams = MemoryStreams::default();
     stream::run(|| Arc::new(streams.clone())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transport_secured_tcp() {
+    stream::run(|| Arc::new(Tcp(std::net::Ipv4Addr::LOCALHOST.into()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,14 @@
 //! What strangers and contacts may try against a node: each attempt is refused and counted, and the
 //! node goes on.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use common::stranger::{greet, hear, hello, key, network, say};
+use futures_util::SinkExt;
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
 use peerloom_core::wire::handshake::{Role, auth_input};
@@ -14,18 +17,9 @@ use peerloom_core::wire::{
     Refusal, Signed, SuiteId, Verdict, Withdrawal, context, store,
 };
 use peerloom_core::{Channel, ChannelClass, Link, Transport};
-use peerloom_crypto_primitives::SigningKey;
 use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-
-fn network() -> NetworkId {
-    NetworkId::from_name("conformance")
-}
-
-fn key(who: &Identity) -> SigningKey {
-    SigningKey::from_seed(who.secret.expose())
-}
 
 async fn node(number: u8, links: &MemoryNetwork) -> Engine {
     let made = identity(number);
@@ -52,54 +46,12 @@ fn address(number: u8) -> peerloom_core::wire::Address {
     format!("memory://{number}").parse().expect("an address")
 }
 
-fn hello(who: &Identity) -> Hello {
-    Hello {
-        nonce: StdRng::seed_from_u64(7).random(),
-        version_min: 1,
-        version_max: 1,
-        network: network(),
-        certificate: who.certificate.clone(),
-        suites: vec![MemoryCrypto::SUITE],
-        policy: 0,
-        features: 0,
-    }
-}
-
 /// A link by hand from an identity to node 1, and its control channel.
 async fn knock(links: &MemoryNetwork, who: &Identity) -> (Arc<dyn Link>, Channel) {
     let transport = MemoryTransport::new(links, address(200), who.key.clone());
     let link = transport.dial(&address(1), None, None).await.expect("a link");
     let control = link.open(ChannelClass::Control).await.expect("a channel");
     (link, control)
-}
-
-async fn say(channel: &mut Channel, bytes: Bytes) {
-    channel.sender.send(bytes).await.expect("a frame");
-}
-
-async fn hear(channel: &mut Channel) -> Option<Bytes> {
-    let heard =
-        tokio::time::timeout(Duration::from_secs(15), channel.receiver.next()).await.expect("an answer in time");
-    heard.and_then(Result::ok)
-}
-
-/// Goes through the handshake with a hello, a signature over it and perhaps a token; returns the
-/// verdict.
-async fn greet(
-    link: &Arc<dyn Link>,
-    control: &mut Channel,
-    who: &Identity,
-    hello: &Hello,
-    token: Option<[u8; 16]>,
-) -> Option<Verdict> {
-    say(control, hello.encode()).await;
-    let theirs = hear(control).await?;
-    let _their_auth = hear(control).await?;
-    let input = auth_input(Role::Initiator, &hello.encode(), &theirs, &link.channel_binding().expect("a binding"));
-    let auth = Auth { signature: key(who).sign(&input), token, name: "mallory".into() };
-    // She may have made up her mind before she hears it.
-    let _ = control.sender.send(auth.encode()).await;
-    Verdict::decode(hear(control).await?).ok()
 }
 
 async fn refused_grows(engine: &Engine, before: u64) {

@@ -9,7 +9,7 @@ use peerloom_core::wire::handshake::{Role, auth_input, negotiate_version};
 use peerloom_core::wire::{
     Auth, DeviceCertificate, DeviceId, Hello, Refusal, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, limits,
 };
-use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Result, Retry};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Place, Result, Retry};
 use peerloom_crypto_primitives::{random, verify};
 
 use super::Shared;
@@ -64,8 +64,8 @@ pub(super) async fn initiate(
     .await
 }
 
-/// The handshake of the side that was dialed.
-pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Ready> {
+/// The handshake of the side that was dialed, which holds a place meanwhile.
+pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>, place: &Place) -> Result<Ready> {
     within(async {
         let mut control = link.accept().await?;
         if control.class != ChannelClass::Control {
@@ -74,6 +74,7 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>) -> Result<Rea
             return Err(unauthenticated("the first channel is not a control channel"));
         }
         let received = receive(&mut control).await?;
+        place.renew();
         let theirs = Hello::decode(received.clone())?;
         let ours = hello(shared)?;
         let sent = ours.encode();

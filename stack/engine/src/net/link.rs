@@ -6,31 +6,43 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::{DeviceId, Frame};
-use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Result};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Place, Result};
+use tokio::sync::mpsc;
 use tracing::{Instrument, debug, debug_span, info, trace, warn};
 
 use super::Shared;
 use super::handshake::Ready;
+use super::links::Budget;
 use crate::driver::Input;
 
-/// What one link may have waiting for the delivery thread, in KiB.
-const BUDGET_KIB: usize = 8 * 1024;
 /// How long a redundant link lives on, so that what is on its way arrives.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the dialing side may take to open the chat channel.
 const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Channels beside control and chat that the other side may try to open: each is refused.
+const UNEXPECTED: usize = 16;
 
 /// Carries frames both ways until the link ends.
-/// `permit` counts it among the strangers until it is known.
-pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
+/// `place` is held until it is registered.
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, place: Option<Place>) {
     let span = debug_span!("link", device = %ready.device, address = link.remote_address());
-    run_inside(shared, link, ready, permit).instrument(span).await;
+    run_inside(shared, link, ready, place).instrument(span).await;
 }
 
-async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, permit: Option<OwnedSemaphorePermit>) {
+async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, place: Option<Place>) {
     let Ready { device, initiator, control } = ready;
-    let chat = match open_chat(&link, initiator).await {
+    let lost = async {
+        match &place {
+            Some(place) => place.lost().await,
+            None => std::future::pending().await,
+        }
+    };
+    let newer = || Error::new(ErrorKind::Overloaded, "engine", "accept", "the device makes newer links meanwhile");
+    let chat = tokio::select! {
+        chat = open_chat(&link, initiator) => chat,
+        () = lost => Err(newer()),
+    };
+    let chat = match chat {
         Ok(chat) => chat,
         Err(error) => {
             debug!(?device, %error, "a link ended before its chat channel was open");
@@ -38,19 +50,26 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, perm
             return;
         }
     };
-    drop(permit);
-    let registered = shared.links.register(&shared.own.device, device, initiator, &link);
-    if let Some(redundant) = registered.redundant {
+    drop(place);
+    let Some(registered) = shared.links.register(&shared.own.device, device, initiator, &link) else {
+        shared.links.count_refused();
+        debug!(?device, "the device has links enough; closing one more");
+        return link.close("this device has links enough");
+    };
+    if !registered.redundant.is_empty() {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
-            redundant.close("redundant");
+            registered.redundant.iter().for_each(|link| link.close("redundant"));
         });
     }
     shared.links.poke();
     info!(?device, address = link.remote_address(), path = %link.path(), "a link is up");
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
-        Ok(()) => carry(&shared, &link, device, control, chat, registered.control, registered.chat).await,
+        Ok(()) => {
+            carry(&shared, &link, device, [control, chat], [registered.control, registered.chat], &registered.budget)
+                .await
+        }
         Err(error) => error,
     };
     link.close("ended");
@@ -79,20 +98,32 @@ async fn carry(
     shared: &Shared,
     link: &Arc<dyn Link>,
     device: DeviceId,
-    control: Channel,
-    chat: Channel,
-    control_queue: mpsc::Receiver<Bytes>,
-    chat_queue: mpsc::Receiver<Bytes>,
+    [control, chat]: [Channel; 2],
+    [control_queue, chat_queue]: [mpsc::Receiver<Bytes>; 2],
+    budget: &Budget,
 ) -> Error {
-    let budget = Arc::new(Semaphore::new(BUDGET_KIB));
     let outcome = tokio::select! {
         end = write(control.sender, control_queue) => end,
         end = write(chat.sender, chat_queue) => end,
-        end = read(shared, device, control.receiver, &budget) => end,
-        end = read(shared, device, chat.receiver, &budget) => end,
+        end = read(shared, device, control.receiver, budget) => end,
+        end = read(shared, device, chat.receiver, budget) => end,
+        error = refuse_channels(shared, link) => Err(error),
         error = link.closed() => Err(error),
     };
     outcome.err().unwrap_or_else(|| Error::new(ErrorKind::Closed, "engine", "link", "the other side ended it"))
+}
+
+/// Refuses further channels, so that nothing piles up on one that nobody reads; ends with too many.
+async fn refuse_channels(shared: &Shared, link: &Arc<dyn Link>) -> Error {
+    for _ in 0..UNEXPECTED {
+        match link.accept().await {
+            Err(error) if error.kind() == ErrorKind::Closed => return error,
+            // Dropping it resets it.
+            refused => drop(refused),
+        }
+        shared.links.count_refused();
+    }
+    Error::new(ErrorKind::Malformed, "engine", "link", "the other side opens channels that nobody expects")
 }
 
 async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Result<()> {
@@ -108,11 +139,11 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
     Ok(())
 }
 
-async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Arc<Semaphore>) -> Result<()> {
+async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Budget) -> Result<()> {
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
         trace!(bytes = bytes.len(), "frame in");
-        let cost = u32::try_from(bytes.len() / 1024 + 1).unwrap_or(u32::MAX);
+        let size = bytes.len();
         let frame = match Frame::decode(bytes) {
             Ok(Some(frame)) => frame,
             // A newer version's; not for us.
@@ -128,9 +159,8 @@ async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, bud
             shared.carrier.on_frame(device, signal);
             continue;
         }
-        let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
-        let _budget = budget.clone().acquire_many_owned(cost).await.map_err(gone)?;
-        shared.driver.input(Input::Frame { device, frame, _budget }).await?;
+        let _held = budget.hold(size).await?;
+        shared.driver.input(Input::Frame { device, frame, _held }).await?;
     }
     Ok(())
 }

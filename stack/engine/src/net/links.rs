@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerloom_core::wire::{DeviceId, UserId};
-use peerloom_core::{Link, LinkPath};
+use peerloom_core::{Error, ErrorKind, Link, LinkPath, Result};
 use peerloom_delivery::Rung;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
 use crate::metrics;
@@ -21,22 +21,62 @@ const WAITING: usize = 1024;
 const OF_ONE: usize = 3;
 /// A device with all of them gets another one, in place of its oldest, once that is this old.
 const YOUNG: Duration = Duration::from_secs(5);
+/// What the links of one device, and all links, may have waiting for the delivery thread, in KiB.
+const DEVICE_BUDGET_KIB: usize = 8 * 1024;
+const NODE_BUDGET_KIB: usize = 64 * 1024;
 
 /// The links of this node. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Links(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     book: Mutex<Book>,
     refused: AtomicU64,
     dialer: Notify,
+    budget: Arc<Semaphore>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            book: Mutex::default(),
+            refused: AtomicU64::default(),
+            dialer: Notify::default(),
+            budget: Arc::new(Semaphore::new(NODE_BUDGET_KIB)),
+        }
+    }
+}
+
+/// What frames of one device may hold until the delivery thread took them.
+#[derive(Clone)]
+pub(super) struct Budget {
+    device: Arc<Semaphore>,
+    node: Arc<Semaphore>,
+}
+
+/// What one frame holds of the budgets.
+pub(crate) struct Held {
+    _device: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// Waits until there is room for a frame of so many bytes.
+    pub(super) async fn hold(&self, bytes: usize) -> Result<Held> {
+        let cost = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
+        let _device = self.device.clone().acquire_many_owned(cost).await.map_err(gone)?;
+        let _node = self.node.clone().acquire_many_owned(cost).await.map_err(gone)?;
+        Ok(Held { _device, _node })
+    }
 }
 
 #[derive(Default)]
 struct Book {
     /// Newest last: that one is written to.
     up: HashMap<DeviceId, Vec<Entry>>,
+    /// Budgets of devices that have links, or frames that wait.
+    budgets: HashMap<DeviceId, Weak<Semaphore>>,
     /// Devices to be reached now.
     wanted: HashSet<DeviceId>,
     /// How devices without a link stand.
@@ -60,8 +100,9 @@ pub(super) struct Registered {
     pub(super) id: u64,
     pub(super) control: mpsc::Receiver<Bytes>,
     pub(super) chat: mpsc::Receiver<Bytes>,
-    /// Another link of ours that this one makes redundant, or this one itself.
-    pub(super) redundant: Option<Arc<dyn Link>>,
+    pub(super) budget: Budget,
+    /// Links that this one makes redundant; it may be one of them.
+    pub(super) redundant: Vec<Arc<dyn Link>>,
 }
 
 /// A link, for people.
@@ -98,20 +139,37 @@ pub struct PeerStatus {
     pub last_seen_ms: u64,
 }
 
+impl Book {
+    /// The budget of a device, the same for all its links and for frames of links that ended.
+    fn budget(&mut self, device: DeviceId) -> Arc<Semaphore> {
+        if let Some(budget) = self.budgets.get(&device).and_then(Weak::upgrade) {
+            return budget;
+        }
+        self.budgets.retain(|_, budget| budget.strong_count() > 0);
+        let budget = Arc::new(Semaphore::new(DEVICE_BUDGET_KIB));
+        self.budgets.insert(device, Arc::downgrade(&budget));
+        budget
+    }
+}
+
 impl Links {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registers a link. Of links dialed by both sides the lower device's survives: the higher
-    /// device closes its own. A side that dials again has lost its older link.
+    /// device closes its own. A side that dials again has lost its older links. `None`: the device has
+    /// as many links as it may, and all of them are young.
     pub(super) fn register(
         &self,
         own: &DeviceId,
         device: DeviceId,
         initiated: bool,
         link: &Arc<dyn Link>,
-    ) -> Registered {
+    ) -> Option<Registered> {
+        if !self.has_room_for(&device) {
+            return None;
+        }
         let (control, control_queue) = mpsc::channel(WAITING);
         let (chat, chat_queue) = mpsc::channel(WAITING);
         let mut book = self.book();
@@ -119,14 +177,18 @@ impl Links {
         let id = book.next;
         book.rungs.remove(&device);
         book.wanted.remove(&device);
+        let budget = Budget { device: book.budget(device), node: self.0.budget.clone() };
         let entries = book.up.entry(device).or_default();
+        while entries.len() >= OF_ONE {
+            entries.remove(0).link.close("the device has links enough");
+            metrics::link_down();
+        }
         entries.push(Entry { id, since: Instant::now(), initiated, link: link.clone(), control, chat });
         metrics::link_up();
-        let same = entries.iter().find(|e| e.id != id && e.initiated == initiated);
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
-        let yields = entries.iter().find(|e| e.initiated && ours_yields);
-        let redundant = same.or(yields).map(|e| e.link.clone());
-        Registered { id, control: control_queue, chat: chat_queue, redundant }
+        let yields = |e: &&Entry| e.id != id && e.initiated == initiated || e.initiated && ours_yields;
+        let redundant = entries.iter().filter(yields).map(|e| e.link.clone()).collect();
+        Some(Registered { id, control: control_queue, chat: chat_queue, budget, redundant })
     }
 
     /// Removes a link. `true`: another one is left and takes over.

@@ -1,6 +1,8 @@
 //! Running the command.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod stranger;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

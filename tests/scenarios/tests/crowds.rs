@@ -1,0 +1,234 @@
+//! Crowds at a node's door, over real sockets: known devices are never locked out by unknown ones, and a
+//! contact that dials without end gets few links.
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::stranger::{hello, network, prove};
+use futures_util::SinkExt;
+use peerloom_conformance::identity::identity;
+use peerloom_conformance::tcp::Tcp;
+use peerloom_core::memory::{MemoryCrypto, MemoryStorage};
+use peerloom_core::wire::{Address, Invitation, Verdict, store};
+use peerloom_core::{ChannelClass, Link, Transport};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use peerloom_secured::Secured;
+use peerloom_transport_quic::{QuicConfig, QuicTransport};
+use tokio::task::JoinSet;
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Quic,
+    Tcp,
+}
+
+/// The transport of an identity at an address of this machine.
+fn transport(kind: Kind, number: u8, ip: IpAddr) -> Arc<dyn Transport> {
+    let secret = identity(number).secret;
+    match kind {
+        Kind::Quic => {
+            let config = QuicConfig { listen: format!("{ip}:0"), ..QuicConfig::default() };
+            Arc::new(QuicTransport::new(config, &secret).expect("a transport"))
+        }
+        Kind::Tcp => Arc::new(Secured::new(Arc::new(Tcp(ip)), &secret).expect("a transport")),
+    }
+}
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+async fn node(kind: Kind, number: u8, storage: &MemoryStorage) -> Engine {
+    let made = identity(number);
+    let parts = Parts {
+        transports: vec![transport(kind, number, HERE)],
+        discoveries: Vec::new(),
+        storage: Arc::new(storage.clone()),
+        cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
+        identity: store::Identity {
+            user_seed: Some([number; 32]),
+            recovery_seed: None,
+            device_seed: [number ^ 0x80; 32],
+            certificate: made.certificate,
+            network: network(),
+            name: format!("node-{number}"),
+        },
+    };
+    let engine = Engine::open(parts, EngineConfig::new(network())).await.expect("an engine");
+    engine.start().await.expect("a network");
+    engine
+}
+
+async fn address(engine: &Engine) -> Address {
+    engine.addresses().await.first().cloned().expect("an address")
+}
+
+/// Waits for a message from `sender` at `receiver`.
+async fn speaks(sender: &Engine, receiver: &Engine, text: &'static str) {
+    let contact = sender.contacts().first().cloned().expect("a contact");
+    sender
+        .send(contact.conversation, String::new(), Bytes::from_static(text.as_bytes()), None)
+        .await
+        .expect("accepted");
+    let begin = Instant::now();
+    loop {
+        let messages = receiver.messages_after(Cursor::START, 100).await.expect("messages");
+        if messages.iter().any(|m| m.text() == Some(text)) {
+            return;
+        }
+        assert!(begin.elapsed() < common::PATIENCE, "`{text}` never arrived");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Holds a link without a word, or after half a handshake; makes it again when it is lost.
+async fn linger(dialer: Arc<dyn Transport>, number: u8, door: Address, slow: bool) {
+    let who = identity(number);
+    loop {
+        if let Ok(link) = dialer.dial(&door, None, None).await {
+            let _control = if slow {
+                let mut control = link.open(ChannelClass::Control).await.ok();
+                if let Some(control) = &mut control {
+                    let _ = control.sender.send(hello(&who).encode()).await;
+                }
+                control
+            } else {
+                None
+            };
+            link.closed().await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// 90 from one address, and 48 from as many others.
+async fn crowd(kind: Kind, door: &Address) -> JoinSet<()> {
+    let mut crowd = JoinSet::new();
+    for number in 100..106 {
+        let dialer = transport(kind, number, HERE);
+        for place in 0..15 {
+            crowd.spawn(linger(dialer.clone(), number, door.clone(), place % 3 == 0));
+        }
+    }
+    for place in 0..48 {
+        let ip = Ipv4Addr::new(127, 0, 1, place);
+        let number = 110 + place % 8;
+        crowd.spawn(linger(transport(kind, number, ip.into()), number, door.clone(), place % 3 == 0));
+    }
+    // Until the places are fought for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    crowd
+}
+
+async fn known_devices_get_past_a_crowd(kind: Kind) {
+    let alice = node(kind, 1, &MemoryStorage::new()).await;
+    let store = MemoryStorage::new();
+    let friend = node(kind, 3, &store).await;
+    friend.add_contact(alice.invite(Duration::from_secs(600), 1).await.expect("an invitation")).await.expect("added");
+    speaks(&friend, &alice, "before the crowd").await;
+    friend.shutdown().await;
+
+    let invitation = alice.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    let mut crowd = crowd(kind, &address(&alice).await).await;
+    let friend = node(kind, 3, &store).await;
+    speaks(&friend, &alice, "known").await;
+    let invited = node(kind, 2, &MemoryStorage::new()).await;
+    invited.add_contact(invitation).await.expect("a contact");
+    speaks(&invited, &alice, "invited").await;
+    assert!(crowd.try_join_next().is_none(), "the crowd was there all the time");
+    assert_eq!(alice.contacts().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_devices_get_past_a_crowd_over_quic() {
+    known_devices_get_past_a_crowd(Kind::Quic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_devices_get_past_a_crowd_over_secured_tcp() {
+    known_devices_get_past_a_crowd(Kind::Tcp).await;
+}
+
+/// A link to a node as a contact, with a chat channel; the node may close it at any moment.
+async fn as_contact(dialer: &dyn Transport, door: &Address, token: Option<[u8; 16]>) -> Option<Arc<dyn Link>> {
+    let who = identity(66);
+    let link = dialer.dial(door, None, None).await.ok()?;
+    let mut control = link.open(ChannelClass::Control).await.ok()?;
+    if control.sender.send(hello(&who).encode()).await.is_err() {
+        return None;
+    }
+    let verdict = prove(&link, &mut control, &who, &hello(&who), token).await?;
+    assert_eq!(verdict, Verdict::Accepted);
+    let mut chat = link.open(ChannelClass::Chat).await.ok()?;
+    // More channels than anybody expects, and more on each than anybody reads.
+    tokio::spawn({
+        let link = link.clone();
+        async move {
+            let frame = Bytes::from(vec![0xff; 60 * 1024]);
+            let mut floods = JoinSet::new();
+            for _ in 0..8 {
+                let (link, frame) = (link.clone(), frame.clone());
+                floods.spawn(async move {
+                    if let Ok(mut bulk) = link.open(ChannelClass::Bulk).await {
+                        while bulk.sender.send(frame.clone()).await.is_ok() {}
+                    }
+                });
+            }
+            link.closed().await;
+            let _ = chat.sender.close().await;
+            drop(control);
+        }
+    });
+    Some(link)
+}
+
+async fn a_contact_that_redials_keeps_few_links(kind: Kind) {
+    let alice = node(kind, 1, &MemoryStorage::new()).await;
+    let door = address(&alice).await;
+    let signed = alice.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    let token = Invitation::open(&signed, |_, _, _| true).expect("a good one").0.token;
+    let dialer = transport(kind, 66, HERE);
+    let mut links = vec![as_contact(&*dialer, &door, Some(token)).await.expect("the first link")];
+    let mut made = 1;
+    for _ in 0..10 {
+        let mut dials = JoinSet::new();
+        for _ in 0..10 {
+            let (dialer, door) = (dialer.clone(), door.clone());
+            dials.spawn(async move { as_contact(&*dialer, &door, None).await });
+        }
+        while let Some(link) = dials.join_next().await {
+            links.extend(link.expect("no panic"));
+            made += 1;
+        }
+        // Never more than may be registered and in their handshakes, once the closing ones had their moment.
+        let begin = Instant::now();
+        loop {
+            let mut open = 0;
+            for link in &links {
+                let closed = tokio::time::timeout(Duration::from_millis(1), link.closed()).await;
+                open += usize::from(closed.is_err());
+            }
+            if open <= 3 {
+                break;
+            }
+            assert!(begin.elapsed() < common::PATIENCE, "{open} of {made} links stay open");
+        }
+    }
+    assert_eq!(alice.contacts().len(), 1);
+    // Others are served meanwhile.
+    let bob = node(kind, 2, &MemoryStorage::new()).await;
+    bob.add_contact(alice.invite(Duration::from_secs(60), 1).await.expect("an invitation")).await.expect("a contact");
+    speaks(&bob, &alice, "served").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contact_that_redials_keeps_few_links_over_quic() {
+    a_contact_that_redials_keeps_few_links(Kind::Quic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contact_that_redials_keeps_few_links_over_secured_tcp() {
+    a_contact_that_redials_keeps_few_links(Kind::Tcp).await;
+}
