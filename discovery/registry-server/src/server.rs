@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::http::Request;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use peerloom_core::accept::{self, Accepting};
 use peerloom_core::{Error, ErrorKind, Result, private};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,6 +29,8 @@ use crate::{RegistryConfig, TlsFiles, api, housekeeping};
 const AGE: Duration = Duration::from_secs(5 * 60);
 /// How long what is going on may take to end, when the connection or the registry is closed.
 const GRACE: Duration = Duration::from_secs(5);
+/// Of so many files that the process may open, one is for a connection: the others are for the store.
+const FILES_SHARE: usize = 2;
 /// Longest head of a request, in bytes.
 const HEAD: usize = 16 * 1024;
 /// Most header fields of a request.
@@ -63,11 +66,13 @@ impl Registry {
         let local_addr = listener.local_addr().map_err(cannot)?;
         let state = Arc::new(State::open(config, local_addr)?);
         let router = api::router(state.clone());
+        let most = accept::connections(state.config.limits.connections, FILES_SHARE);
+        // One address takes half of them at most.
         let per_address = match state.config.trust_forwarded {
             true => usize::MAX,
-            false => state.config.limits.connections_per_address,
+            false => state.config.limits.connections_per_address.min(most.div_ceil(2)),
         };
-        let connections = Connections::new(state.config.limits.connections, per_address);
+        let connections = Connections::new(most, per_address);
         info!(address = %local_addr, names = ?state.names(), tls = tls.is_some(), "the registry listens");
         let elsewhere = local_addr.ip().is_unspecified() || state.config.trust_forwarded;
         if state.config.names.is_empty() && elsewhere {
@@ -144,19 +149,11 @@ async fn accept(
     tls: Option<TlsAcceptor>,
     connections: Arc<Connections>,
 ) {
+    let mut accepting = Accepting::new("registry");
     loop {
-        let accepted = tokio::select! {
+        let (stream, from) = tokio::select! {
             () = state.closing.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Usually the limit of open files: waiting lets others end.
-                warn!(%error, "a connection can't be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+            accepted = accepting.next(|| listener.accept()) => accepted,
         };
         let Some(place) = connections.admit(from.ip()) else {
             state.metrics.refuse("connections");

@@ -5,9 +5,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
+use peerloom::core::accept::Accepting;
 use peerloom::core::kinds::{KindConfig, SettingsError};
 use peerloom::core::{ByteStream, StreamListener, StreamTransport};
 use peerloom::{Address, Error, ErrorKind, Kinds, Result, Retry};
@@ -69,7 +69,7 @@ impl StreamTransport for Tcp {
         };
         let listener = TcpListener::bind(address).await.map_err(unusable)?;
         let bound = listener.local_addr().map_err(unusable)?;
-        Ok(Box::new(Listening { listener, bound }))
+        Ok(Box::new(Listening { listener, accepting: Accepting::new("tcp"), bound }))
     }
 
     async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>> {
@@ -96,6 +96,7 @@ fn failed(kind: ErrorKind, operation: &'static str, message: &str) -> Error {
 
 struct Listening {
     listener: TcpListener,
+    accepting: Accepting,
     bound: SocketAddr,
 }
 
@@ -106,12 +107,8 @@ impl StreamListener for Listening {
     }
 
     async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)> {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, from)) => return Some((Box::new(prepared(stream)), from.to_string())),
-                // That one is gone, or too many files are open: neither ends the listening.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
+        // Accepting may fail, where too many files are open: that doesn't end the listening.
+        let (stream, from) = self.accepting.next(|| self.listener.accept()).await;
+        Some((Box::new(prepared(stream)), from.to_string()))
     }
 }

@@ -8,6 +8,7 @@
 //! Each trait's documentation states the author's duties and the caller's. The conformance library
 //! (`tests/conformance`) checks the author's; the [`memory`] implementations pass it too.
 
+pub mod accept;
 pub mod admission;
 pub mod crypto;
 pub mod diagnosis;

@@ -38,6 +38,7 @@ pub trait StreamListener: Send {
     /// The next stream, and where it comes from: for people, and to share places fairly among machines,
     /// for which it begins with an IP address where there is one. `None` once nothing can come any more.
     /// What goes wrong with one stream concerns that one only: log it, and wait for the next.
+    /// Accept from a socket through [`Accepting`](crate::accept::Accepting), which pauses where no file is left.
     async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)>;
 }
 
