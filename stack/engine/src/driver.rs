@@ -15,7 +15,8 @@ mod status;
 mod timers;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use crate::clock::Clock;
+use crate::event::Notice;
 use crate::net::Held;
 use crate::store::{Committer, Txn, View};
 
@@ -42,6 +44,8 @@ const TURN_BYTES: usize = 1024 * 1024;
 const WAITING: usize = 2048;
 /// How long acknowledgements of others may stay unwritten: losing them costs a duplicate, no more.
 const LAZY: Duration = Duration::from_millis(100);
+/// How long an answer that doesn't come waits to hear why.
+const ENDING: Duration = Duration::from_secs(1);
 /// How often a store that failed is tried again, and how often the clock is checked.
 const RECOVERY: Duration = Duration::from_secs(1);
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
@@ -89,12 +93,39 @@ pub(crate) struct SendRequest {
 
 /// The way to the delivery thread.
 #[derive(Clone)]
-pub(crate) struct DriverHandle(mpsc::Sender<Input>);
+pub(crate) struct DriverHandle {
+    inputs: mpsc::Sender<Input>,
+    /// Why the thread ended by itself, once it did.
+    failure: Arc<OnceLock<Error>>,
+}
 
 impl DriverHandle {
     /// Waits while the thread has too much to do.
     pub(crate) async fn input(&self, input: Input) -> Result<()> {
-        self.0.send(input).await.map_err(|_| closed())
+        self.inputs.send(input).await.map_err(|_| self.ended())
+    }
+
+    /// Waits for the answer to an input.
+    pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T> {
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                // The thread is ending. Once it lets go of its inputs, it is known why.
+                let _ = tokio::time::timeout(ENDING, self.inputs.closed()).await;
+                Err(self.ended())
+            }
+        }
+    }
+
+    /// Why the thread ended by itself, if it did.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.get().cloned()
+    }
+
+    fn ended(&self) -> Error {
+        let shut_down =
+            || Error::new(ErrorKind::Closed, "engine", "deliver", "the node is shut down; nothing was accepted");
+        self.failure().unwrap_or_else(shut_down)
     }
 
     /// Runs something in a turn; the answer comes once what it wrote is durable.
@@ -112,12 +143,8 @@ impl DriverHandle {
             Err(error) => drop(reply.send(Err(error.clone()))),
         };
         self.input(Input::Call(Box::new(run))).await?;
-        answer.await.map_err(|_| closed())?
+        self.answer(answer).await?
     }
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "engine", "deliver", "the node is shut down")
 }
 
 /// Starts the thread.
@@ -147,9 +174,36 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
     };
     let failed = |e: std::io::Error| Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
-    let run = move || runtime.block_on(driver.run());
+    let failure = Arc::new(OnceLock::new());
+    let handle = DriverHandle { inputs: sender, failure: failure.clone() };
+    let run = move || {
+        let mut driver = driver;
+        let events = driver.state.events.clone();
+        let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(driver.run())));
+        let done = match ran.unwrap_or_else(|_| Err(dead("delivery"))) {
+            Ok(done) => done,
+            Err(error) => {
+                // Known before anybody hears of the end, which the drop of the inputs is.
+                error!(%error, "the node ends");
+                let _ = failure.set(error);
+                None
+            }
+        };
+        // Waits for the disk and lets go of the store.
+        drop(driver);
+        events.send(Notice::End);
+        done.map(|done| done.send(()));
+    };
     std::thread::Builder::new().name("peerloom-deliver".into()).spawn(run).map_err(failed)?;
-    Ok(DriverHandle(sender))
+    Ok(handle)
+}
+
+/// A thread ended by a bug; what it held in memory can't be trusted.
+fn dead(thread: &str) -> Error {
+    let message = format!(
+        "the {thread} thread ended by a bug; what was accepted is safe: run the node again, and report the panic in its log"
+    );
+    Error::new(ErrorKind::Bug, "engine", "deliver", message)
 }
 
 struct Driver {
@@ -168,7 +222,8 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    /// Runs until it is stopped, whose sender it returns, or every handle is gone.
+    async fn run(&mut self) -> Result<Option<oneshot::Sender<()>>> {
         let mut received = Vec::new();
         loop {
             if self.waiting.is_empty() {
@@ -178,7 +233,7 @@ impl Driver {
                 if let Ok(0) = count {
                     // Every handle is gone.
                     self.turn(Vec::new(), true);
-                    return;
+                    return Ok(None);
                 }
             }
             let mut bytes = 0;
@@ -190,11 +245,11 @@ impl Driver {
             let stop = self.waiting.pop_front_if(|input| matches!(input, Input::Stop(_)));
             self.turn(inputs, stop.is_some());
             if let Some(Input::Stop(done)) = stop {
-                // Waits for the disk and lets go of the store; whatever came later hears that the
-                // node is closed.
-                drop(self);
-                let _ = done.send(());
-                return;
+                // Whatever came later hears that the node is closed.
+                return Ok(Some(done));
+            }
+            if self.committer.is_gone() {
+                return Err(dead("store's"));
             }
         }
     }

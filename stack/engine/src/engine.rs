@@ -1,10 +1,13 @@
 //! The engine's handle: what the facade and its users call.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
 use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Target};
@@ -17,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{EngineConfig, Parts};
 use crate::contacts::{Contacts, suites};
 use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, State};
-use crate::event::{EventSource, EventStream, Message, Notice};
+use crate::event::{EventSource, EventStream, Message};
 use crate::history::{Cursor, Reader, blocking};
 use crate::net::by_hand::Offer;
 use crate::net::{self, LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, Switchboard};
@@ -25,6 +28,19 @@ use crate::store;
 
 /// Offers by hand that wait for answers, at most.
 const MAX_OFFERS: usize = 16;
+
+/// A message that was handed over ([`Engine::submit`]). It completes once the message is durable, or says
+/// why it was not accepted. Dropping it takes nothing back.
+#[must_use = "only its completion says that the message was accepted"]
+pub struct Sending(BoxFuture<'static, Result<MessageId>>);
+
+impl Future for Sending {
+    type Output = Result<MessageId>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
 
 /// A node: its layers, its delivery thread, its links.
 pub struct Engine {
@@ -149,8 +165,24 @@ impl Engine {
         self.network.lock().await.as_ref().map(Network::addresses).unwrap_or_default()
     }
 
-    /// Sends a message. Once this returns, the message is durably in the log and will be delivered,
-    /// or visibly fail when `ttl` (the configured one by default) is over.
+    /// Hands over a message. Messages are sent in the order of these calls. Once what it returns completes,
+    /// the message is durably in the log and will be delivered, or visibly fail when `ttl` (the configured
+    /// one by default) is over.
+    pub async fn submit(
+        &self,
+        conversation: ConversationId,
+        content_type: String,
+        body: Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<Sending> {
+        let (reply, answer) = oneshot::channel();
+        let ttl = ttl.unwrap_or(self.config.ttl);
+        self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply })).await?;
+        let driver = self.driver.clone();
+        Ok(Sending(Box::pin(async move { driver.answer(answer).await? })))
+    }
+
+    /// Sends a message. Once this returns, the message is durably in the log; see [`Engine::submit`].
     pub async fn send(
         &self,
         conversation: ConversationId,
@@ -158,12 +190,7 @@ impl Engine {
         body: Bytes,
         ttl: Option<Duration>,
     ) -> Result<MessageId> {
-        let (reply, answer) = oneshot::channel();
-        let ttl = ttl.unwrap_or(self.config.ttl);
-        self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply })).await?;
-        let closed =
-            |_| Error::new(ErrorKind::Closed, "engine", "send", "the node was shut down; the message was not accepted");
-        answer.await.map_err(closed)?
+        self.submit(conversation, content_type, body, ttl).await?.await
     }
 
     /// Makes an invitation that lets `uses` contacts in during `lifetime`. The node must be started.
@@ -279,14 +306,22 @@ impl Engine {
         self.driver.call(|turn| Ok(Cursor::end_of(turn.state.history))).await
     }
 
-    /// Received messages after a place, in order of arrival.
-    pub async fn messages_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
-        self.reader.messages(after, limit).await
+    /// A page of received messages after a place, in order of arrival, of one conversation or all: at most
+    /// `limit` messages, and none further once their bodies make up 1 MiB. None at all means that there are
+    /// no more; otherwise the next page begins after the last one's cursor.
+    pub async fn messages_after(
+        &self,
+        after: Cursor,
+        limit: usize,
+        only: Option<ConversationId>,
+    ) -> Result<Vec<Message>> {
+        self.reader.page(after, limit, only).await
     }
 
-    /// The newest received messages, oldest first.
-    pub async fn newest_messages(&self, limit: usize) -> Result<Vec<Message>> {
-        self.reader.newest(limit).await
+    /// The place before the newest `count` received messages, of one conversation or all: a page after it
+    /// begins with them. It looks at the newest 64 MiB of history, so of a rare contact it may find fewer.
+    pub async fn before_newest(&self, count: usize, only: Option<ConversationId>) -> Result<Cursor> {
+        self.reader.before_newest(count, only).await
     }
 
     /// Messages that wait to be delivered.
@@ -315,6 +350,12 @@ impl Engine {
         self.links.refused()
     }
 
+    /// Why the engine ended by itself, if it did: a bug ended one of its threads. What was accepted before is
+    /// durable. Events end then, and every call fails with this error.
+    pub fn failure(&self) -> Option<Error> {
+        self.driver.failure()
+    }
+
     /// Closes links, writes what was accepted, and ends.
     pub async fn shutdown(&self) {
         self.offers.lock().await.clear();
@@ -326,6 +367,5 @@ impl Engine {
             // Fails only when the thread has ended already.
             let _ = wait.await;
         }
-        self.events.send(Notice::End);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,9 @@ use crate::history::{Cursor, Reader};
 /// Events that may wait for a slow subscriber; then messages are read from the store again, and
 /// other events are lost with a notice.
 const BUFFER: usize = 512;
+
+/// Bytes of messages that may wait for the slowest subscriber; further ones are read from the store again.
+const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Messages read at once when a subscriber catches up, and the wait when they can't be read.
 const PAGE: usize = 1024;
@@ -129,7 +133,7 @@ impl Message {
     }
 }
 
-/// What goes through the channel: the messages of an entry together.
+/// What the engine has to say: the messages of an entry together.
 #[derive(Debug, Clone)]
 pub(crate) enum Notice {
     Messages(Arc<[Message]>),
@@ -138,28 +142,71 @@ pub(crate) enum Notice {
     End,
 }
 
+/// What goes through the channel.
+#[derive(Debug, Clone)]
+enum Passed {
+    Messages(Arc<Waiting>),
+    /// Messages that are in the store alone.
+    Stored,
+    Other(Event),
+    End,
+}
+
+/// Messages that wait for subscribers, and count while they do.
+#[derive(Debug)]
+struct Waiting {
+    messages: Arc<[Message]>,
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Where events come from.
 #[derive(Debug, Clone)]
-pub(crate) struct EventSource(broadcast::Sender<Notice>);
+pub(crate) struct EventSource {
+    sender: broadcast::Sender<Passed>,
+    /// Bytes of the messages in the channel.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl EventSource {
     pub(crate) fn new() -> Self {
-        Self(broadcast::channel(BUFFER).0)
+        Self { sender: broadcast::channel(BUFFER).0, waiting: Arc::default() }
     }
 
     pub(crate) fn send(&self, notice: Notice) {
+        let passed = match notice {
+            Notice::Messages(messages) => {
+                let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
+                let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+                let waiting = Waiting { messages, bytes, all: self.waiting.clone() };
+                if before > 0 && before + bytes > BUFFER_BYTES {
+                    Passed::Stored
+                } else {
+                    Passed::Messages(Arc::new(waiting))
+                }
+            }
+            Notice::Other(event) => Passed::Other(event),
+            Notice::End => Passed::End,
+        };
         // Fails only when nobody listens.
-        let _ = self.0.send(notice);
+        let _ = self.sender.send(passed);
     }
 
     pub(crate) fn subscribe(&self, reader: Reader, after: Cursor) -> EventStream {
-        EventStream { receiver: self.0.subscribe(), reader, after, behind: true, ended: false, ready: VecDeque::new() }
+        let receiver = self.sender.subscribe();
+        EventStream { receiver, reader, after, behind: true, ended: false, ready: VecDeque::new() }
     }
 }
 
 /// A subscription. Messages come exactly once and in order, however slow the subscriber.
 pub struct EventStream {
-    receiver: broadcast::Receiver<Notice>,
+    receiver: broadcast::Receiver<Passed>,
     reader: Reader,
     /// Messages up to this one have been handed out.
     after: Cursor,
@@ -184,9 +231,10 @@ impl EventStream {
                 continue;
             }
             match self.receiver.recv().await {
-                Ok(Notice::Other(event)) => return Some(event),
-                Ok(Notice::End) => self.ended = true,
-                Ok(Notice::Messages(messages)) => self.take(messages.iter().cloned()),
+                Ok(Passed::Other(event)) => return Some(event),
+                Ok(Passed::End) => self.ended = true,
+                Ok(Passed::Messages(waiting)) => self.take(waiting.messages.iter().cloned()),
+                Ok(Passed::Stored) => self.behind = true,
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
                     self.ready.push_back(Event::Lagged { missed });
                     self.behind = true;
@@ -208,7 +256,7 @@ impl EventStream {
 
     /// Reads a page of what was missed; an empty one means that the channel has the rest.
     async fn catch_up(&mut self) {
-        match self.reader.messages(self.after, PAGE).await {
+        match self.reader.page(self.after, PAGE, None).await {
             Ok(messages) => {
                 self.behind = !messages.is_empty();
                 self.take(messages.into_iter());

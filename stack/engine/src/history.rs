@@ -6,10 +6,15 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, Record, key_order, ordered_key};
-use peerloom_core::wire::{Bundle, DecodeError, DeviceId};
+use peerloom_core::wire::{Bundle, ConversationId, DecodeError, DeviceId};
 use peerloom_core::{Error, ErrorKind, KeyRange, Order, Page, Result, Snapshot, Storage};
 
 use crate::event::Message;
+
+/// Bytes of bodies after which a page ends; the message that reaches them is in it.
+const PAGE_BYTES: usize = 1024 * 1024;
+/// Bytes of history in which the newest messages are looked for.
+const LOOK_BACK: usize = 64 * 1024 * 1024;
 
 /// A place among all messages that this node has stored: the entry's sequence, and the message in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +26,14 @@ pub struct Cursor {
 impl Cursor {
     /// Before the first message.
     pub const START: Self = Self { sequence: 0, index: 0 };
+
+    /// A place after every earlier message and before this one.
+    fn before(self) -> Self {
+        match self.index.checked_sub(1) {
+            Some(index) => Self { index, ..self },
+            None => Self::end_of(self.sequence.saturating_sub(1)),
+        }
+    }
 
     /// After every message of an entry.
     pub(crate) fn end_of(sequence: u64) -> Self {
@@ -88,30 +101,34 @@ impl Reader {
         self.storage.upgrade().ok_or_else(closed)?.snapshot()
     }
 
-    /// Received messages after a place, in order of arrival, about `limit` of them.
-    pub(crate) async fn messages(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+    /// A page of received messages after a place, in order of arrival, of one conversation or all: at most
+    /// `limit` messages and about [`PAGE_BYTES`] of bodies. None means that there are no more.
+    pub(crate) async fn page(&self, after: Cursor, limit: usize, only: Option<ConversationId>) -> Result<Vec<Message>> {
         let reader = self.clone();
-        blocking(move || reader.read_after(after, limit)).await
+        blocking(move || reader.read_after(after, limit, only.as_ref())).await
     }
 
-    /// The newest received messages, oldest first.
-    pub(crate) async fn newest(&self, limit: usize) -> Result<Vec<Message>> {
+    /// The place before the newest `count` received messages, of one conversation or all. It looks at the
+    /// newest [`LOOK_BACK`] bytes of history.
+    pub(crate) async fn before_newest(&self, count: usize, only: Option<ConversationId>) -> Result<Cursor> {
         let reader = self.clone();
-        blocking(move || reader.read_newest(limit)).await
+        blocking(move || reader.find_newest(count, only.as_ref())).await
     }
 
-    fn read_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+    fn read_after(&self, after: Cursor, limit: usize, only: Option<&ConversationId>) -> Result<Vec<Message>> {
         let snapshot = self.snapshot()?;
         let mut range = KeyRange::all();
         range.start = std::ops::Bound::Included(ordered_key(&[], after.sequence).to_vec());
-        let mut found = Vec::new();
-        while found.len() < limit {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let full = |found: &Vec<Message>, bytes| found.len() >= limit || bytes >= PAGE_BYTES;
+        while !full(&found, bytes) {
             let page = snapshot.scan(HISTORY, &range, Order::Ascending, Page::DEFAULT)?;
             let Some(last) = page.last() else { break };
             range = range.after(&last.key);
-            for row in &page {
-                found.extend(self.received(&row.key, row.value.clone())?.into_iter().filter(|m| m.cursor > after));
-                if found.len() >= limit {
+            for row in page {
+                let received = self.received(&row.key, row.value, only)?.into_iter().filter(|m| m.cursor > after);
+                found.extend(received.inspect(|message| bytes += message.body.len()));
+                if full(&found, bytes) {
                     break;
                 }
             }
@@ -121,29 +138,33 @@ impl Reader {
         Ok(found)
     }
 
-    fn read_newest(&self, limit: usize) -> Result<Vec<Message>> {
+    fn find_newest(&self, count: usize, only: Option<&ConversationId>) -> Result<Cursor> {
         let snapshot = self.snapshot()?;
         let mut range = KeyRange::all();
-        let mut found = Vec::new();
-        while found.len() < limit {
+        let (mut place, mut found, mut looked_at) = (Cursor::START, 0, 0);
+        loop {
             let page = snapshot.scan(HISTORY, &range, Order::Descending, Page::DEFAULT)?;
-            let Some(last) = page.last() else { break };
+            let Some(last) = page.last() else { return Ok(Cursor::START) };
             range = range.before(&last.key);
-            for row in &page {
-                found.extend(self.received(&row.key, row.value.clone())?.into_iter().rev());
-                if found.len() >= limit {
-                    break;
+            for row in page {
+                if looked_at >= LOOK_BACK {
+                    return Ok(Cursor::end_of(key_order(&row.key)?));
+                }
+                looked_at += row.value.len();
+                for message in self.received(&row.key, row.value, only)?.iter().rev() {
+                    if found >= count {
+                        return Ok(place);
+                    }
+                    found += 1;
+                    place = message.cursor.before();
                 }
             }
         }
-        found.truncate(limit);
-        found.reverse();
-        Ok(found)
     }
 
-    fn received(&self, key: &Bytes, value: Bytes) -> Result<Vec<Message>> {
+    fn received(&self, key: &Bytes, value: Bytes, only: Option<&ConversationId>) -> Result<Vec<Message>> {
         let entry = History::decode(value)?;
-        if entry.device == self.own_device {
+        if entry.device == self.own_device || only.is_some_and(|only| entry.conversation != *only) {
             return Ok(Vec::new());
         }
         Ok(shown(key_order(key)?, &entry)?)

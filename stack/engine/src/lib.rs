@@ -19,7 +19,7 @@ mod store;
 
 pub use config::{EngineConfig, Parts};
 pub use driver::QueuedEntry;
-pub use engine::Engine;
+pub use engine::{Engine, Sending};
 pub use event::{Event, EventStream, Message, MessageState};
 pub use history::Cursor;
 pub use identity::{create_identity, open_store};

@@ -10,7 +10,7 @@ use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
 use peerloom_core::{DeviceSecret, Error, ErrorKind, Finding, IceServer, Kinds, Layer, Result, Target, Transport};
 use peerloom_discovery_invite as invite;
-use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry};
+use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry, Sending};
 use peerloom_secured::Secured;
 
 use crate::by_hand::Carried;
@@ -65,7 +65,13 @@ impl Conversation<'_> {
     /// Sends a body of at most 1 MiB with a media type (RFC 6838; empty means plain text), and
     /// perhaps another lifetime than the configured one.
     pub async fn send_bytes(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<MessageId> {
-        self.node.engine.send(self.id, content_type.into(), body, ttl).await
+        self.submit(content_type, body, ttl).await?.await
+    }
+
+    /// Hands a message over without waiting for the disk: many that are handed over one after the other are
+    /// sent in that order, and share commits. Each is accepted once what this returns completes.
+    pub async fn submit(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<Sending> {
+        self.node.engine.submit(self.id, content_type.into(), body, ttl).await
     }
 }
 
@@ -236,14 +242,18 @@ impl Node {
         self.engine.events(after)
     }
 
-    /// Received messages after a place, in order of arrival.
-    pub async fn messages_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
-        self.engine.messages_after(after, limit).await
+    /// A page of received messages after a place, in order of arrival, of one contact or all: at most `limit`
+    /// messages, and none further once their bodies make up 1 MiB. None at all means that there are no more;
+    /// otherwise the next page begins after the last one's cursor.
+    pub async fn messages_after(&self, after: Cursor, limit: usize, only: Option<&Contact>) -> Result<Vec<Message>> {
+        self.engine.messages_after(after, limit, only.map(|contact| contact.conversation)).await
     }
 
-    /// The newest received messages, oldest first.
-    pub async fn newest_messages(&self, limit: usize) -> Result<Vec<Message>> {
-        self.engine.newest_messages(limit).await
+    /// The place before the newest `count` received messages, of one contact or all: a page after it begins
+    /// with them. It looks at the newest 64 MiB of history, so of a contact who writes rarely it may find
+    /// fewer.
+    pub async fn before_newest(&self, count: usize, only: Option<&Contact>) -> Result<Cursor> {
+        self.engine.before_newest(count, only.map(|contact| contact.conversation)).await
     }
 
     /// Messages that wait to be delivered.
@@ -264,6 +274,12 @@ impl Node {
     /// Links and frames from outside that were refused since the node was opened.
     pub fn refused(&self) -> u64 {
         self.engine.refused()
+    }
+
+    /// Why the node ended by itself, if it did: a bug ended one of its threads. What was accepted before is
+    /// durable. Events end then, and every call fails with this error.
+    pub fn failure(&self) -> Option<Error> {
+        self.engine.failure()
     }
 
     /// Closes links, writes what was accepted, and ends.

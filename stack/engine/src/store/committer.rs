@@ -1,6 +1,6 @@
 //! Group commit: batches become durable in order, and only then their effects are let go.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -37,6 +37,21 @@ struct Progress {
     released: AtomicU64,
     /// Batches of this epoch and before fail.
     failed_epoch: AtomicU64,
+    /// The thread has ended.
+    gone: AtomicBool,
+}
+
+/// Says that the thread has ended, by a panic too.
+struct Going {
+    progress: Arc<Progress>,
+    on_failure: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.progress.gone.store(true, Ordering::Release);
+        (self.on_failure)();
+    }
 }
 
 /// The store's writing. Batches go to a thread of their own while there is more to do, so that the
@@ -58,7 +73,9 @@ impl<C: Consequence> Committer<C> {
         let progress = Arc::new(Progress::default());
         let on_failure: Arc<dyn Fn() + Send + Sync> = Arc::new(on_failure);
         let (shared, store, failure) = (progress.clone(), storage.clone(), on_failure.clone());
+        let going = Going { progress: progress.clone(), on_failure: on_failure.clone() };
         let run = move || {
+            let _going = going;
             while let Ok(first) = jobs.recv() {
                 let mut group = vec![first];
                 group.extend(jobs.try_iter());
@@ -79,6 +96,12 @@ impl<C: Consequence> Committer<C> {
     /// [`Committer::begin_epoch`].
     pub(crate) fn has_failed(&self) -> bool {
         self.progress.failed_epoch.load(Ordering::Acquire) >= self.epoch
+    }
+
+    /// Whether the thread has ended, which only a panic inside the store or a consequence does: nothing is
+    /// committed any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.progress.gone.load(Ordering::Acquire)
     }
 
     /// The caller has dropped all state that failed batches made.
@@ -102,7 +125,6 @@ impl<C: Consequence> Committer<C> {
             return;
         }
         if let Some(Err(mpsc::SendError(job))) = self.jobs.as_ref().map(|jobs| jobs.send(job)) {
-            // The thread ended, which only a panic inside the store does.
             let error =
                 Error::new(ErrorKind::Storage, "store", "commit", "the store's thread is gone; restart the node");
             self.progress.failed_epoch.store(job.epoch, Ordering::Release);
