@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::Bench;
 use crate::output::{Progress, say, say_json};
+use crate::process::{Scratch, until_ended};
 
 /// Between single messages, and between single commits of the raw disk: long enough to be idle.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -55,11 +56,14 @@ struct Setup {
     progress: Progress,
 }
 
+/// Takes the figures; a signal ends it and removes what it made.
 pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Result<ExitCode> {
-    let temporary = tempfile::Builder::new()
-        .prefix("peerloom-bench-")
-        .tempdir_in(".")
-        .map_err(|e| failed("no folder can be made here").source(e))?;
+    until_ended(measure(overrides, json, bench)).await
+}
+
+async fn measure(overrides: &[Override], json: bool, bench: Bench) -> Result<ExitCode> {
+    // Here, and not where temporary files are: that may be memory.
+    let temporary = Scratch::new(Path::new("."), "peerloom-bench-")?;
     let (_registry, overrides) = crate::demo::signaling(overrides).await?;
     let setup = Setup { folder: temporary.path().to_path_buf(), overrides, progress: Progress::new() };
     let wanted = |figure| bench.only.is_empty() || bench.only.contains(&figure);
@@ -74,7 +78,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
             figures.extend(quic::measure(&mut one).await?);
         }
         if wanted(Figure::Ceilings) || wanted(Figure::Messages) || wanted(Figure::Latency) {
-            figures.extend(disk::measure(&mut one)?);
+            figures.extend(disk::measure(&mut one).await?);
         }
         if wanted(Figure::Messages) || wanted(Figure::Latency) {
             figures.extend(messages::measure(&mut one, wanted(Figure::Messages), wanted(Figure::Latency)).await?);

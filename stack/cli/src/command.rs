@@ -14,7 +14,6 @@ mod screen;
 use std::io::Read;
 use std::process::ExitCode;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
 use peerloom::config::FILE_NAME;
 use peerloom::{Config, Error, ErrorKind, IceServer, Result};
 use serde_json::{Value, json};
@@ -22,10 +21,11 @@ use serde_json::{Value, json};
 use crate::args::{
     Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, LogFormat, Queue, QueueAction, Run, Send,
 };
-use crate::control::{EventView, MessageView, Request, SOCKET};
-use crate::output::{note, printable, say, say_json, set_in, table};
+use crate::control::{EventView, MessageView, Request};
+use crate::output::{is_lost, lost, note, printable, say, say_json, set_in, table};
 use crate::session::Session;
-use crate::{bench, demo};
+use crate::signals::interrupted;
+use crate::{bench, demo, metrics};
 
 pub(crate) use init::{free_port, init_folder};
 pub(crate) use registry::temporary as temporary_registry;
@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let opened = || Session::open(&dir, &overrides);
     let done = match command {
         Command::Init(init) => init::run(&dir, &overrides, json, init).await,
-        Command::Run(run) => serve(opened().await?, json, log, run).await,
+        Command::Run(run) => serve(Session::own(&dir, &overrides).await?, json, log, run).await,
         Command::Invite(invite) => {
             let session = opened().await?;
             let done = self::invite(&session, json, invite).await;
@@ -94,12 +94,8 @@ where
 }
 
 async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result<()> {
-    if let Session::Remote(_) = session {
-        let message = format!("a node runs on this folder already (its socket is {SOCKET}); end it first");
-        return Err(Error::new(ErrorKind::InUse, "run", "start", message));
-    }
     if let Some(address) = run.metrics {
-        serve_metrics(address)?;
+        metrics::serve(address).await?;
     }
     session.start().await?;
     let status = session.request(Request::Status).await?;
@@ -110,42 +106,24 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
             status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         note(&format!("{} listens at {}; Ctrl-C ends it", text(&status, "name"), addresses.join(", ")));
     }
+    // On a thread of its own: a reader that stops reading must hold up neither signals nor the node.
+    let session = std::sync::Arc::new(session);
+    let showing = session.clone();
+    let follow = move || {
+        let shown = showing.follow(None, |event| {
+            if !run.quiet {
+                show_event(&event, json)
+            }
+        });
+        tokio::runtime::Handle::current().block_on(shown)
+    };
+    let panicked = |e| Error::new(ErrorKind::Bug, "run", "show", "showing events panicked").source(e);
     let ended = tokio::select! {
-        ended = session.follow(None, |event| if !run.quiet { show_event(&event, json) }) => ended,
+        ended = tokio::task::spawn_blocking(follow) => ended.map_err(panicked).flatten(),
         () = interrupted() => Ok(()),
     };
-    session.close().await;
+    session.end().await;
     ended
-}
-
-/// Serves the node's figures over HTTP, whatever the path.
-fn serve_metrics(address: std::net::SocketAddr) -> Result<()> {
-    let failed = |message: String| Error::new(ErrorKind::Invalid, "metrics", "listen", message);
-    // The port is tried here: the exporter would only log that it is taken.
-    let port = std::net::TcpListener::bind(address);
-    port.map_err(|e| failed(format!("{address} can't be used; give --metrics another one")).source(e)).map(drop)?;
-    let seconds = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
-    PrometheusBuilder::new()
-        .set_buckets(&seconds)
-        .map(|builder| builder.with_http_listener(address))
-        .and_then(PrometheusBuilder::install)
-        .map_err(|e| failed("the figures can't be collected".into()).source(e))?;
-    peerloom::describe_metrics();
-    Ok(())
-}
-
-/// Completes at Ctrl-C or SIGTERM.
-pub(crate) async fn interrupted() {
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    match terminate {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
 }
 
 async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
@@ -231,14 +209,20 @@ fn read_stdin() -> Result<String> {
 }
 
 async fn inbox(session: Session, json: bool, inbox: Inbox) -> Result<()> {
-    let answer = session.request(Request::Inbox { after: inbox.after.clone(), limit: inbox.limit }).await?;
-    rows(&answer).for_each(|message| show_message(message, json));
+    // Page by page: neither the node nor this command holds more than one.
+    let (mut after, mut left) = (inbox.after, inbox.limit);
+    while left > 0 && !is_lost() {
+        let page = session.request(Request::Inbox { after: after.clone(), limit: left, contact: None }).await?;
+        let Some(last) = rows(&page).last() else { break };
+        after = Some(text(last, "cursor"));
+        rows(&page).for_each(|message| show_message(message, json));
+        left = left.saturating_sub(rows(&page).count());
+    }
     let mut done = Ok(());
     if inbox.follow {
         session.start().await?;
-        let last = rows(&answer).last().map(|m| text(m, "cursor"));
         // After the last one shown; with none, from the beginning of what was asked for.
-        let after = last.or(inbox.after).unwrap_or_else(|| "0.0".into());
+        let after = after.unwrap_or_else(|| "0.0".into());
         done = tokio::select! {
             done = session.follow(Some(after), |event| {
                 if event["event"] == "message" {
@@ -246,6 +230,8 @@ async fn inbox(session: Session, json: bool, inbox: Inbox) -> Result<()> {
                 }
             }) => done,
             () = interrupted() => Ok(()),
+            // Nobody reads any more.
+            () = lost() => Ok(()),
         };
     }
     session.close().await;

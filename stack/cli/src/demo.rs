@@ -15,10 +15,10 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::args::Demo;
-use crate::command::{free_port, init_folder, interrupted, temporary_registry};
+use crate::command::{free_port, init_folder, temporary_registry};
 use crate::control::{Client, MessageView, Request};
 use crate::output::{Progress, note, say, say_json};
-use crate::process::NodeProcess;
+use crate::process::{NodeProcess, Scratch, until_ended};
 
 const NAMES: [&str; 3] = ["alice", "bob", "carol"];
 /// The one that is killed.
@@ -51,16 +51,13 @@ struct Summary {
 /// The clients of the running nodes; the victim's changes.
 type Clients = Arc<Mutex<Vec<Option<Client>>>>;
 
-/// Runs the demonstration; Ctrl-C ends its nodes and removes what it made.
+/// Runs the demonstration; a signal ends its nodes and removes what it made.
 pub(crate) async fn run(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode> {
-    tokio::select! {
-        done = show(overrides, json, demo) => done,
-        () = interrupted() => Ok(ExitCode::from(130)),
-    }
+    until_ended(show(overrides, json, demo)).await
 }
 
 async fn show(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode> {
-    let temporary = tempfile::tempdir().map_err(|e| failed("no temporary folder can be made").source(e))?;
+    let temporary = Scratch::new(&std::env::temp_dir(), "peerloom-demo-")?;
     let base = demo.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     let folders: Vec<PathBuf> = NAMES.iter().map(|name| base.join(name)).collect();
     let (_registry, overrides) = signaling(overrides).await?;
@@ -294,7 +291,7 @@ async fn inbox(client: &Client) -> Result<Vec<MessageView>> {
     let mut all: Vec<MessageView> = Vec::new();
     loop {
         let after = all.last().map_or_else(|| "0.0".to_owned(), |m| m.cursor.clone());
-        let page = client.request(Request::Inbox { after: Some(after), limit: 5000 }).await?;
+        let page = client.request(Request::Inbox { after: Some(after), limit: 5000, contact: None }).await?;
         let page: Vec<MessageView> =
             serde_json::from_value(page).map_err(|e| failed("an inbox can't be read").source(e))?;
         if page.is_empty() {

@@ -6,11 +6,14 @@ mod command;
 mod control;
 mod demo;
 mod log;
+mod metrics;
 mod output;
 mod process;
 mod session;
+mod signals;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
@@ -35,15 +38,34 @@ pub fn main_with(kinds: fn() -> Kinds) -> ExitCode {
 
 /// Runs the command with the program's arguments.
 ///
-/// Exit codes: 0 done; 1 failed; 2 the arguments or the file are wrong; 3 it may work later,
-/// unchanged.
+/// Exit codes: 0 done; 1 failed, or the result couldn't be printed; 2 the arguments or the file are wrong; 3 it
+/// may work later, unchanged.
 pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
 
 /// Runs the command with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = Arguments::parse_from(arguments);
+    let code = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => execute(arguments),
+        Err(error) => explain(&error),
+    };
+    output::exit_code(code)
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn explain(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    if error.use_stderr() {
+        return ExitCode::from(2);
+    }
+    if let Err(error) = printed {
+        output::lose(&error);
+    }
+    ExitCode::SUCCESS
+}
+
+fn execute(arguments: Arguments) -> ExitCode {
     let json = arguments.json;
     log::start(arguments.verbose, arguments.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {

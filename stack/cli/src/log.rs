@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,10 +36,25 @@ pub(crate) fn start(verbose: u8, format: LogFormat) {
     });
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A report of a line that can't be written can't be written, either: the crate's own would panic.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => builder.with_ansi(colour).map_event_format(|inner| Sparing::new(inner, format)).init(),
         LogFormat::Json => builder.json().map_event_format(|inner| Sparing::new(inner, format)).init(),
+    }
+}
+
+/// Standard error. What can't be written is lost, and ends nothing.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = std::io::stderr().lock().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -109,7 +124,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::Arc;
 
     use super::*;

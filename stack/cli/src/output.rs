@@ -1,11 +1,57 @@
 //! What goes to the terminal: results to stdout, progress and complaints to stderr.
+//!
+//! An output that can't be written to ends nothing by itself: a node outlives its outputs. Where the reader of
+//! stdout has gone (`| head`), what follows is left out quietly. Any other failure is complained about, and
+//! makes the command's exit code 1 ([`exit_code`]).
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
-/// A line of the result. When the reader has gone (`| head`), the program ends quietly.
+use tokio::sync::Notify;
+
+/// Why stdout can't be written to any more.
+static LOST: OnceLock<ErrorKind> = OnceLock::new();
+static LOSS: Notify = Notify::const_new();
+
+/// A line of the result.
 pub(crate) fn say(line: &str) {
-    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
-        std::process::exit(0);
+    if !is_lost() {
+        let mut stdout = std::io::stdout().lock();
+        if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+            lose(&error);
+        }
+    }
+}
+
+/// Stdout failed.
+pub(crate) fn lose(error: &std::io::Error) {
+    if LOST.set(error.kind()).is_ok() {
+        if error.kind() != ErrorKind::BrokenPipe {
+            complain(&format!("standard output can't be written to, and gets nothing more: {error}"));
+        }
+        LOSS.notify_waiters();
+    }
+}
+
+/// Whether stdout can't be written to any more.
+pub(crate) fn is_lost() -> bool {
+    LOST.get().is_some()
+}
+
+/// Completes once stdout can't be written to any more.
+pub(crate) async fn lost() {
+    let loss = LOSS.notified();
+    if !is_lost() {
+        loss.await;
+    }
+}
+
+/// The exit code of a command that would end with this one.
+pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
+    match LOST.get() {
+        None | Some(ErrorKind::BrokenPipe) => code,
+        Some(_) => ExitCode::FAILURE,
     }
 }
 

@@ -1,16 +1,22 @@
 //! Nodes in processes of their own, for `demo` and `bench`.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use peerloom::{Error, ErrorKind, Result};
 use tokio::process::{Child, Command};
 
 use crate::control::Client;
+use crate::output::{lost, note};
+use crate::signals::interrupted;
 
 /// How long a node may take to answer.
 const READY: Duration = Duration::from_secs(20);
+
+/// How often a folder is tried to be removed, and the pause between.
+const REMOVALS: usize = 40;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
 
 /// A node in a process of its own; killed when dropped.
 pub(crate) struct NodeProcess {
@@ -34,7 +40,7 @@ impl NodeProcess {
             .spawn()
             .map_err(|e| failed("the program can't be started").source(e))?;
         loop {
-            if let Some(client) = Client::connect(folder).await {
+            if let Some(client) = Client::connect(folder).await? {
                 return Ok(Self { child, client, ready_after: begin.elapsed() });
             }
             if let Ok(Some(status)) = child.try_wait() {
@@ -55,6 +61,44 @@ impl NodeProcess {
     /// Kills it as a crash would: SIGKILL, no clean-up.
     pub(crate) async fn kill(mut self) -> Result<()> {
         self.child.kill().await.map_err(|e| failed("a node can't be killed").source(e))
+    }
+}
+
+/// A folder of its own for a demonstration or a measurement, removed with all that is in it.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(inside: &Path, prefix: &str) -> Result<Self> {
+        let made = tempfile::Builder::new().prefix(prefix).disable_cleanup(true).tempdir_in(inside);
+        let failed = |e| failed(&format!("no folder can be made in {}", inside.display())).source(e);
+        made.map(|folder| Self(folder.path().to_path_buf())).map_err(failed)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nodes that were killed a moment ago may still be making files in it.
+        for _ in 0..REMOVALS {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(BETWEEN_REMOVALS),
+                _ => return,
+            }
+        }
+        note(&format!("note: {} can't be removed", self.0.display()));
+    }
+}
+
+/// Does something until it is done, a signal ends it, or nobody reads what it prints.
+pub(crate) async fn until_ended(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    tokio::select! {
+        biased;
+        () = interrupted() => Ok(ExitCode::from(130)),
+        () = lost() => Ok(ExitCode::SUCCESS),
+        done = work => done,
     }
 }
 

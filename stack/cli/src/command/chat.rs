@@ -9,11 +9,12 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::screen::{Screen, Typed};
-use super::{interrupted, message_line, rows, text};
+use super::{message_line, rows, text};
 use crate::args::Chat;
 use crate::control::Request;
-use crate::output::{note, printable};
+use crate::output::{lost, note, printable};
 use crate::session::Session;
+use crate::signals::interrupted;
 
 /// Characters of a message that a mark repeats: with the mark they fit 40 columns.
 const REPEATED: usize = 24;
@@ -36,22 +37,31 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
         let message = format!("no contact is called `{}`; known: {}", chat.contact, known.join(", "));
         return Err(Error::new(ErrorKind::NotFound, "chat", "begin", message));
     };
-    let inbox = session.request(Request::Inbox { after: None, limit: 1000 }).await?;
-    let theirs: Vec<_> = rows(&inbox).filter(|m| text(m, "from") == contact).collect();
+    // What comes after this place is followed.
+    let newest = session.request(Request::Inbox { after: None, limit: 1, contact: None }).await?;
+    let after = rows(&newest).last().map_or_else(|| "0.0".to_owned(), |m| text(m, "cursor"));
+    let request = Request::Inbox { after: None, limit: BEFORE, contact: Some(contact.clone()) };
+    let before = session.request(request).await?;
     let (screen, lines) = Screen::open();
-    let recent = theirs.iter().skip(theirs.len().saturating_sub(BEFORE));
-    recent.filter_map(|message| message_line(message)).for_each(|line| screen.say(&line));
+    rows(&before).filter_map(message_line).for_each(|line| screen.say(&line));
+    // Some may come on both ways.
+    let shown: HashSet<String> = rows(&before).map(|message| text(message, "id")).collect();
     if std::io::stdin().is_terminal() {
         screen
             .note(&format!("chatting with {}; an empty line does nothing, Ctrl-C or Ctrl-D ends", printable(&contact)));
     }
 
-    let after = rows(&inbox).last().map_or_else(|| "0.0".to_owned(), |m| text(m, "cursor"));
     let marks = Mutex::new(Marks::default());
     tokio::select! {
-        ended = session.follow(Some(after), |event| show_event(&event, &contact, &marks, &screen)) => ended,
+        ended = session.follow(Some(after), |event| {
+            if !shown.contains(&text(&event, "id")) {
+                show_event(&event, &contact, &marks, &screen);
+            }
+        }) => ended,
         sent = send_lines(session, &contact, &marks, lines, &screen) => sent,
         () = interrupted() => Ok(()),
+        // Nobody sees it any more.
+        () = lost() => Ok(()),
     }?;
     drop(screen);
     let waiting = lock(&marks).sending.len();

@@ -6,11 +6,12 @@ use peerloom::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{interrupted, qr, text};
+use super::{qr, text};
 use crate::args::Connect;
 use crate::control::Request;
 use crate::output::{note, printable, say, say_json};
 use crate::session::Session;
+use crate::signals::interrupted;
 
 /// Longest line read; the texts take some 1,000 characters.
 const LONGEST: u64 = 64 * 1024;

@@ -9,21 +9,18 @@ use peerloom::{Config, Error, ErrorKind, Override, Result, Store};
 use serde_json::json;
 
 use crate::args::{Db, DbAction};
-use crate::control::Client;
 use crate::output::{Progress, note, say, say_json, table};
+use crate::session;
 
 /// In bytes.
 const LONGEST_PASSPHRASE: u64 = 1024;
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: Db) -> Result<ExitCode> {
-    if Client::connect(folder).await.is_some() {
-        let message = "a node runs on this folder and has its store open; end it first";
-        return Err(Error::new(ErrorKind::InUse, "db", "open", message));
-    }
+    session::alone(folder).await?;
     let kinds = crate::kinds();
     let config = Config::load(&folder.join(FILE_NAME), overrides, &kinds)?;
     let work = move || {
-        let store = Store::open(&config, &kinds)?;
+        let store = session::patiently(|| Store::open(&config, &kinds))?;
         match db.action {
             None => tables(&store, json),
             Some(DbAction::Check) => check(&store, json),

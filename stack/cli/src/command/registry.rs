@@ -7,9 +7,9 @@ use peerloom::{Error, ErrorKind, Result};
 use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
 use serde_json::json;
 
-use super::interrupted;
 use crate::args::RegistryArgs;
 use crate::output::{note, say_json};
+use crate::signals::interrupted;
 
 pub(super) async fn run(folder: &Path, json: bool, arguments: RegistryArgs) -> Result<()> {
     let registry = Registry::start(config(folder, arguments)?).await?;

@@ -5,10 +5,14 @@ use peerloom::{Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::server::is_id;
+
 /// Something to do on a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request {
+    /// Answered at once, even while other requests run: shows that the node is there.
+    Ping,
     Status,
     Invite {
         lifetime_ms: u64,
@@ -28,9 +32,14 @@ pub(crate) enum Request {
         text: String,
         ttl_ms: Option<u64>,
     },
+    /// A page of received messages after a place, or of the newest `limit`; the next page begins after the
+    /// last cursor, and an empty one is the end.
     Inbox {
         after: Option<String>,
         limit: usize,
+        /// Only this one's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        contact: Option<String>,
     },
     /// Answered by events until the connection ends.
     Follow {
@@ -55,6 +64,17 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Whether it may take long for reasons outside this machine, so that others must not wait for it.
+    pub(super) fn waits_for_the_network(&self) -> bool {
+        match self {
+            Self::Add { link, .. } => is_id(link),
+            Self::Invite { .. } | Self::Offer { .. } | Self::TakeByHand { .. } | Self::Doctor => true,
+            _ => false,
+        }
+    }
+}
+
 /// A request with its number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Numbered {
@@ -63,10 +83,12 @@ pub(crate) struct Numbered {
     pub(crate) request: Request,
 }
 
-/// An answer with its request's number.
+/// An answer with its request's number. Without one, an error is about the connection: it ends, and what
+/// was asked on it and not answered was not begun.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    pub(crate) id: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<u64>,
     #[serde(flatten)]
     pub(crate) outcome: Outcome,
 }

@@ -1,38 +1,52 @@
 //! Answering commands on a node.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use peerloom::core::accept::{self, Accepting};
 use peerloom::core::private::{self, Identity};
-use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, UserId};
+use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, Sending, UserId};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
-use tracing::{debug, warn};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::SOCKET;
-use super::protocol::{Answer, Numbered, Outcome, Request, cursor, event_view, message_view};
+use super::protocol::{Request, cursor, message_view};
+use super::{SOCKET, connection};
 
-/// Longest request line: a message of 1 MiB whose every byte is escaped.
-const MAX_LINE: u64 = 8 * 1024 * 1024;
-/// Requests of one connection that run at once.
-const RUNNING: usize = 2048;
-/// Most messages in one answer.
+/// Commands that may be connected at once, and one in how many of the process's files is for one.
+const CONNECTIONS: usize = 128;
+const FILES_SHARE: usize = 4;
+/// How long a server that ends waits for what it was asked already.
+const GRACE: Duration = Duration::from_secs(5);
+/// Most messages in one answer. Their bytes are bounded by the engine's pages.
 const MAX_PAGE: usize = 10_000;
+
+/// How long the node of a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// `run`: until somebody ends it.
+    Run,
+    /// Another command: until that command is done.
+    Command,
+}
 
 /// The listening socket; removed from the folder when dropped, unless another node's has taken its place.
 pub(crate) struct Server {
     path: PathBuf,
-    socket: Option<Identity>,
+    /// Until it is removed.
+    socket: Mutex<Option<Identity>>,
     task: tokio::task::JoinHandle<()>,
+    closing: CancellationToken,
+    connections: TaskTracker,
 }
 
 impl Server {
     /// Listens in the node's folder. The node holds the store's lock, so a socket that is there
     /// already was left by a crash.
-    pub(crate) fn start(folder: &Path, node: Node) -> Result<Self> {
+    pub(crate) fn start(folder: &Path, node: Node, owner: Owner) -> Result<Self> {
         let path = folder.join(SOCKET);
         let failed =
             |e| Error::new(ErrorKind::Invalid, "control", "listen", "the control socket can't be used").source(e);
@@ -40,118 +54,57 @@ impl Server {
         let socket = Identity::of(&path);
         let listener =
             listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)).map_err(failed)?;
-        let task = tokio::spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(serve(stream, node.clone()))),
-                    Err(error) => {
-                        warn!(%error, "a command can't connect");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
+        let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
+        let task = tokio::spawn(accept(listener, node, owner, closing.clone(), connections.clone()));
+        Ok(Self { path, socket: Mutex::new(socket), task, closing, connections })
+    }
+
+    /// Removes the socket's file. While the listener lives, no other socket can have its identity.
+    fn remove(&self) {
+        if let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            socket.remove(&self.path);
+        }
+    }
+
+    /// Accepts nothing more, and waits some seconds for the answers to what was asked already.
+    pub(crate) async fn close(&self) {
+        self.remove();
+        self.task.abort();
+        self.closing.cancel();
+        self.connections.close();
+        // Whoever still waits hears that the connection ended.
+        let _ = tokio::time::timeout(GRACE, self.connections.wait()).await;
+    }
+}
+
+async fn accept(
+    listener: UnixListener,
+    node: Node,
+    owner: Owner,
+    closing: CancellationToken,
+    connections: TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(accept::connections(CONNECTIONS, FILES_SHARE)));
+    let mut accepting = Accepting::new("control socket");
+    loop {
+        let (stream, _) = accepting.next(|| listener.accept()).await;
+        match places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let serving = connection::serve(stream, node.clone(), owner, closing.clone());
+                connections.spawn(async move {
+                    let _place = place;
+                    serving.await;
+                });
             }
-        });
-        Ok(Self { path, socket, task })
+            Err(_) => connection::refuse(stream),
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // While the listener lives, no other socket can have its identity.
-        if let Some(socket) = self.socket {
-            socket.remove(&self.path);
-        }
+        self.remove();
         self.task.abort();
-    }
-}
-
-async fn serve(stream: UnixStream, node: Node) {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let (answers, mut queue) = mpsc::channel::<Answer>(256);
-    let running = Arc::new(Semaphore::new(RUNNING));
-    let write = async move {
-        let mut out = Vec::new();
-        while let Some(answer) = queue.recv().await {
-            out.clear();
-            let mut next = Some(answer);
-            while let Some(answer) = next {
-                // Into memory, so only a bug fails.
-                if serde_json::to_writer(&mut out, &answer).is_err() {
-                    return;
-                }
-                out.push(b'\n');
-                next = if out.len() < 64 * 1024 { queue.try_recv().ok() } else { None };
-            }
-            if writer.write_all(&out).await.is_err() {
-                return;
-            }
-        }
-    };
-    let read = async move {
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            let Ok(Numbered { id, request }) = serde_json::from_slice(&line) else {
-                debug!("a command speaks another version of the control protocol");
-                return;
-            };
-            let Ok(permit) = running.clone().acquire_owned().await else {
-                return;
-            };
-            let (node, answers) = (node.clone(), answers.clone());
-            tokio::spawn(async move {
-                let _permit = permit;
-                if let Request::Follow { after } = request {
-                    follow(id, &node, after, &answers).await;
-                    return;
-                }
-                let outcome = match execute(&node, request).await {
-                    Ok(value) => Outcome::Ok(value),
-                    Err(error) => Outcome::Error((&error).into()),
-                };
-                // Whoever asked may be gone.
-                let _ = answers.send(Answer { id, outcome }).await;
-            });
-        }
-    };
-    tokio::select! {
-        () = write => {}
-        () = async { read.await; std::future::pending::<()>().await } => {}
-    }
-}
-
-async fn follow(id: u64, node: &Node, after: Option<String>, answers: &mpsc::Sender<Answer>) {
-    let stream = match after {
-        Some(after) => cursor(Some(&after)).map(|after| node.events_after(after)),
-        None => node.events().await,
-    };
-    let mut events = match stream {
-        Ok(events) => events,
-        Err(error) => {
-            let _ = answers.send(Answer { id, outcome: Outcome::Error((&error).into()) }).await;
-            return;
-        }
-    };
-    if answers.send(Answer { id, outcome: Outcome::Ok(Value::Null) }).await.is_err() {
-        return;
-    }
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = answers.closed() => None,
-        };
-        let Some(event) = event else { return };
-        let view = event_view(node, &event).and_then(|view| serde_json::to_value(view).ok());
-        if let Some(value) = view
-            && answers.send(Answer { id, outcome: Outcome::Event(value) }).await.is_err()
-        {
-            return;
-        }
     }
 }
 
@@ -197,23 +150,22 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             Ok(json!({ "contact": node.rename_contact(&contact, &alias).await? }))
         }
         Request::Send { contact, text, ttl_ms } => {
-            let contact = node.find_contact(&contact)?;
-            let ttl = ttl_ms.map(Duration::from_millis);
-            let id = node.conversation(&contact).send_bytes("", text.into(), ttl).await?;
-            Ok(json!({ "id": id.to_string(), "contact": contact.alias }))
+            let (contact, sending) = accept_message(node, &contact, text, ttl_ms).await?;
+            Ok(json!({ "id": sending.await?.to_string(), "contact": contact }))
         }
-        Request::Inbox { after, limit } => {
-            let limit = limit.min(MAX_PAGE);
-            let messages = match after {
-                Some(after) => node.messages_after(cursor(Some(&after))?, limit).await?,
-                None => node.newest_messages(limit).await?,
+        Request::Inbox { after, limit, contact } => {
+            let only = contact.map(|contact| node.find_contact(&contact)).transpose()?;
+            let after = match after {
+                Some(after) => cursor(Some(&after))?,
+                None => node.before_newest(limit, only.as_ref()).await?,
             };
+            let messages = node.messages_after(after, limit.min(MAX_PAGE), only.as_ref()).await?;
             let views: Vec<_> = messages.iter().map(|m| message_view(node, m)).collect();
             serde_json::to_value(views)
                 .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a message can't be written").source(e))
         }
-        Request::Follow { .. } => {
-            Err(Error::new(ErrorKind::Bug, "control", "answer", "following is not a single answer"))
+        Request::Ping | Request::Follow { .. } => {
+            Err(Error::new(ErrorKind::Bug, "control", "answer", "the connection answers this itself"))
         }
         Request::Queue => queue(node).await,
         Request::Retry { contact } => {
@@ -242,8 +194,21 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
     }
 }
 
+/// Hands a message to a contact over to the node; gives the contact's name.
+pub(super) async fn accept_message(
+    node: &Node,
+    contact: &str,
+    text: String,
+    ttl_ms: Option<u64>,
+) -> Result<(String, Sending)> {
+    let contact = node.find_contact(contact)?;
+    let ttl = ttl_ms.map(Duration::from_millis);
+    let sending = node.conversation(&contact).submit("", text.into(), ttl).await?;
+    Ok((contact.alias, sending))
+}
+
 /// Whether what should be added is an id rather than a link.
-fn is_id(text: &str) -> bool {
+pub(super) fn is_id(text: &str) -> bool {
     text.trim().parse::<UserId>().is_ok()
 }
 

@@ -1,0 +1,220 @@
+//! One command's connection: its requests in order, and their answers.
+
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use peerloom::{Error, ErrorKind, Node, Result};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::answers::{self, Answers};
+use super::protocol::{Answer, Numbered, Outcome, Request, cursor, event_view};
+use super::server::{Owner, accept_message, execute};
+
+/// Longest request line: a message of 1 MiB whose every byte is escaped.
+const MAX_LINE: u64 = 8 * 1024 * 1024;
+/// A line's buffer that is kept for the next one.
+const KEPT_LINE: usize = 64 * 1024;
+/// Requests of one connection that run at once; one of more than 8 KiB counts for as many as it fills.
+const RUNNING: usize = 2048;
+const RUNNING_BYTES: usize = 8 * 1024;
+/// How long a connection may ask nothing, while nothing of it runs. Clients ping every few seconds.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long a server that ends waits for a further request.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Serves a connection until it ends, and all that was asked is answered.
+pub(super) async fn serve(stream: UnixStream, node: Node, owner: Owner, closing: CancellationToken) {
+    let (reader, mut writer) = stream.into_split();
+    let (answers, outgoing) = answers::channel();
+    let over = closing.child_token();
+    let running = Arc::new(Semaphore::new(RUNNING));
+    let connection = Connection { node, owner, answers, running, follows: TaskTracker::new(), over };
+    let mut write = pin!(outgoing.write_to(&mut writer));
+    tokio::select! {
+        // The client is gone.
+        _ = &mut write => return,
+        () = connection.read(reader, closing) => {}
+    }
+    // It asks no more; what it asked is still answered.
+    let _ = write.await;
+}
+
+/// Tells a client that too many are connected.
+pub(super) fn refuse(stream: UnixStream) {
+    let message = "too many commands are connected to the running node; end some, then try again";
+    let error = Error::new(ErrorKind::Overloaded, "control", "connect", message);
+    let Ok(mut text) = serde_json::to_vec(&Answer { id: None, outcome: Outcome::Error((&error).into()) }) else {
+        return;
+    };
+    text.push(b'\n');
+    // It fits into the socket's buffer; a client that has gone misses nothing.
+    let _ = stream.into_std().and_then(|mut stream| stream.write_all(&text));
+}
+
+struct Connection {
+    node: Node,
+    owner: Owner,
+    answers: Answers,
+    running: Arc<Semaphore>,
+    /// Requests for events.
+    follows: TaskTracker,
+    /// Cancelled when the client asks no more, or the server ends: ends `follows`.
+    over: CancellationToken,
+}
+
+impl Connection {
+    async fn read(self, reader: OwnedReadHalf, closing: CancellationToken) {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            line.shrink_to(KEPT_LINE);
+            let more = tokio::select! {
+                biased;
+                more = self.next_line(&mut reader, &mut line) => more,
+                () = async { closing.cancelled().await; tokio::time::sleep(QUIET).await } => false,
+            };
+            if !more {
+                break;
+            }
+            let Ok(Numbered { id, request }) = serde_json::from_slice(&line) else {
+                debug!("a command speaks another version of the control protocol");
+                break;
+            };
+            let cost = u32::try_from((1 + line.len() / RUNNING_BYTES).min(RUNNING)).unwrap_or(1);
+            let Ok(permit) = self.running.clone().acquire_many_owned(cost).await else {
+                break;
+            };
+            self.begin(id, request, permit).await;
+        }
+        self.over.cancel();
+        if closing.is_cancelled() && self.running.acquire_many(RUNNING as u32).await.is_ok() {
+            // After all other answers: what has none was not begun.
+            let message = "the node that ran on this folder is ending and did nothing; run the command again";
+            let error = Error::new(ErrorKind::Closed, "control", "ask", message);
+            self.answers.send(&Answer { id: None, outcome: Outcome::Error((&error).into()) }).await;
+        }
+    }
+
+    /// Reads a line; false at the end, and when the client has been silent for too long.
+    async fn next_line(&self, reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> bool {
+        let mut limited = reader.take(MAX_LINE);
+        let mut read = pin!(limited.read_until(b'\n', line));
+        loop {
+            match tokio::time::timeout(SILENCE, &mut read).await {
+                Ok(read) => return read.is_ok_and(|bytes| bytes > 0),
+                Err(_) if self.running.available_permits() == RUNNING && self.follows.is_empty() => return false,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Begins a request before the next one is read, so that requests take effect in their order. What takes
+    /// long, or has no effect on others, is finished beside the next ones.
+    async fn begin(&self, id: u64, request: Request, permit: OwnedSemaphorePermit) {
+        match request {
+            Request::Ping => {
+                let passing = self.owner == Owner::Command;
+                self.answer(id, Ok(json!({ "passing": passing }))).await;
+            }
+            Request::Follow { after } => {
+                let (node, answers, over) = (self.node.clone(), self.answers.clone(), self.over.clone());
+                drop(self.follows.spawn(async move {
+                    // A follow that panics ends; its client hears of no more events.
+                    let following = follow(id, &node, after, &answers, &over);
+                    if AssertUnwindSafe(following).catch_unwind().await.is_err() {
+                        answers.send(&answer(id, Err(panicked()))).await;
+                    }
+                }));
+            }
+            Request::Send { contact, text, ttl_ms } => {
+                match guarded(accept_message(&self.node, &contact, text, ttl_ms)).await {
+                    Ok((contact, sending)) => {
+                        let answers = self.answers.clone();
+                        drop(tokio::spawn(async move {
+                            let sent = sending.await;
+                            let result = sent.map(|id| json!({ "id": id.to_string(), "contact": contact }));
+                            answers.send(&answer(id, result)).await;
+                            drop(permit);
+                        }));
+                    }
+                    Err(error) => self.answer(id, Err(error)).await,
+                }
+            }
+            request if request.waits_for_the_network() => {
+                let (node, answers) = (self.node.clone(), self.answers.clone());
+                drop(tokio::spawn(async move {
+                    let result = guarded(execute(&node, request)).await;
+                    answers.send(&answer(id, result)).await;
+                    drop(permit);
+                }));
+            }
+            request => self.answer(id, guarded(execute(&self.node, request)).await).await,
+        }
+    }
+
+    async fn answer(&self, id: u64, result: Result<Value>) {
+        // The client may be gone.
+        self.answers.send(&answer(id, result)).await;
+    }
+}
+
+fn answer(id: u64, result: Result<Value>) -> Answer {
+    let outcome = match result {
+        Ok(value) => Outcome::Ok(value),
+        Err(error) => Outcome::Error((&error).into()),
+    };
+    Answer { id: Some(id), outcome }
+}
+
+/// A request's result; a panic is an error, since somebody waits for the answer.
+async fn guarded<T>(request: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(request).catch_unwind().await.unwrap_or_else(|_| Err(panicked()))
+}
+
+fn panicked() -> Error {
+    let message = "the request met a bug and was given up; the node's log says where, please report it";
+    Error::new(ErrorKind::Bug, "control", "answer", message)
+}
+
+async fn follow(id: u64, node: &Node, after: Option<String>, answers: &Answers, over: &CancellationToken) {
+    let stream = match after {
+        Some(after) => cursor(Some(&after)).map(|after| node.events_after(after)),
+        None => node.events().await,
+    };
+    let mut events = match stream {
+        Ok(events) => events,
+        Err(error) => {
+            answers.send(&answer(id, Err(error))).await;
+            return;
+        }
+    };
+    if !answers.send(&answer(id, Ok(Value::Null))).await {
+        return;
+    }
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = answers.closed() => None,
+            () = over.cancelled() => None,
+        };
+        let Some(event) = event else { return };
+        let view = event_view(node, &event).and_then(|view| serde_json::to_value(view).ok());
+        if let Some(value) = view
+            && !answers.send(&Answer { id: Some(id), outcome: Outcome::Event(value) }).await
+        {
+            return;
+        }
+    }
+}
