@@ -306,16 +306,16 @@ impl Engine {
         self.driver.call(|turn| Ok(Cursor::end_of(turn.state.history))).await
     }
 
-    /// A page of received messages after a place, in order of arrival, of one conversation or all: at most
-    /// `limit` messages, and none further once their bodies make up 1 MiB. None at all means that there are
-    /// no more; otherwise the next page begins after the last one's cursor.
-    pub async fn messages_after(
-        &self,
-        after: Cursor,
-        limit: usize,
-        only: Option<ConversationId>,
-    ) -> Result<Vec<Message>> {
-        self.reader.page(after, limit, only).await
+    /// A page of received messages after a place, in order of arrival: at most `limit` messages, and none
+    /// further once their bodies make up 1 MiB. None at all means that there are no more; otherwise the next
+    /// page begins after the last one's cursor.
+    pub async fn messages_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        self.reader.page(after, limit, None).await
+    }
+
+    /// The same, of one conversation.
+    pub async fn messages_of(&self, only: ConversationId, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        self.reader.page(after, limit, Some(only)).await
     }
 
     /// The place before the newest `count` received messages, of one conversation or all: a page after it

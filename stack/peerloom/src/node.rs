@@ -242,11 +242,16 @@ impl Node {
         self.engine.events(after)
     }
 
-    /// A page of received messages after a place, in order of arrival, of one contact or all: at most `limit`
-    /// messages, and none further once their bodies make up 1 MiB. None at all means that there are no more;
-    /// otherwise the next page begins after the last one's cursor.
-    pub async fn messages_after(&self, after: Cursor, limit: usize, only: Option<&Contact>) -> Result<Vec<Message>> {
-        self.engine.messages_after(after, limit, only.map(|contact| contact.conversation)).await
+    /// A page of received messages after a place, in order of arrival: at most `limit` messages, and none
+    /// further once their bodies make up 1 MiB. None at all means that there are no more; otherwise the next
+    /// page begins after the last one's cursor.
+    pub async fn messages_after(&self, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        self.engine.messages_after(after, limit).await
+    }
+
+    /// The same, of one contact.
+    pub async fn messages_of(&self, contact: &Contact, after: Cursor, limit: usize) -> Result<Vec<Message>> {
+        self.engine.messages_of(contact.conversation, after, limit).await
     }
 
     /// The place before the newest `count` received messages, of one contact or all: a page after it begins

@@ -191,7 +191,7 @@ fn examine(folder: &Path, whole: &[String]) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
     let shown = runtime.block_on(async {
         let node = Node::open(&config, &kinds).await?;
-        let messages = node.messages_after(peerloom::Cursor::START, 1000, None).await;
+        let messages = node.messages_after(peerloom::Cursor::START, 1000).await;
         node.shutdown().await;
         messages
     });

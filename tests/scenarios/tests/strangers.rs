@@ -176,7 +176,7 @@ async fn still_works(links: &MemoryNetwork, alice: &Engine) {
     bob.send(contact.conversation, String::new(), Bytes::from_static(b"still here"), None).await.expect("accepted");
     let begin = Instant::now();
     loop {
-        let messages = alice.messages_after(Cursor::START, 100, None).await.expect("messages");
+        let messages = alice.messages_after(Cursor::START, 100).await.expect("messages");
         if messages.iter().any(|m| m.text() == Some("still here")) {
             return;
         }
@@ -249,7 +249,7 @@ async fn a_malicious_contact_harms_only_itself() {
     // Longer than the gap waits, so that timers have had their turn with what was parked.
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert!(
-        alice.messages_after(Cursor::START, 100, None).await.expect("messages").is_empty(),
+        alice.messages_after(Cursor::START, 100).await.expect("messages").is_empty(),
         "nothing of this is a message"
     );
     still_works(&links, &alice).await;

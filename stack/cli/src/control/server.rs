@@ -159,7 +159,11 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 Some(after) => cursor(Some(&after))?,
                 None => node.before_newest(limit, only.as_ref()).await?,
             };
-            let messages = node.messages_after(after, limit.min(MAX_PAGE), only.as_ref()).await?;
+            let limit = limit.min(MAX_PAGE);
+            let messages = match &only {
+                Some(contact) => node.messages_of(contact, after, limit).await?,
+                None => node.messages_after(after, limit).await?,
+            };
             let views: Vec<_> = messages.iter().map(|m| message_view(node, m)).collect();
             serde_json::to_value(views)
                 .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a message can't be written").source(e))
