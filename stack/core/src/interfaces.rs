@@ -5,6 +5,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use peerloom_wire::DeviceId;
+
 /// How far an address leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
@@ -122,6 +124,14 @@ pub fn reachable_at(bound: SocketAddr, takes_ipv4: bool) -> io::Result<Vec<Socke
     }
     ips.retain(|own| if own.is_ipv4() { ip.is_ipv4() || takes_ipv4 } else { ip.is_ipv6() });
     Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// The ports that a device takes, the first that is free, where its file leaves the port to the system: the same ones
+/// at each start, so that contacts find it again where it was. They lie above those that systems give to others.
+pub fn usual_ports(device: &DeviceId) -> [u16; 4] {
+    let pairs = device.as_bytes().chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let mut ports = pairs.map(|number| 61_000 + number % 4_500);
+    std::array::from_fn(|_| ports.next().unwrap_or(0))
 }
 
 /// What [`reachable`] says, given the addresses from which packets leave by the default routes.

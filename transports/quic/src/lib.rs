@@ -3,6 +3,7 @@
 
 mod channel;
 mod link;
+mod sockets;
 mod tls;
 mod transport;
 mod windows;
@@ -12,7 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerloom_core::Kinds;
+use peerloom_core::interfaces::{Scope, scope};
 use peerloom_core::kinds::{DurationText, KindConfig, SettingsError, check_liveness};
+use peerloom_core::names::Place;
+use peerloom_core::wire::{Address, DecodeError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +26,11 @@ pub use transport::QuicTransport;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct QuicConfig {
-    /// IP address and UDP port to listen on. `0.0.0.0` is every IPv4 address of this machine, port
-    /// 0 any free port.
+    /// IP address and UDP port to listen on. `0.0.0.0` is every IPv4 address of this machine, `[::]` every
+    /// IPv6 and IPv4 address. Port 0 is a free port, the same one at each start if it is still free.
     pub listen: String,
-    /// Addresses to tell others instead of the machine's own, such as a forwarded port of a router.
+    /// Addresses to announce instead of the machine's own, such as a forwarded port of a router: an IP address
+    /// or a name, and a port. Who dials looks a name up.
     pub advertise: Vec<String>,
     /// How often an idle link is kept alive.
     pub keep_alive: DurationText,
@@ -49,17 +54,26 @@ impl Default for QuicConfig {
 
 impl QuicConfig {
     fn listen_address(&self) -> Result<SocketAddr, SettingsError> {
-        parse_address("listen", &self.listen)
+        let example = "expected an IP address and a port, such as \"0.0.0.0:4433\" or \"[::]:4433\"";
+        let wrong = |_| SettingsError::new("listen", format!("`{}` is not an address; {example}", self.listen));
+        self.listen.parse().map_err(wrong)
     }
 
-    fn advertised(&self) -> Result<Vec<SocketAddr>, SettingsError> {
-        self.advertise.iter().map(|a| parse_address("advertise", a)).collect()
+    fn advertised(&self) -> Result<Vec<Place>, SettingsError> {
+        let read = |text: &String| match text.parse::<Place>() {
+            Ok(Place::Ip(place)) if scope(place.ip()) == Scope::Nowhere => {
+                Err(SettingsError::new("advertise", format!("`{text}` leads to no device")))
+            }
+            Ok(place) => address(&place).map(|_| place).map_err(|e| SettingsError::new("advertise", e.to_string())),
+            Err(message) => Err(SettingsError::new("advertise", message)),
+        };
+        self.advertise.iter().map(read).collect()
     }
 }
 
-fn parse_address(key: &str, text: &str) -> Result<SocketAddr, SettingsError> {
-    let example = "expected an IP address and a port, such as \"0.0.0.0:4433\" or \"[::]:4433\"";
-    text.parse().map_err(|_| SettingsError::new(key, format!("`{text}` is not an address; {example}")))
+/// A place as others dial it.
+fn address(place: &Place) -> Result<Address, DecodeError> {
+    format!("quic://{place}").parse()
 }
 
 impl KindConfig for QuicConfig {

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use peerloom_core::names::canonical;
 use peerloom_core::wire::{PublicKey, context};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkStats, Result, framing};
 use quinn::{Connection, VarInt};
@@ -69,7 +70,7 @@ impl Link for QuicLink {
     }
 
     fn remote_address(&self) -> String {
-        self.connection.remote_address().to_string()
+        canonical(self.connection.remote_address()).to_string()
     }
 
     fn stats(&self) -> LinkStats {

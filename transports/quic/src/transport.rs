@@ -1,24 +1,25 @@
 //! One UDP socket: dialing, listening, and what strangers may cost.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use peerloom_core::wire::{Address, PublicKey, limits};
+use peerloom_core::interfaces::source;
+use peerloom_core::names::{Place, Resolver, race};
+use peerloom_core::wire::{Address, DeviceId, PublicKey, limits};
 use peerloom_core::{
     DeviceSecret, Error, ErrorKind, Finding, Link, Listener, Places, Result, Signaling, Source, Transport,
     TransportCaps,
 };
-use quinn::{
-    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, TransportErrorCode, VarInt,
-};
+use peerloom_crypto_primitives::SigningKey;
+use quinn::{ConnectionError, Endpoint, IdleTimeout, TransportConfig, TransportErrorCode, VarInt};
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::QuicConfig;
 use crate::link::QuicLink;
+use crate::sockets::{Reached, Sockets};
 use crate::tls;
 use crate::windows::{FOR_STRANGERS, Windows};
 
@@ -35,18 +36,20 @@ const STREAMS_FIRST: u32 = 2;
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 /// Bytes of a link that wait to be sent, or to be acknowledged.
 const SEND_WINDOW: u64 = 12 * 1024 * 1024;
-/// Socket buffers to ask the system for: bursts of a busy link fit.
-const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
-/// How long shutting down waits for the peers to hear of it.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a dial may take, with looking up a name and trying all its addresses.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Names that are looked up at once; more wait.
+const LOOKUPS: usize = 16;
 
 /// The `quic` transport.
 pub struct QuicTransport {
     config: QuicConfig,
-    server: quinn::ServerConfig,
-    client: quinn::ClientConfig,
-    endpoint: Mutex<Option<Endpoint>>,
+    sockets: Sockets,
     windows: Windows,
+    /// Contacts choose the names that are looked up.
+    resolver: Resolver,
+    /// Set once it listens.
+    reached: OnceLock<Arc<Reached>>,
 }
 
 impl QuicTransport {
@@ -63,44 +66,30 @@ impl QuicTransport {
         let mut client = quinn::ClientConfig::new(client_tls);
         client.transport_config(transport);
         client.token_store(Arc::new(quinn::NoneTokenStore));
-        Ok(Self { config, server, client, endpoint: Mutex::new(None), windows: Windows::default() })
+        let listen = config.listen_address().map_err(|e| invalid(e.message))?;
+        let device = DeviceId::from_key(SigningKey::from_seed(secret.expose()).public());
+        let sockets = Sockets::new(listen, device, server, client);
+        let (resolver, reached) = (Resolver::new(LOOKUPS), OnceLock::new());
+        Ok(Self { config, sockets, windows: Windows::default(), resolver, reached })
     }
 
-    /// The endpoint; binds the socket at its first use.
-    fn endpoint(&self) -> Result<Endpoint> {
-        let mut slot = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(endpoint) = &*slot {
-            return Ok(endpoint.clone());
-        }
-        let address = self.config.listen_address().map_err(|e| invalid(e.message))?;
-        let failed = |e: std::io::Error| {
-            let (kind, advice) = match e.kind() {
-                std::io::ErrorKind::AddrInUse => (
-                    ErrorKind::InUse,
-                    "another program uses this port; stop it, or set transport.listen to another one",
-                ),
-                std::io::ErrorKind::AddrNotAvailable => (
-                    ErrorKind::Invalid,
-                    "this machine has no such address; set transport.listen to one it has, or to 0.0.0.0",
-                ),
-                std::io::ErrorKind::PermissionDenied => {
-                    (ErrorKind::Invalid, "ports below 1024 need privileges; set transport.listen to a higher one")
-                }
-                _ => (ErrorKind::Invalid, "the socket can't be opened; check transport.listen"),
-            };
-            Error::new(kind, "quic", "listen", format!("{address}: {advice}")).source(e)
-        };
-        let socket = UdpSocket::bind(address).map_err(failed)?;
-        let buffers = socket2::SockRef::from(&socket);
-        // The system may grant less; then bursts are lost and sent again.
-        let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = buffers.set_send_buffer_size(SOCKET_BUFFER);
-        let endpoint =
-            Endpoint::new(EndpointConfig::default(), Some(self.server.clone()), socket, Arc::new(TokioRuntime));
-        let mut endpoint = endpoint.map_err(failed)?;
-        endpoint.set_default_client_config(self.client.clone());
-        *slot = Some(endpoint.clone());
-        Ok(endpoint)
+    /// Makes a link to the device at one address.
+    async fn dial_at(&self, place: SocketAddr, expected: Option<&PublicKey>) -> Result<Arc<dyn Link>> {
+        let unreachable =
+            |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
+        source(place).map_err(|e| unreachable("this machine has no way there").source(e))?;
+        let connecting = self
+            .sockets
+            .dialing(place)?
+            .connect(place, &tls::server_name(expected))
+            .map_err(|e| unreachable("this machine can't dial it").source(e))?;
+        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
+            .await
+            .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
+            .map_err(|e| explain_dial(place, e))?;
+        let link =
+            QuicLink::new(connection, &self.windows).ok_or_else(|| unreachable("the other side shows no key"))?;
+        Ok(Arc::new(link))
     }
 }
 
@@ -138,14 +127,13 @@ impl Transport for QuicTransport {
     }
 
     async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
-        let endpoint = self.endpoint()?;
-        let failed = |e| Error::new(ErrorKind::Bug, "quic", "listen", "the socket has no address").source(e);
-        let bound = endpoint.local_addr().map_err(failed)?;
+        let listening = self.sockets.listening()?;
         let advertised = self.config.advertised().map_err(|e| invalid(e.message))?;
-        let addresses = if advertised.is_empty() { own_addresses(bound) } else { advertised };
+        let reached = Arc::new(Reached::new(listening.ear, advertised));
+        let _ = self.reached.set(reached.clone());
         let (sender, links) = mpsc::channel(BACKLOG);
-        tokio::spawn(accept(endpoint, sender, self.windows.clone()));
-        Ok(Box::new(QuicListener { addresses, links }))
+        tokio::spawn(accept(listening.endpoint, sender, self.windows.clone()));
+        Ok(Box::new(QuicListener { reached, links }))
     }
 
     async fn dial(
@@ -154,48 +142,35 @@ impl Transport for QuicTransport {
         expected: Option<&PublicKey>,
         _signaling: Option<Arc<dyn Signaling>>,
     ) -> Result<Arc<dyn Link>> {
-        let place: SocketAddr =
-            address.rest().parse().map_err(|_| invalid(format!("`{address}` is not a QUIC address")))?;
+        let place: Place = address.rest().parse().map_err(invalid)?;
         let unreachable =
             |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
-        let connecting = self
-            .endpoint()?
-            .connect(place, &tls::server_name(expected))
-            .map_err(|e| unreachable("this machine can't dial it").source(e))?;
-        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
-            .await
-            .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
-            .map_err(|e| explain_dial(place, e))?;
-        let link =
-            QuicLink::new(connection, &self.windows).ok_or_else(|| unreachable("the other side shows no key"))?;
-        Ok(Arc::new(link))
+        let dial = async {
+            let found = self.resolver.resolve(&place).await;
+            let places = found.map_err(|e| unreachable("the name can't be looked up").source(e))?;
+            let dialed = race(places, |place| self.dial_at(place, expected)).await;
+            dialed.unwrap_or_else(|| Err(unreachable("the name has no address")))
+        };
+        tokio::time::timeout(DIAL_TIMEOUT, dial).await.map_err(|_| unreachable("nobody answers in time"))?
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
-        let bound = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Endpoint::local_addr);
-        let Some(Ok(bound)) = bound else {
+        let Some(reached) = self.reached.get().filter(|_| self.sockets.is_listening()) else {
             return vec![Finding::bad("QUIC", "doesn't listen", "start the node; it says why it can't")];
         };
-        let advertised = self.config.advertised().unwrap_or_default();
-        let reached = if advertised.is_empty() { own_addresses(bound) } else { advertised };
-        let shown = reached.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let public = |place: &SocketAddr| match place.ip() {
-            IpAddr::V4(ip) => !ip.is_private() && !ip.is_loopback() && !ip.is_link_local(),
-            IpAddr::V6(ip) => !ip.is_unique_local() && !ip.is_loopback() && !ip.is_unicast_link_local(),
-        };
-        if reached.iter().any(public) {
-            return vec![Finding::good("QUIC", format!("listens at {shown}"))];
+        let (local, places) = (reached.local(), reached.now());
+        if places.is_empty() {
+            let remedy = "set transport.listen to [::] and the port, which takes IPv4 and IPv6, or to an address \
+                          that this machine has";
+            let detail = format!("listens at {local}, and this machine has no such address by which others could come");
+            return vec![Finding::bad("QUIC", detail, remedy)];
         }
-        let remedy = "forward the port and set transport.advertise, or use webrtc, if contacts elsewhere shall dial";
-        vec![Finding::note("QUIC", format!("listens at addresses of private networks only: {shown}"), remedy)]
+        let shown = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        vec![Finding::good("QUIC", format!("listens at {local}, where others come by {shown}"))]
     }
 
     async fn shutdown(&self) {
-        let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(endpoint) = endpoint {
-            endpoint.close(VarInt::from_u32(0), b"shutting down");
-            let _ = tokio::time::timeout(LINGER, endpoint.wait_idle()).await;
-        }
+        self.sockets.close().await;
     }
 }
 
@@ -270,37 +245,19 @@ async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>, windows:
 }
 
 struct QuicListener {
-    addresses: Vec<SocketAddr>,
+    reached: Arc<Reached>,
     links: mpsc::Receiver<Arc<dyn Link>>,
 }
 
 #[async_trait]
 impl Listener for QuicListener {
     fn addresses(&self) -> Vec<Address> {
-        self.addresses.iter().filter_map(|a| format!("quic://{a}").parse().ok()).collect()
+        self.reached.now().iter().filter_map(|place| crate::address(place).ok()).collect()
     }
 
     async fn accept(&mut self) -> Option<Arc<dyn Link>> {
         self.links.recv().await
     }
-}
-
-/// The addresses under which others may reach a socket.
-fn own_addresses(bound: SocketAddr) -> Vec<SocketAddr> {
-    if !bound.ip().is_unspecified() {
-        return vec![bound];
-    }
-    let reachable = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => bound.is_ipv4() && !ip.is_loopback() && !ip.is_link_local(),
-        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
-    };
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let mut ips: BTreeSet<IpAddr> = interfaces.iter().map(|i| i.ip()).filter(reachable).collect();
-    if ips.is_empty() {
-        // No network: at least nodes on this machine can meet.
-        ips.insert(if bound.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-    }
-    ips.into_iter().take(limits::ADDRESSES).map(|ip| SocketAddr::new(ip, bound.port())).collect()
 }
 
 #[cfg(test)]
@@ -322,7 +279,7 @@ mod tests {
     ) -> (quinn::Connection, Arc<dyn Link>, Box<dyn Listener>) {
         let mut listener = victim.listen(None).await.unwrap();
         let address: SocketAddr = listener.addresses()[0].rest().parse().unwrap();
-        let connecting = attacker.endpoint().unwrap().connect(address, &tls::server_name(None)).unwrap();
+        let connecting = attacker.sockets.dialing(address).unwrap().connect(address, &tls::server_name(None)).unwrap();
         let (connection, link) = tokio::join!(connecting, listener.accept());
         (connection.unwrap(), link.unwrap(), listener)
     }
