@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use peerloom::core::accept::Accepting;
+use peerloom::core::interfaces::reachable_at;
 use peerloom::core::kinds::{KindConfig, SettingsError};
 use peerloom::core::{ByteStream, StreamListener, StreamTransport};
 use peerloom::{Address, Error, ErrorKind, Kinds, Result, Retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 
 /// Settings of the `tcp` kind.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -69,7 +72,7 @@ impl StreamTransport for Tcp {
         };
         let listener = TcpListener::bind(address).await.map_err(unusable)?;
         let bound = listener.local_addr().map_err(unusable)?;
-        Ok(Box::new(Listening { listener, accepting: Accepting::new("tcp"), bound }))
+        Ok(Box::new(Listening { listener, accepting: Mutex::new(Accepting::new("tcp")), bound }))
     }
 
     async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>> {
@@ -96,19 +99,22 @@ fn failed(kind: ErrorKind, operation: &'static str, message: &str) -> Error {
 
 struct Listening {
     listener: TcpListener,
-    accepting: Accepting,
+    accepting: Mutex<Accepting>,
     bound: SocketAddr,
 }
 
 #[async_trait]
 impl StreamListener for Listening {
     fn addresses(&self) -> Vec<Address> {
-        format!("tcp://{}", self.bound).parse().into_iter().collect()
+        // `[::]` takes IPv4 as well, on most systems.
+        let takes_ipv4 = SockRef::from(&self.listener).only_v6().is_ok_and(|only| !only);
+        let places = reachable_at(self.bound, takes_ipv4).unwrap_or_default();
+        places.iter().filter_map(|place| format!("tcp://{place}").parse().ok()).collect()
     }
 
-    async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)> {
+    async fn accept(&self) -> Option<(Box<dyn ByteStream>, String)> {
         // Accepting may fail, where too many files are open: that doesn't end the listening.
-        let (stream, from) = self.accepting.next(|| self.listener.accept()).await;
+        let (stream, from) = self.accepting.lock().await.next(|| self.listener.accept()).await;
         Some((Box::new(prepared(stream)), from.to_string()))
     }
 }

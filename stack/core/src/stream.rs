@@ -31,15 +31,18 @@ pub trait StreamTransport: Send + Sync {
 
 /// The accepting side. Dropping it stops listening; streams live on.
 #[async_trait]
-pub trait StreamListener: Send {
-    /// Where others can dial this device, best first.
+pub trait StreamListener: Send + Sync {
+    /// Where others can dial this device now, best first; empty where nobody can. It is asked again when the machine's
+    /// addresses change, also while [`accept`](StreamListener::accept) waits. For a socket,
+    /// [`reachable_at`](crate::interfaces::reachable_at) has the answer.
     fn addresses(&self) -> Vec<Address>;
 
     /// The next stream, and where it comes from: for people, and to share places fairly among machines,
     /// for which it begins with an IP address where there is one. `None` once nothing can come any more.
     /// What goes wrong with one stream concerns that one only: log it, and wait for the next.
     /// Accept from a socket through [`Accepting`](crate::accept::Accepting), which pauses where no file is left.
-    async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)>;
+    /// One call waits at a time.
+    async fn accept(&self) -> Option<(Box<dyn ByteStream>, String)>;
 }
 
 /// Bytes in both directions. Reading gives zero bytes at the end; dropping it closes it.

@@ -95,8 +95,8 @@ pub struct TransportCaps {
 /// The accepting side of a transport. Dropping it stops accepting; links live on.
 #[async_trait]
 pub trait Listener: Send {
-    /// Where others can dial this device, best first. Asked again when the machine's addresses
-    /// change.
+    /// Where others can dial this device now, best first; empty where nobody can. It is asked again when the
+    /// machine's addresses change. For a socket, [`reachable_at`](crate::interfaces::reachable_at) has the answer.
     fn addresses(&self) -> Vec<Address>;
 
     /// The next link; `None` once the transport is shut down. Failed attempts of others are

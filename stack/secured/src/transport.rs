@@ -93,11 +93,10 @@ impl Transport for Secured {
     }
 
     async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
-        let listener = self.inner.listen().await?;
-        let addresses = listener.addresses();
+        let listener: Arc<dyn StreamListener> = self.inner.listen().await?.into();
         let (links, accepted) = mpsc::channel(WAITING);
-        self.tasks.spawn(accept(listener, self.handshakes(), links));
-        Ok(Box::new(SecuredListener { addresses, links: accepted }))
+        self.tasks.spawn(accept(listener.clone(), self.handshakes(), links));
+        Ok(Box::new(SecuredListener { listener, links: accepted }))
     }
 
     async fn dial(
@@ -125,7 +124,7 @@ impl Transport for Secured {
 }
 
 /// Takes in streams until the transport ends or nobody wants links any more.
-async fn accept(mut listener: Box<dyn StreamListener>, handshakes: Handshakes, links: mpsc::Sender<Arc<dyn Link>>) {
+async fn accept(listener: Arc<dyn StreamListener>, handshakes: Handshakes, links: mpsc::Sender<Arc<dyn Link>>) {
     let places = Places::new(HANDSHAKES, HANDSHAKES_OF_ONE);
     loop {
         let accepted = tokio::select! {
@@ -155,14 +154,14 @@ async fn accept(mut listener: Box<dyn StreamListener>, handshakes: Handshakes, l
 }
 
 struct SecuredListener {
-    addresses: Vec<Address>,
+    listener: Arc<dyn StreamListener>,
     links: mpsc::Receiver<Arc<dyn Link>>,
 }
 
 #[async_trait]
 impl Listener for SecuredListener {
     fn addresses(&self) -> Vec<Address> {
-        self.addresses.clone()
+        self.listener.addresses()
     }
 
     async fn accept(&mut self) -> Option<Arc<dyn Link>> {

@@ -18,20 +18,20 @@ pub async fn run(make: impl Fn() -> Arc<dyn StreamTransport>) {
     strangers_hold_nobody_up(make(), make()).await;
 }
 
-fn secured(streams: Arc<dyn StreamTransport>, number: u8) -> Side {
+pub(crate) fn secured(streams: Arc<dyn StreamTransport>, number: u8) -> Side {
     let identity = identity(number);
     let transport = Secured::new(streams, &identity.secret).expect("a transport");
     Side { transport: Arc::new(transport), key: identity.key, signaling: None }
 }
 
 async fn plain(dialer: &dyn StreamTransport, listener: &dyn StreamTransport) {
-    let mut accepting = listener.listen().await.expect("it listens");
+    let accepting = listener.listen().await.expect("it listens");
     let address = accepting.addresses().first().cloned().expect("an address");
     assert_eq!(address.scheme(), listener.scheme());
     let nonsense: Address = format!("{}://nowhere-at-all", address.scheme()).parse().expect("an address");
     assert!(within("a refusal", dialer.dial(&nonsense)).await.is_err());
 
-    let (mut near, mut far) = connect(dialer, &address, &mut *accepting).await;
+    let (mut near, mut far) = connect(dialer, &address, &*accepting).await;
     // The bytes come across in order, both ways, however they are cut.
     let bytes: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
     let forth = copy(&mut near, &mut far, &bytes);
@@ -52,7 +52,7 @@ async fn plain(dialer: &dyn StreamTransport, listener: &dyn StreamTransport) {
     assert!(stuck.is_err() && written < 64, "nobody reads, and {written} MiB were accepted");
 
     // An end is seen by the other side.
-    let (near, mut far) = connect(dialer, &address, &mut *accepting).await;
+    let (near, mut far) = connect(dialer, &address, &*accepting).await;
     drop(near);
     assert_eq!(within("the end", far.read(&mut [0; 16])).await.unwrap_or(0), 0);
 }
@@ -60,7 +60,7 @@ async fn plain(dialer: &dyn StreamTransport, listener: &dyn StreamTransport) {
 async fn connect(
     dialer: &dyn StreamTransport,
     address: &Address,
-    accepting: &mut dyn StreamListener,
+    accepting: &dyn StreamListener,
 ) -> (Box<dyn ByteStream>, Box<dyn ByteStream>) {
     let (near, far) = tokio::join!(within("a dial", dialer.dial(address)), within("an accept", accepting.accept()));
     let (far, from) = far.expect("a stream");

@@ -69,7 +69,7 @@ pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-async fn connect(
+pub(crate) async fn connect(
     dialer: &Side,
     listener: &Side,
     address: &Address,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use peerloom_wire::Address;
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::{ByteStream, Error, ErrorKind, Result, StreamListener, StreamTransport};
 
@@ -15,13 +15,30 @@ const BUFFER: usize = 64 * 1024;
 /// Streams that may wait to be accepted.
 const WAITING: usize = 16;
 
-type Listening = HashMap<String, mpsc::Sender<DuplexStream>>;
-
 /// A stream transport whose addresses are `memory-stream://name`; clones reach each other.
 #[derive(Clone, Default)]
 pub struct MemoryStreams(Arc<Mutex<Listening>>);
 
+#[derive(Default)]
+struct Listening {
+    /// By number.
+    listeners: HashMap<usize, mpsc::Sender<DuplexStream>>,
+    /// How often all have moved.
+    moves: usize,
+}
+
+impl Listening {
+    fn name(&self, number: usize) -> String {
+        format!("{number}.{}", self.moves)
+    }
+}
+
 impl MemoryStreams {
+    /// Moves everything that listens to other names, as a machine whose addresses change.
+    pub fn move_on(&self) {
+        self.listening().moves += 1;
+    }
+
     fn listening(&self) -> MutexGuard<'_, Listening> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,14 +53,21 @@ impl StreamTransport for MemoryStreams {
     async fn listen(&self) -> Result<Box<dyn StreamListener>> {
         let (sender, streams) = mpsc::channel(WAITING);
         let mut listening = self.listening();
-        let name = listening.len().to_string();
-        listening.insert(name.clone(), sender);
-        Ok(Box::new(MemoryListener { name, streams }))
+        let number = listening.listeners.len();
+        listening.listeners.insert(number, sender);
+        Ok(Box::new(MemoryListener { all: self.clone(), number, streams: AsyncMutex::new(streams) }))
     }
 
     async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>> {
         let nobody = || Error::new(ErrorKind::Unreachable, "memory", "dial", format!("nobody listens at {address}"));
-        let listener = self.listening().get(address.rest()).cloned().ok_or_else(nobody)?;
+        let found = {
+            let listening = self.listening();
+            let mut listeners = listening.listeners.iter();
+            listeners
+                .find(|(number, _)| listening.name(**number) == address.rest())
+                .map(|(_, listener)| listener.clone())
+        };
+        let listener = found.ok_or_else(nobody)?;
         let (near, far) = tokio::io::duplex(BUFFER);
         listener.send(far).await.map_err(|_| nobody())?;
         Ok(Box::new(near))
@@ -51,18 +75,19 @@ impl StreamTransport for MemoryStreams {
 }
 
 struct MemoryListener {
-    name: String,
-    streams: mpsc::Receiver<DuplexStream>,
+    all: MemoryStreams,
+    number: usize,
+    streams: AsyncMutex<mpsc::Receiver<DuplexStream>>,
 }
 
 #[async_trait]
 impl StreamListener for MemoryListener {
     fn addresses(&self) -> Vec<Address> {
-        format!("memory-stream://{}", self.name).parse().into_iter().collect()
+        format!("memory-stream://{}", self.all.listening().name(self.number)).parse().into_iter().collect()
     }
 
-    async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)> {
-        let stream = self.streams.recv().await?;
+    async fn accept(&self) -> Option<(Box<dyn ByteStream>, String)> {
+        let stream = self.streams.lock().await.recv().await?;
         Some((Box::new(stream), "this process".into()))
     }
 }

@@ -32,8 +32,26 @@ pub struct MemoryNetwork(Arc<NetworkState>);
 
 #[derive(Default)]
 struct NetworkState {
+    /// By the addresses with which the transports were made.
     listeners: Mutex<HashMap<Address, (PublicKey, mpsc::Sender<Arc<dyn Link>>)>>,
     links: AtomicU64,
+    /// How often all have moved.
+    moves: AtomicU64,
+}
+
+impl MemoryNetwork {
+    /// Moves all transports to other addresses, as a machine whose addresses change.
+    pub fn move_on(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where a transport that was made with this address is now.
+    fn place(&self, made_with: &Address) -> Option<Address> {
+        match self.0.moves.load(Ordering::Relaxed) {
+            0 => Some(made_with.clone()),
+            moves => format!("{made_with}.{moves}").parse().ok(),
+        }
+    }
 }
 
 /// A transport whose addresses are `memory://name` on a [`MemoryNetwork`]. It counts as secured:
@@ -70,7 +88,8 @@ impl Transport for MemoryTransport {
     async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
         let (sender, incoming) = mpsc::channel(BACKLOG);
         lock(&self.network.0.listeners).insert(self.address.clone(), (self.key.clone(), sender));
-        Ok(Box::new(MemoryListener { address: self.address.clone(), incoming, closed: self.closed.subscribe() }))
+        let (network, address) = (self.network.clone(), self.address.clone());
+        Ok(Box::new(MemoryListener { network, address, incoming, closed: self.closed.subscribe() }))
     }
 
     async fn dial(
@@ -80,7 +99,11 @@ impl Transport for MemoryTransport {
         _signaling: Option<Arc<dyn Signaling>>,
     ) -> Result<Arc<dyn Link>> {
         let error = |kind, message: &str| Error::new(kind, "memory", "dial", message);
-        let found = lock(&self.network.0.listeners).get(address).cloned();
+        let there = |made_with: &Address| self.network.place(made_with).as_ref() == Some(address);
+        let found = lock(&self.network.0.listeners)
+            .iter()
+            .find(|(made_with, _)| there(made_with))
+            .map(|(_, found)| found.clone());
         let (key, listener) = found.ok_or_else(|| error(ErrorKind::Unreachable, "nobody listens at this address"))?;
         if expected.is_some_and(|expected| *expected != key) {
             return Err(error(ErrorKind::Unauthenticated, "another device listens at this address"));
@@ -100,6 +123,7 @@ impl Transport for MemoryTransport {
 }
 
 struct MemoryListener {
+    network: MemoryNetwork,
     address: Address,
     incoming: mpsc::Receiver<Arc<dyn Link>>,
     closed: watch::Receiver<bool>,
@@ -108,7 +132,7 @@ struct MemoryListener {
 #[async_trait]
 impl Listener for MemoryListener {
     fn addresses(&self) -> Vec<Address> {
-        vec![self.address.clone()]
+        self.network.place(&self.address).into_iter().collect()
     }
 
     async fn accept(&mut self) -> Option<Arc<dyn Link>> {

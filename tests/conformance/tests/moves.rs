@@ -1,0 +1,60 @@
+//! The machine's addresses change under every transport of this repository.
+
+use std::sync::Arc;
+
+use peerloom_conformance::identity::identity;
+use peerloom_conformance::moves::{self, Machine};
+use peerloom_conformance::transport::Side;
+use peerloom_core::Signaling;
+use peerloom_core::memory::{MemoryNetwork, MemorySignaling, MemoryStreams, MemoryTransport, SignalingHub};
+use peerloom_transport_quic::{QuicConfig, QuicTransport};
+use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    let network = MemoryNetwork::default();
+    let side = |number: u8| {
+        let identity = identity(number);
+        let address = format!("memory://{number}").parse().expect("an address");
+        let transport = MemoryTransport::new(&network, address, identity.key.clone());
+        Side { transport: Arc::new(transport), key: identity.key, signaling: None }
+    };
+    moves::run(side(1), side(2), || network.move_on()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secured_streams() {
+    let streams = MemoryStreams::default();
+    moves::streams(|| Arc::new(streams.clone()), || streams.move_on()).await;
+}
+
+fn quic(number: u8, listen: &str) -> Side {
+    let identity = identity(number);
+    let config = QuicConfig { listen: listen.into(), ..QuicConfig::default() };
+    let transport = QuicTransport::new(config, &identity.secret).expect("a transport");
+    Side { transport: Arc::new(transport), key: identity.key, signaling: None }
+}
+
+/// Also where the two listen in different ways: each dials what the machine can.
+#[tokio::test(flavor = "multi_thread")]
+async fn quic_over_ipv4_and_ipv6() {
+    let Some(mut machine) = Machine::enter("quic_over_ipv4_and_ipv6") else { return };
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        for dialer in ["0.0.0.0:0", "[::]:0", "127.0.0.1:0", "[::1]:0"] {
+            moves::run(quic(1, dialer), quic(2, listen), || machine.move_on()).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webrtc() {
+    let Some(mut machine) = Machine::enter("webrtc") else { return };
+    let hub = SignalingHub::default();
+    let side = |number: u8| {
+        let identity = identity(number);
+        let transport = WebRtcTransport::new(WebRtcConfig::default(), identity.device).expect("a transport");
+        let signaling: Arc<dyn Signaling> = Arc::new(MemorySignaling::new(identity.device, &hub));
+        Side { transport: Arc::new(transport), key: identity.key, signaling: Some(signaling) }
+    };
+    moves::run(side(1), side(2), || machine.move_on()).await;
+}
