@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
+use peerloom_core::interfaces::reachable_at;
 use peerloom_core::wire::Address;
 use peerloom_core::{ByteStream, Error, ErrorKind, Result, StreamListener, StreamTransport};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -50,10 +51,11 @@ struct Listening {
 #[async_trait]
 impl StreamListener for Listening {
     fn addresses(&self) -> Vec<Address> {
-        format!("tcp://{}", self.place).parse().into_iter().collect()
+        let places = reachable_at(self.place, false).unwrap_or_default();
+        places.iter().filter_map(|place| format!("tcp://{place}").parse().ok()).collect()
     }
 
-    async fn accept(&mut self) -> Option<(Box<dyn ByteStream>, String)> {
+    async fn accept(&self) -> Option<(Box<dyn ByteStream>, String)> {
         let (stream, from) = self.listener.accept().await.ok()?;
         Some((Box::new(prepared(stream)), from.to_string()))
     }

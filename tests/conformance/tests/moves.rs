@@ -1,9 +1,11 @@
 //! The machine's addresses change under every transport of this repository.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use peerloom_conformance::identity::identity;
 use peerloom_conformance::moves::{self, Machine};
+use peerloom_conformance::tcp::Tcp;
 use peerloom_conformance::transport::Side;
 use peerloom_core::Signaling;
 use peerloom_core::memory::{MemoryNetwork, MemorySignaling, MemoryStreams, MemoryTransport, SignalingHub};
@@ -26,6 +28,12 @@ async fn memory() {
 async fn secured_streams() {
     let streams = MemoryStreams::default();
     moves::streams(|| Arc::new(streams.clone()), || streams.move_on()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secured_tcp() {
+    let Some(mut machine) = Machine::enter("secured_tcp") else { return };
+    moves::streams(|| Arc::new(Tcp(Ipv4Addr::UNSPECIFIED.into())), || machine.move_on()).await;
 }
 
 fn quic(number: u8, listen: &str) -> Side {
