@@ -23,14 +23,14 @@ const NAME: usize = 253;
 
 /// A host and a port: `192.0.2.1:4433`, `[2001:db8::1]:4433`, `host.example:4433`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum HostPort {
     /// An IP address; never an IPv4 address inside an IPv6 one.
     Ip(SocketAddr),
     /// A name, to be looked up at each use.
     Name(String, u16),
 }
 
-impl FromStr for Place {
+impl FromStr for HostPort {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -56,7 +56,7 @@ impl FromStr for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(place) => place.fmt(f),
@@ -89,10 +89,10 @@ impl Resolver {
     /// The addresses of a place, at most 16, in the order in which they are to be dialed: as the system prefers
     /// (RFC 6724), with the families taking turns (RFC 8305 §4). It has no time limit of its own, and dropping the
     /// call is fine.
-    pub async fn resolve(&self, place: &Place) -> io::Result<Vec<SocketAddr>> {
+    pub async fn resolve(&self, place: &HostPort) -> io::Result<Vec<SocketAddr>> {
         match place {
-            Place::Ip(place) => Ok(vec![*place]),
-            Place::Name(name, port) => self.lookup(name, *port).await,
+            HostPort::Ip(place) => Ok(vec![*place]),
+            HostPort::Name(name, port) => self.lookup(name, *port).await,
         }
     }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn places_are_read_strictly() {
-        let shown = |text: &str| text.parse::<Place>().map(|place| place.to_string());
+        let shown = |text: &str| text.parse::<HostPort>().map(|place| place.to_string());
         for good in ["192.0.2.1:4433", "[2001:db8::1]:4433", "host.example:1", "my_host:65535", "h.:1", "7seas:1"] {
             assert_eq!(shown(good).as_deref(), Ok(good));
         }
@@ -178,7 +178,7 @@ mod tests {
         {
             assert!(shown(bad).is_err(), "{bad}");
         }
-        assert!(format!("{}.example:1", "a".repeat(NAME)).parse::<Place>().is_err());
+        assert!(format!("{}.example:1", "a".repeat(NAME)).parse::<HostPort>().is_err());
     }
 
     #[test]

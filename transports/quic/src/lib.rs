@@ -15,7 +15,7 @@ use std::time::Duration;
 use peerloom_core::Kinds;
 use peerloom_core::interfaces::{Scope, scope};
 use peerloom_core::kinds::{DurationText, KindConfig, SettingsError, check_liveness};
-use peerloom_core::names::Place;
+use peerloom_core::names::HostPort;
 use peerloom_core::wire::{Address, DecodeError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,9 +59,9 @@ impl QuicConfig {
         self.listen.parse().map_err(wrong)
     }
 
-    fn advertised(&self) -> Result<Vec<Place>, SettingsError> {
-        let read = |text: &String| match text.parse::<Place>() {
-            Ok(Place::Ip(place)) if scope(place.ip()) == Scope::Nowhere => {
+    fn advertised(&self) -> Result<Vec<HostPort>, SettingsError> {
+        let read = |text: &String| match text.parse::<HostPort>() {
+            Ok(HostPort::Ip(place)) if scope(place.ip()) == Scope::Nowhere => {
                 Err(SettingsError::new("advertise", format!("`{text}` leads to no device")))
             }
             Ok(place) => address(&place).map(|_| place).map_err(|e| SettingsError::new("advertise", e.to_string())),
@@ -72,7 +72,7 @@ impl QuicConfig {
 }
 
 /// A place as others dial it.
-fn address(place: &Place) -> Result<Address, DecodeError> {
+fn address(place: &HostPort) -> Result<Address, DecodeError> {
     format!("quic://{place}").parse()
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peerloom_core::interfaces::{reachable_at, usual_ports};
-use peerloom_core::names::{Place, canonical};
+use peerloom_core::names::{HostPort, canonical};
 use peerloom_core::wire::DeviceId;
 use peerloom_core::{Error, ErrorKind, Result};
 use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
@@ -176,14 +176,14 @@ fn listen_error(address: SocketAddr, e: std::io::Error) -> Error {
 /// Where others reach this device, as it is now.
 pub(crate) struct Reached {
     ear: Ear,
-    advertised: Vec<Place>,
+    advertised: Vec<HostPort>,
     /// For the moments in which the system doesn't say.
-    last: Mutex<Vec<Place>>,
+    last: Mutex<Vec<HostPort>>,
 }
 
 impl Reached {
     /// By the socket's own addresses, or by `advertised` ones instead.
-    pub(crate) fn new(ear: Ear, advertised: Vec<Place>) -> Self {
+    pub(crate) fn new(ear: Ear, advertised: Vec<HostPort>) -> Self {
         Self { ear, advertised, last: Mutex::default() }
     }
 
@@ -193,13 +193,13 @@ impl Reached {
     }
 
     /// Best first; empty where nobody can reach it.
-    pub(crate) fn now(&self) -> Vec<Place> {
+    pub(crate) fn now(&self) -> Vec<HostPort> {
         if !self.advertised.is_empty() {
             return self.advertised.clone();
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(places) = reachable_at(self.ear.local, self.ear.takes_ipv4) {
-            *last = places.into_iter().map(Place::Ip).collect();
+            *last = places.into_iter().map(HostPort::Ip).collect();
         }
         last.clone()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use peerloom_core::interfaces::source;
-use peerloom_core::names::{Place, Resolver, race};
+use peerloom_core::names::{HostPort, Resolver, race};
 use peerloom_core::wire::{Address, DeviceId, PublicKey, limits};
 use peerloom_core::{
     DeviceSecret, Error, ErrorKind, Finding, Link, Listener, Places, Result, Signaling, Source, Transport,
@@ -142,7 +142,7 @@ impl Transport for QuicTransport {
         expected: Option<&PublicKey>,
         _signaling: Option<Arc<dyn Signaling>>,
     ) -> Result<Arc<dyn Link>> {
-        let place: Place = address.rest().parse().map_err(invalid)?;
+        let place: HostPort = address.rest().parse().map_err(invalid)?;
         let unreachable =
             |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
         let dial = async {
