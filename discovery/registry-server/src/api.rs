@@ -18,6 +18,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State as Shared};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use peerloom_registry_protocol::schema::{Id, Record, SignalAddress, Signature};
 use peerloom_registry_protocol::{code, limits};
 use tower_http::cors::{Any, CorsLayer};
 use tracing::{trace, warn};
@@ -38,11 +39,14 @@ pub(crate) struct Origin(pub(crate) Option<IpAddr>);
 const FREE: [&str; 2] = ["/healthz", "/metrics"];
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Peerloom registry",
-    description = "Finds devices by their signed records, and carries signals between them. Every failure has an \
+#[openapi(
+    components(schemas(Id, Record, Signature, SignalAddress)),
+    info(
+        title = "Peerloom registry",
+        description = "Finds devices by their signed records, and carries signals between them. Every failure has an \
                    ErrorBody. A private network wants `Authorization: Bearer TOKEN`."
-))]
+    )
+)]
 struct Document;
 
 /// All routes. The document lists each, since a route and its description are made at one place.

@@ -10,7 +10,7 @@ use common::*;
 use data_encoding::BASE64;
 use peerloom_conformance::identity::identity;
 use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn ice_credentials_are_what_coturn_checks() {
@@ -64,6 +64,70 @@ async fn the_document_lists_every_call() {
     let schemas = &document["components"]["schemas"];
     for schema in ["Announce", "ActivePeers", "UserAnswer", "DeviceAnswer", "Heartbeat", "IceAnswer", "ErrorBody"] {
         assert!(schemas[schema].is_object(), "{schema}");
+    }
+}
+
+/// Everything in the document by which a client checks what it sends, against what the registry really takes and gives.
+#[tokio::test]
+async fn the_document_has_patterns_lengths_and_content_types() {
+    let registry = start(RegistryConfig { allow_local: Some(true), ..config() }).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    let announce_at = format!("/network/{}/announce", network());
+    let document = get(at, "/openapi.json").await.json();
+    let fits = |schema: &str, value: &Value| {
+        let schema = json!({"$ref": format!("#/components/schemas/{schema}"), "components": document["components"]});
+        jsonschema::validator_for(&schema).expect("a schema").is_valid(value)
+    };
+    let good = announcement(&alice, &record(&alice, 1, |_| {}));
+    assert!(fits("Announce", &good), "{good}");
+    assert_eq!(post(at, &announce_at, &good).await.status, 200);
+    let id = alice.device.to_string();
+    let record_text = good["record"].as_str().expect("text").to_owned();
+    for (key, wrong) in [
+        ("peerId", id[1..].to_owned()),
+        ("peerId", format!("{id}a")),
+        ("peerId", id.replace(&id[..1], "1")),
+        ("peerId", format!("{}b", &id[..51])),
+        ("record", format!("{record_text}=")),
+        ("record", "A".repeat(1201)),
+        ("signalAddress", format!("wss://{}", "x".repeat(128))),
+        ("signalAddress", "no address".into()),
+    ] {
+        let mut body = good.clone();
+        body[key] = wrong.into();
+        assert!(!fits("Announce", &body), "{key}: {body}");
+        assert_ne!(post(at, &announce_at, &body).await.status, 200, "{key}: {body}");
+    }
+    for (schema, place) in [
+        ("DeviceAnswer", format!("device/{id}")),
+        ("UserAnswer", format!("peer/{}", alice.user)),
+        ("ActivePeers", "active-peers?limit=1".into()),
+        ("IceAnswer", "ice-servers".into()),
+    ] {
+        let answer = get_in(at, &place).await.json();
+        assert!(fits(schema, &answer), "{schema}: {answer}");
+    }
+    let heartbeat = |signature: &str| json!({"networkId": network().to_string(), "peerId": id, "activePeers": 0, "capacity": 1, "atMs": 1, "signature": signature});
+    assert!(fits("Heartbeat", &heartbeat(&"A".repeat(86))));
+    for wrong in ["A".repeat(85), "A".repeat(87), format!("{}==", "A".repeat(86)), format!("{}B", "A".repeat(85))] {
+        assert!(!fits("Heartbeat", &heartbeat(&wrong)), "{wrong}");
+    }
+
+    // Every parameter that is an id has the same rule.
+    let calls = document["paths"].as_object().expect("paths").values();
+    let parameters = calls.flat_map(|call| call.as_object().expect("methods").values());
+    let parameters = parameters.filter_map(|method| method["parameters"].as_array()).flatten();
+    let ids: Vec<_> = parameters.filter(|parameter| parameter["name"] != "limit").collect();
+    assert!(ids.len() >= 8, "{ids:?}");
+    assert!(ids.iter().all(|parameter| parameter["schema"].to_string().contains("{51}[AaQq]$")), "{ids:?}");
+
+    // And what an operator's tools are given is what the document says.
+    for place in ["/metrics", "/healthz", "/openapi.json"] {
+        let answer = get(at, place).await;
+        let given = answer.headers["content-type"].to_str().expect("text").to_owned();
+        let said = document["paths"][place]["get"]["responses"]["200"]["content"].as_object();
+        let said = said.and_then(|content| content.keys().next().cloned());
+        assert_eq!(said.as_deref(), Some(given.as_str()), "{place}");
     }
 }
 

@@ -13,17 +13,18 @@ use crate::text;
 pub struct Announce {
     /// The device; it must be the record's.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub peer_id: DeviceId,
     /// Where the device takes signals, `scheme://place`; without it, over this registry's WebSocket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SignalAddress>))]
     pub signal_address: Option<String>,
     /// The record's capabilities once more, for those who can't read it; must equal them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<u64>,
     /// The signed peer record in base64url; it proves who announces.
     #[serde(with = "text::record")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Record))]
     pub record: Signed,
     /// The proof of work, where the registry wants one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,6 +51,7 @@ pub struct ActivePeers {
     pub peers: Vec<ActivePeer>,
     /// What to ask for next (`after`); absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Id>))]
     pub next: Option<String>,
 }
 
@@ -60,13 +62,14 @@ pub struct ActivePeers {
 pub struct ActivePeer {
     /// Its user.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub user_id: UserId,
     /// The device.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub peer_id: DeviceId,
     /// Where it takes signals; null: over this registry.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SignalAddress>))]
     pub signal_address: Option<String>,
     /// When it was last seen.
     pub last_seen: u64,
@@ -106,14 +109,16 @@ pub struct DeviceAnswer {
 pub struct Device {
     /// The device.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub peer_id: DeviceId,
     /// Where it takes signals; null: over this registry.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SignalAddress>))]
     pub signal_address: Option<String>,
     /// When it was last seen.
     pub last_seen: u64,
     /// Its signed record in base64url, byte for byte as it was announced. Text, so that one record of a
     /// later version doesn't spoil the answer; see [`text::decode_record`].
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Record))]
     pub record: String,
     /// Whether it has a socket open, or announced itself lately and hasn't closed one since.
     pub online: bool,
@@ -126,9 +131,10 @@ pub struct Device {
 pub struct Coordinator {
     /// The device.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub peer_id: DeviceId,
     /// Where it takes signals; null: over this registry.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::SignalAddress>))]
     pub signal_address: Option<String>,
     /// When its last heartbeat came, by the registry's clock; for a device that sent none, when it was last seen.
     pub last_seen: u64,
@@ -143,11 +149,11 @@ pub struct Coordinator {
 pub struct Heartbeat {
     /// The network.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub network_id: NetworkId,
     /// The device.
     #[serde(with = "text::id")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
     pub peer_id: DeviceId,
     /// How many peers it serves now.
     pub active_peers: u32,
@@ -157,7 +163,7 @@ pub struct Heartbeat {
     pub at_ms: u64,
     /// The device key's signature over [`crate::proof::heartbeat_input`], in base64url.
     #[serde(with = "text::bytes")]
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Signature))]
     pub signature: [u8; 64],
 }
 

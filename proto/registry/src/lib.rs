@@ -70,6 +70,8 @@ pub mod limits;
 pub mod message;
 pub mod name;
 pub mod proof;
+#[cfg(feature = "openapi")]
+pub mod schema;
 pub mod text;
 
 /// The protocol's version, as a registry reports it in `/healthz`.

@@ -79,6 +79,15 @@ fn what_is_not_an_id_or_a_record_is_refused() {
     assert!(body("' OR 1=1 --", "CgRib2R5EglzaWduYXR1cmU").is_err());
     assert!(body(&good, "not base64!").is_err());
     assert!(body(&good, &"A".repeat(1300)).is_err(), "longer than a record");
+    assert!(body(&good.to_uppercase(), "CgRib2R5EglzaWduYXR1cmU").is_ok(), "in either case");
+    assert!(body(&good, "CgRib2R5EglzaWduYXR1cmU=").is_err(), "padding");
+    assert!(body(&good, "CgRib2R5EglzaWduYXR1cmV").is_err(), "bits that no byte has");
+    let work = |number: &str| {
+        let text = format!(r#"{{"peerId": "{good}", "record": "CgRib2R5EglzaWduYXR1cmU", "work": {number}}}"#);
+        serde_json::from_str::<Announce>(&text).map(|body| body.work)
+    };
+    assert_eq!(work("18446744073709551615").unwrap(), Some(u64::MAX), "all 64 bits");
+    assert!(["18446744073709551616", "-1", "1.0", "1e3", "\"1\""].iter().all(|number| work(number).is_err()));
     let negative = json!({"networkId": good, "peerId": good, "activePeers": -1, "capacity": 0, "atMs": 0, "signature": "A".repeat(86)});
     assert!(from_value::<Heartbeat>(negative).is_err());
 }

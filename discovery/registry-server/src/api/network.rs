@@ -10,6 +10,7 @@ use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_registry_protocol::http::{
     ActivePeer, ActivePeers, Announce, Announced, Coordinator, Device, DeviceAnswer, ErrorBody, IceAnswer, UserAnswer,
 };
+use peerloom_registry_protocol::schema::Id;
 use peerloom_registry_protocol::{limits, text};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -27,9 +28,9 @@ use crate::{ice, now_ms};
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Path)]
 pub(crate) struct NetworkPlace {
-    /// The network, 52 characters of base32.
+    /// The network.
     #[serde(with = "text::id")]
-    #[param(value_type = String)]
+    #[param(value_type = Id, inline)]
     network_id: NetworkId,
 }
 
@@ -38,13 +39,13 @@ pub(crate) struct NetworkPlace {
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Path)]
 pub(crate) struct UserPlace {
-    /// The network, 52 characters of base32.
+    /// The network.
     #[serde(with = "text::id")]
-    #[param(value_type = String)]
+    #[param(value_type = Id, inline)]
     network_id: NetworkId,
-    /// The user, 52 characters of base32.
+    /// The user.
     #[serde(with = "text::id")]
-    #[param(value_type = String)]
+    #[param(value_type = Id, inline)]
     user_id: UserId,
 }
 
@@ -53,13 +54,13 @@ pub(crate) struct UserPlace {
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Path)]
 pub(crate) struct DevicePlace {
-    /// The network, 52 characters of base32.
+    /// The network.
     #[serde(with = "text::id")]
-    #[param(value_type = String)]
+    #[param(value_type = Id, inline)]
     network_id: NetworkId,
-    /// The device, 52 characters of base32.
+    /// The device.
     #[serde(with = "text::id")]
-    #[param(value_type = String)]
+    #[param(value_type = Id, inline)]
     peer_id: DeviceId,
 }
 
@@ -67,9 +68,11 @@ pub(crate) struct DevicePlace {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Page {
-    /// Most peers on the page: from 1 to 500; 100 when absent.
+    /// Most peers on the page.
+    #[param(minimum = 1, maximum = 500, default = 100)]
     limit: Option<u32>,
     /// `next` of the page before.
+    #[param(value_type = Option<Id>, inline)]
     after: Option<String>,
 }
 

@@ -23,17 +23,26 @@ pub(crate) struct Health {
 }
 
 /// This document.
-#[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
+#[utoipa::path(
+    get, path = "/openapi.json",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Object))
+)]
 pub(crate) async fn openapi(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
     let document = state.document.get().cloned().unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], document)
 }
 
+/// The format of the figures (OpenMetrics).
+const FIGURES: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Figures for Prometheus.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
+#[utoipa::path(
+    get, path = "/metrics",
+    responses((status = 200, body = String, content_type = FIGURES))
+)]
 pub(crate) async fn metrics(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
     let text = state.metrics.text(state.store.devices());
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    ([(header::CONTENT_TYPE, FIGURES)], text)
 }
 
 /// Answers while the registry works.

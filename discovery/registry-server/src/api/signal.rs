@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use peerloom_core::wire::DeviceId;
 use peerloom_registry_protocol::http::ErrorBody;
+use peerloom_registry_protocol::schema::Id;
 use peerloom_registry_protocol::{code, limits, text};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -36,9 +37,9 @@ const RETRY: Duration = Duration::from_secs(60);
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Path)]
 pub(crate) struct SignalPlace {
-    /// The device that connects, 52 characters of base32.
+    /// The device that connects.
     #[serde(with = "text::id")]
-    #[param(value_type = String)]
+    #[param(value_type = Id, inline)]
     peer_id: DeviceId,
 }
 
