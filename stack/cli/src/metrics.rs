@@ -20,7 +20,8 @@ use tracing::debug;
 /// Connections at once, and one in how many of the process's files is for one.
 const CONNECTIONS: usize = 32;
 const FILES_SHARE: usize = 8;
-/// How long a connection may take for its request and the answer.
+/// How long a connection may take for its request, and with the answer: those who say nothing make room soon.
+const REQUEST: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of a request, in bytes.
 const HEAD: usize = 16 * 1024;
@@ -74,6 +75,6 @@ async fn answer(stream: TcpStream, figures: PrometheusHandle) -> hyper::Result<(
         async { Ok::<_, Infallible>(text.unwrap_or_default()) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(TIMEOUT).max_buf_size(HEAD).keep_alive(false);
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST).max_buf_size(HEAD).keep_alive(false);
     http.serve_connection(TokioIo::new(stream), service).await
 }

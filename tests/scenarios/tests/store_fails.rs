@@ -6,11 +6,13 @@
 mod engines;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use engines::{PATIENCE, engine, eventually, meet, send, texts};
 use peerloom_core::memory::{Faults, MemoryNetwork, MemoryStorage};
-use peerloom_core::{ErrorKind, Storage};
+use peerloom_core::{Batch, ErrorKind, Snapshot, Storage, StorageCaps};
+use peerloom_engine::Cursor;
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
 
@@ -143,5 +145,64 @@ struct Unmount(std::path::PathBuf);
 impl Drop for Unmount {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A store with a bug that shows on one thread.
+struct Buggy {
+    inner: MemoryStorage,
+    thread: &'static str,
+    armed: Arc<AtomicBool>,
+}
+
+impl Storage for Buggy {
+    fn caps(&self) -> StorageCaps {
+        self.inner.caps()
+    }
+
+    fn snapshot(&self) -> peerloom_core::Result<Box<dyn Snapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn commit(&self, batch: &Batch) -> peerloom_core::Result<()> {
+        if self.armed.load(Ordering::Relaxed) {
+            // Time for others to wait for the committer's thread.
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(std::thread::current().name() != Some(self.thread), "as a bug would");
+        }
+        self.inner.commit(batch)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_dies_ends_the_node_with_an_error() {
+    for thread in ["peerloom-deliver", "peerloom-commit"] {
+        let links = MemoryNetwork::default();
+        let armed = Arc::new(AtomicBool::new(false));
+        let alice = engine(1, &links, Arc::new(MemoryStorage::new()), false).await;
+        let store = Buggy { inner: MemoryStorage::new(), thread, armed: armed.clone() };
+        let bob = engine(2, &links, Arc::new(store), false).await;
+        let contact = meet(&alice, &bob).await;
+        let mut events = bob.events(Cursor::START);
+        assert!(bob.failure().is_none());
+        armed.store(true, Ordering::Relaxed);
+        // Whoever waits for an answer gets one.
+        let mut errors = Vec::new();
+        for _ in 0..100 {
+            let sends = (0..50).map(|_| tokio::time::timeout(PATIENCE, send(&bob, &contact, "?")));
+            let sent = futures_util::future::join_all(sends).await;
+            errors.extend(sent.into_iter().filter_map(|sent| sent.expect("an answer").err()));
+            if !errors.is_empty() {
+                break;
+            }
+        }
+        let kinds: Vec<ErrorKind> = errors.iter().map(|error| error.kind()).collect();
+        assert!(kinds.contains(&ErrorKind::Bug), "{thread}: {errors:?}");
+        let ended = async { while events.next().await.is_some() {} };
+        tokio::time::timeout(PATIENCE, ended).await.expect("events end");
+        assert_eq!(bob.failure().expect("a failure").kind(), ErrorKind::Bug);
+        assert_eq!(bob.queue().await.expect_err("no more").kind(), ErrorKind::Bug);
+        tokio::time::timeout(PATIENCE, bob.shutdown()).await.expect("an end");
+        alice.shutdown().await;
     }
 }

@@ -218,3 +218,18 @@ async fn follow(id: u64, node: &Node, after: Option<String>, answers: &Answers, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered() {
+        let request = async {
+            tokio::task::yield_now().await;
+            // As a bug would.
+            Option::<Result<Value>>::None.expect("there is none")
+        };
+        assert_eq!(guarded(request).await.unwrap_err().kind(), ErrorKind::Bug);
+    }
+}
