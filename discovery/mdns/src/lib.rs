@@ -7,7 +7,7 @@ mod txt;
 use std::sync::Arc;
 
 use peerloom_core::Kinds;
-use peerloom_core::kinds::{KindConfig, SettingsError};
+use peerloom_core::kinds::KindConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ pub struct MdnsConfig {
     /// Names of the network interfaces to use, such as "eth0"; empty for all of them.
     pub interfaces: Vec<String>,
     /// UDP port. Every other program uses 5353; another one makes a network of its own.
+    #[schemars(range(min = 1, max = 65_535))]
     pub port: u16,
 }
 
@@ -30,14 +31,7 @@ impl Default for MdnsConfig {
     }
 }
 
-impl KindConfig for MdnsConfig {
-    fn validate(&self) -> Result<(), SettingsError> {
-        if self.port == 0 {
-            return Err(SettingsError::new("port", "the port takes from 1 to 65535; 5353 is mDNS's"));
-        }
-        Ok(())
-    }
-}
+impl KindConfig for MdnsConfig {}
 
 /// Registers the `mdns` kind.
 pub fn register(kinds: &mut Kinds) {

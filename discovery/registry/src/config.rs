@@ -29,6 +29,7 @@ pub struct RegistryConfig {
     pub ca: Option<PathBuf>,
     /// How long an answer counts before the registry is asked again. Where nothing was found, longer
     /// each time, up to 15 times as long.
+    #[schemars(extend("minDuration" = "1s", "maxDuration" = "1h"))]
     pub cache: DurationText,
 }
 
@@ -55,9 +56,6 @@ impl KindConfig for RegistryConfig {
         }
         if let Some(Err(error)) = self.signal_address.as_ref().map(|text| text.parse::<Address>()) {
             return Err(SettingsError::new("signal_address", error.to_string()));
-        }
-        if self.cache.0.is_zero() {
-            return Err(SettingsError::new("cache", "a registry can't be asked each time; \"60s\" is good"));
         }
         Ok(())
     }
@@ -93,7 +91,6 @@ mod tests {
         let path = |config: RegistryConfig| config.validate().unwrap_err().path;
         assert_eq!(path(RegistryConfig::default()), "url");
         assert_eq!(path(RegistryConfig { token: Some("a b".into()), ..good.clone() }), "token");
-        assert_eq!(path(RegistryConfig { signal_address: Some("x".into()), ..good.clone() }), "signal_address");
-        assert_eq!(path(RegistryConfig { cache: DurationText(Duration::ZERO), ..good }), "cache");
+        assert_eq!(path(RegistryConfig { signal_address: Some("x".into()), ..good }), "signal_address");
     }
 }

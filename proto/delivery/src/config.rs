@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
+/// The longest wait between two attempts: a hundred years. Longer ones could not be added to a time.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The two clocks a machine reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
@@ -59,6 +62,6 @@ impl Config {
     /// `wait`, shortened or lengthened by up to the jitter.
     pub(crate) fn jittered(&self, wait: Duration, rng: &mut dyn Rng) -> Duration {
         let unit = f64::from(rng.next_u32()) / f64::from(u32::MAX);
-        wait.mul_f64((1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * unit - 1.0)).max(0.0))
+        wait.min(LONGEST).mul_f64((1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * unit - 1.0)).max(0.0))
     }
 }

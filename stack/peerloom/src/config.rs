@@ -1,19 +1,21 @@
 //! The configuration file: one table for each layer, each with a `kind`.
 
+mod own_files;
+mod problems;
 mod schema;
 mod tree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use peerloom_core::kinds::{DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
+use peerloom_core::kinds::{self, DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
 use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, private};
 use peerloom_engine::EngineConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use problems::Problems;
 pub use schema::{Key, file_schema, keys, nearest};
 use tree::Tree;
 
@@ -105,17 +107,23 @@ impl KindConfig for General {
 #[serde(default)]
 pub struct Delivery {
     /// How long a message may wait to be delivered before it fails.
+    #[schemars(extend("minDuration" = "1s", "maxDuration" = "365d"))]
     pub ttl: DurationText,
     /// How long an acknowledgement may take while a link is up, before messages are sent again.
+    #[schemars(extend("minDuration" = "100ms", "maxDuration" = "1h"))]
     pub ack_timeout: DurationText,
     /// Waits between attempts without a link; after the last the contact counts as stalled, and its
     /// messages go out when it appears.
+    #[schemars(length(min = 1, max = 32), extend("minDuration" = "10ms", "maxDuration" = "7d"))]
     pub retry_delays: Vec<DurationText>,
     /// Most messages of one conversation that wait to be acknowledged.
+    #[schemars(range(min = 1, max = 10_000_000))]
     pub max_queued_messages: usize,
     /// Most bytes of one conversation that wait to be acknowledged.
+    #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
     pub max_queued_bytes: usize,
     /// Most links to other devices.
+    #[schemars(range(min = 1, max = 65_536))]
     pub max_links: usize,
 }
 
@@ -135,26 +143,8 @@ impl Default for Delivery {
 
 impl KindConfig for Delivery {
     fn validate(&self) -> Result<(), SettingsError> {
-        if self.ttl.0 < Duration::from_secs(1) {
-            return Err(SettingsError::new("ttl", "it takes at least 1s"));
-        }
-        if self.ack_timeout.0 < Duration::from_millis(100) {
-            return Err(SettingsError::new("ack_timeout", "it takes at least 100ms"));
-        }
         if self.retry_delays.is_empty() || self.retry_delays.len() > 32 {
             return Err(SettingsError::new("retry_delays", "list from 1 to 32 waits, such as [\"1s\", \"5s\"]"));
-        }
-        if self.max_queued_messages == 0 {
-            return Err(SettingsError::new("max_queued_messages", "leave room for at least one message"));
-        }
-        if self.max_queued_bytes < 1024 * 1024 {
-            return Err(SettingsError::new(
-                "max_queued_bytes",
-                "leave room for at least one message of 1 MiB (1048576)",
-            ));
-        }
-        if self.max_links == 0 {
-            return Err(SettingsError::new("max_links", "leave room for at least one link"));
         }
         Ok(())
     }
@@ -211,12 +201,12 @@ impl Config {
 
     /// Validates a file's text. `origin` is what errors call the file.
     pub fn parse(text: &str, origin: &str, folder: &Path, overrides: &[Override], kinds: &Kinds) -> Result<Self> {
-        let invalid = |problems: Vec<String>| Error::new(ErrorKind::Invalid, "config", "check", problems.join("\n"));
-        let mut tree = Tree::parse(text, origin).map_err(|p| invalid(vec![p]))?;
+        let invalid = |problems: Problems| Error::new(ErrorKind::Invalid, "config", "check", problems.to_string());
+        let mut tree = Tree::parse(text, origin).map_err(|p| invalid(p.into()))?;
         for change in overrides {
-            tree.set(&change.path, &change.value).map_err(|p| invalid(vec![p]))?;
+            tree.set(&change.path, &change.value).map_err(|p| invalid(p.into()))?;
         }
-        let mut reader = Reader { kinds, problems: Vec::new() };
+        let mut reader = Reader { kinds, folder, problems: Problems::default() };
         let config = reader.read(tree, folder);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
@@ -292,7 +282,8 @@ pub(crate) fn replace_storage(text: &str, storage: &Settings) -> Result<String> 
 /// Turns a tree into a configuration, collecting all problems on the way.
 struct Reader<'a> {
     kinds: &'a Kinds,
-    problems: Vec<String>,
+    folder: &'a Path,
+    problems: Problems,
 }
 
 impl Reader<'_> {
@@ -301,13 +292,13 @@ impl Reader<'_> {
         for layer in Layer::ALL {
             let many = layer != Layer::Storage;
             match tree.take(&layer.to_string()) {
-                None => self.problems.push(self.lacks(&tree, layer)),
+                None => self.problems.add(self.lacks(&tree, layer)),
                 Some(table) if !many || table.is_table() => layers.extend(self.choice(layer, table)),
                 Some(list) => match list.into_items() {
-                    Ok(items) if items.is_empty() => self.problems.push(self.lacks(&tree, layer)),
+                    Ok(items) if items.is_empty() => self.problems.add(self.lacks(&tree, layer)),
                     Ok(items) => items.into_iter().for_each(|item| layers.extend(self.choice(layer, item))),
                     Err(other) => {
-                        self.problems.push(format!("{}: `{layer}` is not a table; write [[{layer}]]", other.place()));
+                        self.problems.add(format!("{}: `{layer}` is not a table; write [[{layer}]]", other.place()));
                     }
                 },
             }
@@ -335,17 +326,17 @@ impl Reader<'_> {
 
     fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
         if !table.is_table() {
-            self.problems.push(format!("{}: `{layer}` is not a table; write [{layer}]", table.place()));
+            self.problems.add(format!("{}: `{layer}` is not a table; write [{layer}]", table.place()));
             return None;
         }
         let place = table.place();
         let known: Vec<_> = self.kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();
         let Some(kind) = table.take("kind") else {
-            self.problems.push(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
+            self.problems.add(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
             return None;
         };
         let Some(name) = kind.as_text() else {
-            self.problems.push(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
+            self.problems.add(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
             return None;
         };
         let Some(info) = self.kinds.find(layer, name) else {
@@ -353,7 +344,7 @@ impl Reader<'_> {
                 nearest(name, known.iter().copied()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
             let problem =
                 format!("{}: unknown {layer} kind `{name}`{guess}; known: {}", kind.place(), known.join(", "));
-            self.problems.push(problem);
+            self.problems.add(problem);
             return None;
         };
         let inner = if info.wraps {
@@ -361,7 +352,7 @@ impl Reader<'_> {
                 let problem = format!(
                     "{place}: [{layer}] of kind `{name}` lacks a table [{layer}.{INNER}] with the `kind` it wraps"
                 );
-                self.problems.push(problem);
+                self.problems.add(problem);
                 return None;
             };
             Some(self.choice(layer, inner)?)
@@ -374,8 +365,14 @@ impl Reader<'_> {
         let Ok(mut settings) = table.to_settings() else {
             return None;
         };
+        if layer == Layer::Storage
+            && let Some(error) = own_files::clash(self.folder, &settings)
+        {
+            self.problems.add(table.explain(&layer.to_string(), &error));
+            return None;
+        }
         if let Err(error) = info.validate(&settings) {
-            self.problems.push(table.explain(&layer.to_string(), &error));
+            self.problems.add(table.explain(&layer.to_string(), &error));
             return None;
         }
         if let Some(Choice { kind, settings: mut inner, .. }) = inner {
@@ -392,30 +389,26 @@ impl Reader<'_> {
             return None;
         }
         let settings = table.to_settings().ok()?;
-        let parsed = serde_path_to_error::deserialize::<_, S>(Value::Object(settings));
-        let checked = parsed
-            .map_err(|e| SettingsError::new(e.path().to_string(), e.inner().to_string()))
-            .and_then(|config| config.validate().map(|()| config));
-        checked.map_err(|error| self.problems.push(table.explain(name, &error))).ok()
+        kinds::parse(&settings).map_err(|error| self.problems.add(table.explain(name, &error))).ok()
     }
 
     fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
         let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
-        let unknown = table.keys().filter(|(key, _)| !known.iter().any(|k| k == key));
-        let before = self.problems.len();
-        for (key, place) in unknown {
-            let names = known.iter().map(String::as_str);
-            let sections =
-                ["transport", "discovery", "storage", "crypto", "delivery"].into_iter().filter(|_| what == "the file");
-            let guess = nearest(key, names.clone().chain(sections.clone()))
-                .map(|n| format!(", did you mean `{n}`?"))
-                .unwrap_or_default();
-            let listed: Vec<&str> = names.chain(sections).collect();
-            let list =
-                if listed.is_empty() { "it has no keys".into() } else { format!("known: {}", listed.join(", ")) };
-            self.problems.push(format!("{place}: {what} has no key `{key}`{guess}; {list}"));
+        let sections: &[&str] = match what {
+            "the file" => &["transport", "discovery", "storage", "crypto", "delivery"],
+            _ => &[],
+        };
+        let names: Vec<&str> = known.iter().map(String::as_str).chain(sections.iter().copied()).collect();
+        let list = if names.is_empty() { "it has no keys".into() } else { format!("known: {}", names.join(", ")) };
+        let before = self.problems.count();
+        for (key, place) in table.keys().filter(|(key, _)| !known.iter().any(|k| k == key)) {
+            self.problems.add_with(|| {
+                let guess = nearest(key, names.iter().copied());
+                let guess = guess.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+                format!("{place}: {what} has no key `{key}`{guess}; {list}")
+            });
         }
-        self.problems.len() == before
+        self.problems.count() == before
     }
 }
 

@@ -8,7 +8,7 @@ use peerloom_core::wire::store::{META, meta};
 use peerloom_core::{Error, ErrorKind, Result, Storage, private};
 
 /// The note's name: kind and instance of the store that belongs to the folder.
-const NOTE: &str = "store.id";
+pub(crate) const NOTE: &str = "store.id";
 
 fn error(kind: ErrorKind, message: String) -> Error {
     Error::new(kind, "folder", "open", message)

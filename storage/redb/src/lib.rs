@@ -22,6 +22,7 @@ pub struct RedbConfig {
     /// The store's file; a relative path begins at the node's folder.
     pub path: PathBuf,
     /// Most memory for cached pages, in MiB.
+    #[schemars(range(min = 1, max = 65_536))]
     pub cache_mib: u32,
 }
 
@@ -33,9 +34,6 @@ impl Default for RedbConfig {
 
 impl KindConfig for RedbConfig {
     fn validate(&self) -> Result<(), SettingsError> {
-        if !(1..=65_536).contains(&self.cache_mib) {
-            return Err(SettingsError::new("cache_mib", "the cache takes from 1 to 65536 MiB"));
-        }
         if self.path.as_os_str().is_empty() {
             return Err(SettingsError::new("path", "name a file, such as \"store.redb\""));
         }

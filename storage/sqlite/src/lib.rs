@@ -19,6 +19,7 @@ pub struct SqliteConfig {
     /// The database's file; a relative path begins at the node's folder.
     pub path: PathBuf,
     /// Most memory for cached pages of each connection, in MiB.
+    #[schemars(range(min = 1, max = 65_536))]
     pub cache_mib: u32,
 }
 
@@ -30,9 +31,6 @@ impl Default for SqliteConfig {
 
 impl KindConfig for SqliteConfig {
     fn validate(&self) -> Result<(), SettingsError> {
-        if !(1..=65_536).contains(&self.cache_mib) {
-            return Err(SettingsError::new("cache_mib", "the cache takes from 1 to 65536 MiB"));
-        }
         if self.path.as_os_str().is_empty() {
             return Err(SettingsError::new("path", "name a file, such as \"store.sqlite\""));
         }

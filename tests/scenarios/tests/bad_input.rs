@@ -22,7 +22,7 @@ fn files_are_checked_with_their_lines() {
         ("ttl = \"7d\"", "ttl = 7", &["ttl", "expected"]),
         ("[storage]", "[storag]", &["storag", "storage"]),
         ("network =", "network", &[]),
-        ("kind = \"quic\"", "kind = \"quic\"\nkeep_alive = \"1h\"", &["keep_alive", "at most half of idle_timeout"]),
+        ("kind = \"quic\"", "kind = \"quic\"\nkeep_alive = \"20s\"", &["keep_alive", "at most half of idle_timeout"]),
     ];
     for (from, to, expected) in cases {
         assert!(good.contains(from), "{from}");

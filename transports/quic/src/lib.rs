@@ -33,8 +33,10 @@ pub struct QuicConfig {
     /// or a name, and a port. Who dials looks a name up.
     pub advertise: Vec<String>,
     /// How often an idle link is kept alive.
+    #[schemars(extend("minDuration" = "100ms", "maxDuration" = "5m"))]
     pub keep_alive: DurationText,
     /// How long a link may be silent before it counts as lost.
+    #[schemars(extend("minDuration" = "1s", "maxDuration" = "10m"))]
     pub idle_timeout: DurationText,
     /// Refuse links whose key exchange isn't safe against quantum computers.
     pub require_post_quantum: bool,

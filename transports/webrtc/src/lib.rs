@@ -46,8 +46,10 @@ pub struct WebRtcConfig {
     /// Go through TURN servers only, so that contacts don't learn this machine's addresses.
     pub relay_only: bool,
     /// How often an idle link is kept alive.
+    #[schemars(extend("minDuration" = "100ms", "maxDuration" = "5m"))]
     pub keep_alive: DurationText,
     /// How long a link may be silent before it counts as lost.
+    #[schemars(extend("minDuration" = "1s", "maxDuration" = "10m"))]
     pub idle_timeout: DurationText,
 }
 

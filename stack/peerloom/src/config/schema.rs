@@ -1,6 +1,6 @@
 //! What can be said of a configuration type: its keys, their types, defaults and documentation.
 
-use peerloom_core::kinds::{INNER, KindInfo, Kinds, Layer};
+use peerloom_core::kinds::{INNER, KindInfo, Kinds, Layer, Range};
 use serde_json::{Map, Value, json};
 
 /// One key of a configuration table.
@@ -24,7 +24,7 @@ pub fn keys(schema: &Value) -> Vec<Key> {
     };
     let key = |(name, property): (&String, &Value)| Key {
         name: name.clone(),
-        kind: kind_of(property),
+        kind: ranged(property),
         default: property
             .get("default")
             .filter(|default| !default.is_null())
@@ -32,6 +32,16 @@ pub fn keys(schema: &Value) -> Vec<Key> {
         documentation: property.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " "),
     };
     properties.iter().map(key).collect()
+}
+
+/// What a property takes, with its range.
+fn ranged(property: &Value) -> String {
+    let kind = kind_of(property);
+    match Range::of(property) {
+        Some(Range::Number { lowest, highest }) => format!("{kind}, {lowest} to {highest}"),
+        Some(Range::Duration { shortest, longest }) => format!("{kind}, {shortest} to {longest}"),
+        None => kind,
+    }
 }
 
 fn kind_of(property: &Value) -> String {
@@ -96,7 +106,8 @@ fn table_schema(kind: &KindInfo<'_>) -> Value {
 
 /// The name most like `wanted`, if one is like it at all.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let wanted = wanted.to_lowercase();
+    // Longer than any name.
+    let wanted = wanted.chars().take(64).collect::<String>().to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&wanted, name);
     let near = |name: &&str| distance(name) <= 1 + name.len().max(wanted.len()) / 3;
     names.into_iter().filter(near).min_by_key(|name| distance(name))

@@ -20,17 +20,34 @@ enum Node {
     Leaf(Value),
 }
 
+/// Deepest table that an override makes.
+const DEEPEST: usize = 16;
+/// Characters of an override's value in its place.
+const SHOWN: usize = 60;
+
 /// Text with the name that errors call it by.
 struct Source<'a> {
     text: &'a str,
     origin: &'a str,
+    /// Where the text's lines end: counted once, for a long file has many places.
+    ends: Vec<usize>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    fn new(text: &'a str, origin: &'a str) -> Self {
+        Self { text, origin, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
     /// `origin:line`, from a position in the text.
     fn place(&self, span: &Range<usize>) -> String {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        format!("{}:{}", self.origin, before.matches('\n').count() + 1)
+        format!("{}:{}", self.origin, self.ends.partition_point(|end| *end < span.start) + 1)
+    }
+
+    /// The line of the deepest key, for an error about depth, which has no span.
+    fn deepest(&self) -> String {
+        let depths = self.text.lines().map(|line| line.matches('.').count()).enumerate();
+        let deepest = depths.max_by_key(|(line, depth)| (*depth, std::cmp::Reverse(*line))).map_or(0, |(line, _)| line);
+        format!("{}:{}", self.origin, deepest + 1)
     }
 
     fn table(&self, table: &DeTable<'_>, place: String) -> Tree {
@@ -69,10 +86,10 @@ fn integer(number: &toml::de::DeInteger<'_>) -> Value {
 impl Tree {
     /// Parses a file; the error names the line.
     pub(super) fn parse(text: &str, origin: &str) -> Result<Self, String> {
-        let source = Source { text, origin };
-        let document = DeTable::parse(text).map_err(|error| {
-            let place = error.span().map_or_else(|| origin.to_owned(), |span| source.place(&span));
-            format!("{place}: {}", error.message())
+        let source = Source::new(text, origin);
+        let document = DeTable::parse(text).map_err(|error| match error.span() {
+            Some(span) => format!("{}: {}", source.place(&span), error.message()),
+            None => format!("{}: tables are nested too deeply ({})", source.deepest(), error.message()),
         })?;
         Ok(source.table(document.get_ref(), origin.to_owned()))
     }
@@ -80,8 +97,14 @@ impl Tree {
     /// Sets the value at a dotted path. Numbers in the path are places in a list; one past the end
     /// appends.
     pub(super) fn set(&mut self, path: &str, value: &str) -> Result<(), String> {
-        let place = format!("{path}={value}");
-        let source = Source { text: value, origin: &place };
+        let shown: String = value.chars().take(SHOWN + 1).collect();
+        let more = if shown.chars().count() > SHOWN { "…" } else { "" };
+        let place = format!("{path}={}{more}", shown.chars().take(SHOWN).collect::<String>());
+        if path.split('.').count() > DEEPEST {
+            let path: String = path.chars().take(SHOWN).collect();
+            return Err(format!("{path}…: tables are nested too deeply; no key has more than {DEEPEST} parts"));
+        }
+        let source = Source::new(value, &place);
         let parsed = DeValue::parse(value);
         let mut value = match &parsed {
             Ok(value) => source.value(value.get_ref(), place.clone()),

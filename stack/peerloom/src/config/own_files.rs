@@ -1,0 +1,89 @@
+//! Files of the folder that are the node's own: a store in one of them would destroy it, or be destroyed.
+
+use std::path::{Component, Path, PathBuf};
+
+use peerloom_core::kinds::{Settings, SettingsError};
+
+use super::FILE_NAME;
+use crate::folder;
+
+/// Names in a node's folder that are taken. The control socket is the command's, and is removed and made again
+/// at each start.
+const TAKEN: [&str; 3] = [FILE_NAME, folder::NOTE, "node.sock"];
+
+/// Longest path, in bytes: less than systems allow, for names that begin with it.
+const LONGEST_PATH: usize = 1024;
+
+/// Whether settings of a store name a file that is the node's own, or one that is about to become one.
+pub(super) fn clash(folder: &Path, settings: &Settings) -> Option<SettingsError> {
+    let folder = resolved(folder);
+    let mut paths = settings.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
+    paths.find_map(|(key, text)| {
+        if text.len() > LONGEST_PATH || text.contains('\0') {
+            let message = format!("a path takes at most {LONGEST_PATH} bytes, and none that is zero");
+            return Some(SettingsError::new(key.as_str(), message));
+        }
+        let path = resolved(&folder.join(text));
+        let name = path.file_name()?.to_string_lossy().to_lowercase();
+        // `.new` files take the places of others.
+        let taken = TAKEN.into_iter().any(|taken| name.strip_suffix(".new").unwrap_or(&name) == taken);
+        let message = format!("`{text}` is a file that the node makes itself; take another name");
+        (taken && path.parent() == Some(&folder)).then(|| SettingsError::new(key.as_str(), message))
+    })
+}
+
+/// A path without `.`, `..` and links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(found) = path.canonicalize() {
+        return found;
+    }
+    match (path.parent(), path.components().next_back()) {
+        (Some(parent), Some(Component::Normal(name))) if !parent.as_os_str().is_empty() => resolved(parent).join(name),
+        (Some(parent), Some(Component::ParentDir)) => {
+            let inside = resolved(parent);
+            inside.parent().unwrap_or(&inside).to_path_buf()
+        }
+        (Some(parent), Some(Component::CurDir)) => resolved(parent),
+        (Some(_), Some(name)) => std::env::current_dir().unwrap_or_default().join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// The settings' values that could be paths are texts.
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn own_files_are_no_place_for_a_store() {
+        let base = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(base.path().join("sub")).expect("a folder");
+        std::os::unix::fs::symlink("node.sock", base.path().join("link")).expect("a link");
+        std::fs::write(base.path().join("node.sock"), "").expect("a file");
+        let clashes = |path: &str| {
+            let settings = Settings::from_iter([("path".to_owned(), Value::from(path))]);
+            clash(base.path(), &settings).is_some()
+        };
+        let absolute = base.path().join("node.sock").display().to_string();
+        for taken in [
+            "node.sock",
+            "./node.sock",
+            "sub/../node.sock",
+            "gone/../node.sock",
+            "peerloom.toml",
+            "PEERLOOM.TOML",
+            "store.id",
+            "store.id.new",
+            "link",
+            &absolute,
+        ] {
+            assert!(clashes(taken), "{taken}");
+        }
+        for free in ["store.redb", "sub/node.sock", "node.sock2", "peerloom.toml.redb", "/tmp/x/store.id"] {
+            assert!(!clashes(free), "{free}");
+        }
+        assert!(clash(base.path(), &Settings::from_iter([("cache_mib".to_owned(), json!(7))])).is_none());
+    }
+}
