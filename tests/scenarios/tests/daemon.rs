@@ -244,8 +244,6 @@ fn a_node_that_does_not_answer_is_mentioned() {
     // One that waits for events hears of it, too.
     let child = command(&alice, &["inbox", "--follow"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut following = Ended(child.expect("a process"));
-    eventually("the request", || !following.0.stderr.is_none());
-    std::thread::sleep(std::time::Duration::from_millis(500));
     signal("STOP", running.pid());
     let mut line = String::new();
     BufReader::new(following.0.stderr.take().expect("its output")).read_line(&mut line).expect("a line");
