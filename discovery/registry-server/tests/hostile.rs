@@ -336,7 +336,8 @@ async fn a_slow_body_is_not_waited_for() {
 
 #[tokio::test]
 async fn connections_are_bounded() {
-    let limits = Limits { connections: 3, ..config().limits };
+    // One address takes half of them.
+    let limits = Limits { connections: 6, ..config().limits };
     let registry = start(RegistryConfig { limits, ..config() }).await;
     let at = registry.local_addr();
     let mut open = Vec::new();
