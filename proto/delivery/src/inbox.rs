@@ -118,6 +118,10 @@ impl Inbox {
     /// whose turn it is.
     pub fn on_settled(&mut self, position: Position, now: Now) -> Option<Position> {
         self.parked.remove(&position);
+        if self.stored.base == 0 {
+            // Opened without having joined: the session is there, only what was known of the log is lost.
+            self.stored.base = 1;
+        }
         if position > self.stored.through {
             self.stored.beyond.insert(position, position);
             self.stored.through = self.stored.beyond.absorb(self.stored.through);

@@ -99,6 +99,7 @@ impl Outbox {
     ) -> Self {
         let mut outbox = Self::new(config);
         for (device, stored) in cursors {
+            outbox.head = outbox.head.max(values::last_settled(&stored));
             let next = stored.through + 1;
             // Whoever waits gets a first attempt at once.
             let halted = stored.halted;

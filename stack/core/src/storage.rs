@@ -19,7 +19,8 @@ pub use checked::Checked;
 /// [`StorageCaps::durable`] is set, the batch survives a crash of the machine. When it returns an
 /// error the batch may or may not be there, and the next call works again as soon as the cause is
 /// gone: a store that its library poisons reopens itself. A full disk is [`ErrorKind::Full`],
-/// anything else that fails is [`ErrorKind::Storage`]. A snapshot sees exactly the batches
+/// anything else that fails is [`ErrorKind::Storage`]; a row that was changed beneath the store is
+/// [`ErrorKind::Damaged`]. A snapshot sees exactly the batches
 /// committed before it was taken, and never blocks a commit. A table that nothing was written to
 /// is empty. Keys are up to 128 bytes, values up to 2 MiB.
 ///
@@ -29,6 +30,7 @@ pub use checked::Checked;
 ///
 /// [`ErrorKind::Full`]: crate::ErrorKind::Full
 /// [`ErrorKind::Storage`]: crate::ErrorKind::Storage
+/// [`ErrorKind::Damaged`]: crate::ErrorKind::Damaged
 pub trait Storage: Send + Sync {
     /// What this store promises.
     fn caps(&self) -> StorageCaps;
@@ -80,8 +82,69 @@ pub trait Snapshot: Send {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>>;
 
     /// Rows of a range in order, at most one [`Page`]; an empty page means that the range is
-    /// exhausted.
+    /// exhausted. A damaged row hides no other: it is left out, and counted in
+    /// [`damaged`](Snapshot::damaged).
     fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>>;
+
+    /// The table of each damaged row that scans of this snapshot have left out so far.
+    fn damaged(&self) -> Vec<Table> {
+        Vec::new()
+    }
+}
+
+/// Scans `inner`, whose rows `open` turns into those of a wrapping store; those that it refuses as
+/// damaged are left out and go to `damaged`.
+pub fn scan_sound(
+    inner: &dyn Snapshot,
+    table: Table,
+    mut range: KeyRange,
+    order: Order,
+    page: Page,
+    open: impl Fn(&Row) -> Result<Row>,
+    mut damaged: impl FnMut(&Row),
+) -> Result<Vec<Row>> {
+    loop {
+        let rows = inner.scan(table, &range, order, page)?;
+        let Some(last) = rows.last() else {
+            return Ok(Vec::new());
+        };
+        range = match order {
+            Order::Ascending => range.after(&last.key),
+            Order::Descending => range.before(&last.key),
+        };
+        let mut sound = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match open(row) {
+                Ok(opened) => sound.push(opened),
+                Err(error) if error.kind() == ErrorKind::Damaged => damaged(row),
+                Err(error) => return Err(error),
+            }
+        }
+        // A page of damaged rows alone isn't the end.
+        if !sound.is_empty() {
+            return Ok(sound);
+        }
+    }
+}
+
+/// The damaged rows that a snapshot has met: each once, however often it is scanned.
+#[derive(Debug, Default)]
+pub struct DamagedRows(std::sync::Mutex<std::collections::BTreeSet<(Table, Bytes)>>);
+
+impl DamagedRows {
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<(Table, Bytes)>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Notes a row.
+    pub fn note(&self, table: Table, key: &Bytes) {
+        self.lock().insert((table, key.clone()));
+    }
+
+    /// The table of each.
+    pub fn tables(&self) -> Vec<Table> {
+        self.lock().iter().map(|(table, _)| *table).collect()
+    }
 }
 
 /// One row of a table.

@@ -5,6 +5,7 @@
 //! turn gathers: that makes group commits and bundles without making a lone message wait.
 
 mod contact;
+mod damage;
 mod effects;
 mod incoming;
 mod outgoing;
@@ -360,8 +361,14 @@ impl Turn<'_> {
                 self.on_send(request);
                 Ok(())
             }
-            Input::Frame { device, frame, _held } => self.on_frame(device, frame),
-            Input::LinkUp(device) => self.on_link_up(device),
+            Input::Frame { device, frame, _held } => {
+                let outcome = self.on_frame(device, frame);
+                self.contain(outcome)
+            }
+            Input::LinkUp(device) => {
+                let outcome = self.on_link_up(device);
+                self.contain(outcome)
+            }
             Input::LinkDown(device, reason) => {
                 self.on_link_down(device, &reason);
                 Ok(())

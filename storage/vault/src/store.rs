@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerloom_core::kinds::Passphrase;
+use peerloom_core::storage::{DamagedRows, scan_sound};
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use peerloom_crypto_primitives::Prf;
@@ -101,7 +102,7 @@ impl Keys {
         let damaged = || {
             let table = table.name;
             let message = format!("a row of table {table} is damaged, or not of this vault; restore it from a copy");
-            error(ErrorKind::Malformed, "read", message)
+            error(ErrorKind::Damaged, "read", message)
         };
         let opened = self.values.open(&associated_data(table, &row.key), &row.value).ok_or_else(damaged)?;
         let opened = Bytes::from(opened);
@@ -125,7 +126,11 @@ impl Storage for VaultStorage {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        Ok(Box::new(VaultSnapshot { inner: self.inner.snapshot()?, keys: self.keys.clone() }))
+        Ok(Box::new(VaultSnapshot {
+            inner: self.inner.snapshot()?,
+            keys: self.keys.clone(),
+            damaged: DamagedRows::default(),
+        }))
     }
 
     fn commit(&self, batch: &Batch) -> Result<()> {
@@ -160,6 +165,7 @@ impl Storage for VaultStorage {
 struct VaultSnapshot {
     inner: Box<dyn Snapshot>,
     keys: Arc<Keys>,
+    damaged: DamagedRows,
 }
 
 impl Snapshot for VaultSnapshot {
@@ -175,8 +181,13 @@ impl Snapshot for VaultSnapshot {
         if range.bounds().is_none() {
             return Ok(Vec::new());
         }
-        let rows = self.inner.scan(table, &self.keys.hide_range(table, range), order, page)?;
-        rows.iter().map(|row| self.keys.open(table, row)).collect()
+        let hidden = self.keys.hide_range(table, range);
+        let note = |row: &Row| self.damaged.note(table, &row.key);
+        scan_sound(&*self.inner, table, hidden, order, page, |row| self.keys.open(table, row), note)
+    }
+
+    fn damaged(&self) -> Vec<Table> {
+        self.damaged.tables()
     }
 }
 
@@ -278,7 +289,7 @@ mod tests {
         inner.commit(&batch).unwrap();
         let snapshot = open.snapshot().unwrap();
         let outcomes = [first, second].map(|id| snapshot.get(CONTACTS, &id).map_err(|e| e.kind()));
-        assert!(outcomes.contains(&Err(ErrorKind::Malformed)), "{outcomes:?}");
+        assert!(outcomes.contains(&Err(ErrorKind::Damaged)), "{outcomes:?}");
     }
 
     #[test]

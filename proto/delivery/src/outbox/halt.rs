@@ -30,6 +30,17 @@ impl Outbox {
         }
     }
 
+    /// The devices that have not settled an entry.
+    pub fn lacking(&self, position: Position) -> Vec<DeviceId> {
+        let recipients = self.entries.get(&position).map(|entry| entry.recipients.as_slice()).unwrap_or_default();
+        recipients.iter().filter(|device| !self.is_settled_for(device, position)).copied().collect()
+    }
+
+    /// An entry's bytes are lost: it is gone, and devices that ask for it hear so.
+    pub fn drop_entry(&mut self, position: Position) {
+        self.forget(position);
+    }
+
     /// Why nothing is sent to a device before it was added again.
     pub fn halt(&self, device: &DeviceId) -> Option<Halt> {
         self.cursors.get(device)?.halt()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use peerloom_wire::store::OutCursor;
 use peerloom_wire::{DeviceId, EntryClass, Position, UserId};
 
 /// An entry to append.
@@ -94,4 +95,10 @@ pub enum CannotOpenOutcome {
     AddAgain,
     /// It was added too often: the device is halted from now on.
     Halted,
+}
+
+/// The highest position that a device has settled. Should the log's last row be lost, no position up to there is used
+/// twice.
+pub(super) fn last_settled(cursor: &OutCursor) -> Position {
+    cursor.beyond.iter().last().map_or(cursor.through, |range| range.last)
 }

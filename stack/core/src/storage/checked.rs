@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use peerloom_wire::store::Table;
 
-use super::{Batch, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps};
+use super::{Batch, DamagedRows, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps, scan_sound};
 use crate::kinds::Passphrase;
 use crate::{Error, ErrorKind, Result};
 
@@ -41,7 +41,7 @@ fn check(table: Table, key: &[u8], stored: &Bytes) -> Result<Bytes> {
     let value = stored.len().checked_sub(CHECKSUM).map(|end| stored.slice(..end));
     value.filter(|value| stored.ends_with(&checksum(table, key, value))).ok_or_else(|| {
         let message = format!("a row of table {} is damaged; restore the store from a copy", table.name);
-        Error::new(ErrorKind::Malformed, "store", "read", message)
+        Error::new(ErrorKind::Damaged, "store", "read", message)
     })
 }
 
@@ -51,7 +51,7 @@ impl Storage for Checked {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        Ok(Box::new(CheckedSnapshot(self.inner.snapshot()?)))
+        Ok(Box::new(CheckedSnapshot { inner: self.inner.snapshot()?, damaged: DamagedRows::default() }))
     }
 
     fn commit(&self, batch: &Batch) -> Result<()> {
@@ -78,26 +78,60 @@ impl Storage for Checked {
     }
 }
 
-struct CheckedSnapshot(Box<dyn Snapshot>);
+struct CheckedSnapshot {
+    inner: Box<dyn Snapshot>,
+    damaged: DamagedRows,
+}
 
 impl Snapshot for CheckedSnapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        self.0.get(table, key)?.map(|stored| check(table, key, &stored)).transpose()
+        self.inner.get(table, key)?.map(|stored| check(table, key, &stored)).transpose()
     }
 
     fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
-        let rows = self.0.scan(table, range, order, page)?;
-        let checked = |row: Row| Ok(Row { value: check(table, &row.key, &row.value)?, key: row.key });
-        rows.into_iter().map(checked).collect()
+        let open = |row: &Row| Ok(Row { value: check(table, &row.key, &row.value)?, key: row.key.clone() });
+        let note = |row: &Row| self.damaged.note(table, &row.key);
+        scan_sound(&*self.inner, table, range.clone(), order, page, open, note)
+    }
+
+    fn damaged(&self) -> Vec<Table> {
+        self.damaged.tables()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use peerloom_wire::store::{HISTORY, META};
+    use peerloom_wire::store::{HISTORY, META, ordered_key};
 
     use super::*;
     use crate::memory::MemoryStorage;
+
+    /// However many there are in a row, and at either end.
+    #[test]
+    fn damaged_rows_hide_no_others() {
+        let inner = MemoryStorage::new();
+        let checked = Checked::over(Arc::new(inner.clone()));
+        let mut batch = Batch::default();
+        (0..1000u64).for_each(|n| batch.put(HISTORY, ordered_key(&[], n), n.to_be_bytes().to_vec()));
+        checked.commit(&batch).unwrap();
+        let mut batch = Batch::default();
+        let damaged = |n: u64| n < 3 || (200..700).contains(&n) || n == 999;
+        (0..1000).filter(|n| damaged(*n)).for_each(|n| batch.put(HISTORY, ordered_key(&[], n), vec![0; 12]));
+        inner.commit(&batch).unwrap();
+        let snapshot = checked.snapshot().unwrap();
+        for order in [Order::Ascending, Order::Descending] {
+            let (mut range, mut found) = (KeyRange::all(), Vec::new());
+            loop {
+                let rows = snapshot.scan(HISTORY, &range, order, Page { rows: 7, bytes: usize::MAX }).unwrap();
+                let Some(last) = rows.last() else { break };
+                range = if order == Order::Ascending { range.after(&last.key) } else { range.before(&last.key) };
+                found.extend(rows.iter().map(|row| u64::from_be_bytes(row.value[..].try_into().unwrap())));
+            }
+            found.sort_unstable();
+            assert_eq!(found, (0..1000).filter(|n| !damaged(*n)).collect::<Vec<_>>());
+        }
+        assert_eq!(snapshot.damaged(), vec![HISTORY; 504], "each once");
+    }
 
     #[test]
     fn a_changed_or_moved_row_is_an_error() {
@@ -117,10 +151,10 @@ mod tests {
         for bit in 0..stored.len() * 8 {
             let mut flipped = stored.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(read(META, b"key", flipped), Err(ErrorKind::Malformed), "bit {bit}");
-            assert_eq!(read(META, b"key", stored[..bit / 8].to_vec()), Err(ErrorKind::Malformed));
+            assert_eq!(read(META, b"key", flipped), Err(ErrorKind::Damaged), "bit {bit}");
+            assert_eq!(read(META, b"key", stored[..bit / 8].to_vec()), Err(ErrorKind::Damaged));
         }
-        assert_eq!(read(META, b"other", stored.to_vec()), Err(ErrorKind::Malformed));
-        assert_eq!(read(HISTORY, b"key", stored.to_vec()), Err(ErrorKind::Malformed));
+        assert_eq!(read(META, b"other", stored.to_vec()), Err(ErrorKind::Damaged));
+        assert_eq!(read(HISTORY, b"key", stored.to_vec()), Err(ErrorKind::Damaged));
     }
 }

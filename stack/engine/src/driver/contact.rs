@@ -19,7 +19,7 @@ use super::Turn;
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
-use crate::store::{Txn, stored};
+use crate::store::Txn;
 
 /// Most invitations that may be outstanding at once.
 const MAX_INVITATIONS: usize = 10_000;
@@ -27,10 +27,9 @@ const MAX_INVITATIONS: usize = 10_000;
 /// The outstanding invitations: when each expires, and the hash of its token.
 pub(super) fn open_invitations(txn: &Txn<'_>) -> Result<BTreeSet<(u64, [u8; 32])>> {
     let mut open = BTreeSet::new();
-    for row in txn.scan(INVITATIONS, &KeyRange::all())? {
+    for (key, invitation) in txn.sound_records::<OutstandingInvitation>(INVITATIONS, &KeyRange::all())? {
         let damaged = |_| Error::new(ErrorKind::Malformed, "store", "read", "an invitation's key is damaged");
-        let hash = row.key.as_ref().try_into().map_err(damaged)?;
-        open.insert((stored::<OutstandingInvitation>(row.value)?.expires_at_ms, hash));
+        open.insert((invitation.expires_at_ms, key.as_ref().try_into().map_err(damaged)?));
     }
     Ok(open)
 }
@@ -127,7 +126,7 @@ impl Turn<'_> {
         let Some(token) = token else { return Ok(false) };
         let hash = sha256(&[&token]);
         let key = Bytes::from(hash.to_vec());
-        let Some(mut invitation) = self.txn.record::<OutstandingInvitation>(INVITATIONS, &key)? else {
+        let Some(mut invitation) = self.txn.sound_record::<OutstandingInvitation>(INVITATIONS, &key)? else {
             return Ok(false);
         };
         if invitation.expires_at_ms < system_ms()
@@ -233,8 +232,11 @@ impl Turn<'_> {
     /// This device listens at new addresses: its record says so from now on.
     pub(crate) fn set_record(&mut self, mut record: PeerRecord) -> Result<Signed> {
         let key = Bytes::from_static(meta::RECORD_SEQUENCE);
-        let stored = self.txn.get(META, &key)?;
-        let last = stored.and_then(|v| v.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+        // Any higher one will do, should the last be lost.
+        let last = match self.txn.get(META, &key) {
+            Err(error) if error.kind() == ErrorKind::Damaged => system_ms(),
+            stored => stored?.and_then(|v| v.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes),
+        };
         record.sequence = last + 1;
         self.txn.put(META, key, record.sequence.to_be_bytes().to_vec());
         let signed = self.state.own.key.sign_object(context::PEER_RECORD, record.encode());

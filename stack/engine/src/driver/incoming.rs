@@ -109,10 +109,11 @@ impl Turn<'_> {
 
     fn take_parked(&mut self, log: LogId, position: Position) -> Result<Option<Envelope>> {
         let key = entry_key(&log, position);
-        let parked = self.txn.get(IN_PARKED, &key)?;
+        let parked = self.txn.sound(IN_PARKED, &key)?;
         self.txn.delete(IN_PARKED, key);
         self.inbox(log).unpark(position);
-        Ok(parked.map(Envelope::decode).transpose()?)
+        // What can't be understood is missing; its owner sends it again.
+        Ok(parked.and_then(|row| Envelope::decode(row).ok()))
     }
 
     /// Opens one entry; returns the position of a parked one that is next.
@@ -131,7 +132,16 @@ impl Turn<'_> {
         let opened = {
             let mut state = self.txn.crypto(envelope.suite);
             let rng = &mut self.state.rng;
-            crypto.open(&mut state, rng, log, envelope.class, &associated_data, &envelope.payload)?
+            crypto.open(&mut state, rng, log, envelope.class, &associated_data, &envelope.payload)
+        };
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.discard_session(log, envelope.suite, error)?;
+                // The key package may be what is damaged.
+                self.spend_key_package(log.device, log.conversation, envelope.suite.0);
+                Opened::CannotOpen(CannotOpenReason::NoSession)
+            }
         };
         let announced = joins(&envelope, &self.state.own.device);
         match opened {
@@ -237,7 +247,7 @@ impl Turn<'_> {
     fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
         let key = entry_key(&envelope.log, envelope.position);
         let count = self.state.quarantined.get(&envelope.log).copied().unwrap_or(0);
-        if count >= MAX_QUARANTINED || self.txn.get(QUARANTINE, &key)?.is_some() {
+        if count >= MAX_QUARANTINED || self.txn.sound(QUARANTINE, &key)?.is_some() {
             return Ok(());
         }
         let kept = if count < MAX_QUARANTINED / 8 { envelope.encode() } else { Bytes::new() };
@@ -249,7 +259,7 @@ impl Turn<'_> {
 
     fn release_quarantine(&mut self, log: LogId, position: Position) -> Result<()> {
         let key = entry_key(&log, position);
-        if self.txn.get(QUARANTINE, &key)?.is_some() {
+        if self.txn.sound(QUARANTINE, &key)?.is_some() {
             self.txn.delete(QUARANTINE, key);
             if let Some(count) = self.state.quarantined.get_mut(&log) {
                 *count = count.saturating_sub(1);
@@ -336,11 +346,12 @@ impl Turn<'_> {
 
     pub(super) fn on_timers(&mut self) -> Result<()> {
         for key in self.state.timers.take_due(self.now.mono) {
-            match key {
-                TimerKey::Outbox(id) => self.on_outbox_timer(id)?,
-                TimerKey::Inbox(log) => self.on_inbox_timer(log)?,
-                TimerKey::Session(id) => self.on_session_timer(id)?,
-            }
+            let outcome = match key {
+                TimerKey::Outbox(id) => self.on_outbox_timer(id),
+                TimerKey::Inbox(log) => self.on_inbox_timer(log),
+                TimerKey::Session(id) => self.on_session_timer(id),
+            };
+            self.contain(outcome)?;
         }
         Ok(())
     }

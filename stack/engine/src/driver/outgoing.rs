@@ -12,7 +12,7 @@ use peerloom_core::wire::{
 use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry, Transmit};
 use rand::Rng;
-use tracing::{debug, debug_span, warn};
+use tracing::{debug, debug_span, error, warn};
 
 use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key};
 use super::{SendRequest, Turn};
@@ -130,9 +130,11 @@ impl Turn<'_> {
                 continue;
             }
             if conversation.members.is_none() {
-                self.prepare_session(id)?;
+                let outcome = self.prepare_session(id);
+                self.contain(outcome)?;
             }
-            self.seal_queue(id)?;
+            let outcome = self.seal_queue(id);
+            self.contain(outcome)?;
         }
         Ok(())
     }
@@ -143,10 +145,16 @@ impl Turn<'_> {
         };
         let queued = std::mem::take(&mut conversation.queued);
         conversation.queued_bytes = 0;
-        let ready = conversation.members.as_ref().is_some_and(|m| !m.is_empty());
+        let ready = conversation.pending == 0 && conversation.members.as_ref().is_some_and(|m| !m.is_empty());
         if ready {
             return self.seal(id, queued);
         }
+        self.store_pending(id, queued);
+        Ok(())
+    }
+
+    /// Stores messages to be sealed once there is a session.
+    fn store_pending(&mut self, id: ConversationId, queued: Vec<Queued>) {
         let sequence = self.state.pending;
         self.state.pending += queued.len() as u64;
         for (queued, order) in queued.into_iter().zip(sequence + 1..) {
@@ -161,7 +169,6 @@ impl Turn<'_> {
                 self.effects.sent(reply, message);
             }
         }
-        Ok(())
     }
 
     /// Seals messages that waited for a session, before anything newer.
@@ -174,10 +181,9 @@ impl Turn<'_> {
         }
         (conversation.pending, conversation.pending_bytes) = (0, 0);
         let mut queued = Vec::new();
-        for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
-            let pending: Pending = stored(row.value)?;
+        for (key, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
             queued.push(Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
-            self.txn.delete(PENDING, row.key);
+            self.txn.delete(PENDING, key);
         }
         self.seal(id, queued)
     }
@@ -205,6 +211,11 @@ impl Turn<'_> {
 
     fn seal_bundle(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
         let expires_at_ms = queued.iter().map(|q| q.expires_at_ms).max().unwrap_or(0);
+        if self.state.conversations.get(&id).is_some_and(|c| c.members.is_none()) {
+            // The session was discarded meanwhile.
+            self.store_pending(id, queued);
+            return Ok(());
+        }
         let mut items = Vec::with_capacity(queued.len());
         for next in queued {
             if let Some(reply) = next.reply {
@@ -216,8 +227,17 @@ impl Turn<'_> {
         let bundle = Bundle { items }.encode();
         let history = self.next_history();
         let sealed = Sealed::Application { bundle: bundle.clone() };
-        let position =
-            self.append(id, sealed, Contents { messages: &messages, expires_at_ms, history, resealed_from: &[] }, &[])?;
+        let contents = Contents { messages: &messages, expires_at_ms, history, resealed_from: &[] };
+        let position = match self.append(id, sealed, contents, &[]) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                error!(conversation = %id, %error, "a session is damaged; making a new one");
+                let items = Bundle::decode(bundle)?.items;
+                let again = items.into_iter().map(|item| Queued { item, expires_at_ms, reply: None });
+                self.store_pending(id, again.collect());
+                return self.prepare_session(id);
+            }
+            appended => appended?,
+        };
         let own = &self.state.own;
         let row = History {
             conversation: id,
@@ -246,16 +266,13 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
         };
-        if std::mem::take(&mut conversation.settled_head) {
-            self.txn.delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));
-        }
         let class = sealed.class();
         let recipients = match &sealed {
             Sealed::Handshake { recipients, .. } => recipients.clone(),
             Sealed::Application { .. } => conversation.members.clone().unwrap_or_default(),
         };
-        let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
-        let position = conversation.outbox.append(new);
+        // Nothing is changed before it is sealed: that may fail.
+        let position = conversation.outbox.head() + 1;
         let _span = debug_span!("entry", conversation = %id, position, class = ?class).entered();
         let mut envelope = Envelope {
             log: LogId { device: own.device, conversation: id },
@@ -279,12 +296,29 @@ impl Turn<'_> {
                 let associated_data = envelope.associated_data();
                 let sealing = Sealing { conversation: id, associated_data: &associated_data, plaintext: &bundle };
                 let mut state = self.txn.crypto(crypto.suite());
-                let sealed = crypto.seal(&mut state, &mut self.state.rng, sealing)?;
+                let sealed = match crypto.seal(&mut state, &mut self.state.rng, sealing) {
+                    Ok(sealed) => sealed,
+                    Err(error) => {
+                        let log = envelope.log;
+                        self.discard_session(log, crypto.suite(), error.clone())?;
+                        return Err(
+                            Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").source(error)
+                        );
+                    }
+                };
                 envelope.payload = sealed.payload;
                 // What was sealed again differs from what the history has.
                 recipe = sealed.recipe.filter(|_| history > 0 && resealed_from.is_empty());
             }
         }
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
+        };
+        if std::mem::take(&mut conversation.settled_head) {
+            self.txn.delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));
+        }
+        let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
+        conversation.outbox.append(new);
         let encoded = envelope.encode();
         let kept = match &recipe {
             Some(_) => Envelope { payload: Bytes::new(), ..envelope }.encode(),
@@ -318,18 +352,17 @@ impl Turn<'_> {
 
     /// Sends whatever fits each ready device's window.
     pub(super) fn transmit(&mut self) -> Result<()> {
+        let missing = |error: Error| if error.kind() == ErrorKind::Damaged { Ok(None) } else { Err(error) };
         for (id, device) in std::mem::take(&mut self.state.ready) {
             let mut withdrawn = RangeSet::default();
             while let Some(conversation) = self.state.conversations.get_mut(&id) {
                 match conversation.outbox.transmit(&device, self.now) {
-                    Some(Transmit::Entry(position)) => match self.envelope(id, position)? {
+                    Some(Transmit::Entry(position)) => match self.envelope(id, position).or_else(missing)? {
                         Some(envelope) => {
                             debug!(conversation = %id, position, %device, "goes out");
                             self.effects.chat(device, Frame::wrap_envelope(&envelope));
                         }
-                        None => {
-                            warn!(%position, "an entry that is still needed has lost its bytes")
-                        }
+                        None => self.on_lost(id, position)?,
                     },
                     Some(Transmit::Withdrawal(position)) => withdrawn.insert(position, position),
                     None => break,
@@ -355,9 +388,10 @@ impl Turn<'_> {
         }
         let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
         let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else { return Ok(None) };
-        let mut envelope = Envelope::decode(kept.envelope)?;
+        let Ok(mut envelope) = Envelope::decode(kept.envelope) else { return Ok(None) };
         let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite) else { return Ok(None) };
-        envelope.payload = crypto.rebuild(&kept.recipe, &row.bundle)?;
+        let Ok(payload) = crypto.rebuild(&kept.recipe, &row.bundle) else { return Ok(None) };
+        envelope.payload = payload;
         Ok(Some(envelope.encode()))
     }
 
@@ -381,10 +415,12 @@ impl Turn<'_> {
             before.push(*position);
             // The oldest positions are the least likely to matter.
             let resealed_from = before.split_off(before.len().saturating_sub(limits::RESEALED_FROM));
-            let mut bundle = Bundle::decode(row.bundle)?;
+            let Ok(mut bundle) = Bundle::decode(row.bundle) else {
+                continue;
+            };
             bundle.items.iter_mut().for_each(|item| item.resealed_from.clone_from(&resealed_from));
             let messages: Vec<MessageId> = bundle.items.iter().map(|item| item.id).collect();
-            let stored = self.txn.record::<OutEntry>(OUT_ENTRIES, &own_key(&id, *position))?;
+            let stored = self.txn.sound_record::<OutEntry>(OUT_ENTRIES, &own_key(&id, *position))?;
             let contents = Contents {
                 messages: &messages,
                 expires_at_ms: stored.map_or(0, |entry| entry.expires_at_ms),
@@ -420,17 +456,16 @@ impl Turn<'_> {
 
     fn on_expired(&mut self, id: ConversationId, position: Position, delivered: bool) -> Result<()> {
         self.txn.delete(OUT_SEALED, own_key(&id, position));
-        let known = self.txn.get(FAILURES, &own_key(&id, position))?.is_some();
+        let known = self.txn.sound(FAILURES, &own_key(&id, position))?.is_some();
         let messages =
             self.state.conversations.get(&id).and_then(|c| c.entries.get(&position)).map(|e| e.messages.clone());
         if let Some(messages) = messages.filter(|_| !delivered && !known) {
-            self.fail(id, position, &messages);
+            self.fail(id, position, &messages, EXPIRED);
         }
         Ok(())
     }
 
-    fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId]) {
-        let reason = "it expired before it could be delivered";
+    pub(super) fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId], reason: &str) {
         let row = Failure { messages: messages.to_vec(), reason: reason.into() };
         self.txn.put(FAILURES, own_key(&id, order), row.encode());
         let state = MessageState::Failed(reason.into());
@@ -460,11 +495,13 @@ impl Turn<'_> {
                 }
                 // Beyond every position of the log, so that it stands for itself.
                 let order = self.state.rng.next_u64() | 1 << 63;
-                self.fail(id, order, &[pending.item.id]);
+                self.fail(id, order, &[pending.item.id], EXPIRED);
             }
         }
     }
 }
+
+const EXPIRED: &str = "it expired before it could be delivered";
 
 /// A time that has passed, in the unit that a person would use.
 fn age(ms: u64) -> String {

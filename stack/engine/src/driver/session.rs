@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use peerloom_core::wire::store::KEY_PACKAGES;
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, Position, UserId, limits, store::ordered_key,
+    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, LogId, Position, UserId, limits, store::ordered_key,
 };
 use peerloom_core::{ErrorKind, Member, Result};
 use tracing::warn;
@@ -37,10 +37,18 @@ impl Turn<'_> {
             rejoin: conversation.rejoin.contains(&device),
         };
         let roster: Vec<Member> = contact.devices.iter().map(|d| member(d.device)).collect();
-        let prepared = {
-            let mut state = self.txn.crypto(crypto.suite());
-            crypto.prepare(&mut state, &mut self.state.rng, id, &roster)
+        let prepare = |turn: &mut Self| {
+            let mut state = turn.txn.crypto(crypto.suite());
+            crypto.prepare(&mut state, &mut turn.state.rng, id, &roster)
         };
+        let mut prepared = prepare(self);
+        if let Err(error) = prepared.as_ref()
+            && matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Bug)
+        {
+            let own = LogId { device: self.state.own.device, conversation: id };
+            self.discard_session(own, crypto.suite(), error.clone())?;
+            prepared = prepare(self);
+        }
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) if matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::TooLarge) => {
@@ -72,7 +80,9 @@ impl Turn<'_> {
             let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
             self.append(id, sealed, Contents::HANDSHAKE, &joins)?;
         }
-        self.reseal(id, &unsettled.into_iter().collect::<Vec<_>>())?;
+        for position in unsettled {
+            self.reseal_or_fail(id, position)?;
+        }
         let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
         settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
         prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
@@ -152,7 +162,7 @@ impl Turn<'_> {
             return Ok(());
         }
         let key = key_package_key(&device, &conversation, suite.0);
-        let package = match self.txn.get(KEY_PACKAGES, &key)? {
+        let package = match self.txn.sound(KEY_PACKAGES, &key)? {
             Some(package) => package,
             None => {
                 let mut state = self.txn.crypto(suite);

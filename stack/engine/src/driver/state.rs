@@ -9,13 +9,14 @@ use peerloom_core::wire::store::{
     QUARANTINE, Record, Table, key_order, ordered_key,
 };
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, SuiteId, UserId,
+    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, RangeSet, Signed, SuiteId, UserId,
 };
 use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::Turn;
 use super::contact::open_invitations;
@@ -26,7 +27,7 @@ use crate::config::EngineConfig;
 use crate::contacts::{Contacts, suites};
 use crate::event::EventSource;
 use crate::net::Links;
-use crate::store::{Txn, stored};
+use crate::store::Txn;
 
 /// Who this node is.
 pub(crate) struct Own {
@@ -219,8 +220,8 @@ impl State {
         self.ready.clear();
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
-        let contacts = txn.scan(CONTACTS, &KeyRange::all())?;
-        self.contacts.replace(contacts.into_iter().map(|row| stored(row.value)).collect::<Result<_>>()?);
+        let contacts = txn.sound_records(CONTACTS, &KeyRange::all())?;
+        self.contacts.replace(contacts.into_iter().map(|(_, contact)| contact).collect());
         // A damaged row must not keep the invited out; using an invitation looks at its own row anyway.
         let unknown = |_| BTreeSet::from([(u64::MAX, [0; 32])]);
         self.contacts.replace_invitations(open_invitations(txn).unwrap_or_else(unknown));
@@ -236,26 +237,49 @@ impl State {
         for row in txn.scan(QUARANTINE, &KeyRange::all())? {
             *self.quarantined.entry(log_in(&row.key)?).or_default() += 1;
         }
-        self.load_inboxes(txn, now)
+        self.load_inboxes(txn, now)?;
+        let damaged = txn.snapshot()?.damaged();
+        if !damaged.is_empty() {
+            let tables: BTreeSet<_> = damaged.iter().map(|table| table.name).collect();
+            error!(
+                rows = damaged.len(),
+                ?tables,
+                "damaged rows of the store are left out; `peerloom db check` lists them"
+            );
+        }
+        Ok(())
     }
 
     pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
         let range = KeyRange::prefix(id.as_bytes());
         let mut entries = BTreeMap::new();
         let mut restored = Vec::new();
-        for row in txn.scan(OUT_ENTRIES, &range)? {
-            let (position, entry) = (key_order(&row.key)?, stored::<OutEntry>(row.value)?);
+        for (key, entry) in txn.sound_records::<OutEntry>(OUT_ENTRIES, &range)? {
+            let position = key_order(&key)?;
+            // Should the last row of the history be damaged: its place is taken.
+            self.history = self.history.max(entry.history);
             entries.insert(position, OwnEntry::new(&entry));
             restored.push((position, entry));
         }
-        let mut cursors = Vec::new();
-        for row in txn.scan(OUT_CURSORS, &range)? {
-            cursors.push((device_in(&row.key, 32)?, stored::<OutCursor>(row.value)?));
+        let mut cursors: HashMap<DeviceId, OutCursor> = HashMap::new();
+        for (key, cursor) in txn.sound_records::<OutCursor>(OUT_CURSORS, &range)? {
+            cursors.insert(device_in(&key, 32)?, cursor);
+        }
+        // A recipient whose cursor is damaged gets everything again that is still here.
+        for (position, entry) in &restored {
+            for device in &entry.recipients {
+                let Some(certificate) = self.contacts.certificate(device) else { continue };
+                let (base, beyond) = (*position, RangeSet::default());
+                let again =
+                    OutCursor { user: certificate.user, base, through: base - 1, beyond, rejoins: 0, halted: false };
+                cursors.entry(*device).or_insert(again);
+            }
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
-        for device in &self.up {
-            outbox.on_link_up(device);
-            self.ready.insert((id, *device));
+        let contact = self.contacts.by_conversation(&id);
+        for device in contact.iter().flat_map(|c| &c.devices).filter(|d| self.up.contains(&d.device)) {
+            outbox.on_link_up(&device.device);
+            self.ready.insert((id, device.device));
         }
         entries.retain(|position, _| outbox.holds(*position));
         let (mut pending, mut pending_bytes) = (0, 0);
@@ -294,8 +318,8 @@ impl State {
             parked.entry(log_in(&row.key)?).or_default().push(key_order(&row.key)?);
         }
         let mut known: HashMap<LogId, InLog> = HashMap::new();
-        for row in txn.scan(IN_LOGS, &KeyRange::all())? {
-            known.insert(log_in(&row.key)?, stored(row.value)?);
+        for (key, log) in txn.sound_records(IN_LOGS, &KeyRange::all())? {
+            known.insert(log_in(&key)?, log);
         }
         let logs: HashSet<LogId> = parked.keys().chain(known.keys()).copied().collect();
         for log in logs {

@@ -9,7 +9,6 @@ use peerloom_delivery::Halt;
 
 use super::Turn;
 use super::state::TimerKey;
-use crate::store::stored;
 
 /// A message that waits to be delivered to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +63,10 @@ impl Turn<'_> {
                 Some(why) => format!("no keys agreed on yet: {why}"),
                 None => "waiting for a first link to the contact, to agree on keys".into(),
             };
-            for row in self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes()))? {
+            for (_, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
                 queue.push(QueuedEntry {
                     conversation: *id,
-                    message: stored::<Pending>(row.value)?.item.id,
+                    message: pending.item.id,
                     device: None,
                     attempts: 0,
                     next_try: None,

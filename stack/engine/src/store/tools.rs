@@ -37,7 +37,12 @@ fn walk(
             size.bytes += (row.key.len() + row.value.len()) as u64;
             each(table, &row)
         });
-        done(size, outcome)?;
+        let left_out = snapshot.damaged().iter().filter(|damaged| **damaged == table).count();
+        let damaged = || {
+            let message = format!("{left_out} rows are damaged; restore the store from a copy");
+            Error::new(ErrorKind::Malformed, "store", "read", message)
+        };
+        done(size, outcome.and_then(|()| if left_out == 0 { Ok(()) } else { Err(damaged()) }))?;
     }
     Ok(())
 }

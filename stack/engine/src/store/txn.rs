@@ -1,6 +1,6 @@
 //! Read-your-writes over batches that are not durable yet.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use peerloom_core::wire::store::{CRYPTO, Record, Table};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, StateTxn, Storage};
 use peerloom_crypto_primitives::sha256;
 use peerloom_wire::SuiteId;
+use tracing::error;
 
 type Writes = BTreeMap<(Table, Bytes), Option<Bytes>>;
 
@@ -30,7 +31,7 @@ impl View {
         while self.submitted.front().is_some_and(|(sequence, _)| *sequence <= committed) {
             self.submitted.pop_front();
         }
-        Txn { view: self, snapshot: OnceCell::new(), writes: Writes::new() }
+        Txn { view: self, snapshot: OnceCell::new(), writes: Writes::new(), failure: RefCell::default() }
     }
 
     /// Notes what a transaction wrote, and makes a batch of it.
@@ -57,6 +58,8 @@ pub(crate) struct Txn<'a> {
     view: &'a mut View,
     snapshot: OnceCell<Box<dyn Snapshot>>,
     writes: Writes,
+    /// That a read of a crypto's failed, but for damage: the crypto may tell it as something else.
+    failure: RefCell<Option<Error>>,
 }
 
 impl Txn<'_> {
@@ -66,6 +69,46 @@ impl Txn<'_> {
             return Ok(value.clone());
         }
         self.snapshot()?.get(table, key).map_err(own_fault)
+    }
+
+    /// The value of a key; a damaged one counts as missing.
+    pub(crate) fn sound(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        let value = self.get(table, key);
+        self.or_missing(table, value)
+    }
+
+    /// The record of a key; a damaged one counts as missing.
+    pub(crate) fn sound_record<R: Record>(&self, table: Table, key: &[u8]) -> Result<Option<R>> {
+        let record = self.record(table, key);
+        self.or_missing(table, record)
+    }
+
+    fn or_missing<T>(&self, table: Table, read: Result<Option<T>>) -> Result<Option<T>> {
+        match read {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                error!(table = table.name, %error, "a damaged row counts as missing");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    /// The records of a range, in order; damaged ones are left out.
+    pub(crate) fn sound_records<R: Record>(&self, table: Table, range: &KeyRange) -> Result<Vec<(Bytes, R)>> {
+        let rows = self.scan(table, range)?.into_iter();
+        let records = rows.filter_map(|row| match stored(row.value) {
+            Ok(record) => Some((row.key, record)),
+            Err(error) => {
+                error!(table = table.name, %error, "a damaged row is left out");
+                None
+            }
+        });
+        Ok(records.collect())
+    }
+
+    /// Why the store failed under a crypto, if it did.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.failure.take()
     }
 
     /// The record of a key. A damaged one is this node's failure, whoever made it look.
@@ -163,10 +206,18 @@ pub(crate) fn stored<R: Record>(value: Bytes) -> Result<R> {
     R::decode(value).map_err(|e| own_fault(e.into()))
 }
 
-/// Whatever the store can't read is this node's failure, never a peer's.
+/// Whatever the store can't read is this node's failure, never a peer's: of one row, or of all.
 fn own_fault(error: Error) -> Error {
-    let message = "the store can't be read; if this lasts, restore it from a copy";
-    Error::new(ErrorKind::Storage, "store", "read", message).source(error)
+    match error.kind() {
+        ErrorKind::Damaged | ErrorKind::Malformed | ErrorKind::UnsupportedVersion => {
+            let message = "a row of the store is damaged; `peerloom db check` lists what is";
+            Error::new(ErrorKind::Damaged, "store", "read", message).source(error)
+        }
+        _ => {
+            let message = "the store can't be read; if this lasts, restore it from a copy";
+            Error::new(ErrorKind::Storage, "store", "read", message).source(error)
+        }
+    }
 }
 
 /// A crypto suite's state inside a transaction.
@@ -183,7 +234,13 @@ trait Rows {
 
 impl Rows for Txn<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        Txn::get(self, CRYPTO, key)
+        let value = Txn::get(self, CRYPTO, key);
+        if let Err(error) = value.as_ref()
+            && error.kind() != ErrorKind::Damaged
+        {
+            self.failure.replace(Some(error.clone()));
+        }
+        value
     }
 
     fn set(&mut self, key: Bytes, value: Option<Bytes>) {

@@ -1,0 +1,144 @@
+//! One damaged row of the store, whichever it is: what depends on it may suffer, everything else goes on.
+#![allow(clippy::print_stdout)]
+
+#[path = "common/engines.rs"]
+mod engines;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engines::{config, crypto, eventually, meet, send, start, texts, until};
+use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
+use peerloom_core::storage::{Checked, scan_all};
+use peerloom_core::wire::store::{CONTACTS, FAILURES, IN_PARKED, META, QUARANTINE, TABLES, Table, VAULT, meta};
+use peerloom_core::wire::store::{Failure, KEY_PACKAGES, Quarantined, Record, ordered_key};
+use peerloom_core::wire::{CannotOpenReason, MessageId};
+use peerloom_core::{Batch, KeyRange, Storage};
+use peerloom_engine::Engine;
+
+type Rows = Vec<(Table, Bytes, Bytes)>;
+
+/// Every row of a store.
+fn rows(storage: &MemoryStorage) -> Rows {
+    let snapshot = storage.snapshot().expect("a snapshot");
+    let mut rows = Vec::new();
+    for table in TABLES.into_iter().filter(|table| *table != VAULT) {
+        scan_all(&*snapshot, table, KeyRange::all(), |row| {
+            rows.push((table, row.key, row.value));
+            Ok(())
+        })
+        .expect("rows");
+    }
+    rows
+}
+
+/// A store with these rows, one of which may have another byte.
+fn store(rows: &Rows, damaged: Option<usize>) -> MemoryStorage {
+    let (copy, mut batch) = (MemoryStorage::new(), Batch::default());
+    for (at, (table, key, value)) in rows.iter().enumerate() {
+        let mut value = value.to_vec();
+        if damaged == Some(at) {
+            let middle = value.len() / 2;
+            value[middle] ^= 0x10;
+        }
+        batch.put(*table, key.clone(), value);
+    }
+    copy.commit(&batch).expect("a copy");
+    copy
+}
+
+async fn node(number: u8, links: &MemoryNetwork, storage: &MemoryStorage) -> Engine {
+    start(number, links, Checked::over(Arc::new(storage.clone())), vec![crypto(number, true)], config()).await
+}
+
+/// Whether messages get through in both directions.
+async fn talk(alice: &Engine, other: &Engine, name: &str, text: &str) -> bool {
+    let (Ok(to_other), Some(to_alice)) = (alice.find_contact(name), other.contacts().into_iter().next()) else {
+        return false;
+    };
+    if send(alice, &to_other, text).await.is_err() || send(other, &to_alice, text).await.is_err() {
+        return false;
+    }
+    for _ in 0..2000 {
+        let arrived = async |engine: &Engine| texts(engine).await.iter().any(|t| t == text);
+        if arrived(other).await && arrived(alice).await {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+/// The stores of Alice, Bob and Carol after they talked. Alice's has rows in every table: two messages wait for Bob,
+/// who was away, one for Dave, who never came, and there are traces of things that went wrong.
+async fn stores() -> [Rows; 3] {
+    let links = MemoryNetwork::default();
+    let stores = [(); 3].map(|()| MemoryStorage::new());
+    let alice = node(1, &links, &stores[0]).await;
+    let (bob, carol) = (node(2, &links, &stores[1]).await, node(3, &links, &stores[2]).await);
+    for (other, name) in [(&bob, "node-2"), (&carol, "node-3")] {
+        meet(&alice, other).await;
+        until("the contact", async || alice.find_contact(name).is_ok()).await;
+        let to_other = alice.find_contact(name).expect("a contact");
+        let text = format!("hello {name}");
+        send(&alice, &to_other, &text).await.expect("accepted");
+        eventually("the first message", other, &[&text]).await;
+    }
+    let dave = node(4, &links, &MemoryStorage::new()).await;
+    let invitation = dave.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    dave.shutdown().await;
+    bob.shutdown().await;
+    until("bob's end", async || alice.peers().iter().any(|peer| peer.link.is_none())).await;
+    let to_dave = alice.add_contact(invitation).await.expect("a contact");
+    let to_bob = alice.find_contact("node-2").expect("a contact");
+    for (to, text) in [(&to_bob, "while you were away"), (&to_bob, "twice"), (&to_dave, "are you there?")] {
+        send(&alice, to, text).await.expect("accepted");
+    }
+    alice.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    alice.shutdown().await;
+    carol.shutdown().await;
+
+    let device = to_bob.devices[0].device;
+    let of_bob = ordered_key(&[device.as_bytes(), to_bob.conversation.as_bytes()], 900);
+    let (reason, since_ms) = (CannotOpenReason::Damaged, 1);
+    let failure = Failure { messages: vec![MessageId::from_bytes([7; 16])], reason: "of old age".into() };
+    let mut batch = Batch::default();
+    let quarantined = Quarantined { reason, since_ms, envelope: Bytes::from_static(b"an entry") };
+    batch.put(QUARANTINE, of_bob.clone(), quarantined.encode());
+    batch.put(IN_PARKED, of_bob, &b"an entry that came too early"[..]);
+    // Given out for a suite that isn't used any more.
+    batch.put(KEY_PACKAGES, ordered_key(&[device.as_bytes(), to_bob.conversation.as_bytes()], 9), vec![1; 40]);
+    batch.put(FAILURES, ordered_key(&[to_bob.conversation.as_bytes()], 900), failure.encode());
+    Checked::over(Arc::new(stores[0].clone())).commit(&batch).expect("rows");
+    stores.map(|store| rows(&store))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_row_stops_nothing_else() {
+    let [of_alice, of_bob, of_carol] = stores().await;
+    let tables: BTreeSet<&str> = of_alice.iter().map(|(table, ..)| table.name).collect();
+    println!("{} rows in {tables:?}", of_alice.len());
+    let missing: Vec<_> = TABLES.iter().filter(|t| **t != VAULT && !tables.contains(t.name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for (number, (table, key, _)) in of_alice.iter().enumerate() {
+        // Without them there is no node.
+        if *table == META && [meta::SCHEMA, meta::IDENTITY].iter().any(|fact| key[..] == fact[..]) {
+            continue;
+        }
+        let links = MemoryNetwork::default();
+        let alice = node(1, &links, &store(&of_alice, Some(number))).await;
+        let (bob, carol) =
+            (node(2, &links, &store(&of_bob, None)).await, node(3, &links, &store(&of_carol, None)).await);
+        let text = format!("past row {number}");
+        let works = [talk(&alice, &carol, "node-3", &text).await, talk(&alice, &bob, "node-2", &text).await];
+        println!("{number} {}: {works:?}", table.name);
+        // A contact's own row can't be made up for; everything else heals.
+        let expected = if *table == CONTACTS { works.contains(&true) } else { works == [true, true] };
+        assert!(expected, "a row of {} stopped what doesn't depend on it: {works:?}", table.name);
+        for engine in [alice, bob, carol] {
+            engine.shutdown().await;
+        }
+    }
+}
