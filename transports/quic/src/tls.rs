@@ -26,7 +26,18 @@ pub(crate) fn configs(
     secret: &DeviceSecret,
     require_post_quantum: bool,
 ) -> Result<(Arc<QuicServerConfig>, Arc<QuicClientConfig>), Error> {
-    let provider = provider(require_post_quantum);
+    let (server, client) = sides(secret, provider(require_post_quantum))?;
+    let suite = |_| Error::General("QUIC needs TLS13_AES_128_GCM_SHA256".into());
+    Ok((
+        Arc::new(QuicServerConfig::try_from(server).map_err(suite)?),
+        Arc::new(QuicClientConfig::try_from(client).map_err(suite)?),
+    ))
+}
+
+fn sides(
+    secret: &DeviceSecret,
+    provider: Arc<CryptoProvider>,
+) -> Result<(rustls::ServerConfig, rustls::ClientConfig), Error> {
     let key = certified_key(secret)?;
     let verifier = Arc::new(KeyVerifier { algorithms: provider.signature_verification_algorithms });
 
@@ -48,12 +59,7 @@ pub(crate) fn configs(
     client.resumption = rustls::client::Resumption::disabled();
     // The name carries the expected key to the verifier; it is nobody else's business.
     client.enable_sni = false;
-
-    let suite = |_| Error::General("QUIC needs TLS13_AES_128_GCM_SHA256".into());
-    Ok((
-        Arc::new(QuicServerConfig::try_from(server).map_err(suite)?),
-        Arc::new(QuicClientConfig::try_from(client).map_err(suite)?),
-    ))
+    Ok((server, client))
 }
 
 fn provider(require_post_quantum: bool) -> Arc<CryptoProvider> {
@@ -211,5 +217,143 @@ impl ClientCertVerifier for KeyVerifier {
 
     fn requires_raw_public_keys(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use peerloom_crypto_primitives::SigningKey;
+    use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+    use rustls::{
+        ClientConfig, ClientConnection, Connection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+        ServerConnection,
+    };
+
+    use super::*;
+
+    fn side(number: u8, post_quantum: bool) -> (ServerConfig, ClientConfig) {
+        sides(&DeviceSecret::new([number; 32]), provider(post_quantum)).unwrap()
+    }
+
+    fn key(number: u8) -> PublicKey {
+        SigningKey::from_seed(&[number; 32]).public().clone()
+    }
+
+    /// Both ends after a handshake in memory, and how it went.
+    struct Met {
+        client: Connection,
+        server: Connection,
+        outcome: Result<(), Error>,
+    }
+
+    /// A client dials and expects a key, or any.
+    fn meet(client: ClientConfig, server: ServerConfig, expected: Option<&PublicKey>) -> Met {
+        let name = ServerName::try_from(server_name(expected)).unwrap();
+        let mut client = Connection::from(ClientConnection::new(Arc::new(client), name).unwrap());
+        let mut server = Connection::from(ServerConnection::new(Arc::new(server)).unwrap());
+        let mut outcome = Ok(());
+        for _ in 0..10 {
+            let carried = carry(&mut client, &mut server);
+            outcome = outcome.and(carried).and(carry(&mut server, &mut client));
+        }
+        Met { client, server, outcome }
+    }
+
+    fn carry(from: &mut Connection, to: &mut Connection) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = bytes.as_slice();
+        while !bytes.is_empty() {
+            to.read_tls(&mut bytes).unwrap();
+            to.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    /// Counts the tickets that a client is given.
+    #[derive(Debug, Default)]
+    struct Tickets(AtomicUsize);
+
+    impl ClientSessionStore for Tickets {
+        fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+        fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+            None
+        }
+        fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+        fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+            None
+        }
+        fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+        fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+            None
+        }
+    }
+
+    #[test]
+    fn both_sides_prove_their_device_keys_over_tls_1_3_and_nothing_is_resumed() {
+        let tickets = Arc::new(Tickets::default());
+        for _ in 0..2 {
+            let mut client = side(2, false).1;
+            // One that would take tickets.
+            client.resumption = Resumption::store(tickets.clone());
+            let met = meet(client, side(1, false).0, Some(&key(1)));
+            met.outcome.unwrap();
+            assert_eq!(met.client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+            assert_eq!(met.client.handshake_kind(), Some(HandshakeKind::Full));
+            let shown = |keys: Option<&[CertificateDer<'_>]>| raw_key(&keys.unwrap()[0]);
+            assert_eq!(shown(met.client.peer_certificates()), Some(key(1)));
+            assert_eq!(shown(met.server.peer_certificates()), Some(key(2)));
+            let Connection::Server(server) = &met.server else { unreachable!("it is the server") };
+            assert_eq!(server.server_name(), None, "the expected key isn't sent as a name");
+        }
+        assert_eq!(tickets.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_dialer_shows_its_key_to_the_device_it_expects_alone() {
+        let met = meet(side(2, false).1, side(3, false).0, Some(&key(1)));
+        assert!(met.outcome.is_err() && met.server.peer_certificates().is_none());
+    }
+
+    #[test]
+    fn who_shows_no_key_or_speaks_something_else_is_refused() {
+        let (server, mut client) = side(1, false);
+        let mut silent = ClientConfig::builder_with_provider(provider(false))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(KeyVerifier {
+                algorithms: provider(false).signature_verification_algorithms,
+            }))
+            .with_no_client_auth();
+        silent.alpn_protocols = vec![ALPN.to_vec()];
+        assert!(meet(silent, server.clone(), None).outcome.is_err());
+        client.alpn_protocols = vec![b"h3".to_vec()];
+        assert!(meet(client, server, None).outcome.is_err());
+    }
+
+    #[test]
+    fn the_key_exchange_is_post_quantum_where_both_sides_can_and_where_it_is_required() {
+        let mut classical = CryptoProvider::clone(&provider(false));
+        classical.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        let old = || sides(&DeviceSecret::new([9; 32]), Arc::new(classical.clone())).unwrap();
+        let group = |client: ClientConfig, server: ServerConfig| {
+            let met = meet(client, server, None);
+            met.outcome.ok().and_then(|()| met.client.negotiated_key_exchange_group()).map(|group| group.name())
+        };
+        for (client, server) in [(false, false), (true, false), (false, true), (true, true)] {
+            assert_eq!(group(side(1, client).1, side(2, server).0), Some(NamedGroup::X25519MLKEM768));
+        }
+        assert_eq!(group(side(1, false).1, old().0), Some(NamedGroup::X25519));
+        assert_eq!(group(old().1, side(2, false).0), Some(NamedGroup::X25519));
+        assert_eq!(group(side(1, true).1, old().0), None);
+        assert_eq!(group(old().1, side(2, true).0), None);
     }
 }
