@@ -195,7 +195,7 @@ impl Snapshot for VaultSnapshot {
 mod tests {
     use peerloom_core::memory::MemoryStorage;
     use peerloom_core::storage::scan_all;
-    use peerloom_core::wire::store::{CONTACTS, IN_PARKED, META, TABLES, VAULT, ordered_key};
+    use peerloom_core::wire::store::{CONTACTS, IN_PARKED, META, Record, TABLES, VAULT, VaultHeader, ordered_key};
 
     use super::*;
 
@@ -209,6 +209,9 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(META, &b"name"[..], &b"value"[..]);
         vault(&inner, "correct horse").unwrap().commit(&batch).unwrap();
+        let stored = inner.snapshot().unwrap().get(VAULT, b"header").unwrap().unwrap();
+        let stored = <VaultHeader as Record>::decode(stored).unwrap();
+        assert_eq!((stored.memory_kib, stored.passes), (64 * 1024, 3), "the price of a guess");
         for wrong in ["", "correct hors", "correct horse "] {
             assert!(vault(&inner, wrong).is_err(), "{wrong:?}");
         }
@@ -240,7 +243,6 @@ mod tests {
         inner.commit(&batch).unwrap();
         assert_eq!(vault(&inner, "p").err().unwrap().kind(), ErrorKind::UnsupportedVersion);
 
-        use peerloom_core::wire::store::{Record, VaultHeader};
         let most = header::MOST;
         assert!(most.memory_kib <= 256 * 1024 && u64::from(most.memory_kib) * u64::from(most.passes) <= 4 << 20);
         let absurd = [
