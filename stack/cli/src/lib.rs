@@ -50,6 +50,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => execute(arguments),
         Err(error) => explain(&error),
     };
+    log::flush();
     output::exit_code(code)
 }
 

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -17,6 +19,10 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::args::LogFormat;
 use crate::output::complain;
 
+/// Lines that wait for a reader of stderr; further ones are lost.
+const WAITING: usize = 4096;
+/// How long the end of the program waits for them.
+const ENDING: Duration = Duration::from_millis(500);
 /// Lines from one place in the code at once; then one for each [`PAUSE`].
 const BURST: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(10);
@@ -36,20 +42,76 @@ pub(crate) fn start(verbose: u8, format: LogFormat) {
     });
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let stderr = Stderr::start();
     // A report of a line that can't be written can't be written, either: the crate's own would panic.
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || stderr.clone())
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.with_ansi(colour).map_event_format(|inner| Sparing::new(inner, format)).init(),
         LogFormat::Json => builder.json().map_event_format(|inner| Sparing::new(inner, format)).init(),
     }
 }
 
-/// Standard error. What can't be written is lost, and ends nothing.
-struct Stderr;
+/// Something for the thread that writes the log.
+enum Output {
+    Line(Vec<u8>),
+    /// Everything before it is written.
+    Done(SyncSender<()>),
+}
+
+/// The way to that thread.
+static OUTPUT: OnceLock<SyncSender<Output>> = OnceLock::new();
+
+/// Waits a moment until what was logged is written: a command that ends shows why.
+pub(crate) fn flush() {
+    let (done, wait) = mpsc::sync_channel(1);
+    if OUTPUT.get().is_some_and(|output| output.try_send(Output::Done(done)).is_ok()) {
+        // A reader that doesn't read keeps nothing from ending.
+        let _ = wait.recv_timeout(ENDING);
+    }
+}
+
+/// Standard error, written by a thread of its own. What can't be written is lost, and neither ends nor holds up
+/// anything.
+#[derive(Clone)]
+struct Stderr {
+    output: SyncSender<Output>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Stderr {
+    fn start() -> Self {
+        let (output, lines) = mpsc::sync_channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = lost.clone();
+        let write = move || {
+            for output in lines {
+                let mut stderr = std::io::stderr().lock();
+                match output {
+                    Output::Line(line) => drop(stderr.write_all(&line)),
+                    // Whoever waited has given up.
+                    Output::Done(done) => drop(done.try_send(())),
+                }
+                match counted.swap(0, Ordering::Relaxed) {
+                    0 => {}
+                    lost => drop(writeln!(stderr, "{lost} lines were lost, since nobody read the log")),
+                }
+            }
+        };
+        // Without the thread nothing is logged, and a system that has no room for it has other worries.
+        let _ = std::thread::Builder::new().name("peerloom-log".into()).spawn(write);
+        let _ = OUTPUT.set(output.clone());
+        Self { output, lost }
+    }
+}
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _ = std::io::stderr().lock().write_all(bytes);
+        if let Err(TrySendError::Full(_)) = self.output.try_send(Output::Line(bytes.to_vec())) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(bytes.len())
     }
 
@@ -124,8 +186,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[derive(Clone, Default)]

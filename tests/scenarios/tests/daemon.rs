@@ -114,16 +114,17 @@ fn a_node_outlives_its_outputs() {
     let base = tempfile::tempdir().expect("a folder");
     let bob = init(base.path(), "bob");
     let _bob = Running::start(&bob);
-    let outputs: [(&str, fn() -> Stdio, fn() -> Stdio, &[i32]); 3] = [
+    let outputs: [(&str, fn() -> Stdio, fn() -> Stdio, &[i32]); 4] = [
         ("full", full, full, &[1]),
         ("broken", broken, broken, &[0]),
         // Nobody reads, and the pipe holds 64 KiB.
         ("unread", Stdio::piped, Stdio::null, &[0]),
+        ("unread-log", Stdio::null, Stdio::piped, &[0]),
     ];
     for (name, stdout, stderr, codes) in outputs {
         let alice = init(base.path(), name);
         let child = command(&alice, &["run", "--json"])
-            .env("RUST_LOG", "debug")
+            .env("RUST_LOG", "trace")
             .stdin(Stdio::null())
             .stdout(stdout())
             .stderr(stderr())
