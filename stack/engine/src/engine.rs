@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
 use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Target};
@@ -57,6 +59,8 @@ pub struct Engine {
     signals: Arc<Switchboard>,
     carrier: Arc<LinkCarrier>,
     network: Mutex<Option<Network>>,
+    /// Set while `network` is locked: nothing starts any more.
+    ended: AtomicBool,
     /// Offers that people carry, by the device they are for.
     offers: Mutex<HashMap<DeviceId, Offer>>,
 }
@@ -119,13 +123,18 @@ impl Engine {
             signals,
             carrier,
             network: Mutex::new(None),
+            ended: AtomicBool::new(false),
             offers: Mutex::default(),
         })
     }
 
-    /// Listens, announces, and begins to reach for contacts. Does nothing when started already.
+    /// Listens, announces, and begins to reach for contacts. Does nothing when started already; fails once the node
+    /// is shut down.
     pub async fn start(&self) -> Result<()> {
         let mut network = self.network.lock().await;
+        if self.ended.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "engine", "start", "the node is shut down"));
+        }
         if network.is_none() {
             let shared = Shared {
                 own: self.own.clone(),
@@ -269,11 +278,20 @@ impl Engine {
         Ok(taken)
     }
 
-    /// What the network allows each transport and discovery; takes up to 10 s.
-    pub async fn diagnose(&self) -> Vec<Finding> {
-        let transports = futures_util::future::join_all(self.transports.iter().map(|t| t.diagnose())).await;
-        let discoveries = futures_util::future::join_all(self.discoveries.iter().map(|d| d.diagnose())).await;
-        transports.into_iter().chain(discoveries).flatten().collect()
+    /// What the network allows each transport and discovery, and who can reach this node; takes up to 10 s. The node
+    /// must be started. Fails if it ends meanwhile: what a node that ends can't do says nothing.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+        let ended = || Error::new(ErrorKind::Closed, "engine", "diagnose", "the node is shut down, or isn't started");
+        let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
+        let (shared, addresses) = network.ok_or_else(ended)?;
+        let transports = join_all(self.transports.iter().map(|t| t.diagnose()));
+        let discoveries = join_all(self.discoveries.iter().map(|d| d.diagnose()));
+        let (transports, reach, discoveries) =
+            tokio::join!(transports, Network::diagnose(&shared, &addresses), discoveries);
+        if self.network.lock().await.is_none() {
+            return Err(ended());
+        }
+        Ok(transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten()).collect())
     }
 
     /// Gives a contact another name; returns the one it got, which is unique.
@@ -359,7 +377,12 @@ impl Engine {
     /// Closes links, writes what was accepted, and ends.
     pub async fn shutdown(&self) {
         self.offers.lock().await.clear();
-        if let Some(network) = self.network.lock().await.take() {
+        let network = {
+            let mut network = self.network.lock().await;
+            self.ended.store(true, Ordering::Release);
+            network.take()
+        };
+        if let Some(network) = network {
             network.shutdown().await;
         }
         let (done, wait) = oneshot::channel();

@@ -1,5 +1,6 @@
 //! Links to the devices of contacts: dialing, accepting, and what is said on them.
 
+mod announce;
 pub(crate) mod by_hand;
 mod dialer;
 mod gate;
@@ -7,22 +8,24 @@ mod handshake;
 mod link;
 mod links;
 mod machine;
+mod reach;
 mod signals;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
-use peerloom_core::{Discovery, Link, Listener, Place, Result, Signal, Signaling, Transport};
+use peerloom_core::{Discovery, Finding, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::contacts::Contacts;
 use crate::driver::{DriverHandle, Own};
+pub(crate) use announce::Addresses;
+use announce::Announcer;
 use gate::Gate;
 pub(crate) use gate::SignalGate;
 
@@ -31,9 +34,6 @@ pub(crate) use links::{Held, Links};
 pub use links::{LinkInfo, PeerStatus};
 pub(crate) use signals::LinkCarrier;
 pub use signals::Switchboard;
-
-/// How long our record is valid; it is told again at every link.
-const RECORD_LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
 
 /// What the network side works with.
 pub(crate) struct Shared {
@@ -55,28 +55,7 @@ pub(crate) struct Shared {
 pub(crate) struct Network {
     pub(crate) shared: Arc<Shared>,
     tasks: JoinSet<()>,
-    addresses: Arc<Addresses>,
-}
-
-/// Where each transport listens, as it last said.
-struct Addresses {
-    by_transport: Mutex<Vec<Vec<Address>>>,
-    changed: Notify,
-}
-
-impl Addresses {
-    fn all(&self) -> Vec<Address> {
-        let book = self.by_transport.lock().unwrap_or_else(PoisonError::into_inner);
-        book.iter().flatten().take(peerloom_wire::limits::ADDRESSES).cloned().collect()
-    }
-
-    fn set(&self, transport: usize, addresses: Vec<Address>) {
-        let mut book = self.by_transport.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = book.get_mut(transport).filter(|known| **known != addresses) {
-            *known = addresses;
-            self.changed.notify_one();
-        }
-    }
+    pub(crate) addresses: Arc<Addresses>,
 }
 
 impl Network {
@@ -90,31 +69,34 @@ impl Network {
             transport.set_admission(gate.clone());
             listeners.push(transport.listen(signaling).await?);
         }
-        let addresses = Arc::new(Addresses {
-            by_transport: Mutex::new(listeners.iter().map(|l| l.addresses()).collect()),
-            changed: Notify::new(),
-        });
+        let places = listeners.iter().map(|listener| listener.addresses()).collect();
+        let addresses = Arc::new(Addresses::new(places, &shared.own, &shared.suites));
         let mut tasks = JoinSet::new();
         for discovery in &shared.discoveries {
             tasks.spawn(take_records(shared.clone(), discovery.watch()));
         }
         tasks.spawn(shared.signals.clone().run());
-        announce(&shared, addresses.all()).await?;
+        let announcer = Announcer::start(shared.clone(), addresses.clone()).await?;
 
         let moved = watch::Sender::new(());
         for (transport, listener) in listeners.into_iter().enumerate() {
             let news = Moved { machine: moved.subscribe(), addresses: addresses.clone(), transport };
             tasks.spawn(accept(shared.clone(), listener, gate.clone(), news));
         }
+        tasks.spawn(announcer.run(moved.subscribe()));
         tasks.spawn(machine::watch(shared.clone(), moved));
         tasks.spawn(dialer::run(shared.clone()));
-        tasks.spawn(renew(shared.clone(), addresses.clone()));
         Ok(Self { shared, tasks, addresses })
     }
 
-    /// Where this node listens.
+    /// Where others can dial this node, as its record says.
     pub(crate) fn addresses(&self) -> Vec<Address> {
-        self.addresses.all()
+        self.addresses.choose().announced
+    }
+
+    /// Who can reach this node, and whom it can't reach.
+    pub(crate) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Finding> {
+        reach::diagnose(shared, addresses).await
     }
 
     /// Makes an offer for a device, to be carried by people.
@@ -159,40 +141,6 @@ async fn take_records(shared: Arc<Shared>, mut records: BoxStream<'static, Signe
     }
 }
 
-/// Announces again well before the record expires, and when the addresses in it change.
-async fn renew(shared: Arc<Shared>, addresses: Arc<Addresses>) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(RECORD_LIFETIME_MS / 4)) => {}
-            () = addresses.changed.notified() => {}
-        }
-        if let Err(error) = announce(&shared, addresses.all()).await {
-            warn!(%error, "the record could not be renewed");
-        }
-    }
-}
-
-/// Makes this device's record and gives it to the discoveries.
-async fn announce(shared: &Shared, addresses: Vec<Address>) -> Result<()> {
-    let record = PeerRecord {
-        network: shared.own.network,
-        certificate: shared.own.certificate.clone(),
-        addresses,
-        capabilities: 0,
-        suites: shared.suites.clone(),
-        key_packages: Vec::new(),
-        sequence: 0,
-        expires_at_ms: crate::clock::system_ms() + RECORD_LIFETIME_MS,
-    };
-    let signed = shared.driver.call(move |turn| turn.set_record(record)).await?;
-    for discovery in &shared.discoveries {
-        if let Err(error) = discovery.announce(signed.clone()).await {
-            warn!(%error, "the record could not be announced");
-        }
-    }
-    Ok(())
-}
-
 /// What a listener hears of the machine's addresses, and where it says its own.
 struct Moved {
     machine: watch::Receiver<()>,
@@ -216,6 +164,11 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, gate: Arc<
                 continue;
             }
         };
+        // `doctor` looks whether an announced address leads here.
+        if link.remote_key().is_some_and(|key| key == *shared.own.key.public()) {
+            link.close("this node itself");
+            continue;
+        }
         let Some(place) = gate.place(&*link) else {
             shared.links.count_refused();
             link.close("this device has links enough");

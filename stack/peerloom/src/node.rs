@@ -201,8 +201,9 @@ impl Node {
         self.engine.set_ice_servers(servers)
     }
 
-    /// What the network allows each transport and discovery; takes up to 10 s.
-    pub async fn diagnose(&self) -> Vec<Finding> {
+    /// What the network allows each transport and discovery, and who can reach this node; takes up to 10 s. The
+    /// node must be started; fails if it is shut down meanwhile.
+    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
         self.engine.diagnose().await
     }
 

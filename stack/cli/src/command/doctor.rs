@@ -15,14 +15,16 @@ pub(super) async fn run(session: Session, json: bool) -> Result<ExitCode> {
     session.close().await;
     drop(progress);
     let findings = asked?;
-    let bad = findings.iter().filter(|finding| finding.status == FindingStatus::Bad).count();
+    let count = |status| findings.iter().filter(|finding| finding.status == status).count();
+    let (bad, notes) = (count(FindingStatus::Bad), count(FindingStatus::Note));
     if json {
         say_json(&findings);
     } else {
         findings.iter().for_each(show);
-        note(match bad {
-            0 => "nothing is wrong",
-            1 => "one thing doesn't work",
+        note(match (bad, notes) {
+            (0, 0) => "nothing is wrong",
+            (0, _) => "nothing is broken; see the notes for what is limited",
+            (1, _) => "one thing doesn't work",
             _ => "several things don't work",
         });
     }

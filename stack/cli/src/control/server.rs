@@ -191,7 +191,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
         }
         Request::Doctor => {
             node.start().await?;
-            serde_json::to_value(node.diagnose().await)
+            serde_json::to_value(node.diagnose().await?)
                 .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a finding can't be written").source(e))
         }
         Request::SetIceServers { servers } => Ok(json!({ "transports": node.set_ice_servers(&servers)? })),
