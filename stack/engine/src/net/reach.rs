@@ -77,7 +77,8 @@ fn who_can_dial(shared: &Shared, announced: &[Address]) -> Finding {
 async fn where_they_lead(shared: &Shared, announced: &[Address]) -> Vec<Finding> {
     let dialed = announced.iter().filter_map(|address| {
         let transport = shared.transports.iter().find(|t| t.scheme() == address.scheme())?;
-        (!transport.caps().needs_signaling).then(|| async move { (address, dial(shared, &**transport, address).await) })
+        (!transport.caps().needs_signaling)
+            .then_some(async move { (address, dial(shared, &**transport, address).await) })
     });
     let dialed = join_all(dialed).await;
     let here: Vec<_> = dialed.iter().filter(|(_, leads)| matches!(leads, Leads::Here)).map(|(a, _)| *a).collect();
