@@ -1,6 +1,7 @@
 //! The link's text form.
 
 use data_encoding::BASE64URL_NOPAD;
+use peerloom_core::wire::pasted::{LinkError, read_link};
 use peerloom_core::wire::{Signed, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 
@@ -12,38 +13,29 @@ pub fn encode(invitation: &Signed) -> String {
     format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&invitation.encode()))
 }
 
-/// The signed invitation of a link; nothing in it is verified yet. White space, line breaks and a
-/// missing scheme are forgiven, since links are pasted by people.
+/// The signed invitation of a link; nothing in it is verified yet. What people paste along with it is forgiven, as
+/// [`read_link`] says.
 pub fn decode(link: &str) -> Result<Signed> {
-    let wrong = |message: &str| Err(Error::new(ErrorKind::Malformed, "invite", "read the link", message));
-    // Base64 takes a third more than the bytes; the rest is room for line breaks.
+    let wrong = |message: &str| Error::new(ErrorKind::Malformed, "invite", "read the link", message);
+    // Base64 takes a third more than the bytes; the rest is room for line breaks and for what stands around it.
     if link.len() > 4 * limits::INVITATION {
-        return wrong("this is too long to be an invitation link; paste the link alone");
+        return Err(wrong("this is too long to be an invitation link; paste the link alone"));
     }
-    let link: String = link.chars().filter(|c| !c.is_whitespace()).collect();
-    let text = match link.strip_prefix(PREFIX).or_else(|| link.strip_prefix("invite/")) {
-        Some(text) => text,
-        None if link.contains("://") => {
-            return wrong("this is another kind of link; an invitation begins with peerloom://invite/");
+    read_link(link, "invite", |bytes| Signed::decode(bytes.into(), limits::INVITATION)).map_err(|error| match error {
+        LinkError::Missing if ["offer/", "answer/"].iter().any(|kind| link.to_lowercase().contains(kind)) => wrong(
+            "this is an offer or an answer of `peerloom connect --manual`; an invitation begins with peerloom://invite/",
+        ),
+        LinkError::Missing if link.contains("://") => {
+            wrong("this is another kind of link; an invitation begins with peerloom://invite/")
         }
-        None => &link,
-    };
-    if text.is_empty() {
-        return wrong("the link is empty; paste the whole link that `peerloom invite` printed");
-    }
-    let Ok(bytes) = BASE64URL_NOPAD.decode(text.trim_end_matches('=').as_bytes()) else {
-        return wrong("the link is cut off or has been changed; ask for it again");
-    };
-    let cut = |e| {
-        Error::new(
-            ErrorKind::Malformed,
-            "invite",
-            "read the link",
-            "the link is cut off or has been changed; ask for it again",
-        )
-        .source(e)
-    };
-    Signed::decode(bytes.into(), limits::INVITATION).map_err(cut)
+        LinkError::Missing | LinkError::Empty => {
+            wrong("the link is empty; paste the whole link that `peerloom invite` printed")
+        }
+        LinkError::Damaged(cause) => {
+            let error = wrong("the link is cut off or has been changed; copy it again, or ask for another one");
+            cause.into_iter().fold(error, Error::source)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::identity::{clean_name, decode_suites};
+use crate::identity::decode_suites;
+use crate::name::clean_name;
 use crate::shape::{Field, Shape};
 use crate::{DecodeError, NetworkId, Signed, SuiteId, context, limits, pb, signed};
 

@@ -207,23 +207,6 @@ pub(crate) fn decode_suites(suites: &[u32]) -> Result<Vec<SuiteId>, DecodeError>
     suites.iter().map(|s| SuiteId::decode(*s)).collect()
 }
 
-/// Makes a name from outside safe to show: no control or direction characters, at most
-/// [`limits::NAME`] bytes.
-pub fn clean_name(name: &str) -> String {
-    let shown = |c: &char| {
-        !c.is_control()
-            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    let mut clean = String::new();
-    for c in name.chars().filter(shown) {
-        if clean.len() + c.len_utf8() > limits::NAME {
-            break;
-        }
-        clean.push(c);
-    }
-    clean.trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,11 +219,5 @@ mod tests {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
         assert!(format!("q://{}", "x".repeat(200)).parse::<Address>().is_err());
-    }
-
-    #[test]
-    fn names_are_cleaned() {
-        assert_eq!(clean_name(" bob\u{202e}\n\u{1b}[31m "), "bob[31m");
-        assert!(clean_name(&"é".repeat(100)).len() <= limits::NAME);
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::identity::clean_name;
+use crate::name::clean_name;
 use crate::shape::{Field, Shape};
 use crate::{DecodeError, DeviceCertificate, PeerRecord, PublicKey, Signed, context, limits, pb, signed};
 

@@ -17,6 +17,8 @@ pub mod id;
 pub mod identity;
 pub mod invitation;
 pub mod limits;
+pub mod name;
+pub mod pasted;
 pub mod range;
 pub mod receipt;
 pub mod shape;

@@ -46,6 +46,9 @@ impl Signed {
         }
         SHAPE.check(&bytes)?;
         let signed = pb::Signed::decode(bytes).map_err(|_| DecodeError::Malformed { what: SHAPE.what })?;
+        if signed.signature.is_empty() {
+            return Err(DecodeError::invalid(SHAPE.what, "its signature is missing"));
+        }
         Ok(Self::from_pb(signed))
     }
 

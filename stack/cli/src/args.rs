@@ -1,9 +1,11 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use peerloom::Override;
 
 /// Durable, end-to-end encrypted messages between nodes, without a server.
@@ -135,8 +137,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// What you are called; contacts see it.
-    #[arg(long)]
+    /// What you are called; contacts see it. By default the folder's name.
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) name: Option<String>,
     /// Name of the network.
     #[arg(long, default_value = "peerloom")]
@@ -167,6 +169,9 @@ pub(crate) struct Invite {
     /// Draw the link as a QR code, too.
     #[arg(long)]
     pub(crate) qr: bool,
+    /// Write the link as a QR code to a new picture, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) png: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -179,22 +184,24 @@ pub(crate) struct Add {
     #[arg(long, value_name = "PICTURE", conflicts_with = "link")]
     pub(crate) qr: Option<PathBuf>,
     /// What to call the contact.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) alias: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Contacts {
     /// Give a contact another name.
-    #[arg(long, value_name = "OLD=NEW")]
+    #[arg(long, value_name = "OLD=NEW", allow_hyphen_values = true)]
     pub(crate) rename: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Send {
-    /// The contact's name, or the beginning of their user id.
+    /// The contact's name, their user id, or @ and at least 16 characters of it.
     pub(crate) contact: String,
-    /// The text; `-` reads it from standard input.
+    /// The text; `-` reads it from standard input, without the line break at its end. Text that is an option itself, such
+    /// as --json, goes after `--`.
+    #[arg(allow_hyphen_values = true)]
     pub(crate) text: String,
     /// How long the message may wait to be delivered, instead of the configured time.
     #[arg(long, value_parser = duration)]
@@ -203,7 +210,7 @@ pub(crate) struct Send {
 
 #[derive(Debug, Args)]
 pub(crate) struct Chat {
-    /// The contact's name, or the beginning of their user id.
+    /// The contact's name, their user id, or @ and at least 16 characters of it.
     pub(crate) contact: String,
 }
 
@@ -386,6 +393,42 @@ pub(crate) struct Bench {
 pub(crate) struct BenchPeer {
     #[command(subcommand)]
     pub(crate) role: crate::bench::Role,
+}
+
+/// Reads the command line.
+pub(crate) fn parse(words: &[OsString]) -> Result<Arguments, clap::Error> {
+    let parsed = Arguments::try_parse_from(words);
+    let asks_for_help = parsed.as_ref().is_err_and(|e| e.kind() == clap::error::ErrorKind::DisplayHelp);
+    // Where `send` has its text, `-h` and `--help` are the text, and must not be lost.
+    let text = asks_for_help.then(|| {
+        let command = Arguments::command().mut_subcommand("send", |send| send.disable_help_flag(true));
+        let matches = command.try_get_matches_from(words).ok()?;
+        Arguments::from_arg_matches(&matches).ok().filter(|arguments| matches!(arguments.command, Command::Send(_)))
+    });
+    match text.flatten() {
+        Some(arguments) => Ok(arguments),
+        None => parsed.map_err(without_far_guesses),
+    }
+}
+
+/// Drops suggestions that have little to do with what was written.
+fn without_far_guesses(mut error: clap::Error) -> clap::Error {
+    for (written, suggested) in [
+        (ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
+        (ContextKind::InvalidArg, ContextKind::SuggestedArg),
+        (ContextKind::InvalidValue, ContextKind::SuggestedValue),
+    ] {
+        let Some(ContextValue::String(wanted)) = error.get(written).cloned() else { continue };
+        let guesses = match error.remove(suggested) {
+            Some(ContextValue::String(guess)) => vec![guess],
+            Some(ContextValue::Strings(guesses)) => guesses,
+            _ => continue,
+        };
+        if let Some(near) = peerloom::config::nearest(&wanted, guesses.iter().map(String::as_str)) {
+            error.insert(suggested, ContextValue::Strings(vec![near.to_owned()]));
+        }
+    }
+    error
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

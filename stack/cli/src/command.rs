@@ -10,31 +10,35 @@ mod manual;
 mod qr;
 mod registry;
 mod screen;
+mod show;
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 
 use peerloom::config::FILE_NAME;
+use peerloom::core::wire::limits;
 use peerloom::{Config, Error, ErrorKind, IceServer, Result};
 use serde_json::{Value, json};
 
 use crate::args::{
     Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, LogFormat, Queue, QueueAction, Run, Send,
 };
-use crate::control::{EventView, MessageView, Request};
-use crate::output::{is_lost, lost, note, printable, say, say_json, set_in, table};
+use crate::control::Request;
+use crate::output::{hint, is_lost, lost, note, printable, say, say_json, table};
 use crate::session::Session;
 use crate::signals::interrupted;
 use crate::{bench, demo, metrics};
 
 pub(crate) use init::{free_port, init_folder};
 pub(crate) use registry::temporary as temporary_registry;
+use show::{show_event, show_message};
 
 /// Runs the command that the arguments ask for.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { dir, overrides: set, json, log, command, .. } = arguments;
-    // What is said here counts more than what the environment says.
-    let mut overrides = peerloom::config::overrides_from(std::env::vars_os());
+    // An argument counts more than the environment.
+    let mut overrides = peerloom::config::overrides_from(std::env::vars_os())?;
     overrides.extend(set);
     let opened = || Session::open(&dir, &overrides);
     let done = match command {
@@ -46,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
             session.close().await;
             done
         }
-        Command::Add(add) => with(opened().await?, |s| self::add(s, json, add)).await,
+        Command::Add(add) => with(opened().await?, |s| self::add(s, &dir, json, add)).await,
         Command::Contacts(contacts) => with(opened().await?, |s| self::contacts(s, json, contacts)).await,
         Command::Send(send) => with(opened().await?, |s| self::send(s, json, send)).await,
         Command::Chat(chat) => {
@@ -130,6 +134,9 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
     session.start().await?;
     let lifetime_ms = u64::try_from(invite.lifetime.as_millis()).unwrap_or(u64::MAX);
     let answer = session.request(Request::Invite { lifetime_ms, uses: invite.uses }).await?;
+    if let Some(picture) = &invite.png {
+        qr::write(&text(&answer, "link"), picture)?;
+    }
     if json {
         say_json(&answer);
     } else {
@@ -145,31 +152,43 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
     Ok(())
 }
 
-async fn add(session: std::sync::Arc<Session>, json: bool, add: Add) -> Result<()> {
+async fn add(session: std::sync::Arc<Session>, dir: &Path, json: bool, add: Add) -> Result<()> {
     let link = match add.qr {
         Some(picture) => qr::read(&picture)?,
         None => add.link.unwrap_or_default(),
     };
-    let answer = session.request(Request::Add { link, alias: add.alias }).await?;
+    let answer = session.request(Request::Add { link, alias: add.alias.clone() }).await?;
     if json {
         say_json(&answer);
     } else {
-        let contact = printable(&text(&answer, "contact"));
-        say(&format!("added {contact}; send with: peerloom send {contact} hello"));
+        let contact = text(&answer, "contact");
+        let next = hint(dir, &["send", "--", &contact, "hello"]);
+        say(&format!("added {}; send with: {next}", printable(&contact)));
+        warn_of_names(&answer, add.alias.as_deref());
     }
     Ok(())
 }
 
+/// Notes that a contact isn't called as asked for, or that its name looks like another contact's.
+fn warn_of_names(contact: &Value, asked: Option<&str>) {
+    let (name, like) = (printable(&text(contact, "contact")), printable(&text(contact, "like")));
+    match asked.is_some_and(|asked| asked.trim() != name) {
+        true if like.is_empty() => note(&format!("note: the contact is called {name}, since a name is one word")),
+        true => note(&format!("note: the contact is called {name}, since another one is called {like}")),
+        false if like.is_empty() => {}
+        false => note(&format!("note: {name} has a name that looks like that of your contact {like}")),
+    }
+}
+
 async fn contacts(session: std::sync::Arc<Session>, json: bool, contacts: Contacts) -> Result<()> {
     if let Some(rename) = contacts.rename {
-        let wrong = || Error::new(ErrorKind::Invalid, "contacts", "rename", "write --rename OLD=NEW");
-        let (contact, alias) = rename.split_once('=').ok_or_else(wrong)?;
-        let request = Request::Rename { contact: contact.into(), alias: alias.into() };
-        let answer = session.request(request).await?;
+        let (contact, alias) = names(&session, &rename).await?;
+        let answer = session.request(Request::Rename { contact, alias: alias.clone() }).await?;
         if json {
             say_json(&answer)
         } else {
-            say(&printable(&text(&answer, "contact")))
+            say(&printable(&text(&answer, "contact")));
+            warn_of_names(&answer, Some(&alias));
         }
         return Ok(());
     }
@@ -177,14 +196,42 @@ async fn contacts(session: std::sync::Arc<Session>, json: bool, contacts: Contac
     if json {
         say_json(&answer);
     } else {
-        let rows: Vec<_> = rows(&answer).map(|c| vec![printable(&text(c, "contact")), text(c, "user")]).collect();
-        table(&["contact", "user"], &rows);
+        let like = |c: &Value| match printable(&text(c, "like")) {
+            like if like.is_empty() => like,
+            like => format!("looks like {like}"),
+        };
+        let row = |c: &Value| vec![printable(&text(c, "contact")), text(c, "user"), like(c)];
+        table(&["contact", "user", ""], &rows(&answer).map(row).collect::<Vec<_>>());
     }
     Ok(())
 }
 
+/// Whom `OLD=NEW` renames and to what; names may contain `=` themselves.
+async fn names(session: &Session, rename: &str) -> Result<(String, String)> {
+    let wrong = |message: &str| Error::new(ErrorKind::Invalid, "contacts", "rename", message);
+    let splits = rename.match_indices('=').map(|(at, _)| rename.split_at(at));
+    let mut splits: Vec<_> = splits.filter(|(old, _)| old.len() <= 2 * limits::NAME).collect();
+    let Some(first) = splits.first().copied() else {
+        return Err(wrong("write --rename OLD=NEW"));
+    };
+    if splits.len() > 1 {
+        let contacts = session.request(Request::Contacts).await?;
+        splits.retain(|(old, _)| rows(&contacts).any(|c| c["contact"] == *old));
+    }
+    match splits.as_slice() {
+        // The node's error says who may be meant.
+        [] => Ok(first),
+        [one] => Ok(*one),
+        _ => Err(wrong("several contacts may be meant; name the contact by its id, as @ID=NEW")),
+    }
+    .map(|(old, new)| (old.to_owned(), new.strip_prefix('=').unwrap_or(new).to_owned()))
+}
+
 async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Result<()> {
-    let text = if send.text == "-" { read_stdin()? } else { send.text };
+    let text = if send.text == "-" { read_message()? } else { send.text };
+    if text.trim().is_empty() {
+        return Err(Error::new(ErrorKind::Invalid, "send", "read the text", "the message is empty"));
+    }
     let ttl_ms = send.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let answer = session.request(Request::Send { contact: send.contact, text, ttl_ms }).await?;
     if json {
@@ -198,14 +245,21 @@ async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Resul
     Ok(())
 }
 
-/// Standard input up to its end: one message.
-fn read_stdin() -> Result<String> {
-    let limit = peerloom::core::wire::limits::MESSAGE_BODY as u64;
-    let mut text = String::new();
-    let failed = |e| Error::new(ErrorKind::Invalid, "send", "read standard input", "the text is not UTF-8").source(e);
-    // One byte more than allowed, so that too long a text is refused rather than cut.
-    std::io::stdin().take(limit + 1).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
+/// Standard input up to its end: one message, without the line break at its end.
+fn read_message() -> Result<String> {
+    let error = |kind, message: String| Error::new(kind, "send", "read standard input", message);
+    let mut text = Vec::new();
+    // Room for the line break, and one byte more, so that too long a text is refused rather than cut.
+    let read = std::io::stdin().lock().take(limits::MESSAGE_BODY as u64 + 3).read_to_end(&mut text);
+    read.map_err(|e| error(ErrorKind::Invalid, "it can't be read".into()).source(e))?;
+    let line = text.strip_suffix(b"\n").map(|text| text.strip_suffix(b"\r").unwrap_or(text));
+    let text = line.unwrap_or(&text);
+    if text.len() > limits::MESSAGE_BODY {
+        let message = format!("a message has at most {} bytes, and standard input has more", limits::MESSAGE_BODY);
+        return Err(error(ErrorKind::TooLarge, message));
+    }
+    let not_text = |e| error(ErrorKind::Invalid, "the text is not UTF-8".into()).source(e);
+    std::str::from_utf8(text).map(str::to_owned).map_err(not_text)
 }
 
 async fn inbox(session: Session, json: bool, inbox: Inbox) -> Result<()> {
@@ -259,6 +313,7 @@ async fn queue(session: std::sync::Arc<Session>, json: bool, queue: Queue) -> Re
     }
     let row = |entry: &Value| {
         let next = match entry["next_try_ms"].as_u64() {
+            Some(0) => "now".into(),
             Some(ms) => format!("{:.1}s", ms as f64 / 1000.0),
             None => "-".into(),
         };
@@ -337,71 +392,17 @@ async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<(
     Ok(())
 }
 
-fn check(dir: &std::path::Path, overrides: &[peerloom::Override], json: bool, check: Check) -> Result<()> {
+fn check(dir: &Path, overrides: &[peerloom::Override], json: bool, check: Check) -> Result<()> {
     let path = check.file.unwrap_or_else(|| dir.join(FILE_NAME));
     let config = Config::load(&path, overrides, &crate::kinds())?;
     let chosen = config.layers.iter().map(|c| format!("{} {}", c.layer, c.full_kind()));
     if json {
         let layers: Vec<_> = config.layers.iter().map(|c| json!({ "layer": c.layer, "kind": c.full_kind() })).collect();
-        say_json(&json!({ "ok": true, "file": path, "layers": layers }));
+        say_json(&json!({ "ok": true, "file": path.to_string_lossy(), "layers": layers }));
     } else {
         say(&format!("{}: good ({})", path.display(), chosen.collect::<Vec<_>>().join(", ")));
     }
     Ok(())
-}
-
-fn show_event(event: &Value, json: bool) {
-    if json {
-        say_json(event);
-        return;
-    }
-    let Ok(view) = serde_json::from_value::<EventView>(event.clone()) else {
-        return;
-    };
-    let line = match view {
-        EventView::Message(message) => return say(&line_of(&message)),
-        EventView::Delivered { contact, messages } => {
-            format!("{contact}: {} delivered", messages.len())
-        }
-        EventView::Failed { contact, messages, reason } => format!("{contact}: {} failed: {reason}", messages.len()),
-        EventView::PeerUp { contact, .. } => format!("{contact} is connected"),
-        EventView::PeerDown { contact, reason, .. } => format!("{contact} is gone: {reason}"),
-        EventView::Online => "online".into(),
-        EventView::Offline => "offline".into(),
-        EventView::Stalled { contact, .. } => {
-            format!("{contact}: can't be reached; messages wait until it appears")
-        }
-        EventView::ContactAdded { contact, .. } => {
-            format!("{contact} used an invitation and is a contact now")
-        }
-        EventView::Gap { contact, first, last } => format!("{contact}: entries {first} to {last} are missing"),
-        EventView::Lagged { missed } => format!("{missed} events were missed"),
-    };
-    say(&format!("* {}", printable(&line)));
-}
-
-fn show_message(message: &Value, json: bool) {
-    if json {
-        say_json(message);
-    } else if let Some(line) = message_line(message) {
-        say(&line);
-    }
-}
-
-/// A message for a person.
-fn message_line(message: &Value) -> Option<String> {
-    serde_json::from_value::<MessageView>(message.clone()).ok().map(|view| line_of(&view))
-}
-
-fn line_of(message: &MessageView) -> String {
-    let body = match (&message.text, &message.body) {
-        (Some(text), _) => set_in(text),
-        (None, body) => {
-            let kind = if message.content_type.is_empty() { "bytes" } else { &message.content_type };
-            format!("[{}, {} characters of base64]", printable(kind), body.as_ref().map_or(0, String::len))
-        }
-    };
-    format!("{}: {body}", printable(&message.from))
 }
 
 /// A string of an answer; empty where there is none.

@@ -14,13 +14,12 @@ mod signals;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use clap::Parser;
-use peerloom::{Error, ErrorKind, Kinds, Retry, builtin};
-
 use args::Arguments;
+use peerloom::{Error, ErrorKind, Kinds, Retry, builtin};
 
 static KINDS: OnceLock<fn() -> Kinds> = OnceLock::new();
 
@@ -46,24 +45,13 @@ pub fn main() -> ExitCode {
 
 /// Runs the command with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let code = match Arguments::try_parse_from(arguments) {
+    let words: Vec<OsString> = arguments.into_iter().collect();
+    let code = match args::parse(&words) {
         Ok(arguments) => execute(arguments),
-        Err(error) => explain(&error),
+        Err(error) => explain(&words, &error),
     };
     log::flush();
     output::exit_code(code)
-}
-
-/// Prints help, the version, or what is wrong with the arguments.
-fn explain(error: &clap::Error) -> ExitCode {
-    let printed = error.print().and_then(|()| std::io::stdout().flush());
-    if error.use_stderr() {
-        return ExitCode::from(2);
-    }
-    if let Err(error) = printed {
-        output::lose(&error);
-    }
-    ExitCode::SUCCESS
 }
 
 fn execute(arguments: Arguments) -> ExitCode {
@@ -72,23 +60,45 @@ fn execute(arguments: Arguments) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::complain(&format!("no threads can be made: {error}"));
-            return ExitCode::FAILURE;
+            let failed = Error::new(ErrorKind::Bug, "command", "start", "no threads can be made");
+            return fail(json, &failed.source(error));
         }
     };
-    let outcome = runtime.block_on(command::run(arguments));
+    // What panics is a bug; scripts get their object all the same.
+    let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(command::run(arguments))));
     // Threads that still wait for a disk or a terminal must not hold up the end.
     runtime.shutdown_background();
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            output::complain(&error.to_string());
-            if json {
-                output::say_json(&serde_json::json!({ "error": control::Failure::from(&error) }));
-            }
-            exit_code(&error)
+    let bug =
+        |_| Err(Error::new(ErrorKind::Bug, "command", "run", "a bug in Peerloom: please report what stands above"));
+    outcome.unwrap_or_else(bug).unwrap_or_else(|error| fail(json, &error))
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn explain(words: &[OsString], error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        if let Err(error) = error.print().and_then(|()| std::io::stdout().flush()) {
+            output::lose(&error);
         }
+        return ExitCode::SUCCESS;
     }
+    let message = error.to_string();
+    output::note(message.trim_end());
+    if words.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
+        let message = message.split("\n\nUsage").next().unwrap_or_default();
+        let error =
+            Error::new(ErrorKind::Invalid, "command", "read the arguments", message.trim_start_matches("error: "));
+        output::say_json(&serde_json::json!({ "error": control::Failure::from(&error) }));
+    }
+    ExitCode::from(2)
+}
+
+/// Says what failed, and gives the exit code for it.
+fn fail(json: bool, error: &Error) -> ExitCode {
+    output::complain(&error.to_string());
+    if json {
+        output::say_json(&serde_json::json!({ "error": control::Failure::from(error) }));
+    }
+    exit_code(error)
 }
 
 fn exit_code(error: &Error) -> ExitCode {

@@ -5,6 +5,7 @@
 //! makes the command's exit code 1 ([`exit_code`]).
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
@@ -60,14 +61,27 @@ pub(crate) fn say_json(value: &impl serde::Serialize) {
     say(&serde_json::to_string(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}")));
 }
 
-/// An error, for a person.
+/// An error, for a person. Parts of it may come from outside.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "peerloom: {message}");
+    note(&format!("peerloom: {message}"));
 }
 
-/// A note beside the result, for a person.
+/// A note beside the result, for a person. Parts of it may come from outside.
 pub(crate) fn note(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
+    let lines: Vec<String> = message.split('\n').map(printable).collect();
+    let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
+}
+
+/// A command on the same folder, as a person can paste it into a shell: nothing in it is expanded or taken for an option.
+pub(crate) fn hint(folder: &Path, words: &[&str]) -> String {
+    let folder = folder.to_string_lossy();
+    let folder = if folder == "." { vec![] } else { vec!["-C", &*folder] };
+    let words = ["peerloom"].into_iter().chain(folder).chain(words.iter().copied());
+    // A word with a zero byte can't be written in a shell at all.
+    words
+        .map(|word| shlex::try_quote(word).map_or_else(|_| "''".into(), |word| printable(&word)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A progress line that is overwritten; nothing when stderr isn't a terminal.
@@ -111,13 +125,18 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Text from outside, safe for a terminal: control characters are shown as their pictures.
+/// Text from outside as one line that is safe for a terminal: control characters are shown as their pictures.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
-            '\n' | '\t' => c,
+            '\t' => c,
             c if (c as u32) < 0x20 => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
-            '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+            '\u{7f}'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => '\u{fffd}',
             c => c,
         })
         .collect()
@@ -126,7 +145,7 @@ pub(crate) fn printable(text: &str) -> String {
 /// A text of several lines as one message's: lines after the first are set in, so that none of them can
 /// look like somebody else's message.
 pub(crate) fn set_in(text: &str) -> String {
-    printable(text).replace('\n', "\n    ")
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n    ")
 }
 
 /// Whether results may be coloured: on a terminal, unless `NO_COLOR` says otherwise.
@@ -136,10 +155,31 @@ pub(crate) fn colours() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use std::path::Path;
+
+    use super::{hint, printable, set_in};
 
     #[test]
     fn terminals_are_not_controlled_from_outside() {
-        assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}\nd"), "a␛[2Jb␍c\u{fffd}\nd");
+        assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}\nd"), "a␛[2Jb␍c\u{fffd}␊d");
+        assert_eq!(set_in("a\u{85}\nb"), "a\u{fffd}\n    b");
+    }
+
+    #[test]
+    fn hints_can_be_pasted() {
+        let hint = hint(Path::new("my folder"), &["send", "--", "$(touch${IFS}pwned)'", "hello"]);
+        assert_eq!(
+            shlex::split(&hint),
+            Some(vec![
+                "peerloom".into(),
+                "-C".into(),
+                "my folder".into(),
+                "send".into(),
+                "--".into(),
+                "$(touch${IFS}pwned)'".into(),
+                "hello".into()
+            ])
+        );
+        assert_eq!(super::hint(Path::new("."), &["run"]), "peerloom run");
     }
 }

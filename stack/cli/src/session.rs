@@ -65,6 +65,7 @@ impl Session {
     async fn open_as(folder: &Path, overrides: &[Override], owner: Owner) -> Result<Self> {
         // Before anything is said to what listens there.
         private::check_folder(folder)?;
+        control::check_path(folder)?;
         let kinds = crate::kinds();
         let begin = Instant::now();
         loop {

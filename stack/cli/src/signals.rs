@@ -2,8 +2,9 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Completes at SIGINT (Ctrl-C), SIGTERM or SIGHUP; at SIGHUP not where it is ignored, as `nohup` does.
-pub(crate) async fn interrupted() {
+/// Completes at SIGINT (Ctrl-C), SIGTERM or SIGHUP; at SIGHUP not where it is ignored, as `nohup` does. What comes
+/// after the call counts, even before the first poll.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
     let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
     if !hangup_is_ignored() {
         kinds.push(SignalKind::hangup());
@@ -13,7 +14,8 @@ pub(crate) async fn interrupted() {
             signal.recv().await;
         })
     });
-    futures_util::future::select_all(waiting).await;
+    let any = futures_util::future::select_all(waiting);
+    async { drop(any.await) }
 }
 
 /// Whether the process began with SIGHUP ignored. Only Linux says so.

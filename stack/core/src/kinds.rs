@@ -6,6 +6,7 @@
 //! *build* (opens files, binds nothing), *start* (binds and spawns, by the traits' own methods).
 
 mod range;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -144,6 +145,19 @@ impl Passphrase {
     /// This text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
+    }
+
+    /// The one line of a secret file or of standard input, whole, without its line break.
+    ///
+    /// An error says why the text isn't one: a second line would be ignored in silence.
+    pub fn from_line(text: &str) -> Result<Self, &'static str> {
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        match line {
+            "" => Err("a secret is one line, and this is empty"),
+            _ if line.contains(['\n', '\r', '\0']) => Err("a secret is one line, and here are several"),
+            _ => Ok(Self::new(line)),
+        }
     }
 
     /// The text.
@@ -370,10 +384,7 @@ impl Kinds {
 /// Settings as their type, checked: ranges first, then what the type and its author say.
 pub fn parse<S: KindConfig>(settings: &Settings) -> Result<S, SettingsError> {
     check_ranges(&schemars::schema_for!(S).to_value(), settings)?;
-    let config: S = serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(|e| {
-        let path = e.path().to_string();
-        SettingsError::new(if path == "." { String::new() } else { path }, e.inner().to_string())
-    })?;
+    let config: S = serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(SettingsError::from)?;
     config.validate()?;
     Ok(config)
 }
@@ -437,6 +448,19 @@ impl JsonSchema for DurationText {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_read_whole_or_not_at_all() {
+        let long = "x".repeat(1 << 20);
+        for (text, secret) in
+            [("one", "one"), ("one\n", "one"), ("one\r\n", "one"), (" one \n", " one "), (&long, &long)]
+        {
+            assert_eq!(Passphrase::from_line(text).expect("a secret").expose(), secret);
+        }
+        for wrong in ["", "\n", "\r\n", "one\ntwo", "one\n\n", "one\rtwo\n", "a\0b"] {
+            assert!(Passphrase::from_line(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn durations_survive_their_text_form() {

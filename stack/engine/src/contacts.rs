@@ -3,10 +3,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use peerloom_core::wire::name::looks;
 use peerloom_core::wire::store::{Contact, ContactDevice};
-use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, SuiteId, UserId};
+use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, SuiteId, UserId, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
+
+/// What marks the beginning of a user id where a contact's name may stand.
+pub const ID_MARK: char = '@';
+/// Characters of a user id that name it: 80 bits, which nobody finds another user's key for.
+pub const ID_PREFIX: usize = 16;
+/// Most contacts that an error lists.
+const LISTED: usize = 10;
 
 /// The contacts, as the delivery thread last wrote them; others read.
 #[derive(Clone, Default)]
@@ -19,6 +27,8 @@ struct Book {
     conversations: HashMap<ConversationId, UserId>,
     /// Invitations that strangers may still use: when each expires, and the hash of its token.
     invitations: BTreeSet<(u64, [u8; 32])>,
+    /// What the contacts' names look like; no two share a form.
+    looks: HashMap<String, UserId>,
 }
 
 impl Contacts {
@@ -111,51 +121,70 @@ impl Contacts {
         book.by_user.values().flat_map(|c| c.devices.iter().map(|d| (c.user, d.clone()))).collect()
     }
 
-    /// A name like `wanted` that no other contact has.
+    /// A name like `wanted` that no other contact has, nor one that looks like it: numbers make the difference.
     pub(crate) fn free_alias(&self, wanted: &str, user: &UserId) -> String {
         let book = self.read();
-        let base = if wanted.is_empty() { user.short() } else { wanted.replace(char::is_whitespace, "-") };
-        // Nor may a name look like somebody's id: a person who types an id means that one.
-        let taken =
-            |alias: &str| book.by_user.values().any(|c| c.user != *user && (c.alias == alias || means(&c.user, alias)));
+        // A name is one word in a shell, and what begins with a mark, or is a whole id, names a user by id.
+        let word = wanted.trim_start_matches(ID_MARK).replace(char::is_whitespace, "-");
+        let base = if word.is_empty() || word.parse::<UserId>().is_ok() { user.short() } else { word };
         let mut alias = base.clone();
         let mut number = 2;
-        while taken(&alias) {
-            alias = format!("{base}-{number}");
+        while looks(&alias).iter().any(|look| book.looks.get(look).is_some_and(|other| other != user)) {
+            let suffix = format!("-{number}");
+            let end = base.floor_char_boundary(limits::NAME.saturating_sub(suffix.len()));
+            alias = format!("{}{suffix}", base.get(..end).unwrap_or_default());
             number += 1;
         }
         alias
     }
 
-    /// The contact that a person means: an alias, or the beginning of a user id (six characters or more).
-    pub(crate) fn find(&self, name: &str) -> Result<Contact> {
+    /// The contact whose name a contact's would be without the number that makes the difference.
+    pub(crate) fn namesake(&self, contact: &Contact) -> Option<Contact> {
+        let (base, number) = contact.alias.rsplit_once('-')?;
+        number.parse::<u32>().ok()?;
         let book = self.read();
-        let by_id = name.parse().ok().and_then(|user: UserId| book.by_user.get(&user));
-        if let Some(contact) = by_id.or_else(|| book.by_user.values().find(|c| c.alias == name)) {
-            return Ok(contact.clone());
+        let other = looks(base).iter().find_map(|look| book.looks.get(look).copied())?;
+        book.by_user.get(&other).filter(|other| other.user != contact.user).cloned()
+    }
+
+    /// The contact that a person means: a contact's exact name, a whole user id, or [`ID_MARK`] and at least
+    /// [`ID_PREFIX`] characters of one.
+    pub(crate) fn find(&self, name: &str) -> Result<Contact> {
+        let error = |kind, message| Err(Error::new(kind, "contacts", "find", message));
+        let book = self.read();
+        if name.is_empty() {
+            return error(ErrorKind::Invalid, format!("the contact's name is empty; {}", book.known()));
         }
-        let mut matching = book.by_user.values().filter(|c| means(&c.user, name));
-        match (matching.next(), matching.next()) {
-            (Some(contact), None) => Ok(contact.clone()),
-            (Some(_), Some(_)) => {
-                let message = format!("`{name}` begins several user ids; write more of it");
-                Err(Error::new(ErrorKind::Invalid, "contacts", "find", message))
-            }
-            (None, _) => {
-                let mut names: Vec<_> = book.by_user.values().map(|c| c.alias.as_str()).collect();
-                names.sort_unstable();
-                let known = if names.is_empty() {
-                    "there are no contacts yet; add one with `peerloom add <link>`".into()
-                } else {
-                    format!("known: {}", names.join(", "))
-                };
-                Err(Error::new(
-                    ErrorKind::NotFound,
-                    "contacts",
-                    "find",
-                    format!("no contact is called `{name}`; {known}"),
-                ))
-            }
+        let shown: String = name.chars().take(limits::NAME).collect();
+        let Some(prefix) = name.strip_prefix(ID_MARK) else {
+            // No alias looks like an id.
+            let found = match name.parse::<UserId>() {
+                Ok(user) => book.by_user.get(&user),
+                Err(_) => book.by_user.values().find(|c| c.alias == name),
+            };
+            return match found {
+                Some(contact) => Ok(contact.clone()),
+                None => error(ErrorKind::NotFound, format!("no contact is called `{shown}`; {}", book.meant(name))),
+            };
+        };
+        if prefix.len() < ID_PREFIX {
+            let message = format!(
+                "after {ID_MARK} come at least {ID_PREFIX} characters of a user id: shorter ones can be forged; {}",
+                book.meant(prefix)
+            );
+            return error(ErrorKind::Invalid, message);
+        }
+        let matching: Vec<&Contact> = book.beginning(prefix).collect();
+        match matching.as_slice() {
+            [contact] => Ok((*contact).clone()),
+            [] => error(
+                ErrorKind::NotFound,
+                format!("no contact's user id begins with `{}`; {}", shown.trim_start_matches(ID_MARK), book.known()),
+            ),
+            several => error(
+                ErrorKind::Invalid,
+                format!("several user ids begin so, write more of it: {}", listed(several.iter().copied())),
+            ),
         }
     }
 
@@ -177,13 +206,56 @@ impl Book {
             }
         }
         self.conversations.insert(contact.conversation, contact.user);
+        for look in self.by_user.get(&contact.user).map(|before| looks(&before.alias)).into_iter().flatten() {
+            self.looks.remove(&look);
+        }
+        self.looks.extend(looks(&contact.alias).map(|look| (look, contact.user)));
         self.by_user.insert(contact.user, contact);
+    }
+
+    /// Contacts whose user id begins so.
+    fn beginning(&self, prefix: &str) -> impl Iterator<Item = &Contact> {
+        let prefix = prefix.to_ascii_lowercase();
+        self.by_user.values().filter(move |c| c.user.to_string().starts_with(&prefix))
+    }
+
+    /// For an error: the contacts that may be meant by what is no contact's name, or all.
+    fn meant(&self, name: &str) -> String {
+        if name.is_empty() || name.len() > 2 * limits::NAME {
+            return self.known();
+        }
+        let wanted = looks(name);
+        let similar = |c: &&Contact| looks(&c.alias).iter().zip(&wanted).any(|(look, wanted)| look.starts_with(wanted));
+        let mut meant: Vec<&Contact> = self.by_user.values().filter(similar).chain(self.beginning(name)).collect();
+        meant.sort_by(|a, b| (&a.alias, &a.user).cmp(&(&b.alias, &b.user)));
+        meant.dedup_by_key(|c| c.user);
+        match meant.is_empty() {
+            true => self.known(),
+            false => format!("perhaps: {}", listed(meant.into_iter())),
+        }
+    }
+
+    /// For an error: all contacts.
+    fn known(&self) -> String {
+        let mut all: Vec<&Contact> = self.by_user.values().collect();
+        all.sort_by(|a, b| a.alias.cmp(&b.alias));
+        match all.is_empty() {
+            true => "there are no contacts yet; add one with `peerloom add LINK`".into(),
+            false => format!("known: {}", listed(all.into_iter())),
+        }
     }
 }
 
-/// Whether a name is the beginning of a user's id, long enough to be meant so.
-fn means(user: &UserId, name: &str) -> bool {
-    name.len() >= 6 && user.to_string().starts_with(name)
+/// Some contacts for an error, each with as much of its id as names it.
+fn listed<'a>(contacts: impl ExactSizeIterator<Item = &'a Contact>) -> String {
+    let more = contacts.len().saturating_sub(LISTED);
+    let short = |user: &UserId| user.to_string().chars().take(ID_PREFIX).collect::<String>();
+    let mut listed: Vec<String> =
+        contacts.take(LISTED).map(|c| format!("{} ({ID_MARK}{})", c.alias, short(&c.user))).collect();
+    if more > 0 {
+        listed.push(format!("and {more} more, see `peerloom contacts`"));
+    }
+    listed.join(", ")
 }
 
 /// The addresses in a device's newest record.
@@ -200,4 +272,89 @@ pub(crate) fn suites(device: &ContactDevice) -> Vec<SuiteId> {
 fn record(device: &ContactDevice) -> Option<PeerRecord> {
     let signed = device.record.as_ref()?;
     PeerRecord::open(signed, |_, _, _| true).ok().map(|(record, _)| record)
+}
+
+#[cfg(test)]
+mod tests {
+    use peerloom_core::wire::name::clean_name;
+
+    use super::*;
+
+    fn contact(byte: u8, alias: &str) -> Contact {
+        let user = UserId::from_bytes([byte; 32]);
+        let conversation = ConversationId::from_bytes([byte; 32]);
+        Contact { user, alias: alias.into(), devices: Vec::new(), added_at_ms: 0, conversation, token: None }
+    }
+
+    /// Adds a stranger who calls himself so; gives the name that he gets.
+    fn add(contacts: &Contacts, byte: u8, name: &str) -> String {
+        let alias = contacts.free_alias(&clean_name(name), &contact(byte, "").user);
+        contacts.insert(contact(byte, &alias));
+        alias
+    }
+
+    #[test]
+    fn only_exact_names_and_marked_ids_name_a_contact() {
+        let contacts = Contacts::default();
+        for (byte, name) in [(1, "tom"), (2, "tina"), (3, "Mum")] {
+            assert_eq!(add(&contacts, byte, name), name);
+        }
+        let id = contact(2, "").user.to_string();
+        for meant in ["tina", &id, &id.to_uppercase(), &format!("@{id}"), &format!("@{}", &id[..ID_PREFIX])] {
+            assert_eq!(contacts.find(meant).expect(meant).alias, "tina");
+        }
+        for wrong in [
+            "",
+            "t",
+            "ti",
+            "mum",
+            "tina ",
+            "@",
+            "@t",
+            "@tina",
+            &id[..ID_PREFIX],
+            &id[..51],
+            &format!("@{}", &id[..ID_PREFIX - 1]),
+            &format!("@{id}a"),
+        ] {
+            let error = contacts.find(wrong).expect_err(wrong);
+            assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound), "{wrong}: {error}");
+        }
+        let message = contacts.find("t").expect_err("two").message().to_owned();
+        assert!(message.contains("tina (@") && message.contains("tom (@") && !message.contains("Mum"), "{message}");
+        assert!(contacts.find(&id[..8]).expect_err("unmarked").message().contains("perhaps: tina (@"));
+        let message = contacts.find(&"x".repeat(5000)).expect_err("long").message().to_owned();
+        assert!(message.len() < 500 && message.contains("known: Mum (@"), "{message}");
+    }
+
+    #[test]
+    fn no_two_contacts_look_alike() {
+        let contacts = Contacts::default();
+        assert_eq!(add(&contacts, 1, "alice"), "alice");
+        assert_eq!(add(&contacts, 1, "alice"), "alice", "it is her own name");
+        for (byte, twin) in (2..).zip(["alice", "al\u{2063}ice", "ａｌｉｃｅ", "Alice", "а\u{200b}lice", "alice-2"])
+        {
+            let alias = add(&contacts, byte, twin);
+            let number = alias.rsplit_once('-').expect("a number").1;
+            assert!(number.parse::<u32>().is_ok(), "{alias}");
+            let namesake = contacts.namesake(&contacts.find(&alias).expect("a contact"));
+            assert!(namesake.expect("alice").alias.starts_with("alice"), "{alias}");
+        }
+        assert_eq!(contacts.namesake(&contacts.find("alice").expect("alice")), None);
+        // What would name a user by id, nothing at all, and the longest name there may be.
+        let id = contact(1, "").user.to_string();
+        for (byte, name) in [(10, "@bob"), (11, &*id), (12, "@@"), (13, "\u{2063}")] {
+            let alias = add(&contacts, byte, name);
+            assert!(!alias.starts_with(ID_MARK) && alias.parse::<UserId>().is_err(), "{alias}");
+            assert_eq!(contacts.find(&alias).expect("found").user, contact(byte, "").user);
+        }
+        assert_eq!(contacts.find(&id).expect("alice").alias, "alice");
+        let long = "é".repeat(32);
+        assert_eq!(add(&contacts, 20, &long), long);
+        let second = add(&contacts, 21, &long);
+        assert!(second.len() <= limits::NAME && second.ends_with("-2"), "{second}");
+        assert_eq!(add(&contacts, 22, "room-1"), "room-1");
+        assert_eq!(add(&contacts, 23, "room-3"), "room-3");
+        assert_eq!(contacts.namesake(&contacts.find("room-3").expect("a room")), None);
+    }
 }

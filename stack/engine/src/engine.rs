@@ -294,7 +294,8 @@ impl Engine {
         Ok(transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten()).collect())
     }
 
-    /// Gives a contact another name; returns the one it got, which is unique.
+    /// Gives a contact another name; returns the one it got, which looks like no other contact's: perhaps the one
+    /// asked for with a number behind it.
     pub async fn rename_contact(&self, user: UserId, alias: String) -> Result<String> {
         self.driver.call(move |turn| turn.rename(&user, &alias)).await
     }
@@ -304,9 +305,15 @@ impl Engine {
         self.contacts.all()
     }
 
-    /// The contact that a person means: an alias, or the beginning of a user id.
+    /// The contact that a person means: a contact's exact name, a whole user id, or [`ID_MARK`](crate::ID_MARK) and at
+    /// least [`ID_PREFIX`](crate::ID_PREFIX) characters of one. Otherwise an error that lists who may be meant.
     pub fn find_contact(&self, name: &str) -> Result<Contact> {
         self.contacts.find(name)
+    }
+
+    /// The contact whose name a contact's would be, were there no number behind it.
+    pub fn namesake(&self, contact: &Contact) -> Option<Contact> {
+        self.contacts.namesake(contact)
     }
 
     /// The contact with this user id.
@@ -344,7 +351,15 @@ impl Engine {
 
     /// Messages that wait to be delivered.
     pub async fn queue(&self) -> Result<Vec<QueuedEntry>> {
-        self.driver.call(|turn| turn.queue()).await
+        let mut queue = self.driver.call(|turn| turn.queue()).await?;
+        if self.network.lock().await.is_none() {
+            // Nothing is tried, whatever the schedule is.
+            for entry in &mut queue {
+                entry.next_try = None;
+                entry.reason = "the node doesn't run".into();
+            }
+        }
+        Ok(queue)
     }
 
     /// Wakes stalled devices, of one conversation or all; returns how many.

@@ -65,11 +65,11 @@ pub enum Event {
         /// The device.
         device: DeviceId,
     },
-    /// Somebody used an invitation of ours and is a contact now.
+    /// A user accepted an invitation of ours and is a contact now.
     ContactAdded {
         /// The user.
         user: UserId,
-        /// What they are called here.
+        /// What this node calls the user.
         alias: String,
     },
     /// Entries of a peer's log are missing; what follows them is shown without them.

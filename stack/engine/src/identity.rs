@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peerloom_core::wire::identity::clean_name;
+use peerloom_core::wire::name::check_name;
 use peerloom_core::wire::store::{Identity, META, Record, SCHEMA_VERSION, meta};
 use peerloom_core::wire::{DeviceCertificate, NetworkId, Roles, UserKeys};
 use peerloom_core::{Batch, Error, ErrorKind, Result, Storage};
@@ -17,12 +17,18 @@ pub fn open_store(storage: &dyn Storage) -> Result<Option<Identity>> {
     Ok(store::open(storage, store::MIGRATIONS, SCHEMA_VERSION)?.identity)
 }
 
-/// Makes a user and its first device, and stores them.
+/// A name that this node's user chose, in its normal form.
+pub(crate) fn chosen_name(name: &str, operation: &'static str) -> Result<String> {
+    check_name(name).map_err(|e| Error::new(ErrorKind::Invalid, "engine", operation, e.to_string()))
+}
+
+/// Makes a user and its first device, and stores them. The name may be empty: contacts choose one then.
 pub fn create_identity(storage: &Arc<dyn Storage>, network: NetworkId, name: &str) -> Result<Identity> {
     if open_store(&**storage)?.is_some() {
         let message = "the store holds an identity already; use another folder for another one";
         return Err(Error::new(ErrorKind::Exists, "engine", "make an identity", message));
     }
+    let name = if name.is_empty() { String::new() } else { chosen_name(name, "make an identity")? };
     let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "make an identity", "no randomness").source(e);
     let seed = || random().map_err(no_randomness);
     let (user_seed, recovery_seed, device_seed) = (seed()?, seed()?, seed()?);
@@ -36,7 +42,7 @@ pub fn create_identity(storage: &Arc<dyn Storage>, network: NetworkId, name: &st
         device_seed,
         certificate,
         network,
-        name: clean_name(name),
+        name,
     };
     let mut batch = Batch::default();
     batch.put(META, Bytes::from_static(meta::IDENTITY), identity.encode());

@@ -18,6 +18,7 @@ mod net;
 mod store;
 
 pub use config::{EngineConfig, Parts};
+pub use contacts::{ID_MARK, ID_PREFIX};
 pub use driver::QueuedEntry;
 pub use engine::{Engine, Sending};
 pub use event::{Event, EventStream, Message, MessageState};

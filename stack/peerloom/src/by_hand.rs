@@ -6,11 +6,13 @@ use data_encoding::BASE64URL_NOPAD;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
+use peerloom_core::wire::pasted::{LinkError, read_link};
 use peerloom_core::wire::{Signed, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 
-const OFFER: &str = "peerloom://offer/";
-const ANSWER: &str = "peerloom://answer/";
+/// The kinds of links that these texts are.
+const OFFER: &str = "offer";
+const ANSWER: &str = "answer";
 
 /// What a text is: a signed signal, compressed, so that it fits a QR code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,36 +22,45 @@ pub(crate) enum Carried {
 }
 
 pub(crate) fn encode(carried: &Carried) -> Result<String> {
-    let (prefix, signal) = match carried {
+    let (kind, signal) = match carried {
         Carried::Offer(signal) => (OFFER, signal),
         Carried::Answer(signal) => (ANSWER, signal),
     };
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
     let failed = |e| Error::new(ErrorKind::Bug, "connect by hand", "write", "compression failed").source(e);
     let packed = encoder.write_all(&signal.encode()).and_then(|()| encoder.finish()).map_err(failed)?;
-    Ok(format!("{prefix}{}", BASE64URL_NOPAD.encode(&packed)))
+    Ok(format!("peerloom://{kind}/{}", BASE64URL_NOPAD.encode(&packed)))
 }
 
-/// Reads a text. White space and line breaks are forgiven, since it is pasted by people.
+/// Reads a text. What people paste along with it is forgiven, as [`read_link`] says.
 pub(crate) fn decode(text: &str) -> Result<Carried> {
     let wrong = |message: &str| Error::new(ErrorKind::Malformed, "connect by hand", "read the text", message);
     if text.len() > 4 * limits::SIGNAL {
         return Err(wrong("this is too long to be an offer or an answer; paste the text alone"));
     }
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    let (packed, is_offer) = match (text.strip_prefix(OFFER), text.strip_prefix(ANSWER)) {
-        (Some(packed), _) => (packed, true),
-        (_, Some(packed)) => (packed, false),
-        _ => return Err(wrong("an offer begins with peerloom://offer/, an answer with peerloom://answer/")),
+    // Without its kind nothing says which of the two a payload is.
+    let compact: String = text.to_lowercase().split_whitespace().collect();
+    let read = |kind: &str| match compact.contains(&format!("{kind}/")) {
+        true => read_link(text, kind, unpack),
+        false => Err(LinkError::Missing),
     };
-    let cut = || wrong("the text is cut off or has been changed; copy it again");
-    let packed = BASE64URL_NOPAD.decode(packed.trim_end_matches('=').as_bytes()).map_err(|_| cut())?;
+    let carried = match read(OFFER) {
+        Err(LinkError::Missing) => read(ANSWER).map(Carried::Answer),
+        offer => offer.map(Carried::Offer),
+    };
+    carried.map_err(|error| match error {
+        LinkError::Missing => wrong("an offer begins with peerloom://offer/, an answer with peerloom://answer/"),
+        LinkError::Empty | LinkError::Damaged(_) => wrong("the text is cut off or has been changed; copy it again"),
+    })
+}
+
+/// A signal out of its compressed form; nothing if it is cut off or too long.
+fn unpack(packed: Vec<u8>) -> Result<Signed, ()> {
     let mut bytes = Vec::new();
     // A small text may unpack to anything; one byte over the limit tells.
     let most = limits::SIGNED_SIGNAL;
-    DeflateDecoder::new(packed.as_slice()).take(most as u64 + 1).read_to_end(&mut bytes).map_err(|_| cut())?;
-    let signal = Signed::decode(bytes.into(), most).map_err(|e| cut().source(e))?;
-    Ok(if is_offer { Carried::Offer(signal) } else { Carried::Answer(signal) })
+    DeflateDecoder::new(packed.as_slice()).take(most as u64 + 1).read_to_end(&mut bytes).map_err(drop)?;
+    Signed::decode(bytes.into(), most).map_err(drop)
 }
 
 #[cfg(test)]

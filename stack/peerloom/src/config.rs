@@ -1,26 +1,36 @@
 //! The configuration file: one table for each layer, each with a `kind`.
 
+mod edit;
+mod overrides;
 mod own_files;
 mod problems;
 mod schema;
 mod tree;
 
-use std::ffi::OsString;
+use std::env::VarError;
 use std::path::{Path, PathBuf};
 
 use peerloom_core::kinds::{self, DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
+use peerloom_core::wire::name::check_name;
 use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, private};
 use peerloom_engine::EngineConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use edit::edit;
+pub(crate) use edit::replace_storage;
+pub use overrides::{Override, overrides_from};
 use problems::Problems;
 pub use schema::{Key, file_schema, keys, nearest};
 use tree::Tree;
 
 /// The file's name inside a node's folder.
 pub const FILE_NAME: &str = "peerloom.toml";
+/// The environment variable with the passphrase of an encrypted store.
+const PASSPHRASE: &str = "PEERLOOM_PASSPHRASE";
+/// The tables of a file, beside its general keys.
+const TABLES: [&str; 5] = ["transport", "discovery", "storage", "crypto", "delivery"];
 
 /// A validated configuration.
 #[derive(Debug, Clone)]
@@ -95,10 +105,15 @@ impl Default for General {
 
 impl KindConfig for General {
     fn validate(&self) -> Result<(), SettingsError> {
-        if self.network.is_empty() || self.network.len() > 64 {
-            return Err(SettingsError::new("network", "a network's name has from 1 to 64 bytes"));
+        let network = check_name(&self.network).map_err(|e| SettingsError::new("network", e.to_string()))?;
+        if network != self.network {
+            let message = format!("nodes compare this name byte by byte; write it in its normal form, `{network}`");
+            return Err(SettingsError::new("network", message));
         }
-        Ok(())
+        match check_name(&self.name) {
+            Err(error) if !self.name.is_empty() => Err(SettingsError::new("name", error.to_string())),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -147,28 +162,6 @@ impl KindConfig for Delivery {
             return Err(SettingsError::new("retry_delays", "list from 1 to 32 waits, such as [\"1s\", \"5s\"]"));
         }
         Ok(())
-    }
-}
-
-/// `KEY=VALUE`: a value that counts instead of the file's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Override {
-    /// The key's path, such as `storage.path` or `transport.0.listen`.
-    pub path: String,
-    /// The value as TOML; what isn't TOML counts as a string.
-    pub value: String,
-}
-
-impl std::str::FromStr for Override {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text.split_once('=') {
-            Some((path, value)) if !path.trim().is_empty() => {
-                Ok(Self { path: path.trim().into(), value: value.trim().into() })
-            }
-            _ => Err(format!("`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16")),
-        }
     }
 }
 
@@ -232,53 +225,6 @@ impl Config {
     }
 }
 
-/// The overrides among environment variables: `PEERLOOM__STORAGE__KIND=sqlite` stands for
-/// `storage.kind=sqlite`.
-pub fn overrides_from(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Override> {
-    let parse = |(name, value): (OsString, OsString)| {
-        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-        let path = name.strip_prefix("PEERLOOM__")?.to_lowercase().replace("__", ".");
-        Some(Override { path, value })
-    };
-    let mut found: Vec<_> = variables.filter_map(parse).collect();
-    // The environment has no order; shorter paths first, so that a table doesn't replace its keys.
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
-}
-
-/// A file's text with overrides applied, without its comments.
-pub fn edit(text: &str, overrides: &[Override]) -> Result<String> {
-    let invalid = |problem: String| Error::new(ErrorKind::Invalid, "config", "edit", problem);
-    let mut tree = Tree::parse(text, FILE_NAME).map_err(invalid)?;
-    overrides.iter().try_for_each(|change| tree.set(&change.path, &change.value)).map_err(invalid)?;
-    toml::to_string_pretty(&tree.to_value()).map_err(|e| invalid(e.to_string()))
-}
-
-/// A file's text with another `[storage]` table; everything else stays as it is.
-pub(crate) fn replace_storage(text: &str, storage: &Settings) -> Result<String> {
-    let invalid = |problem: String| Error::new(ErrorKind::Invalid, "config", "edit", problem);
-    let is_storage = |line: &str| line.starts_with("[storage]") || line.starts_with("[storage.");
-    let document = Settings::from_iter([("storage".to_owned(), storage.clone().into())]);
-    let fresh = toml::to_string(&document).map_err(|e| invalid(e.to_string()))?;
-    let (mut lines, mut inside, mut done) = (Vec::new(), false, false);
-    for line in text.lines() {
-        if line.trim_start().starts_with('[') {
-            inside = is_storage(line.trim_start());
-        }
-        if !inside {
-            lines.push(line);
-        } else if !done {
-            done = true;
-            lines.extend(fresh.lines());
-            lines.push("");
-        }
-    }
-    if !done {
-        return Err(invalid(format!("the file has no line [storage]; write the table so, or put in:\n{fresh}")));
-    }
-    Ok(lines.join("\n") + "\n")
-}
-
 /// Turns a tree into a configuration, collecting all problems on the way.
 struct Reader<'a> {
     kinds: &'a Kinds,
@@ -308,7 +254,14 @@ impl Reader<'_> {
             None => Some(Delivery::default()),
         };
         let general = self.section::<General>(tree, "");
-        let passphrase = std::env::var("PEERLOOM_PASSPHRASE").ok().map(Passphrase::new);
+        let passphrase = match std::env::var(PASSPHRASE) {
+            Ok(text) => Some(Passphrase::new(text)),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => {
+                self.problems.add(format!("{PASSPHRASE}: the variable's value is not UTF-8"));
+                None
+            }
+        };
         Some(Config { folder: folder.to_path_buf(), general: general?, delivery: delivery?, layers, passphrase })
     }
 
@@ -395,11 +348,11 @@ impl Reader<'_> {
     fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
         let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
         let sections: &[&str] = match what {
-            "the file" => &["transport", "discovery", "storage", "crypto", "delivery"],
+            "the file" => &TABLES,
             _ => &[],
         };
         let names: Vec<&str> = known.iter().map(String::as_str).chain(sections.iter().copied()).collect();
-        let list = if names.is_empty() { "it has no keys".into() } else { format!("known: {}", names.join(", ")) };
+        let list = if names.is_empty() { "it has no settings".into() } else { format!("known: {}", names.join(", ")) };
         let before = self.problems.count();
         for (key, place) in table.keys().filter(|(key, _)| !known.iter().any(|k| k == key)) {
             self.problems.add_with(|| {

@@ -35,7 +35,7 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
     match read(folder)? {
         Some((_, noted)) if noted != instance => {
             let message = format!(
-                "{}: the store is not the one that belongs to this folder; put the right one back, or begin with an empty folder: a restored store must not be used, since it would seal with spent keys",
+                "{}: the store is not the one that belongs to this folder; put the right one back, or begin with an empty folder: a restored store must not be used, since it would use keys a second time",
                 folder.display()
             );
             Err(error(ErrorKind::Invalid, message))

@@ -26,7 +26,7 @@ pub use peerloom_core as core;
 pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, UserId};
 pub use peerloom_core::{Error, ErrorKind, Finding, FindingStatus, IceServer, Kinds, Layer, LinkPath, Result, Retry};
 pub use peerloom_engine::{
-    Cursor, Event, EventStream, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung, Sending, TableSize,
-    describe_metrics,
+    Cursor, Event, EventStream, ID_MARK, ID_PREFIX, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung,
+    Sending, TableSize, describe_metrics,
 };
 pub use store::Store;

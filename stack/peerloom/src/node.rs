@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
+use peerloom_core::wire::pasted::read_id;
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
 use peerloom_core::{DeviceSecret, Error, ErrorKind, Finding, IceServer, Kinds, Layer, Result, Target, Transport};
 use peerloom_discovery_invite as invite;
@@ -28,7 +29,7 @@ pub struct Node {
 pub struct Contact {
     /// The user.
     pub user: UserId,
-    /// What this node calls them; unique among its contacts.
+    /// What this node calls them: one word that looks like no other contact's.
     pub alias: String,
     /// The 1:1 conversation with them.
     pub conversation: ConversationId,
@@ -71,6 +72,9 @@ impl Conversation<'_> {
     /// Hands a message over without waiting for the disk: many that are handed over one after the other are
     /// sent in that order, and share commits. Each is accepted once what this returns completes.
     pub async fn submit(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<Sending> {
+        if body.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "node", "send", "the message is empty"));
+        }
         self.node.engine.submit(self.id, content_type.into(), body, ttl).await
     }
 }
@@ -160,8 +164,8 @@ impl Node {
     /// Adds the user or the device whom a discovery knows by this id, durably. The two nodes talk once
     /// each has added the other.
     pub async fn add_contact_by_id(&self, id: &str) -> Result<Contact> {
-        let wrong = |_| Error::new(ErrorKind::Invalid, "node", "add a contact", "this is neither a link nor an id");
-        let user: UserId = id.trim().parse().map_err(wrong)?;
+        let wrong = || Error::new(ErrorKind::Invalid, "node", "add a contact", "this is neither a link nor an id");
+        let user: UserId = read_id(id).ok_or_else(wrong)?;
         // Both kinds of id look alike.
         match self.engine.add_contact_by_id(Target::User(user)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -207,7 +211,8 @@ impl Node {
         self.engine.diagnose().await
     }
 
-    /// Gives a contact another name; returns the one it got, which is unique.
+    /// Gives a contact another name; returns the one it got. It looks like no other contact's: it may be the one asked
+    /// for with a number behind it. `Invalid` if characters of the name don't show.
     pub async fn rename_contact(&self, contact: &Contact, alias: &str) -> Result<String> {
         self.engine.rename_contact(contact.user, alias.into()).await
     }
@@ -217,9 +222,16 @@ impl Node {
         self.engine.contacts().into_iter().map(Contact::from).collect()
     }
 
-    /// The contact that a person means: an alias, or the beginning of a user id.
+    /// The contact that a person means: a contact's exact name, a whole user id, or [`ID_MARK`](crate::ID_MARK) and at
+    /// least [`ID_PREFIX`](crate::ID_PREFIX) characters of one. Otherwise an error that lists who may be meant.
     pub fn find_contact(&self, name: &str) -> Result<Contact> {
         self.engine.find_contact(name).map(Contact::from)
+    }
+
+    /// The other contact whose name looks like this one's, which got a number behind its name for that.
+    pub fn namesake(&self, contact: &Contact) -> Option<Contact> {
+        let contact = self.engine.contact(&contact.user)?;
+        self.engine.namesake(&contact).map(Contact::from)
     }
 
     /// The contact with this user id.

@@ -18,7 +18,7 @@ pub use store::VaultStorage;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct VaultConfig {
-    /// A file whose first line is the passphrase; nobody but its owner may be able to read it. Empty:
+    /// A file whose only line is the passphrase; nobody but its owner may be able to read it. Empty:
     /// the environment variable `PEERLOOM_PASSPHRASE` has it.
     pub passphrase_file: PathBuf,
 }
@@ -46,11 +46,12 @@ pub fn register(kinds: &mut Kinds) {
     });
 }
 
-/// The first line of a file that only its owner can read.
+/// The one line of a file that only its owner can read.
 fn read_passphrase(path: &Path) -> Result<Passphrase> {
     let failed = |e| error(ErrorKind::Invalid, "open", "the passphrase file can't be used").source(e);
     let text = private::read_secret(path).map_err(failed)?;
-    Ok(Passphrase::new(text.lines().next().unwrap_or_default()))
+    let wrong = |why| error(ErrorKind::Invalid, "open", format!("{}: {why}", path.display()));
+    Passphrase::from_line(&text).map_err(wrong)
 }
 
 pub(crate) fn error(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Error {

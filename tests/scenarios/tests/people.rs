@@ -3,11 +3,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{Running, eventually, fails, init, introduce, ok, ok_lines};
+use common::{Running, eventually, fails, init, introduce, ok, ok_json, ok_lines};
 use image::{GrayImage, Luma};
 
 /// A photograph of the terminal: eight pixels for each module.
@@ -21,6 +22,44 @@ fn picture(drawn: &str, path: &Path) {
         _ => false,
     };
     GrayImage::from_fn(width, height, |x, y| Luma([if light(x, y) { 255 } else { 0 }])).save(path).expect("a picture");
+}
+
+/// Pictures come from other programs: on any ground, with or without a margin, large or small.
+#[test]
+fn pictures_are_read_as_they_arrive() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let _running = Running::start(&alice);
+    let file = base.path().join("code.png");
+    let path = file.to_string_lossy().into_owned();
+    ok(&alice, &["invite", "--png", &path]);
+    assert_eq!(std::fs::metadata(&file).expect("a picture").permissions().mode() & 0o777, 0o600);
+    assert!(fails(&alice, &["invite", "--png", &path]).1.contains("there already"));
+    let code = image::open(&file).expect("a picture").to_luma8();
+    // Without its margin, a module being a pixel.
+    let size = code.width() / 8 - 8;
+    let dark = |x: u32, y: u32| code.get_pixel((x + 4) * 8, (y + 4) * 8).0 == [0];
+    let draw = |scale: u32, margin: u32, colour: &dyn Fn(bool) -> [u8; 4]| {
+        image::RgbaImage::from_fn((size + 2 * margin) * scale, (size + 2 * margin) * scale, |x, y| {
+            let at = |pixel: u32| (pixel / scale).checked_sub(margin).filter(|at| *at < size);
+            image::Rgba(colour(at(x).zip(at(y)).is_some_and(|(x, y)| dark(x, y))))
+        })
+    };
+    let inks: [(&str, &dyn Fn(bool) -> [u8; 4]); 6] = [
+        ("black on white", &|dark| if dark { [0, 0, 0, 255] } else { [255; 4] }),
+        ("white on black", &|dark| if dark { [255; 4] } else { [0, 0, 0, 255] }),
+        ("yellow on blue", &|dark| if dark { [255, 255, 0, 255] } else { [0, 0, 90, 255] }),
+        ("black on nothing", &|dark| if dark { [0, 0, 0, 255] } else { [0; 4] }),
+        ("white on nothing", &|dark| if dark { [255; 4] } else { [255, 255, 255, 0] }),
+        ("nothing on white", &|dark| if dark { [0; 4] } else { [255; 4] }),
+    ];
+    for (name, ink) in inks {
+        for (scale, margin) in [(4, 4), (4, 0), (1, 2), (9, 1)] {
+            draw(scale, margin, ink).save(&file).expect("a picture");
+            let added = ok(&bob, &["add", "--qr", &path]);
+            assert!(added.contains("added alice"), "{name}, {scale}, {margin}: {added}");
+        }
+    }
 }
 
 #[test]
@@ -55,6 +94,14 @@ fn an_invitation_travels_as_a_qr_code() {
     assert!(complaint.contains("another kind of link"), "{complaint}");
 }
 
+/// A line without its time of day, which it must have.
+fn without_time(line: &str) -> &str {
+    let (time, rest) = line.split_once(' ').expect("a time");
+    let digits: Vec<bool> = time.chars().map(|c| c.is_ascii_digit()).collect();
+    assert!(digits == [true, true, false, true, true], "{line}");
+    rest
+}
+
 #[test]
 fn a_chat_shows_what_became_of_each_line() {
     let base = tempfile::tempdir().expect("a folder");
@@ -64,45 +111,91 @@ fn a_chat_shows_what_became_of_each_line() {
     let bob_runs = Running::start(&bob);
     eventually("bob to be known", || ok(&alice, &["contacts"]).contains("bob"));
     let (_, complaint) = fails(&alice, &["chat", "nobody"]);
-    assert!(complaint.contains("known: bob"), "{complaint}");
+    assert!(complaint.contains("known: bob (@"), "{complaint}");
 
     let mut chat = common::command(&alice, &["chat", "bob"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("a process");
     let mut typed = chat.stdin.take().expect("its input");
     let mut lines = BufReader::new(chat.stdout.take().expect("its output")).lines();
-    let mut next = move || lines.next().map(|line| line.expect("a line"));
+    let mut next = move || lines.next().map(|line| without_time(&line.expect("a line")).to_owned());
     writeln!(typed, "hello bob\n").expect("a line");
     let first = next().expect("a mark");
     if first.contains("sending") {
-        assert_eq!(next().expect("a mark"), "  ✓ delivered: hello bob");
+        assert_eq!(next().expect("a mark"), "✓ delivered: hello bob");
     }
     assert!(ok(&bob, &["inbox"]).contains("alice: hello bob"));
     ok(&bob, &["send", "alice", "hello alice"]);
     assert_eq!(next().expect("the answer"), "bob: hello alice");
+    // What is too long isn't sent in parts; words for the chat itself aren't sent; blank lines aren't either.
+    typed.write_all(&vec![b'y'; 2 * 1024 * 1024 + 7]).expect("a line");
+    writeln!(typed, "\n/help\n   \n//help").expect("lines");
     // The end of the input ends it; a long line is said to be on its way in few columns.
     let long = "x".repeat(2000);
     writeln!(typed, "{long}").expect("a line");
     drop(typed);
     let rest: Vec<String> = std::iter::from_fn(next).collect();
-    assert!(rest.iter().all(|line| line.chars().count() <= 45), "{rest:?}");
-    assert!(rest.last().expect("a mark").starts_with("  ✓ delivered"), "{rest:?}");
-    assert!(chat.wait().expect("an end").success());
-    assert_eq!(ok_lines(&bob, &["inbox"]).len(), 2);
+    assert!(rest.iter().all(|line| line.chars().count() <= 35), "{rest:?}");
+    assert!(rest.last().expect("a mark").starts_with("✓ delivered"), "{rest:?}");
+    let output = chat.wait_with_output().expect("an end");
+    assert!(output.status.success());
+    let user = ok_json(&bob, &["id"])["user"].as_str().expect("an id").to_owned();
+    let notes = common::text(&output.stderr);
+    for part in [&format!("chatting with bob, user {user}"), "bob is ", "/quit ends", "at most 1048576 bytes"] {
+        assert!(notes.contains(part), "{part}: {notes}");
+    }
+    let texts: Vec<String> =
+        ok_lines(&bob, &["inbox"]).iter().map(|m| m["text"].as_str().expect("a text").to_owned()).collect();
+    assert_eq!(texts, ["hello bob", "/help", &long]);
 
     // Ctrl-C ends it cleanly too.
     let mut chat = common::command(&alice, &["chat", "bob"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let chat = chat.as_mut().expect("a process");
     let mut lines = BufReader::new(chat.stdout.take().expect("its output")).lines();
-    assert_eq!(lines.next().expect("a line").expect("a line"), "bob: hello alice");
+    assert_eq!(without_time(&lines.next().expect("a line").expect("a line")), "bob: hello alice");
     Command::new("kill").args(["-INT", &chat.id().to_string()]).status().expect("kill runs");
     assert!(chat.wait().expect("an end").success());
     drop((running, bob_runs));
 }
 
-/// On a terminal, what comes while somebody types doesn't tear the line apart.
+/// What nobody receives yet isn't taken for a conversation.
+#[test]
+fn a_chat_says_that_the_other_side_is_away() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let running = Running::start(&alice);
+    introduce(&alice, &bob);
+    let bob_runs = Running::start(&bob);
+    eventually("bob to be there", || ok_json(&alice, &["peers"])[0]["state"] == "connected");
+    let mut chat = common::command(&alice, &["chat", "bob"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let mut notes = BufReader::new(chat.stderr.take().expect("its notes")).lines();
+    let mut next = || notes.next().expect("a note").expect("a note");
+    assert!(next().contains("chatting with bob"));
+    assert_eq!(next(), "· bob is connected");
+    bob_runs.kill();
+    assert_eq!(next(), "· bob is offline: what you send waits until they appear");
+    let mut typed = chat.stdin.take().expect("its input");
+    writeln!(typed, "are you there?").expect("a line");
+    drop(typed);
+    assert_eq!(next(), "1 message is not delivered yet; `peerloom run` delivers it");
+    assert!(chat.wait().expect("an end").success());
+    // Renamed meanwhile, it is still the same person's.
+    ok(&alice, &["contacts", "--rename", "bob=robert"]);
+    let _bob = Running::start(&bob);
+    eventually("the message", || ok(&bob, &["inbox"]).contains("are you there?"));
+    drop(running);
+}
+
+/// On a terminal, what comes while somebody types doesn't tear the line apart, and each message has one line, which tells
+/// its state.
 #[test]
 fn a_chat_on_a_terminal_keeps_the_line_that_is_typed() {
     if Command::new("script").arg("--version").output().is_err() {
@@ -114,13 +207,13 @@ fn a_chat_on_a_terminal_keeps_the_line_that_is_typed() {
     let running = Running::start(&alice);
     introduce(&alice, &bob);
     let bob_runs = Running::start(&bob);
-    eventually("bob to be known", || ok(&alice, &["contacts"]).contains("bob"));
+    eventually("bob to be known", || ok_json(&alice, &["peers"])[0]["state"] == "connected");
 
     let chat = common::command(&alice, &["chat", "bob"]);
     let words = [chat.get_program()].into_iter().chain(chat.get_args()).map(|word| word.to_string_lossy());
     let line = words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let mut terminal = Command::new("script")
-        .args(["-qfec", &format!("stty cols 40; {line}; stty -a"), "/dev/null"])
+        .args(["-qfec", &format!("stty cols 40 rows 20; {line}; stty -a"), "/dev/null"])
         .env("TERM", "xterm")
         .env("PEERLOOM_PASSPHRASE", "of the tests")
         .stdin(Stdio::piped())
@@ -129,33 +222,64 @@ fn a_chat_on_a_terminal_keeps_the_line_that_is_typed() {
         .expect("a process");
     let mut keys = terminal.stdin.take().expect("its keys");
     let mut output = terminal.stdout.take().expect("its screen");
-    let shown = Arc::new(Mutex::new(String::new()));
-    let screen = shown.clone();
+    let size = |cells| std::num::NonZero::new(cells).expect("a size");
+    let screen = Arc::new(Mutex::new(vt100::Parser::new(size(20), size(40), 0)));
+    let shown = screen.clone();
     let reading = std::thread::spawn(move || {
         let mut part = [0; 4096];
+        let mut last = Vec::new();
         while let Ok(length @ 1..) = output.read(&mut part) {
-            screen.lock().expect("no panic").push_str(&String::from_utf8_lossy(&part[..length]));
+            shown.lock().expect("no panic").process(&part[..length]);
+            last.extend_from_slice(&part[..length]);
         }
+        last
     });
-    let shows = |what: &str| eventually(what, || shown.lock().expect("no panic").contains(what));
-    shows("> ");
+    let lines = || -> Vec<String> {
+        let screen = screen.lock().expect("no panic");
+        screen.screen().rows(0, 40).map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
+    };
+    let shows = |what: &str, holds: &dyn Fn(&[String]) -> bool| {
+        eventually(&format!("{what}: {:?}", lines()), || holds(&lines()));
+    };
+    let last = |end: &'static str| move |lines: &[String]| lines.last().is_some_and(|line| line.ends_with(end));
+    shows("the prompt", &last(" >"));
     write!(keys, "half").expect("a key");
-    shows("half");
+    shows("what is typed", &last("> half"));
     ok(&bob, &["send", "alice", "from bob"]);
     // Above the line, and the line once more.
-    eventually("the message", || {
-        let shown = shown.lock().expect("no panic");
-        shown.split_once("bob: from bob").is_some_and(|(_, after)| after.contains("> half"))
-    });
+    shows(
+        "the message",
+        &|lines| matches!(lines, [.., message, typed] if message.ends_with("bob: from bob") && typed.ends_with("> half")),
+    );
     write!(keys, " and half\r").expect("a key");
-    shows("✓ delivered: half and half");
+    let delivered = |text: &'static str| {
+        move |lines: &[String]| {
+            let marked: Vec<&String> = lines.iter().filter(|line| line.contains(text)).collect();
+            matches!(marked.as_slice(), [one] if one.get(5..) == Some(&format!(" ✓ {text}")))
+        }
+    };
+    shows("one line for the message", &delivered("half and half"));
+    // Several at once, one of them longer than the terminal is wide, and one while something is being typed.
+    write!(keys, "one\r{}\rtwo\rthr", "long ".repeat(12)).expect("keys");
+    for text in ["one", "two"] {
+        shows("one line each", &delivered(text));
+    }
+    shows("the long one", &|lines| lines.iter().any(|line| line.contains("✓ long long")));
+    shows("what is being typed", &last("> thr"));
+    write!(keys, "ee\r").expect("keys");
+    shows("the last one", &delivered("three"));
     // Ctrl-C ends it, and leaves the terminal as it was.
     write!(keys, "\u{3}").expect("a key");
     assert!(terminal.wait().expect("an end").success());
     drop(keys);
-    reading.join().expect("no panic");
-    let shown = shown.lock().expect("no panic");
+    let shown = common::text(&reading.join().expect("no panic"));
     assert!(shown.contains(" icanon") && shown.contains(" echo "), "{shown}");
-    assert!(ok(&bob, &["inbox"]).contains("alice: half and half"));
+    let inbox = ok(&bob, &["inbox"]);
+    assert!(
+        ["half and half", "one", "long long", "two", "three"]
+            .iter()
+            .all(|text| inbox.contains(&format!("alice: {text}"))),
+        "{inbox}"
+    );
     drop((running, bob_runs));
 }

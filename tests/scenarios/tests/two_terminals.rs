@@ -26,7 +26,9 @@ fn two_nodes_talk() {
     let user = message["user"].as_str().expect("a user").to_owned();
     ok(&bob, &["contacts", "--rename", "alice=mum"]);
     ok(&bob, &["send", "mum", "by name"]);
-    ok(&bob, &["send", &user[..8], "by id"]);
+    ok(&bob, &["send", &format!("@{}", &user[..16]), "by id"]);
+    let (_, complaint) = fails(&bob, &["send", &user[..16], "unmarked"]);
+    assert!(complaint.contains("perhaps: mum (@"), "{complaint}");
     eventually("both", || ok_lines(&alice, &["inbox"]).len() == 3);
     let (code, complaint) = fails(&bob, &["send", "nobody", "x"]);
     assert_eq!(code, 1);

@@ -35,7 +35,7 @@ pub use transport::WebRtcTransport;
 #[serde(default)]
 pub struct WebRtcConfig {
     /// IP address to use, of those of this machine; `0.0.0.0` is every IPv4 address. A port may follow,
-    /// as for other transports, and counts for nothing: each link has a UDP port of its own.
+    /// as for other transports, and is ignored: each link has a UDP port of its own.
     pub listen: String,
     /// Range of UDP ports to take, such as "50000-50999"; empty for any free port.
     pub ports: String,

@@ -1,95 +1,142 @@
 //! A conversation, line by line: works on a narrow terminal, and on none.
 
 use std::collections::{HashMap, HashSet};
-use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
-use peerloom::{Error, ErrorKind, Result};
+use peerloom::core::wire::limits;
+use peerloom::{ErrorKind, Result};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::screen::{Screen, Typed};
-use super::{message_line, rows, text};
+use super::show::message_line;
+use super::{rows, text};
 use crate::args::Chat;
 use crate::control::Request;
 use crate::output::{lost, note, printable};
 use crate::session::Session;
 use crate::signals::interrupted;
 
-/// Characters of a message that a mark repeats: with the mark they fit 40 columns.
-const REPEATED: usize = 24;
 /// Messages shown at the beginning.
 const BEFORE: usize = 10;
+const HELP: &str = "/help shows this, /quit ends as Ctrl-D and Ctrl-C do; after another slash they are sent, as //help.
+An empty line does nothing. Marks: … on its way, ✓ delivered, ✗ failed.";
 
-/// Own messages on their way, by id, and marks that came before the id was known.
+/// Whom the chat is with; the user id, since names change.
+struct With {
+    user: String,
+    name: String,
+}
+
+/// What is known of the contact and of own messages.
 #[derive(Default)]
-struct Marks {
+struct State {
+    /// Connected devices of the contact.
+    devices: HashSet<String>,
+    /// Own messages on their way, by id.
     sending: HashMap<String, String>,
-    early: HashSet<String>,
+    /// Outcomes that came before the id was known.
+    early: HashMap<String, Outcome>,
+}
+
+#[derive(Clone)]
+enum Outcome {
+    Delivered,
+    Failed(String),
 }
 
 pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
+    let interrupted = interrupted();
     session.start().await?;
-    let contacts = session.request(Request::Contacts).await?;
-    let wanted = |c: &&Value| text(c, "contact") == chat.contact || text(c, "user").starts_with(&chat.contact);
-    let Some(contact) = rows(&contacts).find(wanted).map(|c| text(c, "contact")) else {
-        let known: Vec<_> = rows(&contacts).map(|c| printable(&text(c, "contact"))).collect();
-        let message = format!("no contact is called `{}`; known: {}", chat.contact, known.join(", "));
-        return Err(Error::new(ErrorKind::NotFound, "chat", "begin", message));
-    };
+    let found = session.request(Request::Find { contact: chat.contact }).await?;
+    let with = With { user: text(&found, "user"), name: printable(&text(&found, "contact")) };
     // What comes after this place is followed.
     let newest = session.request(Request::Inbox { after: None, limit: 1, contact: None }).await?;
     let after = rows(&newest).last().map_or_else(|| "0.0".to_owned(), |m| text(m, "cursor"));
-    let request = Request::Inbox { after: None, limit: BEFORE, contact: Some(contact.clone()) };
+    let request = Request::Inbox { after: None, limit: BEFORE, contact: Some(with.user.clone()) };
     let before = session.request(request).await?;
+    let peers = session.request(Request::Peers).await?;
+    let connected = rows(&peers).filter(|p| p["user"] == *with.user && p["state"] == "connected");
+    let state = State { devices: connected.map(|p| text(p, "device")).collect(), ..State::default() };
+
     let (screen, lines) = Screen::open();
     rows(&before).filter_map(message_line).for_each(|line| screen.say(&line));
     // Some may come on both ways.
     let shown: HashSet<String> = rows(&before).map(|message| text(message, "id")).collect();
-    if std::io::stdin().is_terminal() {
-        screen
-            .note(&format!("chatting with {}; an empty line does nothing, Ctrl-C or Ctrl-D ends", printable(&contact)));
-    }
+    let like = printable(&text(&found, "like"));
+    let like = if like.is_empty() { like } else { format!(" not to be confused with {like},") };
+    screen.note(&format!("chatting with {},{like} user {}; /help says more", with.name, with.user));
+    screen.note(&presence(&with, &state));
 
-    let marks = Mutex::new(Marks::default());
+    let state = Mutex::new(state);
     tokio::select! {
         ended = session.follow(Some(after), |event| {
             if !shown.contains(&text(&event, "id")) {
-                show_event(&event, &contact, &marks, &screen);
+                on_event(&event, &with, &state, &screen);
             }
         }) => ended,
-        sent = send_lines(session, &contact, &marks, lines, &screen) => sent,
-        () = interrupted() => Ok(()),
+        sent = send_lines(session, &with, &state, lines, &screen) => sent,
+        () = interrupted => Ok(()),
         // Nobody sees it any more.
         () = lost() => Ok(()),
     }?;
     drop(screen);
-    let waiting = lock(&marks).sending.len();
-    if waiting > 0 {
-        note(&format!("{waiting} messages are not delivered yet; `peerloom run` delivers them"));
+    match lock(&state).sending.len() {
+        0 => {}
+        1 => note("1 message is not delivered yet; `peerloom run` delivers it"),
+        waiting => note(&format!("{waiting} messages are not delivered yet; `peerloom run` delivers them")),
     }
     Ok(())
 }
 
-fn show_event(event: &Value, contact: &str, marks: &Mutex<Marks>, screen: &Screen) {
-    let about = |key| text(event, key) == contact;
+fn presence(with: &With, state: &State) -> String {
+    match state.devices.is_empty() {
+        true => format!("· {} is offline: what you send waits until they appear", with.name),
+        false => format!("· {} is connected", with.name),
+    }
+}
+
+fn on_event(event: &Value, with: &With, state: &Mutex<State>, screen: &Screen) {
+    let theirs = event["user"] == *with.user;
     match event["event"].as_str().unwrap_or_default() {
-        "message" if about("from") => message_line(event).into_iter().for_each(|line| screen.say(&line)),
-        "delivered" if about("contact") => finish(event, marks, "✓ delivered", screen),
-        "failed" if about("contact") => finish(event, marks, &format!("✗ failed ({})", text(event, "reason")), screen),
-        "peer_up" if about("contact") => screen.note(&format!("· {} is here", printable(contact))),
-        "peer_down" if about("contact") => screen.note(&format!("· {} is gone", printable(contact))),
+        "message" if theirs => message_line(event).into_iter().for_each(|line| screen.say(&line)),
+        "delivered" => settle(event, &Outcome::Delivered, state, screen),
+        "failed" => settle(event, &Outcome::Failed(text(event, "reason")), state, screen),
+        "peer_up" if theirs => {
+            let mut state = lock(state);
+            let first = state.devices.is_empty();
+            state.devices.insert(text(event, "device"));
+            if first {
+                screen.note(&presence(with, &state));
+            }
+        }
+        "peer_down" if theirs => {
+            let mut state = lock(state);
+            if state.devices.remove(&text(event, "device")) && state.devices.is_empty() {
+                screen.note(&presence(with, &state));
+            }
+        }
         _ => {}
     }
 }
 
-/// Marks messages whose fate is known.
-fn finish(event: &Value, marks: &Mutex<Marks>, mark: &str, screen: &Screen) {
-    let mut marks = lock(marks);
+/// Marks messages whose outcome is known. Ids are of messages, so those to others are none of ours.
+fn settle(event: &Value, outcome: &Outcome, state: &Mutex<State>, screen: &Screen) {
+    let mut state = lock(state);
     for id in event["messages"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        match marks.sending.remove(id) {
-            Some(beginning) => screen.say(&format!("  {mark}: {beginning}")),
-            None => drop(marks.early.insert(id.to_owned())),
+        match state.sending.remove(id) {
+            Some(line) => mark(id, &line, outcome, screen),
+            None => drop(state.early.insert(id.to_owned(), outcome.clone())),
+        }
+    }
+}
+
+fn mark(id: &str, line: &str, outcome: &Outcome, screen: &Screen) {
+    match outcome {
+        Outcome::Delivered => screen.mark(id, '✓', "delivered", line),
+        Outcome::Failed(reason) => {
+            screen.mark(id, '✗', "failed", line);
+            screen.note(&format!("  it failed: {}", printable(reason)));
         }
     }
 }
@@ -97,38 +144,50 @@ fn finish(event: &Value, marks: &Mutex<Marks>, mark: &str, screen: &Screen) {
 /// Sends what is typed until the input ends, and waits for those messages a moment.
 async fn send_lines(
     session: &Session,
-    contact: &str,
-    marks: &Mutex<Marks>,
+    with: &With,
+    state: &Mutex<State>,
     mut lines: mpsc::Receiver<Result<Typed>>,
     screen: &Screen,
 ) -> Result<()> {
     while let Some(typed) = lines.recv().await {
-        let Typed::Line(line) = typed? else { return Ok(()) };
-        let line = line.trim_end_matches(['\r', '\n']);
-        if line.is_empty() {
-            continue;
-        }
-        let request = Request::Send { contact: contact.into(), text: line.into(), ttl_ms: None };
+        let (number, line) = match typed? {
+            Typed::Line(number, line) => (number, line),
+            Typed::TooLong => {
+                screen.note(&format!("  ✗ not sent: a message has at most {} bytes", limits::MESSAGE_BODY));
+                continue;
+            }
+            Typed::Leave => return Ok(()),
+        };
+        let line = match line.trim_end_matches(['\r', '\n']) {
+            line if line.trim().is_empty() => continue,
+            "/quit" => return Ok(()),
+            "/help" => {
+                screen.note(HELP);
+                continue;
+            }
+            line @ ("//help" | "//quit") => line.get(1..).unwrap_or_default(),
+            line => line,
+        };
+        let request = Request::Send { contact: with.user.clone(), text: line.into(), ttl_ms: None };
         match session.request(request).await {
             Ok(answer) => {
-                let (id, beginning) = (text(&answer, "id"), line.chars().take(REPEATED).collect::<String>());
-                let mut marks = lock(marks);
-                if marks.early.remove(&id) {
-                    screen.say(&format!("  ✓ delivered: {beginning}"));
-                } else {
-                    screen.say(&format!("  … sending: {beginning}"));
-                    marks.sending.insert(id, beginning);
+                let id = text(&answer, "id");
+                let mut state = lock(state);
+                screen.sent(number, &id, line);
+                match state.early.remove(&id) {
+                    Some(outcome) => mark(&id, line, &outcome, screen),
+                    None => drop(state.sending.insert(id, line.to_owned())),
                 }
             }
             // The person can shorten it, or wait for room.
-            Err(error) if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Overloaded) => {
+            Err(error) if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Overloaded | ErrorKind::Invalid) => {
                 screen.note(&format!("  ✗ not sent: {error}"));
             }
             Err(error) => return Err(error),
         }
     }
     for _ in 0..50 {
-        if lock(marks).sending.is_empty() {
+        if lock(state).sending.is_empty() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -136,6 +195,6 @@ async fn send_lines(
     Ok(())
 }
 
-fn lock(marks: &Mutex<Marks>) -> std::sync::MutexGuard<'_, Marks> {
-    marks.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

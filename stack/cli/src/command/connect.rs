@@ -32,7 +32,7 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
     };
     note("finding out how this machine can be reached …");
     let offer = session.request(Request::Offer { contact }).await?;
-    let contact = printable(&text(&offer, "contact"));
+    let (contact, user) = (printable(&text(&offer, "contact")), text(&offer, "user"));
     show(json, connect, &offer, "offer")?;
     note(&format!("let {contact} run: peerloom connect --manual --offer 'THE TEXT ABOVE', and paste the answer here"));
     let answer = tokio::select! {
@@ -42,7 +42,7 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
     note("connecting …");
     let connect = async {
         session.request(Request::TakeByHand { text: answer }).await?;
-        link_to(session, &contact).await
+        link_to(session, &user).await
     };
     let link = tokio::select! {
         link = connect => link?,
@@ -66,7 +66,7 @@ async fn answer(session: &Session, json: bool, connect: &Connect, offer: &str) -
         return Err(Error::new(ErrorKind::Invalid, "connect", "answer", message));
     }
     show(json, connect, &answer, "answer")?;
-    note("take the answer back to whoever made the offer; the link comes up by itself then");
+    note("take the answer back to the side that made the offer; the link comes up by itself then");
     hold(session).await
 }
 
@@ -104,11 +104,11 @@ async fn only_contact(session: &Session) -> Result<String> {
 }
 
 /// How the link to a contact stands; it is up, so a moment is enough.
-async fn link_to(session: &Session, contact: &str) -> Result<Value> {
+async fn link_to(session: &Session, user: &str) -> Result<Value> {
     for _ in 0..100 {
         let peers = session.request(Request::Peers).await?;
         let found = peers.as_array().into_iter().flatten();
-        let mut ours = found.filter(|p| p["contact"] == contact && p["state"] == "connected");
+        let mut ours = found.filter(|p| p["user"] == user && p["state"] == "connected");
         if let Some(peer) = ours.next() {
             return Ok(peer.clone());
         }

@@ -1,19 +1,21 @@
 //! A folder's store by itself.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
 use peerloom::config::FILE_NAME;
+use peerloom::core::kinds::Passphrase;
 use peerloom::{Config, Error, ErrorKind, Override, Result, Store};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::args::{Db, DbAction};
 use crate::output::{Progress, note, say, say_json, table};
 use crate::session;
 
 /// In bytes.
-const LONGEST_PASSPHRASE: u64 = 1024;
+const LONGEST_PASSPHRASE: u64 = 64 * 1024;
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: Db) -> Result<ExitCode> {
     session::alone(folder).await?;
@@ -34,7 +36,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
                     say_json(&json!({ "from": before, "to": to, "rows": rows }));
                 } else {
                     say(&format!("copied {rows} rows; the folder's store is of kind {to} now"));
-                    note(&format!("note: delete the {before} store; using it again would seal with spent keys"));
+                    note(&format!("note: delete the {before} store; using it again would use keys a second time"));
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -49,10 +51,13 @@ fn change_passphrase(store: &Store, json: bool) -> Result<ExitCode> {
     if std::io::stdin().is_terminal() {
         return Err(invalid("give the new passphrase on standard input, such as `< file`, so that nobody reads along"));
     }
-    let mut line = String::new();
-    let read = std::io::stdin().lock().take(LONGEST_PASSPHRASE).read_line(&mut line);
-    read.map_err(|e| invalid("standard input can't be read").source(e))?;
-    store.change_passphrase(line.trim_end_matches(['\n', '\r']))?;
+    let mut text = Zeroizing::new(String::new());
+    let read = std::io::stdin().lock().take(LONGEST_PASSPHRASE + 1).read_to_string(&mut text);
+    read.map_err(|e| invalid("standard input can't be read, or is not UTF-8").source(e))?;
+    if text.len() as u64 > LONGEST_PASSPHRASE {
+        return Err(invalid(&format!("the new passphrase has at most {LONGEST_PASSPHRASE} bytes")));
+    }
+    store.change_passphrase(Passphrase::from_line(&text).map_err(invalid)?.expose())?;
     if json {
         say_json(&json!({ "changed": true }));
     } else {

@@ -1,40 +1,56 @@
 //! Making a folder.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use peerloom::config::{FILE_NAME, edit};
 use peerloom::core::private;
+use peerloom::core::wire::name::{check_name, clean_name};
 use peerloom::{Config, Error, ErrorKind, Node, Override, Result};
 use serde_json::json;
 
 use crate::args::Init;
-use crate::output::{say, say_json};
+use crate::control;
+use crate::output::{hint, printable, say, say_json};
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init: Init) -> Result<()> {
-    let name = init.name.unwrap_or_else(|| name_of(folder));
+    let name = match &init.name {
+        Some(name) => chosen(name, "--name")?,
+        None => name_of(folder),
+    };
+    let network = chosen(&init.network, "--network")?;
     let listen = match init.listen {
         Some(listen) => listen,
         None => format!("0.0.0.0:{}", free_port("0.0.0.0")?),
     };
-    let node = init_folder(folder, overrides, &name, &init.network, &listen).await?;
+    let node = init_folder(folder, overrides, &name, &network, &listen).await?;
+    let file = folder.join(FILE_NAME).to_string_lossy().into_owned();
     if json {
         say_json(&json!({
-            "file": folder.join(FILE_NAME),
-            "name": name,
+            "file": file,
+            "name": node.name(),
             "user": node.user().to_string(),
             "device": node.device().to_string(),
         }));
     } else {
-        say(&format!("made {}; {name} is user {}", folder.join(FILE_NAME).display(), node.user()));
-        say(&format!("next: peerloom -C {0} run, and in another terminal: peerloom -C {0} invite", folder.display()));
+        say(&format!("made {}; {} is user {}", printable(&file), node.name(), node.user()));
+        let [run, invite] = ["run", "invite"].map(|command| hint(folder, &[command]));
+        say(&format!("next: {run}, and in another terminal: {invite}"));
     }
     node.shutdown().await;
     Ok(())
 }
 
-/// Writes the file and makes the identity.
+/// A name out of an argument, which the error names.
+fn chosen(name: &str, argument: &str) -> Result<String> {
+    check_name(name)
+        .map_err(|e| Error::new(ErrorKind::Invalid, "init", "read the arguments", format!("{argument}: {e}")))
+}
+
+/// Writes the file and makes the identity. What fails leaves nothing behind.
 pub(crate) async fn init_folder(
     folder: &Path,
     overrides: &[Override],
@@ -42,21 +58,67 @@ pub(crate) async fn init_folder(
     network: &str,
     listen: &str,
 ) -> Result<Node> {
-    let path = folder.join(FILE_NAME);
+    let kinds = crate::kinds();
+    let (path, origin) = (folder.join(FILE_NAME), folder.join(FILE_NAME).to_string_lossy().into_owned());
     let text = template(name, network, listen);
-    // Before anything is written: the file is good. A problem names the override, not a line.
-    let config = Config::parse(&text, &path.display().to_string(), folder, overrides, &crate::kinds())?;
-    let text = if overrides.is_empty() { text } else { edit(&text, overrides)? };
+    // Before anything is written: the file is good, and a node can run there. A problem names the override, not a line.
+    Config::parse(&text, &origin, folder, overrides, &kinds)?;
+    let text = edit(&text, overrides)?;
+    let config = Config::parse(&text, &origin, folder, &[], &kinds)?;
+    control::check_path(folder)?;
+    let before = Before::of(folder);
     // Keys and messages will be in there: only for this user.
-    private::make_folder(folder)?;
-    private::create(&path, text.as_bytes()).map_err(|e| match e.kind() {
-        ErrorKind::Exists => {
-            let message = format!("{}: it is there already; edit it, or use another folder", path.display());
-            Error::new(ErrorKind::Exists, "init", "write", message)
+    let written = private::make_folder(folder).and_then(|()| private::create(&path, text.as_bytes()));
+    written
+        .map_err(|e| match e.kind() {
+            ErrorKind::Exists => {
+                let message = format!("{origin}: it is there already; edit it, or use another folder");
+                Error::new(ErrorKind::Exists, "init", "write", message)
+            }
+            _ => e,
+        })
+        .inspect_err(|_| before.remove_empty(folder))?;
+    // From here on the folder is ours: another `init` finds the file.
+    Node::open(&config, &kinds).await.inspect_err(|_| before.restore(folder))
+}
+
+/// What there was before a folder was made.
+struct Before {
+    /// The topmost folder that wasn't there.
+    missing: Option<PathBuf>,
+    /// What was in the folder.
+    entries: HashSet<OsString>,
+}
+
+impl Before {
+    fn of(folder: &Path) -> Self {
+        let missing = folder.ancestors().filter(|path| !path.as_os_str().is_empty());
+        let missing = missing.take_while(|path| path.symlink_metadata().is_err()).last().map(Path::to_path_buf);
+        Self { missing, entries: entries(folder).map(|entry| entry.file_name()).collect() }
+    }
+
+    /// Removes the folders that were made, as far as nothing is in them.
+    fn remove_empty(&self, folder: &Path) {
+        let Some(top) = &self.missing else { return };
+        let made = folder.ancestors().take_while(|path| path.starts_with(top));
+        // The first that isn't empty keeps those above it.
+        let _ = made.map(fs::remove_dir).find(Result::is_err);
+    }
+
+    /// Removes what has come since.
+    fn restore(&self, folder: &Path) {
+        // What can't be removed is in the way of nothing but the next attempt, which says so.
+        match &self.missing {
+            Some(top) => drop(fs::remove_dir_all(top)),
+            None => entries(folder).filter(|entry| !self.entries.contains(&entry.file_name())).for_each(|entry| {
+                drop(fs::remove_file(entry.path()));
+            }),
         }
-        _ => e,
-    })?;
-    Node::open(&config, &crate::kinds()).await
+    }
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = fs::DirEntry> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| entry.ok())
 }
 
 /// A UDP port of this machine that is free now.
@@ -68,7 +130,7 @@ pub(crate) fn free_port(ip: &str) -> Result<u16> {
 /// The folder's name, for those who gave no other.
 fn name_of(folder: &Path) -> String {
     let full = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
-    let name = full.file_name().or(folder.file_name()).map(|n| n.to_string_lossy().into_owned());
+    let name = full.file_name().or(folder.file_name()).map(|n| clean_name(&n.to_string_lossy()));
     name.filter(|n| !n.is_empty()).unwrap_or_else(|| "me".into())
 }
 

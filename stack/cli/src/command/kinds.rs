@@ -56,7 +56,7 @@ fn markdown(title: &str, summary: &str, wraps: bool, schema: &Value) {
     let keys = keys(schema);
     let mut initial = summary.chars();
     let summary: String = initial.next().into_iter().flat_map(char::to_uppercase).chain(initial).collect();
-    let keyless = if keys.is_empty() && !wraps { " No keys." } else { "" };
+    let keyless = if keys.is_empty() && !wraps { " No settings." } else { "" };
     say(&format!("## {title}\n\n{summary}.{keyless}\n"));
     if keyless.is_empty() {
         say("| key | type | default | what |\n|---|---|---|---|");
@@ -73,7 +73,7 @@ fn markdown(title: &str, summary: &str, wraps: bool, schema: &Value) {
 fn print_keys(schema: &Value) {
     let keys = keys(schema);
     if keys.is_empty() {
-        say("    no keys");
+        say("    no settings");
     }
     for key in keys {
         say(&format!("    {} ({}, default {})", key.name, key.kind, key.default));

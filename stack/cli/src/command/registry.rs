@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use peerloom::core::kinds::Passphrase;
 use peerloom::core::private;
 use peerloom::{Error, ErrorKind, Result};
 use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
@@ -59,7 +60,9 @@ fn config(folder: &Path, arguments: RegistryArgs) -> Result<RegistryConfig> {
         }
     }
     if let Some(file) = arguments.turn_secret_file {
-        config.ice.turn_secret = Some(private::read_secret(&file)?.trim().to_owned());
+        let secret = Passphrase::from_line(&private::read_secret(&file)?);
+        let secret = secret.map_err(|why| wrong(format!("{}: {why}", file.display())))?;
+        config.ice.turn_secret = Some(secret.expose().to_owned());
     }
     Ok(config)
 }

@@ -1,7 +1,7 @@
 //! Where a chat is typed and shown: an editor on a terminal, plain lines elsewhere.
 
 use std::io::{BufRead, IsTerminal, Read};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use peerloom::core::wire::limits;
 use peerloom::{Error, ErrorKind, Result};
@@ -9,27 +9,57 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Editor, ExternalPrinter};
+use terminal_size::{Height, Width};
 use tokio::sync::mpsc;
+use unicode_width::UnicodeWidthStr;
 
-use crate::output::{note, say};
+use super::show::time_now;
+use crate::output::{note, printable, say};
 
 /// Lines typed ahead of the node.
 const TYPED_AHEAD: usize = 16;
-const PROMPT: &str = "> ";
+/// As wide as a time and a mark, which take its place once the line is sent.
+const PROMPT: &str = "      > ";
+/// Characters of a message that a mark repeats where the message's own line can't be changed: with the mark they fit 40
+/// columns.
+const REPEATED: usize = 20;
+
+/// Typed lines that can be found again: as many as fit a high terminal.
+const REMEMBERED: usize = 200;
 
 /// What a person does.
 pub(super) enum Typed {
-    Line(String),
+    /// A line, with a number to name it by.
+    Line(u64, String),
+    /// A line of more bytes than a message has.
+    TooLong,
     /// Ctrl-C.
     Leave,
 }
 
 /// The screen of a chat.
 pub(super) struct Screen {
-    /// Prints above the line that is being typed.
-    above: Option<Mutex<Box<dyn ExternalPrinter + Send>>>,
+    editor: Option<Arc<Mutex<Above>>>,
     /// The terminal as it was.
     before: Option<Termios>,
+}
+
+/// What stands above the line that is being typed.
+struct Above {
+    printer: Box<dyn ExternalPrinter + Send>,
+    /// The typed lines directly above, oldest first: only they can be found again. Whatever else is printed ends the list.
+    lines: Vec<Line>,
+}
+
+/// A line that was typed.
+struct Line {
+    number: u64,
+    /// In columns, with the prompt.
+    width: usize,
+    /// What stands in the place of the prompt: time and mark of a message.
+    head: String,
+    /// The message's id and time, once the node has accepted it.
+    sent: Option<(String, String)>,
 }
 
 impl Screen {
@@ -47,12 +77,14 @@ impl Screen {
         });
         match editor {
             Some(Ok((editor, printer))) => {
-                std::thread::spawn(move || edit(editor, &sender));
-                (Self { above: Some(Mutex::new(printer)), before }, lines)
+                let above = Arc::new(Mutex::new(Above { printer, lines: Vec::new() }));
+                let shared = above.clone();
+                std::thread::spawn(move || edit(editor, &shared, &sender));
+                (Self { editor: Some(above), before }, lines)
             }
             _ => {
                 std::thread::spawn(move || read(&sender));
-                (Self { above: None, before: None }, lines)
+                (Self { editor: None, before: None }, lines)
             }
         }
     }
@@ -67,12 +99,83 @@ impl Screen {
         self.print(line, note);
     }
 
+    /// A typed line is a message now, on its way.
+    pub(super) fn sent(&self, number: u64, id: &str, text: &str) {
+        let now = time_now();
+        let found = self.above().is_some_and(|mut above| {
+            let Some(at) = above.lines.iter().position(|line| line.number == number) else { return false };
+            above.lines[at].sent = Some((id.to_owned(), now.clone()));
+            above.rewrite(at, format!("{now} …"))
+        });
+        if !found {
+            self.say(&format!("{now} … sending: {}", beginning(text)));
+        }
+    }
+
+    /// What became of a message.
+    pub(super) fn mark(&self, id: &str, mark: char, word: &str, text: &str) {
+        let found = self.above().is_some_and(|mut above| {
+            let mut sent = above.lines.iter().enumerate().filter_map(|(at, line)| Some((at, line.sent.as_ref()?)));
+            let found = sent.find(|(_, (sent, _))| sent == id).map(|(at, (_, time))| (at, format!("{time} {mark}")));
+            found.is_some_and(|(at, head)| above.rewrite(at, head))
+        });
+        if !found {
+            self.say(&format!("{} {mark} {word}: {}", time_now(), beginning(text)));
+        }
+    }
+
     fn print(&self, line: &str, plainly: fn(&str)) {
-        match &self.above {
-            // What a terminal that has gone doesn't show, nobody misses.
-            Some(above) => drop(above.lock().unwrap_or_else(PoisonError::into_inner).print(format!("{line}\n"))),
+        match self.above() {
+            Some(mut above) => {
+                above.lines.clear();
+                above.print(format!("{line}\n"));
+            }
             None => plainly(line),
         }
+    }
+
+    fn above(&self) -> Option<std::sync::MutexGuard<'_, Above>> {
+        self.editor.as_ref().map(|above| above.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Above {
+    /// Changes the head of a typed line; false if the line has left the terminal.
+    ///
+    /// All heads are written: should a line be typed before the editor comes to this, what lands in wrong rows of these
+    /// lines is put right the next time.
+    fn rewrite(&mut self, at: usize, head: String) -> bool {
+        self.lines[at].head = head;
+        let size = terminal_size::terminal_size_of(std::io::stdout());
+        let Some((Width(columns), Height(rows))) = size else { return false };
+        // A line that ends at the edge has its cursor in the next row.
+        let height = |line: &Line| line.width / usize::from(columns.max(1)) + 1;
+        let mut up = 0;
+        let on_screen = self.lines.iter().rev().take_while(|line| {
+            up += height(line);
+            up < usize::from(rows)
+        });
+        let first = self.lines.len() - on_screen.count();
+        if at < first {
+            return false;
+        }
+        let shown = self.lines.get(first..).unwrap_or_default();
+        let mut text = format!("\x1b[{}A", shown.iter().map(height).sum::<usize>());
+        for (number, line) in shown.iter().enumerate() {
+            text += &format!("\r{}", line.head);
+            // The printer adds a line break to what doesn't end with one: the last row down.
+            match height(line) - usize::from(number + 1 == shown.len()) {
+                0 => {}
+                down => text += &format!("\x1b[{down}B"),
+            }
+        }
+        self.print(text + "\n");
+        true
+    }
+
+    fn print(&mut self, text: String) {
+        // What a terminal that has gone doesn't show, nobody misses.
+        let _ = self.printer.print(text);
     }
 }
 
@@ -85,19 +188,34 @@ impl Drop for Screen {
     }
 }
 
-fn edit(mut editor: Editor<(), MemHistory>, typed: &mpsc::Sender<Result<Typed>>) {
-    loop {
+fn beginning(text: &str) -> String {
+    printable(&text.chars().take(REPEATED).collect::<String>())
+}
+
+fn edit(mut editor: Editor<(), MemHistory>, above: &Mutex<Above>, typed: &mpsc::Sender<Result<Typed>>) {
+    for number in 0.. {
         let outcome = match editor.readline(PROMPT) {
             Ok(line) => {
                 // Without it, the line can't be called back, no more.
                 let _ = editor.add_history_entry(&line);
-                Ok(Typed::Line(line))
+                let lines = &mut above.lock().unwrap_or_else(PoisonError::into_inner).lines;
+                if line.contains(char::is_control) {
+                    // The editor shows these in ways of its own, so that nobody knows how many rows they take.
+                    lines.clear();
+                } else {
+                    if lines.len() >= REMEMBERED {
+                        lines.remove(0);
+                    }
+                    let width = PROMPT.width() + line.width();
+                    lines.push(Line { number, width, head: PROMPT.trim_end().into(), sent: None });
+                }
+                Ok(Typed::Line(number, line))
             }
             Err(ReadlineError::Interrupted) => Ok(Typed::Leave),
             Err(ReadlineError::Eof) => return,
             Err(error) => Err(unreadable(error)),
         };
-        let over = !matches!(outcome, Ok(Typed::Line(_)));
+        let over = !matches!(outcome, Ok(Typed::Line(..)));
         if typed.blocking_send(outcome).is_err() || over {
             return;
         }
@@ -106,15 +224,21 @@ fn edit(mut editor: Editor<(), MemHistory>, typed: &mpsc::Sender<Result<Typed>>)
 
 fn read(typed: &mpsc::Sender<Result<Typed>>) {
     let mut input = std::io::stdin().lock();
-    loop {
-        let mut line = String::new();
-        // One byte more than allowed, so that too long a line is refused rather than cut.
-        let outcome = match input.by_ref().take(limits::MESSAGE_BODY as u64 + 1).read_line(&mut line) {
+    // A message and its line break.
+    let longest = limits::MESSAGE_BODY as u64 + 2;
+    for number in 0.. {
+        let mut line = Vec::new();
+        let outcome = match input.by_ref().take(longest).read_until(b'\n', &mut line) {
             Ok(0) => return,
-            Ok(_) => Ok(Typed::Line(line)),
+            Ok(length) if length as u64 == longest && !line.ends_with(b"\n") => {
+                // The rest of the line is not another one.
+                input.skip_until(b'\n').map(|_| Typed::TooLong).map_err(unreadable)
+            }
+            Ok(_) => String::from_utf8(line).map(|line| Typed::Line(number, line)).map_err(unreadable),
             Err(error) => Err(unreadable(error)),
         };
-        if typed.blocking_send(outcome).is_err() {
+        let over = outcome.is_err();
+        if typed.blocking_send(outcome).is_err() || over {
             return;
         }
     }

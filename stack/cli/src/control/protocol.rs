@@ -1,9 +1,9 @@
 //! What is asked and answered.
 
 use data_encoding::BASE64;
-use peerloom::{Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry};
+use peerloom::{Contact, Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::server::is_id;
 
@@ -23,6 +23,10 @@ pub(crate) enum Request {
         alias: Option<String>,
     },
     Contacts,
+    /// Whom a person means.
+    Find {
+        contact: String,
+    },
     Rename {
         contact: String,
         alias: String,
@@ -196,16 +200,46 @@ pub(crate) fn message_view(node: &Node, message: &Message) -> MessageView {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum EventView {
     Message(MessageView),
-    Delivered { contact: String, messages: Vec<String> },
-    Failed { contact: String, messages: Vec<String>, reason: String },
-    PeerUp { contact: String, device: String },
-    PeerDown { contact: String, device: String, reason: String },
+    Delivered {
+        contact: String,
+        messages: Vec<String>,
+    },
+    Failed {
+        contact: String,
+        messages: Vec<String>,
+        reason: String,
+    },
+    PeerUp {
+        contact: String,
+        user: String,
+        device: String,
+    },
+    PeerDown {
+        contact: String,
+        user: String,
+        device: String,
+        reason: String,
+    },
     Online,
     Offline,
-    Stalled { contact: String, device: String },
-    ContactAdded { contact: String, user: String },
-    Gap { contact: String, first: u64, last: u64 },
-    Lagged { missed: u64 },
+    Stalled {
+        contact: String,
+        device: String,
+    },
+    /// `like` is another contact whose name looks like the new one's.
+    ContactAdded {
+        contact: String,
+        user: String,
+        like: Option<String>,
+    },
+    Gap {
+        contact: String,
+        first: u64,
+        last: u64,
+    },
+    Lagged {
+        missed: u64,
+    },
 }
 
 pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
@@ -223,24 +257,37 @@ pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
                 _ => EventView::Delivered { contact: of(conversation), messages },
             }
         }
-        Event::PeerUp { user, device } => EventView::PeerUp { contact: alias(node, user), device: device.to_string() },
-        Event::PeerDown { user, device, reason } => {
-            EventView::PeerDown { contact: alias(node, user), device: device.to_string(), reason: reason.clone() }
+        Event::PeerUp { user, device } => {
+            EventView::PeerUp { contact: alias(node, user), user: user.to_string(), device: device.to_string() }
         }
+        Event::PeerDown { user, device, reason } => EventView::PeerDown {
+            contact: alias(node, user),
+            user: user.to_string(),
+            device: device.to_string(),
+            reason: reason.clone(),
+        },
         Event::Online => EventView::Online,
         Event::Offline => EventView::Offline,
         Event::Stalled { conversation, device } => {
             EventView::Stalled { contact: of(conversation), device: device.to_string() }
         }
-        Event::ContactAdded { user, alias } => {
-            EventView::ContactAdded { contact: alias.clone(), user: user.to_string() }
-        }
+        Event::ContactAdded { user, alias } => EventView::ContactAdded {
+            contact: alias.clone(),
+            user: user.to_string(),
+            like: node.contact(user).and_then(|contact| node.namesake(&contact)).map(|other| other.alias),
+        },
         Event::Gap { conversation, first, last, .. } => {
             EventView::Gap { contact: of(conversation), first: *first, last: *last }
         }
         Event::Lagged { missed } => EventView::Lagged { missed: *missed },
         _ => return None,
     })
+}
+
+/// A contact, for people and scripts. `like` is another contact whose name looks like this one's.
+pub(crate) fn contact_view(node: &Node, contact: &Contact) -> Value {
+    let like = node.namesake(contact).map(|other| other.alias);
+    json!({ "contact": contact.alias, "user": contact.user.to_string(), "like": like })
 }
 
 fn alias(node: &Node, user: &peerloom::UserId) -> String {

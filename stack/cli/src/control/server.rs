@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use peerloom::core::accept::{self, Accepting};
 use peerloom::core::private::{self, Identity};
+use peerloom::core::wire::name::{NameError, check_name};
+use peerloom::core::wire::pasted::read_id;
 use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, Sending, UserId};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -13,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::protocol::{Request, cursor, message_view};
+use super::protocol::{Request, contact_view, cursor, message_view};
 use super::{SOCKET, connection};
 
 /// Commands that may be connected at once, and one in how many of the process's files is for one.
@@ -128,6 +130,10 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             Ok(json!({ "link": link, "uses": uses, "lifetime_ms": lifetime_ms }))
         }
         Request::Add { link, alias } => {
+            if let Some(alias) = &alias {
+                let wrong = |e: NameError| Error::new(ErrorKind::Invalid, "contacts", "add", e.to_string());
+                check_name(alias).map_err(wrong)?;
+            }
             let mut contact = match is_id(&link) {
                 true => {
                     // Only the network knows whose it is.
@@ -139,15 +145,14 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             if let Some(alias) = alias {
                 contact.alias = node.rename_contact(&contact, &alias).await?;
             }
-            Ok(json!({ "contact": contact.alias, "user": contact.user.to_string() }))
+            Ok(contact_view(node, &contact))
         }
-        Request::Contacts => {
-            let contacts = node.contacts().into_iter();
-            Ok(contacts.map(|c| json!({ "contact": c.alias, "user": c.user.to_string() })).collect())
-        }
+        Request::Contacts => Ok(node.contacts().iter().map(|contact| contact_view(node, contact)).collect()),
+        Request::Find { contact } => Ok(contact_view(node, &node.find_contact(&contact)?)),
         Request::Rename { contact, alias } => {
-            let contact = node.find_contact(&contact)?;
-            Ok(json!({ "contact": node.rename_contact(&contact, &alias).await? }))
+            let mut contact = node.find_contact(&contact)?;
+            contact.alias = node.rename_contact(&contact, &alias).await?;
+            Ok(contact_view(node, &contact))
         }
         Request::Send { contact, text, ttl_ms } => {
             let (contact, sending) = accept_message(node, &contact, text, ttl_ms).await?;
@@ -180,7 +185,8 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
         Request::Offer { contact } => {
             node.start().await?;
             let contact = node.find_contact(&contact)?;
-            Ok(json!({ "offer": node.offer_by_hand(&contact).await?, "contact": contact.alias }))
+            let offer = node.offer_by_hand(&contact).await?;
+            Ok(json!({ "offer": offer, "contact": contact.alias, "user": contact.user.to_string() }))
         }
         Request::TakeByHand { text } => {
             node.start().await?;
@@ -213,7 +219,7 @@ pub(super) async fn accept_message(
 
 /// Whether what should be added is an id rather than a link.
 pub(super) fn is_id(text: &str) -> bool {
-    text.trim().parse::<UserId>().is_ok()
+    read_id::<UserId>(text).is_some()
 }
 
 async fn queue(node: &Node) -> Result<Value> {
@@ -237,6 +243,7 @@ fn peers(node: &Node) -> Value {
     let peer = |peer: peerloom::PeerStatus| {
         json!({
             "contact": node.contact(&peer.user).map(|c| c.alias),
+            "user": peer.user.to_string(),
             "device": peer.device.to_string(),
             "state": match peer.rung {
                 Rung::Connected => "connected",

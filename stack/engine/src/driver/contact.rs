@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use peerloom_core::wire::identity::clean_name;
+use peerloom_core::wire::name::clean_name;
 use peerloom_core::wire::store::{
     CONTACTS, Contact, ContactDevice, INVITATIONS, META, OutstandingInvitation, Record, meta,
 };
@@ -19,6 +19,7 @@ use super::Turn;
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
+use crate::identity::chosen_name;
 use crate::store::Txn;
 
 /// Most invitations that may be outstanding at once.
@@ -185,12 +186,13 @@ impl Turn<'_> {
         Ok(contact)
     }
 
-    /// Gives a contact another name.
+    /// Gives a contact another name, or one like it if another contact's looks like that.
     pub(crate) fn rename(&mut self, user: &UserId, alias: &str) -> Result<String> {
+        let alias = chosen_name(alias, "rename a contact")?;
         let Some(mut contact) = self.state.contacts.by_user(user) else {
             return Err(Error::new(ErrorKind::NotFound, "contacts", "rename", "there is no such contact"));
         };
-        contact.alias = self.state.contacts.free_alias(&clean_name(alias), user);
+        contact.alias = self.state.contacts.free_alias(&alias, user);
         self.store_contact(contact.clone());
         Ok(contact.alias)
     }

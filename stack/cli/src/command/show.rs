@@ -1,0 +1,76 @@
+//! Events and messages as lines for people.
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
+use serde_json::Value;
+
+use crate::control::{EventView, MessageView};
+use crate::output::{printable, say, say_json, set_in};
+
+pub(super) fn show_event(event: &Value, json: bool) {
+    if json {
+        say_json(event);
+        return;
+    }
+    let Ok(view) = serde_json::from_value::<EventView>(event.clone()) else {
+        return;
+    };
+    let line = match view {
+        EventView::Message(message) => return say(&line_of(&message)),
+        EventView::Delivered { contact, messages } => {
+            format!("{contact}: {} delivered", messages.len())
+        }
+        EventView::Failed { contact, messages, reason } => format!("{contact}: {} failed: {reason}", messages.len()),
+        EventView::PeerUp { contact, .. } => format!("{contact} is connected"),
+        EventView::PeerDown { contact, reason, .. } => format!("{contact} is gone: {reason}"),
+        EventView::Online => "online".into(),
+        EventView::Offline => "offline".into(),
+        EventView::Stalled { contact, .. } => {
+            format!("{contact}: can't be reached; messages wait until it appears")
+        }
+        EventView::ContactAdded { contact, like, .. } => {
+            let like =
+                like.map(|like| format!("; its name looks like that of your contact {like}")).unwrap_or_default();
+            format!("{contact} accepted an invitation of yours and is a contact now{like}")
+        }
+        EventView::Gap { contact, first, last } => format!("{contact}: entries {first} to {last} are missing"),
+        EventView::Lagged { missed } => format!("{missed} events were missed"),
+    };
+    say(&format!("* {}", printable(&line)));
+}
+
+pub(super) fn show_message(message: &Value, json: bool) {
+    if json {
+        say_json(message);
+    } else if let Some(line) = message_line(message) {
+        say(&line);
+    }
+}
+
+/// A message for a person.
+pub(super) fn message_line(message: &Value) -> Option<String> {
+    serde_json::from_value::<MessageView>(message.clone()).ok().map(|view| line_of(&view))
+}
+
+fn line_of(message: &MessageView) -> String {
+    let body = match (&message.text, &message.body) {
+        (Some(text), _) => set_in(text),
+        (None, body) => {
+            let kind = if message.content_type.is_empty() { "bytes" } else { &message.content_type };
+            format!("[{}, {} characters of base64]", printable(kind), body.as_ref().map_or(0, String::len))
+        }
+    };
+    format!("{} {}: {body}", time(message.received_at_ms), printable(&message.from))
+}
+
+/// The time of day now.
+pub(super) fn time_now() -> String {
+    ZonedDateTime::now().strftime("%H:%M").to_string()
+}
+
+/// When something happened, in this machine's time zone; the day only if it isn't today.
+pub(super) fn time(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+    let (at, now) = (at.to_zoned_datetime(TimeZone::system()), ZonedDateTime::now());
+    at.strftime(if at.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" }).to_string()
+}

@@ -1,0 +1,97 @@
+//! Values that count instead of a file's: from arguments, and from the environment.
+
+use std::ffi::OsString;
+
+use peerloom_core::{Error, ErrorKind, Result};
+
+use super::{General, TABLES, keys, schema_of};
+
+/// What the names of environment variables with overrides begin with.
+const PREFIX: &str = "PEERLOOM__";
+
+/// `KEY=VALUE`: a value that counts instead of the file's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The key's path, such as `storage.path` or `transport.0.listen`.
+    pub path: String,
+    /// The value as TOML; what isn't TOML counts as a string.
+    pub value: String,
+}
+
+impl std::str::FromStr for Override {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once('=') {
+            Some((path, value)) if !path.trim().is_empty() => {
+                Ok(Self { path: path.trim().into(), value: value.trim().into() })
+            }
+            _ => Err(format!("`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16")),
+        }
+    }
+}
+
+/// The overrides among environment variables: `PEERLOOM__STORAGE__KIND=sqlite` stands for
+/// `storage.kind=sqlite`. What looks like one and can't be used is an error: it must not be ignored in silence.
+pub fn overrides_from(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<Override>> {
+    let invalid = |message: String| Error::new(ErrorKind::Invalid, "config", "read the environment", message);
+    let mut found = Vec::new();
+    for (name, value) in variables {
+        // Names that are not UTF-8 are nobody's settings.
+        let Ok(name) = name.into_string() else { continue };
+        if let Some(path) = name.strip_prefix(PREFIX) {
+            let value =
+                value.into_string().map_err(|_| invalid(format!("{name}: the variable's value is not UTF-8")))?;
+            found.push(Override { path: path.to_lowercase().replace("__", "."), value });
+        } else if let Some(meant) = meant(&name) {
+            return Err(invalid(format!("{name}: write two underscores before each key, as in {meant}; or unset it")));
+        }
+    }
+    // The environment has no order; shorter paths first, so that a table doesn't replace its keys.
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// The override that a variable's name would be with two underscores: one that begins with a table or a general key.
+fn meant(name: &str) -> Option<String> {
+    let path = name.strip_prefix("PEERLOOM_")?;
+    let general = keys(&schema_of::<General>()).into_iter().map(|key| key.name.to_uppercase());
+    let mut sections = TABLES.map(str::to_uppercase).into_iter().chain(general);
+    let (section, key) = sections.find_map(|section| path.strip_prefix(&*section).map(|key| (section.clone(), key)))?;
+    match key.trim_start_matches('_') {
+        "" if key.is_empty() => Some(format!("{PREFIX}{section}")),
+        rest if key.starts_with('_') => Some(format!("{PREFIX}{section}__{rest}")),
+        // A longer word, such as `PEERLOOM_NAMESPACE`.
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn from(name: &str, value: &[u8]) -> Result<Vec<Override>> {
+        overrides_from([(name.into(), OsString::from_vec(value.to_vec()))].into_iter())
+    }
+
+    #[test]
+    fn no_variable_is_ignored_in_silence() {
+        let good = from("PEERLOOM__STORAGE__CACHE_MIB", b"16").expect("an override");
+        assert_eq!(good, [Override { path: "storage.cache_mib".into(), value: "16".into() }]);
+        for (name, value, said) in [
+            ("PEERLOOM_STORAGE_KIND", &b"sqlite"[..], "PEERLOOM__STORAGE__KIND"),
+            ("PEERLOOM_STORAGE__KIND", b"sqlite", "PEERLOOM__STORAGE__KIND"),
+            ("PEERLOOM_DELIVERY_ACK_TIMEOUT", b"1s", "PEERLOOM__DELIVERY__ACK_TIMEOUT"),
+            ("PEERLOOM_NETWORK", b"x", "PEERLOOM__NETWORK"),
+            ("PEERLOOM__STORAGE__PATH", b"\xff", "not UTF-8"),
+        ] {
+            let message = from(name, value).expect_err(name).message().to_owned();
+            assert!(message.starts_with(name) && message.contains(said), "{message}");
+        }
+        for other in ["PEERLOOM_PASSPHRASE", "PEERLOOM_NAMESPACE", "PEERLOOM_PORT", "HOME", "PEERLOOM_"] {
+            assert_eq!(from(other, b"\xff").expect(other), [], "{other}");
+        }
+    }
+}
