@@ -9,13 +9,14 @@ mod damage;
 mod effects;
 mod incoming;
 mod outgoing;
+mod patience;
+mod queue;
 mod receipts;
 mod session;
 mod state;
 mod status;
 mod timers;
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::net::Held;
 use crate::store::{Committer, Txn, View};
 
 pub(crate) use effects::Effects;
+use queue::{FairQueue, Lane};
 pub(crate) use state::{Own, State};
 pub use status::QueuedEntry;
 
@@ -41,6 +43,8 @@ pub use status::QueuedEntry;
 /// and the links idle meanwhile.
 const TURN: usize = 2048;
 const TURN_BYTES: usize = 1024 * 1024;
+/// Time after which a turn takes no more inputs.
+const TURN_TIME: Duration = Duration::from_millis(50);
 /// Inputs that wait for the thread.
 const WAITING: usize = 2048;
 /// How long acknowledgements of others may stay unwritten: losing them costs a duplicate, no more.
@@ -70,6 +74,13 @@ pub(crate) enum Input {
 }
 
 impl Input {
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Frame { device, .. } => Some(*device),
+            _ => None,
+        }
+    }
+
     /// The bytes that handling it moves.
     fn size(&self) -> usize {
         match self {
@@ -164,7 +175,7 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
     let committer = Committer::start(storage, on_failure)?;
     let driver = Driver {
         inputs,
-        waiting: VecDeque::new(),
+        waiting: FairQueue::new(),
         state,
         view,
         committer,
@@ -209,8 +220,8 @@ fn dead(thread: &str) -> Error {
 
 struct Driver {
     inputs: mpsc::Receiver<Input>,
-    /// Received, and left for the next turn.
-    waiting: VecDeque<Input>,
+    /// Received, and not handled yet. Its bounds are those of the budgets that frames hold, and of the callers.
+    waiting: FairQueue<Input>,
     state: State,
     view: View,
     committer: Committer<Effects>,
@@ -230,22 +241,16 @@ impl Driver {
             if self.waiting.is_empty() {
                 let wait = self.deadline().saturating_sub(self.clock.now().mono);
                 let count = tokio::time::timeout(wait, self.inputs.recv_many(&mut received, TURN)).await;
-                self.waiting.extend(received.drain(..));
                 if let Ok(0) = count {
                     // Every handle is gone.
-                    self.turn(Vec::new(), true);
+                    self.turn(true);
                     return Ok(None);
                 }
             }
-            let mut bytes = 0;
-            let mut inputs = Vec::new();
-            while let Some(input) = self.waiting.pop_front_if(|i| bytes < TURN_BYTES && !matches!(i, Input::Stop(_))) {
-                bytes += input.size();
-                inputs.push(input);
-            }
-            let stop = self.waiting.pop_front_if(|input| matches!(input, Input::Stop(_)));
-            self.turn(inputs, stop.is_some());
-            if let Some(Input::Stop(done)) = stop {
+            // Whatever came meanwhile takes part, too: a call doesn't wait for the frames before it.
+            received.extend(std::iter::from_fn(|| self.inputs.try_recv().ok()));
+            received.drain(..).for_each(|input| self.waiting.push(input.lane(), input));
+            if let Some(done) = self.turn(false) {
                 // Whatever came later hears that the node is closed.
                 return Ok(Some(done));
             }
@@ -263,7 +268,8 @@ impl Driver {
         due.fold(housekeeping, Duration::min)
     }
 
-    fn turn(&mut self, inputs: Vec<Input>, last: bool) {
+    /// Handles what waits, as far as a turn goes; returns the sender of [`Input::Stop`] once that has its turn.
+    fn turn(&mut self, last: bool) -> Option<oneshot::Sender<()>> {
         let now = self.clock.now();
         if (self.broken || self.committer.has_failed()) && !self.recover(now) {
             let error = Error::new(
@@ -272,8 +278,13 @@ impl Driver {
                 "deliver",
                 "the store fails; free space or repair it, then try again",
             );
-            inputs.into_iter().for_each(|input| refuse(input, &error));
-            return;
+            while let Some((_, input)) = self.waiting.pop() {
+                match input {
+                    Input::Stop(done) => return Some(done),
+                    input => refuse(input, &error),
+                }
+            }
+            return None;
         }
         let mut turn = Turn {
             state: &mut self.state,
@@ -286,14 +297,22 @@ impl Driver {
             self.clock.check();
             turn.housekeeping();
         }
-        let mut outcome = Ok(());
-        let mut inputs = inputs.into_iter();
-        for input in inputs.by_ref() {
-            outcome = turn.handle(input);
-            if outcome.is_err() {
+        let (mut outcome, mut stop) = (Ok(()), None);
+        let (mut count, mut bytes, mut at) = (0, 0, now.mono);
+        while outcome.is_ok() && count < TURN && bytes < TURN_BYTES && at < now.mono + TURN_TIME {
+            let Some((lane, input)) = self.waiting.pop() else { break };
+            if let Input::Stop(done) = input {
+                stop = Some(done);
                 break;
             }
+            count += 1;
+            bytes += input.size();
+            outcome = turn.handle(input);
+            let done = self.clock.now().mono;
+            self.waiting.charge(lane, done.saturating_sub(at));
+            at = done;
         }
+        let last = last || stop.is_some();
         let outcome = outcome.and_then(|()| turn.on_timers()).and_then(|()| turn.finish());
         let lazy_due = last || self.lazy_since.is_some_and(|since| now.mono >= since + LAZY);
         if outcome.is_ok() && (lazy_due || !turn.txn.is_empty()) {
@@ -306,9 +325,8 @@ impl Driver {
             // Reading failed in the middle: nothing of this turn happened.
             error!(%error, "a turn was abandoned");
             effects.abandon(&error);
-            inputs.for_each(|input| refuse(input, &error));
             self.broken = true;
-            return;
+            return stop;
         }
         self.lazy_since = if waits { self.lazy_since.or(Some(now.mono)) } else { None };
         if !writes.is_empty() || !effects.is_empty() {
@@ -316,6 +334,7 @@ impl Driver {
             let lone = self.inputs.is_empty() && self.waiting.is_empty();
             self.committer.submit(batch, effects, lone);
         }
+        stop
     }
 
     /// Drops all state that was not committed and reads it again.

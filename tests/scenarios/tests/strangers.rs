@@ -258,3 +258,46 @@ async fn a_malicious_contact_harms_only_itself() {
     let end = async { while hear(&mut chat).await.is_some() {} };
     tokio::time::timeout(Duration::from_secs(20), end).await.expect("the link ends");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_is_not_looked_at_again_and_many_faults_pause() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let (mallory, own) = (identity(66), identity(1));
+    let (_link, _control, mut chat) = befriend(&links, &alice, &mallory).await;
+    let conversation = ConversationId::direct(&network(), &mallory.user, &own.user);
+    let junk = |number: u32| {
+        let mut envelope = Envelope {
+            log: LogId { device: mallory.device, conversation },
+            position: 1,
+            class: EntryClass::Handshake,
+            suite: MemoryCrypto::SUITE,
+            expires_at_ms: 0,
+            recipients: vec![own.device],
+            joins: vec![own.device],
+            hops: 0,
+            payload: Bytes::copy_from_slice(&number.to_be_bytes()),
+            signature: Bytes::new(),
+        };
+        envelope.signature = key(&mallory).sign(&envelope.signing_input()).to_vec().into();
+        Frame::Envelope(envelope).encode()
+    };
+    let before = alice.refused();
+    for _ in 0..100 {
+        say(&mut chat, junk(0)).await;
+    }
+    say(&mut chat, junk(1)).await;
+    refused_grows(&alice, before + 1).await;
+    assert_eq!(alice.refused(), before + 2, "copies were looked at again");
+    // Others each time: after so many nothing is read any more, and the list of peers says so.
+    for number in 2..1000 {
+        say(&mut chat, junk(number)).await;
+    }
+    let begin = Instant::now();
+    while !alice.peers().iter().any(|peer| peer.reason.as_ref().is_some_and(|reason| reason.starts_with("paused"))) {
+        assert!(begin.elapsed() < Duration::from_secs(15), "the device was never paused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(alice.refused() < before + 500, "{} frames were looked at", alice.refused() - before);
+    still_works(&links, &alice).await;
+}

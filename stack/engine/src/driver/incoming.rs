@@ -21,6 +21,9 @@ impl Turn<'_> {
     /// A frame from a device of a contact. What is wrong with it is refused and logged; an error
     /// means that this node's store can't be read.
     pub(super) fn on_frame(&mut self, device: DeviceId, frame: Frame) -> Result<()> {
+        if self.is_paused(&device) {
+            return Ok(());
+        }
         let outcome = match frame {
             Frame::Envelope(envelope) => self.on_envelope(device, envelope),
             Frame::Ack(signed) => self.on_ack(device, &signed),
@@ -40,11 +43,11 @@ impl Turn<'_> {
     }
 
     /// Refuses what a peer did wrong, and goes on; an error of this node's own stays one.
-    fn tolerate(&self, device: DeviceId, outcome: Result<()>) -> Result<()> {
+    fn tolerate(&mut self, device: DeviceId, outcome: Result<()>) -> Result<()> {
         match outcome {
             Err(error) if is_peers_fault(&error) => {
-                self.state.links.count_refused();
                 warn!(?device, %error, "refused what a peer sent");
+                self.on_fault(device);
                 Ok(())
             }
             outcome => outcome,
@@ -68,6 +71,10 @@ impl Turn<'_> {
             if !good {
                 return refuse("the handshake's signature is wrong");
             }
+        }
+        if let Some(reason) = self.state.refused.before(&envelope) {
+            reason.into_iter().for_each(|reason| self.say_cannot_open(log, envelope.position, reason));
+            return Ok(());
         }
         let joins = joins(&envelope, &own);
         let now = self.now;
@@ -146,14 +153,18 @@ impl Turn<'_> {
         let announced = joins(&envelope, &self.state.own.device);
         match opened {
             Opened::Joined if announced => {
+                self.state.refused.forget(&log);
                 let void = self.inbox(log).on_joined(position);
                 void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
                 self.spend_key_package(log.device, log.conversation, envelope.suite.0);
                 self.settle(log, position)
             }
-            Opened::Applied if !announced => self.settle(log, position),
+            Opened::Applied if !announced => {
+                self.state.refused.forget(&log);
+                self.settle(log, position)
+            }
             Opened::Joined | Opened::Applied => {
-                self.reject(log, position, "it joins where it doesn't say so, or the other way round")
+                self.reject(&envelope, "it joins where it doesn't say so, or the other way round")
             }
             Opened::Content(bundle) => {
                 self.keep(&envelope, bundle)?;
@@ -174,14 +185,15 @@ impl Turn<'_> {
                 self.cannot_open(&envelope, reason)?;
                 Ok(None)
             }
-            Opened::Rejected(why) => self.reject(log, position, why),
+            Opened::Rejected(why) => self.reject(&envelope, why),
         }
     }
 
-    fn reject(&mut self, log: LogId, position: Position, why: &'static str) -> Result<Option<Position>> {
-        let now = self.now;
+    fn reject(&mut self, envelope: &Envelope, why: &'static str) -> Result<Option<Position>> {
+        let (log, position, now) = (envelope.log, envelope.position, self.now);
         self.inbox(log).on_refused(position, now);
-        self.state.links.count_refused();
+        self.state.refused.note(envelope, None);
+        self.on_fault(log.device);
         warn!(device = ?log.device, position, why, "refused an entry");
         Ok(None)
     }
@@ -238,10 +250,16 @@ impl Turn<'_> {
         self.quarantine(envelope, reason)?;
         let now = self.now;
         self.inbox(log).on_refused(position, now);
+        self.state.refused.note(envelope, Some(reason));
+        self.on_fault(log.device);
+        self.say_cannot_open(log, position, reason);
+        Ok(())
+    }
+
+    fn say_cannot_open(&mut self, log: LogId, position: Position, reason: CannotOpenReason) {
         let cannot = CannotOpen { log, position, reason };
         let signed = self.state.own.key.sign_object(context::CANNOT_OPEN, cannot.encode());
         self.effects.control(log.device, &Frame::CannotOpen(signed));
-        Ok(())
     }
 
     fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {

@@ -20,6 +20,7 @@ use tracing::error;
 
 use super::Turn;
 use super::contact::open_invitations;
+use super::patience::{Faults, Refused};
 use super::session::SUITE_CHANGES;
 use super::status::halted;
 use super::timers::Timers;
@@ -72,6 +73,9 @@ pub(crate) struct State {
     pub(crate) touched: BTreeSet<TimerKey>,
     /// Logs to acknowledge at the end of this turn.
     pub(crate) to_acknowledge: BTreeSet<LogId>,
+    /// What devices have done wrong, and entries that needn't be looked at again.
+    pub(crate) faults: HashMap<DeviceId, Faults>,
+    pub(crate) refused: Refused,
     /// Entries in quarantine, by log.
     pub(crate) quarantined: HashMap<LogId, usize>,
     /// Devices that may have room for more of a conversation.
@@ -202,6 +206,8 @@ impl State {
             record: None,
             touched: BTreeSet::new(),
             to_acknowledge: BTreeSet::new(),
+            faults: HashMap::new(),
+            refused: Refused::default(),
             quarantined: HashMap::new(),
             ready: BTreeSet::new(),
             lazy_deletes: Vec::new(),

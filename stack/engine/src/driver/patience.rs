@@ -1,0 +1,129 @@
+//! What a device may do wrong before it is paused, and before its link is closed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use peerloom_core::wire::{CannotOpenReason, DeviceId, Envelope, LogId, Position};
+use peerloom_crypto_primitives::sha256;
+use peerloom_delivery::{Allowance, Now};
+use tracing::warn;
+
+use super::Turn;
+
+/// Entries that can't be opened and frames that break a rule, at once, and the time in which one more is forgiven. A
+/// device that lost its state can't open what is in flight to it, which are 64 entries for each log.
+const FAULTS: u32 = 256;
+const FORGIVEN: Duration = Duration::from_secs(1);
+/// The first pause; each further one is twice as long, up to 64 times.
+const PAUSE: Duration = Duration::from_secs(10);
+const DOUBLINGS: u32 = 6;
+/// With this many pauses the link is closed at each.
+const CLOSED_AFTER: u32 = 3;
+/// Refused entries of one log that are remembered.
+const REMEMBERED: usize = 64;
+
+/// What a device has done wrong.
+pub(crate) struct Faults {
+    left: Allowance,
+    pauses: u32,
+    paused_until: Duration,
+}
+
+/// Entries that were refused, so that copies of them cost no more than a hash.
+#[derive(Default)]
+pub(crate) struct Refused(HashMap<LogId, BTreeMap<Position, ([u8; 32], Option<CannotOpenReason>)>>);
+
+impl Refused {
+    /// Why these very bytes were refused at this place before; the reason is one for the log's owner.
+    pub(super) fn before(&self, envelope: &Envelope) -> Option<Option<CannotOpenReason>> {
+        let (hash, reason) = self.0.get(&envelope.log)?.get(&envelope.position)?;
+        (*hash == fingerprint(envelope)).then_some(*reason)
+    }
+
+    pub(super) fn note(&mut self, envelope: &Envelope, reason: Option<CannotOpenReason>) {
+        let entries = self.0.entry(envelope.log).or_default();
+        entries.insert(envelope.position, (fingerprint(envelope), reason));
+        if entries.len() > REMEMBERED {
+            entries.pop_first();
+        }
+    }
+
+    /// The log's session is another one: what couldn't be opened may be now.
+    pub(super) fn forget(&mut self, log: &LogId) {
+        self.0.remove(log);
+    }
+}
+
+fn fingerprint(envelope: &Envelope) -> [u8; 32] {
+    sha256(&[&envelope.associated_data(), &envelope.payload])
+}
+
+impl Faults {
+    fn none() -> Self {
+        Self { left: Allowance::full(FAULTS), pauses: 0, paused_until: Duration::ZERO }
+    }
+
+    /// One more; `Some`: how many pauses there were with the one that begins.
+    fn add(&mut self, now: Now) -> Option<u32> {
+        if now.mono < self.paused_until || self.left.spend(now, FORGIVEN) {
+            return None;
+        }
+        self.paused_until = now.mono + PAUSE * (1 << self.pauses.min(DOUBLINGS));
+        self.pauses = self.pauses.saturating_add(1);
+        Some(self.pauses)
+    }
+}
+
+impl Turn<'_> {
+    /// A device sent what is of no use.
+    pub(super) fn on_fault(&mut self, device: DeviceId) {
+        self.state.links.count_refused();
+        let Some(pauses) = self.state.faults.entry(device).or_insert_with(Faults::none).add(self.now) else {
+            return;
+        };
+        warn!(?device, pauses, "a device sends again and again what is of no use; nothing of it is read for a while");
+        let trouble = "paused: it sends again and again what can't be opened; nothing of it is read for a while";
+        self.state.links.set_trouble(device, Some(trouble.into()));
+        if pauses >= CLOSED_AFTER {
+            self.effects.reset_link(device);
+        }
+    }
+
+    /// Whether nothing of a device is read for now.
+    pub(super) fn is_paused(&mut self, device: &DeviceId) -> bool {
+        let Some(faults) = self.state.faults.get_mut(device).filter(|faults| faults.paused_until > Duration::ZERO)
+        else {
+            return false;
+        };
+        let paused = self.now.mono < faults.paused_until;
+        if !paused {
+            faults.paused_until = Duration::ZERO;
+            self.state.links.set_trouble(*device, None);
+        }
+        paused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However often it errs, a device costs so many faults an hour and no more, and its pauses grow.
+    #[test]
+    fn faults_have_a_budget() {
+        let mut faults = Faults::none();
+        let (mut cost, mut pauses) = (0, Vec::new());
+        for second in 0..3600 {
+            let now = Now { mono: Duration::from_secs(second), wall_ms: 0 };
+            for _ in 0..1000 {
+                if now.mono >= faults.paused_until {
+                    cost += 1;
+                    pauses.extend(faults.add(now).map(|_| second));
+                }
+            }
+        }
+        assert!(cost <= 256 + 3600 + 10, "{cost}");
+        let waits: Vec<u64> = pauses.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.len() < 20 && waits.is_sorted(), "{pauses:?}");
+    }
+}
