@@ -341,7 +341,7 @@ impl Turn<'_> {
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), kept.encode());
-        conversation.recent.insert(position, encoded);
+        self.state.recent.insert(id, position, encoded);
         conversation.outbox.set_size(position, size as usize);
         conversation.outbox.wake(self.now);
         conversation.entries.insert(position, OwnEntry::new(&row));
@@ -382,7 +382,7 @@ impl Turn<'_> {
     /// An entry as it travels, the same bytes every time.
     fn envelope(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
         let Some(conversation) = self.state.conversations.get(&id) else { return Ok(None) };
-        if let Some(recent) = conversation.recent.get(position) {
+        if let Some(recent) = self.state.recent.get(id, position) {
             return Ok(Some(recent));
         }
         let Some(kept) = self.txn.record::<SealedEntry>(OUT_SEALED, &own_key(&id, position))? else { return Ok(None) };

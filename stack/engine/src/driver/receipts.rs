@@ -41,7 +41,7 @@ impl Turn<'_> {
             return;
         };
         conversation.entries.remove(&position);
-        conversation.recent.remove(position);
+        self.state.recent.remove(id, position);
         self.state.lazy_deletes.push(sealed_row(&id, position));
         if position == conversation.outbox.head() {
             conversation.settled_head = true;

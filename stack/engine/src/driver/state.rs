@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) touched: BTreeSet<TimerKey>,
     /// Logs to acknowledge at the end of this turn.
     pub(crate) to_acknowledge: BTreeSet<LogId>,
+    /// The newest sealed envelopes, to be sent without being read or rebuilt.
+    pub(crate) recent: Recent,
     /// What devices have done wrong, and entries that needn't be looked at again.
     pub(crate) faults: HashMap<DeviceId, Faults>,
     pub(crate) refused: Refused,
@@ -93,8 +95,6 @@ pub(crate) struct Conversation {
     pub(crate) entries: BTreeMap<Position, OwnEntry>,
     /// The log's last entry is settled; its row goes when the next is appended.
     pub(crate) settled_head: bool,
-    /// The newest sealed envelopes, to be sent without being read or rebuilt.
-    pub(crate) recent: Recent,
     /// Accepted in this turn, and the bytes of their bodies.
     pub(crate) queued: Vec<Queued>,
     pub(crate) queued_bytes: usize,
@@ -143,31 +143,40 @@ impl OwnEntry {
     }
 }
 
-/// Envelopes by position, up to [`Recent::MAX`] bytes; the oldest go first.
+/// The newest sealed envelopes of all conversations, up to [`Recent::MAX`] bytes; the oldest go first.
 #[derive(Default)]
 pub(crate) struct Recent {
-    envelopes: BTreeMap<Position, Bytes>,
+    envelopes: HashMap<(ConversationId, Position), (u64, Bytes)>,
+    order: BTreeMap<u64, (ConversationId, Position)>,
+    next: u64,
     bytes: usize,
 }
 
 impl Recent {
-    const MAX: usize = 8 * 1024 * 1024;
+    const MAX: usize = 16 * 1024 * 1024;
 
-    pub(crate) fn insert(&mut self, position: Position, envelope: Bytes) {
+    pub(crate) fn insert(&mut self, id: ConversationId, position: Position, envelope: Bytes) {
+        self.remove(id, position);
+        self.next += 1;
         self.bytes += envelope.len();
-        self.envelopes.insert(position, envelope);
-        while self.bytes > Self::MAX && self.envelopes.len() > 1 {
-            let oldest = self.envelopes.pop_first();
-            self.bytes -= oldest.map_or(0, |(_, envelope)| envelope.len());
+        self.order.insert(self.next, (id, position));
+        self.envelopes.insert((id, position), (self.next, envelope));
+        while self.bytes > Self::MAX
+            && let Some((_, (id, position))) = self.order.pop_first()
+        {
+            self.remove(id, position);
         }
     }
 
-    pub(crate) fn get(&self, position: Position) -> Option<Bytes> {
-        self.envelopes.get(&position).cloned()
+    pub(crate) fn get(&self, id: ConversationId, position: Position) -> Option<Bytes> {
+        self.envelopes.get(&(id, position)).map(|(_, envelope)| envelope.clone())
     }
 
-    pub(crate) fn remove(&mut self, position: Position) {
-        self.bytes -= self.envelopes.remove(&position).map_or(0, |envelope| envelope.len());
+    pub(crate) fn remove(&mut self, id: ConversationId, position: Position) {
+        if let Some((number, envelope)) = self.envelopes.remove(&(id, position)) {
+            self.order.remove(&number);
+            self.bytes -= envelope.len();
+        }
     }
 }
 
@@ -206,6 +215,7 @@ impl State {
             record: None,
             touched: BTreeSet::new(),
             to_acknowledge: BTreeSet::new(),
+            recent: Recent::default(),
             faults: HashMap::new(),
             refused: Refused::default(),
             quarantined: HashMap::new(),
@@ -219,6 +229,7 @@ impl State {
     pub(crate) fn load(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
         self.cryptos.iter().for_each(|crypto| crypto.forget());
         self.conversations.clear();
+        self.recent = Recent::default();
         self.inboxes.clear();
         self.timers = Timers::new();
         self.touched.clear();
@@ -299,7 +310,6 @@ impl State {
             outbox,
             entries,
             settled_head,
-            recent: Recent::default(),
             queued: Vec::new(),
             queued_bytes: 0,
             pending,
@@ -443,4 +453,23 @@ fn log_in(key: &[u8]) -> Result<LogId> {
 
 fn damaged_key() -> Error {
     Error::new(ErrorKind::Malformed, "store", "read", "a key is damaged; restore the store from a copy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_of_envelopes_is_bounded_over_all_conversations() {
+        let mut recent = Recent::default();
+        let id = |number: u8| ConversationId::from_bytes([number; 32]);
+        for number in 0..100 {
+            (1..=5).for_each(|position| recent.insert(id(number), position, vec![number; 100_000].into()));
+        }
+        let kept: usize = recent.envelopes.values().map(|(_, envelope)| envelope.len()).sum();
+        assert!(kept == recent.bytes && kept <= Recent::MAX && kept > Recent::MAX - 100_000, "{kept}");
+        assert!(recent.get(id(99), 5).is_some() && recent.get(id(0), 1).is_none());
+        (0..100).for_each(|number| (1..=5).for_each(|position| recent.remove(id(number), position)));
+        assert!(recent.bytes == 0 && recent.order.is_empty());
+    }
 }
