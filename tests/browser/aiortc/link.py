@@ -11,12 +11,8 @@ LABEL = "peerloom"
 LONGEST = 60 * 1024
 OVERHEAD = 32
 AHEAD = 1024 * 1024
-
-
-def window(kind):
-    """How many bytes of a channel may be on the way or unread."""
-    # What every channel begins with; this side never gives more.
-    return 256 * 1024
+# The window that every channel begins with, and what this side gives beyond at once: a frame must fit.
+WINDOW = MORE_WINDOW = 128 * 1024
 
 
 class Lane:
@@ -70,7 +66,8 @@ class Channel:
 
     def __init__(self, lane, kind):
         self.lane, self.kind = lane, kind
-        self.credit, self.taken = window(kind), 0
+        self.credit, self.taken = WINDOW, 0
+        lane.say(struct.pack(">BI", CREDIT, MORE_WINDOW))
         self.room = asyncio.Event()
         self.frames = asyncio.Queue()
         self.total, self.partial, self.cost = 0, bytearray(), 0
@@ -109,7 +106,7 @@ class Channel:
         """The next frame; None when the other side has sent its last."""
         frame, cost = await self.frames.get()
         self.taken += cost
-        if self.taken >= window(self.kind) // 4 and not self.their_end:
+        if self.taken >= WINDOW // 4 and not self.their_end:
             self.lane.say(struct.pack(">BI", CREDIT, self.taken))
             self.taken = 0
         return frame

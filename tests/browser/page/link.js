@@ -7,8 +7,9 @@ export const LABEL = "peerloom";
 // Longest message, what each counts for beside its bytes, and how much may be on the way in a channel.
 const LONGEST = 60 * 1024;
 const OVERHEAD = 32;
-// The window that every channel begins with; this side never gives more.
-const windowOf = () => 256 * 1024;
+// The window that every channel begins with, and what this side gives beyond at once: a frame must fit.
+const WINDOW = 128 * 1024;
+const MORE_WINDOW = 128 * 1024;
 // What may wait in the browser's own buffer.
 const AHEAD = 1024 * 1024;
 
@@ -92,7 +93,8 @@ export class Lane {
 
 export class Channel {
   constructor(lane, kind) {
-    Object.assign(this, { lane, kind, credit: windowOf(kind), taken: 0 });
+    Object.assign(this, { lane, kind, credit: WINDOW, taken: 0 });
+    lane.say(message(CREDIT, MORE_WINDOW, 4));
     this.frames = new Queue();
     this.roomMade = () => {};
     this.partial = null;
@@ -152,7 +154,7 @@ export class Channel {
     const next = await this.frames.next();
     if (next === null) return null;
     this.taken += next.cost;
-    if (this.taken >= windowOf(this.kind) / 4 && !this.theirEnd) {
+    if (this.taken >= WINDOW / 4 && !this.theirEnd) {
       this.lane.say(message(CREDIT, this.taken, 4));
       this.taken = 0;
     }

@@ -64,14 +64,18 @@ impl Stage {
 
     /// A link that the guest offers.
     pub async fn accept(&mut self) -> Arc<dyn Link> {
-        self.listener.accept().await.expect("it listens")
+        self.listener.accept().await.map(admitted).expect("it listens")
     }
 
     /// A link to the guest, once that has its socket at the registry.
     pub async fn dial(&self) -> Arc<dyn Link> {
         let guest = identity(GUEST);
         let address = format!("webrtc://{}", guest.device).parse().expect("an address");
-        self.transport.dial(&address, Some(&guest.key), Some(self.signaling.clone())).await.expect("a link")
+        self.transport
+            .dial(&address, Some(&guest.key), Some(self.signaling.clone()))
+            .await
+            .map(admitted)
+            .expect("a link")
     }
 
     /// Ends everything.
@@ -80,4 +84,10 @@ impl Stage {
         self.discovery.shutdown().await;
         self.registry.shutdown().await;
     }
+}
+
+/// As the engine says after its handshake.
+fn admitted(link: Arc<dyn Link>) -> Arc<dyn Link> {
+    link.admit();
+    link
 }

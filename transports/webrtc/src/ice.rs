@@ -175,6 +175,8 @@ struct Measured {
 /// What a connection is given, with what must live as long as it does.
 pub(crate) struct Prepared {
     pub(crate) servers: Vec<RTCIceServer>,
+    /// Where packets for them go.
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) bridges: Vec<Bridge>,
 }
 
@@ -227,21 +229,21 @@ impl Servers {
 
     /// What the next connection uses.
     pub(crate) async fn prepare(&self, offered: Vec<IceServer>) -> Prepared {
-        let mut prepared = Prepared { servers: Vec::new(), bridges: Vec::new() };
+        let mut prepared = Prepared { servers: Vec::new(), addresses: Vec::new(), bridges: Vec::new() };
         let mut used = [0; 2];
         for (server, address) in self.nearest(offered).await {
             let count = &mut used[usize::from(server.role != Role::Stun)];
             if *count >= USED {
                 continue;
             }
-            let url = match server.role {
-                Role::Stun => format!("stun:{address}"),
-                Role::Turn => format!("turn:{address}?transport=udp"),
+            let (url, address) = match server.role {
+                Role::Stun => (format!("stun:{address}"), address),
+                Role::Turn => (format!("turn:{address}?transport=udp"), address),
                 Role::TurnTcp => match Bridge::open(address).await {
                     Ok(bridge) => {
-                        let url = format!("turn:{}?transport=udp", bridge.address());
+                        let address = bridge.address();
                         prepared.bridges.push(bridge);
-                        url
+                        (format!("turn:{address}?transport=udp"), address)
                     }
                     Err(error) => {
                         warn!(%server, %error, "a TURN server can't be reached over TCP");
@@ -250,6 +252,7 @@ impl Servers {
                 },
             };
             *count += 1;
+            prepared.addresses.push(address);
             prepared.servers.push(RTCIceServer {
                 urls: vec![url],
                 username: server.username,

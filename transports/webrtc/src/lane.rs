@@ -9,7 +9,7 @@
 
 mod write;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -69,6 +69,8 @@ struct Use {
     cost: usize,
     /// What the other side may still send.
     window: usize,
+    /// The channel was opened here, or taken from those that wait.
+    accepted: bool,
     /// The other side was given the whole window.
     granted: bool,
     /// Nobody reads here any more; and the other side was told.
@@ -153,20 +155,22 @@ impl Lane {
     }
 
     /// Begins a channel of ours on it, if it is free.
-    pub(crate) fn open(self: &Arc<Self>, class: ChannelClass) -> Option<Channel> {
+    pub(crate) fn open(self: &Arc<Self>, class: ChannelClass, admitted: &AtomicBool) -> Option<Channel> {
         let mut used = self.used();
         if !self.ours || !used.is_over() || !*self.opened.borrow() {
             return None;
         }
         let channel = self.begin(&mut used, class);
         used.unsaid = true;
-        self.grant(&mut used);
+        used.accepted = true;
+        self.grant(&mut used, admitted);
         Some(channel)
     }
 
-    /// The channel is in use here: the other side may send all that its class allows.
-    fn grant(&self, used: &mut Use) {
-        if let Some(class) = used.class.filter(|_| !used.granted) {
+    /// The channel is in use here, on a link that was admitted: the other side may send all that its class allows.
+    fn grant(&self, used: &mut Use, admitted: &AtomicBool) {
+        let due = admitted.load(Ordering::Acquire) && used.accepted && !used.granted;
+        if let Some(class) = used.class.filter(|_| due) {
             used.granted = true;
             self.taken.fetch_add(window(class) - INITIAL_WINDOW.min(window(class)), Ordering::AcqRel);
             self.wake.notify_one();
@@ -174,11 +178,17 @@ impl Lane {
     }
 
     /// The channel with this number was taken from those that wait.
-    pub(crate) fn accepted(&self, number: u64) {
+    pub(crate) fn accepted(&self, number: u64, admitted: &AtomicBool) {
         let mut used = self.used();
         if used.number == number {
-            self.grant(&mut used);
+            used.accepted = true;
+            self.grant(&mut used, admitted);
         }
+    }
+
+    /// The link was admitted.
+    pub(crate) fn admitted(&self, admitted: &AtomicBool) {
+        self.grant(&mut self.used(), admitted);
     }
 
     fn begin(self: &Arc<Self>, used: &mut Use, class: ChannelClass) -> Channel {
@@ -313,23 +323,21 @@ impl Lane {
     fn deliver(&self, used: &mut Use, frame: Bytes) {
         let cost = used.cost;
         if used.incoming.as_ref().is_none_or(|incoming| incoming.send((frame, cost)).is_err()) {
-            used.class.inspect(|class| self.give_back(cost, *class));
+            self.give_back(cost);
         }
     }
 
     /// So much was taken: the other side may send as much more.
-    fn give_back(&self, cost: usize, class: ChannelClass) {
+    fn give_back(&self, cost: usize) {
         let taken = self.taken.fetch_add(cost, Ordering::AcqRel) + cost;
-        if taken >= due(class) {
+        if taken >= DUE {
             self.wake.notify_one();
         }
     }
 }
 
-/// How much is taken before credit is given.
-fn due(class: ChannelClass) -> usize {
-    window(class).min(4 * INITIAL_WINDOW) / 4
-}
+/// How much is taken before credit is given: half of what a channel begins with.
+const DUE: usize = INITIAL_WINDOW / 2;
 
 /// The reading end of a channel.
 struct Reading {
@@ -355,9 +363,11 @@ fn receiver(reading: Reading) -> FrameReceiver {
         match reading.frames.recv().await {
             Some((frame, cost)) => {
                 let used = reading.lane.used();
-                let current = (used.number == reading.number).then_some(used.class).flatten();
+                let current = used.number == reading.number;
                 drop(used);
-                current.inspect(|class| reading.lane.give_back(cost, *class));
+                if current {
+                    reading.lane.give_back(cost);
+                }
                 Some((Ok(frame), Some(reading)))
             }
             None => {

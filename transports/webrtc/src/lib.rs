@@ -5,6 +5,7 @@
 //! ([`lane`](crate)), TURN over TCP, order among TURN servers, a watch over dead links.
 
 mod diagnose;
+mod guard;
 mod ice;
 mod lane;
 mod link;

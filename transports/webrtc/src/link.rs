@@ -1,7 +1,7 @@
 //! One peer connection as a link.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use crate::peer::{Peer, failed};
 
 /// Channels that wait to be accepted.
 const WAITING: usize = 16;
-/// Channels of a link that is just made which may wait: for control and chat.
-const WAITING_FIRST: usize = 2;
+/// Channels that the other side may open until the link is admitted: for control and chat.
+const CHANNELS_FIRST: usize = 2;
 /// Data channels of one side.
 const LANES: usize = 32;
 /// How long a data channel may take to open.
@@ -40,8 +40,9 @@ pub(crate) struct Shared {
     lanes: Mutex<Vec<Arc<Lane>>>,
     channels: mpsc::Sender<Waiting>,
     accepted: AsyncMutex<mpsc::Receiver<Waiting>>,
-    /// Channels opened and accepted here: until there are two, the other side may be a stranger.
-    taken: AtomicUsize,
+    /// Until then the other side may be a stranger. And how many channels it opened.
+    admitted: AtomicBool,
+    theirs: AtomicUsize,
     /// Data channels of our own, made or being made; held while one is.
     own_lanes: AtomicUsize,
     making: AsyncMutex<()>,
@@ -89,7 +90,8 @@ impl Shared {
             lanes: Mutex::default(),
             channels,
             accepted: AsyncMutex::new(accepted),
-            taken: AtomicUsize::new(0),
+            admitted: AtomicBool::new(false),
+            theirs: AtomicUsize::new(0),
             own_lanes: AtomicUsize::new(0),
             making: AsyncMutex::new(()),
             mistaken: Mutex::default(),
@@ -178,11 +180,18 @@ impl Shared {
     /// A channel that the other side opened.
     pub(crate) fn on_channel(&self, channel: Channel, lane: Arc<Lane>, number: u64) -> Result<()> {
         let full = || Error::new(ErrorKind::Overloaded, "webrtc", "accept a channel", "too many channels wait");
-        let waiting = WAITING - self.channels.capacity();
-        if self.taken.load(Ordering::Acquire) < WAITING_FIRST && waiting >= WAITING_FIRST {
+        let opened = self.theirs.fetch_add(1, Ordering::AcqRel);
+        if !self.admitted.load(Ordering::Acquire) && opened >= CHANNELS_FIRST {
             return Err(full());
         }
         self.channels.try_send(Waiting { channel, lane, number }).map_err(|_| full())
+    }
+
+    /// The other side may stay: windows and channels grow.
+    fn admit(&self) {
+        // Before the lanes are looked at: one that is taken into use meanwhile sees it.
+        self.admitted.store(true, Ordering::Release);
+        self.lanes().iter().for_each(|lane| lane.admitted(&self.admitted));
     }
 
     /// Something arrived.
@@ -300,16 +309,16 @@ impl Link for WebRtcLink {
         self.0.binding.get().copied().ok_or_else(unknown)
     }
 
-    /// Windows and channels grow with the channels that are taken into use.
-    fn admit(&self) {}
+    fn admit(&self) {
+        self.0.admit();
+    }
 
     async fn open(&self, class: ChannelClass) -> Result<Channel> {
         if let Some(error) = &*self.0.ended.borrow() {
             return Err(error.clone());
         }
-        self.0.taken.fetch_add(1, Ordering::AcqRel);
         loop {
-            let free = self.0.lanes().iter().find_map(|lane| lane.open(class));
+            let free = self.0.lanes().iter().find_map(|lane| lane.open(class, &self.0.admitted));
             if let Some(channel) = free {
                 return Ok(channel);
             }
@@ -330,8 +339,7 @@ impl Link for WebRtcLink {
             error = self.0.ended() => Err(error),
             waiting = accepted.recv() => {
                 let Waiting { channel, lane, number } = waiting.ok_or_else(|| closed("the link is over"))?;
-                self.0.taken.fetch_add(1, Ordering::AcqRel);
-                lane.accepted(number);
+                lane.accepted(number, &self.0.admitted);
                 Ok(channel)
             }
         }

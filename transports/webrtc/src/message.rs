@@ -43,13 +43,14 @@ pub(crate) enum Message {
     Pong(u64),
 }
 
-/// What may be sent on a channel before there is credit, in bytes: all that strangers get.
-pub(crate) const INITIAL_WINDOW: usize = 256 * 1024;
+/// What may be sent on a channel before there is credit, in bytes: all that strangers get, on each of the two channels
+/// that they may open.
+pub(crate) const INITIAL_WINDOW: usize = 128 * 1024;
 
 /// How many bytes of a channel may be on the way or unread once it is in use: at least one longest frame.
 pub(crate) fn window(class: ChannelClass) -> usize {
     match class {
-        ChannelClass::Control => INITIAL_WINDOW,
+        ChannelClass::Control => 256 * 1024,
         ChannelClass::Chat | ChannelClass::Bulk => 4 * 1024 * 1024,
     }
 }

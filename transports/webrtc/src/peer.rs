@@ -18,6 +18,7 @@ use webrtc::peer_connection::{
     RTCPeerConnectionState, SettingEngineBuilder, crypto,
 };
 
+use crate::guard::{Budget, Guard};
 use crate::ice::Prepared;
 use crate::message::LONGEST;
 use crate::runtime::ConnectionRuntime;
@@ -114,7 +115,11 @@ pub(crate) fn failed(operation: &'static str, error: webrtc::error::Error) -> Er
 
 impl Peer {
     /// Binds sockets, and begins to run. Candidates come once a description is set.
-    pub(crate) async fn new(binding: &Binding, prepared: Prepared) -> Result<(Self, mpsc::Receiver<PeerEvent>)> {
+    pub(crate) async fn new(
+        binding: &Binding,
+        prepared: Prepared,
+        budget: Budget,
+    ) -> Result<(Self, mpsc::Receiver<PeerEvent>)> {
         let wrong = |error| failed("set up", error);
         let (certificate, fingerprint) = certificate()?;
         let policy = if binding.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
@@ -137,7 +142,7 @@ impl Peer {
             .with_sctp_max_receive_buffer_size(binding.window)
             .with_crypto_provider(provider())
             .build();
-        let runtime = Arc::new(ConnectionRuntime::new());
+        let runtime = Arc::new(ConnectionRuntime::new(Guard::new(prepared.addresses, budget)));
         let (events, queue) = mpsc::channel(EVENTS);
         let builder = PeerConnectionBuilder::<SocketAddr>::new()
             .with_configuration(configuration)

@@ -1,15 +1,19 @@
-//! What the `webrtc` crate runs on: Tokio, with three corrections.
+//! What the `webrtc` crate runs on: Tokio, with four corrections.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use webrtc::runtime::{
-    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime, TokioRuntime,
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, TokioRuntime,
+    Transmit,
 };
+
+use crate::guard::Guard;
 
 /// Socket buffers to ask the system for: below the SCTP window, bursts are lost and everything crawls.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
@@ -20,17 +24,23 @@ const TICK: Duration = Duration::from_millis(2);
 ///
 /// The crate's loop flushes packets before it handles events; what an event makes waits for the next
 /// wake-up, up to 200 ms later. While the connection is *hot* it sleeps 2 ms at most, which takes
-/// half a second off connecting. Sockets get large buffers. TCP candidates of the other side are
-/// refused: they would have us connect to any TCP service it names.
+/// half a second off connecting. Sockets get large buffers, and a [`Guard`] looks at what goes out. TCP
+/// candidates of the other side are refused: they would have us connect to any TCP service it names.
 #[derive(Debug)]
 pub(crate) struct ConnectionRuntime {
     inner: TokioRuntime,
+    guard: Arc<Guard>,
     hot_until: Mutex<Instant>,
 }
 
 impl ConnectionRuntime {
-    pub(crate) fn new() -> Self {
-        Self { inner: TokioRuntime, hot_until: Mutex::new(Instant::now()) }
+    pub(crate) fn new(guard: Arc<Guard>) -> Self {
+        Self { inner: TokioRuntime, guard, hot_until: Mutex::new(Instant::now()) }
+    }
+
+    /// What the connection may send to whom.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Packets will be made that must not wait, for this long.
@@ -70,7 +80,9 @@ impl Runtime for ConnectionRuntime {
         // The system may grant less; the window was chosen by what it grants.
         let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = buffers.set_send_buffer_size(SOCKET_BUFFER);
-        self.inner.wrap_udp_socket(socket)
+        let local = socket.local_addr()?;
+        let inner = self.inner.wrap_udp_socket(socket)?;
+        Ok(Arc::new(GuardedSocket { inner, local, guard: self.guard.clone() }))
     }
 
     fn wrap_tcp_listener(&self, listener: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -110,5 +122,58 @@ impl Runtime for ConnectionRuntime {
 
     fn name(&self) -> &'static str {
         "peerloom"
+    }
+}
+
+/// A socket from which only what the guard lets pass goes out.
+#[derive(Debug)]
+struct GuardedSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    local: SocketAddr,
+    guard: Arc<Guard>,
+}
+
+impl AsyncUdpSocket for GuardedSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let now = Instant::now();
+        let size = transmit.segment_size.unwrap_or(usize::MAX).max(1);
+        let may = |packet: &[u8]| self.guard.may_send(self.local, transmit.destination, packet, now);
+        // Of data, the first datagram tells whether the path is proved; STUN is counted (RFC 7983 §7 tells them apart).
+        let count = if transmit.contents.first().is_some_and(|first| *first < 4) { usize::MAX } else { 1 };
+        if transmit.contents.chunks(size).take(count).all(may) {
+            return self.inner.poll_send(cx, transmit);
+        }
+        // To the crate it is a packet that was lost.
+        Poll::Ready(Ok(transmit.contents.len()))
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let received = self.inner.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(count)) = received {
+            let now = Instant::now();
+            for (buffer, meta) in bufs.iter().zip(meta.iter()).take(count) {
+                for packet in buffer.get(..meta.len).unwrap_or_default().chunks(meta.stride.max(1)) {
+                    self.guard.heard(self.local, meta.addr, packet, now);
+                }
+            }
+        }
+        received
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.inner.max_gso_segments()
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.inner.max_gro_segments()
     }
 }

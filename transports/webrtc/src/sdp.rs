@@ -6,6 +6,10 @@ use peerloom_core::{Error, ErrorKind, Result};
 
 /// Most candidates taken from one device for one session: each is tried against each of ours.
 pub(crate) const CANDIDATES: usize = 32;
+/// Longest user name and password of ICE, in characters. RFC 8839 §5.4 allows 256, and asks for 4 and 22 at least; those
+/// of browsers take up to 8 and 32. The name stands in each check, in front of what a third party may get to read.
+const UFRAG: std::ops::RangeInclusive<usize> = 4..=32;
+const PASSWORD: std::ops::RangeInclusive<usize> = 22..=64;
 /// What a description without `max-message-size` allows (RFC 8841 §6.1), in bytes.
 const DEFAULT_MESSAGE: usize = 64 * 1024;
 
@@ -57,6 +61,7 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
     let wrong = |message: &str| Error::new(ErrorKind::Malformed, "webrtc", "take a description", message);
     let mut kept = String::with_capacity(sdp.len());
     let (mut sections, mut candidates) = (0, 0);
+    let mut named = false;
     let mut max_message = DEFAULT_MESSAGE;
     let mut fingerprint: Option<String> = None;
     for line in sdp.lines() {
@@ -84,6 +89,10 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
             // The crate takes the lower-case name alone.
             value = format!("fingerprint:sha-256 {digest}");
             fingerprint = Some(digest);
+        } else if let Some(name) = value.strip_prefix("ice-ufrag:").filter(|_| key == "a") {
+            named |= is_secret(name, UFRAG).then_some(true).ok_or_else(|| wrong("its ICE user name is none"))?;
+        } else if let Some(password) = value.strip_prefix("ice-pwd:").filter(|_| key == "a") {
+            is_secret(password, PASSWORD).then_some(()).ok_or_else(|| wrong("its ICE password is none"))?;
         } else if let Some(size) = value.strip_prefix("max-message-size:").filter(|_| key == "a") {
             // 0 stands for any size (RFC 8841 §6).
             max_message = size.trim().parse().ok().filter(|size| *size > 0).unwrap_or(usize::MAX);
@@ -101,6 +110,9 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
     if sections != 1 {
         return Err(wrong("it must have one section for data channels"));
     }
+    if !named {
+        return Err(wrong("it has no ICE user name"));
+    }
     if fingerprint.is_none() {
         return Err(wrong("it has no SHA-256 fingerprint"));
     }
@@ -108,6 +120,12 @@ pub(crate) fn check(sdp: &str, rules: CandidateRules) -> Result<Description> {
         return Err(wrong("the other side takes no message of a useful size"));
     }
     Ok(Description { sdp: kept, candidates, max_message })
+}
+
+/// Whether a text is of `ice-char`s alone, and so long (RFC 8839 §5.4).
+fn is_secret(text: &str, length: std::ops::RangeInclusive<usize>) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    length.contains(&text.len()) && text.bytes().all(good)
 }
 
 /// A candidate of our own as others get it. A relay's names the address behind it, which nobody needs.
@@ -145,7 +163,7 @@ mod tests {
 
     const STRICT: CandidateRules = CandidateRules { loopback: false };
     const SDP: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n\
-        m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=fingerprint:SHA-256 AA:BB\r\n\
+        m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=ice-ufrag:aB1+\r\na=ice-pwd:0123456789abcdefghijkl\r\na=fingerprint:SHA-256 AA:BB\r\n\
         a=candidate:1 1 udp 1 192.0.2.1 5000 typ host\r\na=candidate:2 1 udp 1 127.0.0.1 5000 typ host\r\n\
         a=max-message-size:262144\r\n";
 
@@ -200,6 +218,21 @@ mod tests {
         }
         let spaced = SDP.replace("a=fingerprint", "a= fingerprint");
         assert!(check(&spaced, STRICT).unwrap().sdp.contains("a=fingerprint:sha-256 AA:BB\r\n"));
+    }
+
+    #[test]
+    fn what_stands_in_checks_is_short_and_no_text() {
+        let with = |from: &str, to: String| check(&SDP.replace(from, &to), STRICT);
+        for bad in ["", "abc", "GET /", "a\u{e9}bcd", "a b c d", &"x".repeat(33), &"x".repeat(4000)] {
+            assert!(with("ice-ufrag:aB1+", format!("ice-ufrag:{bad}")).is_err(), "{bad:.40}");
+        }
+        assert!(with("ice-ufrag:aB1+", format!("ice-ufrag:{}", "x".repeat(32))).is_ok());
+        for bad in ["", "short", &"x".repeat(65), "0123456789 abcdefghijkl"] {
+            assert!(with("ice-pwd:0123456789abcdefghijkl", format!("ice-pwd:{bad}")).is_err(), "{bad:.40}");
+        }
+        assert!(with("a=ice-ufrag:aB1+\r\n", String::new()).is_err(), "none at all");
+        // A second one could be the one that is used.
+        assert!(with("t=0 0\r\n", format!("t=0 0\r\na=ice-ufrag:{}\r\n", "x".repeat(200))).is_err());
     }
 
     #[test]

@@ -277,6 +277,7 @@ impl Session {
                     connection.set_local_description(back).await.map_err(|e| failed("restart", e))?;
                 }
                 self.restarted = Some(Instant::now());
+                self.link.peer.runtime.guard().begin_again();
                 self.taken = 0;
                 self.accept_description(sdp::check(&sdp, self.rules)?, true).await?;
                 let sdp = self.make_answer(false).await?;
@@ -371,6 +372,7 @@ impl Session {
         info!(session = %self.id, "the machine moved; looking for new paths");
         let connection = self.link.peer.connection.clone();
         self.link.peer.runtime.heat(AFTER_MOVE);
+        self.link.peer.runtime.guard().begin_again();
         connection.restart_ice().await.map_err(|e| failed("restart", e))?;
         let offer = connection.create_offer(None).await.map_err(|e| failed("restart", e))?;
         connection.set_local_description(offer).await.map_err(|e| failed("restart", e))?;

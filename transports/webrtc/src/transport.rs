@@ -2,20 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use peerloom_core::wire::{Address, DeviceId, PublicKey, SessionId, limits};
 use peerloom_core::{
-    Error, ErrorKind, Finding, IceServer, Link, Listener, Result, Signal, Signaling, Transport, TransportCaps,
+    Admission, Error, ErrorKind, Finding, IceServer, Link, Listener, Places, Result, Signal, Signaling, Source,
+    Standing, Transport, TransportCaps,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, warn};
 
 use crate::WebRtcConfig;
+use crate::guard::Budget;
 use crate::ice::{self, Servers};
 use crate::link::{Shared, WebRtcLink};
 use crate::peer::{Binding, Peer};
@@ -24,9 +26,18 @@ use crate::session::Session;
 use crate::signal::SignalBody;
 use crate::{diagnose, runtime};
 
-/// Offers that are answered at once, and of one device.
+/// Offers of contacts' devices that are answered at once, and of one of them.
 const ANSWERS: usize = 64;
 const ANSWERS_OF_ONE: usize = 4;
+/// The same of strangers, while an invitation is open: they take nothing from contacts.
+const STRANGERS: usize = 64;
+const STRANGERS_OF_ONE: usize = 2;
+/// Offers that people carried here and that wait for them to carry the answer back.
+const BY_HAND: usize = 16;
+/// Most bytes that SCTP keeps for a stranger.
+const STRANGERS_WINDOW: u32 = 256 * 1024;
+/// Devices whose budgets are remembered, before those that are as good as new are forgotten.
+const BUDGETS: usize = 256;
 /// Signals that wait for a session.
 const SIGNALS: usize = 64;
 /// Links that wait for the engine.
@@ -50,7 +61,12 @@ struct Inner {
     /// What listening got, for links that were made by hand, and where links go.
     listening: Mutex<Option<Arc<dyn Signaling>>>,
     accepting: Mutex<Option<mpsc::Sender<Arc<dyn Link>>>>,
-    answers: Arc<Semaphore>,
+    admission: Mutex<Option<Arc<dyn Admission>>>,
+    /// For offers that are answered now, by who made them.
+    contacts: Places,
+    strangers: Places,
+    by_hand: Places,
+    budgets: Mutex<HashMap<DeviceId, Budget>>,
     moved: watch::Sender<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -80,7 +96,11 @@ impl WebRtcTransport {
             sessions: Mutex::default(),
             listening: Mutex::default(),
             accepting: Mutex::default(),
-            answers: Arc::new(Semaphore::new(ANSWERS)),
+            admission: Mutex::default(),
+            contacts: Places::new(ANSWERS, ANSWERS_OF_ONE),
+            strangers: Places::new(STRANGERS, STRANGERS_OF_ONE),
+            by_hand: Places::new(BY_HAND, BY_HAND),
+            budgets: Mutex::default(),
             moved: watch::Sender::new(()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -113,18 +133,39 @@ impl Inner {
         (Place { inner: self.clone(), key }, received)
     }
 
+    /// How a device stands; where nothing can be asked, all are known.
+    fn standing(&self, device: &DeviceId) -> Standing {
+        lock(&self.admission).as_ref().map_or(Standing::Known, |admission| admission.standing(device))
+    }
+
+    /// What the sessions with a device may cost together before it answers.
+    fn budget(&self, device: DeviceId, stranger: bool) -> Budget {
+        let mut budgets = lock(&self.budgets);
+        if budgets.len() >= BUDGETS {
+            let now = Instant::now();
+            budgets.retain(|_, budget| !budget.is_idle(now));
+        }
+        let new = if stranger { Budget::of_stranger } else { Budget::of_contact };
+        budgets.entry(device).or_insert_with(new).clone()
+    }
+
     /// Makes the connection of a session.
     async fn session(
         self: &Arc<Self>,
         place: &Place,
         signals: mpsc::Receiver<SignalBody>,
-        offerer: bool,
+        (offerer, stranger): (bool, bool),
         signaling: Arc<dyn Signaling>,
     ) -> Result<Session> {
         let (device, id) = place.key;
         let prepared = self.servers.prepare(signaling.ice_servers().await).await;
-        let (peer, events) = Peer::new(&self.binding, prepared).await?;
+        let mut binding = self.binding.clone();
+        if stranger {
+            binding.window = binding.window.min(STRANGERS_WINDOW);
+        }
+        let (peer, events) = Peer::new(&binding, prepared, self.budget(device, stranger)).await?;
         peer.runtime.heat(HURRY);
+        peer.runtime.guard().set_patient(!signaling.caps().trickles);
         Ok(Session {
             id,
             link: Shared::new(peer, device, offerer, self.tasks.clone()),
@@ -156,6 +197,7 @@ impl Inner {
         if let Some(known) = lock(&self.sessions).get_mut(&place.key) {
             known.up = true;
         }
+        session.link.peer.runtime.guard().set_patient(false);
         let link = WebRtcLink(session.link.clone());
         let (shared, stop) = (session.link.clone(), self.stop.clone());
         self.tasks.spawn(async move {
@@ -171,12 +213,14 @@ impl Inner {
         link
     }
 
-    /// Gives a signal to its session; an offer of a new session is answered.
+    /// Gives a signal to its session; an offer of a new session is answered. `by_hand`: a person brought it, who
+    /// answers for it.
     fn on_signal(
         self: &Arc<Self>,
         signal: &Signal,
         signaling: &Arc<dyn Signaling>,
         links: &mpsc::Sender<Arc<dyn Link>>,
+        by_hand: bool,
     ) {
         let body = match SignalBody::decode(&signal.payload) {
             Ok(body) => body,
@@ -191,35 +235,36 @@ impl Inner {
         let SignalBody::Offer { sdp, complete, serial } = body else {
             return;
         };
-        let permit = self.answers.clone().try_acquire_owned();
-        let of_one =
-            lock(&self.sessions).iter().filter(|((device, _), known)| *device == signal.from && !known.up).count();
         let (inner, signaling, links, from) = (self.clone(), signaling.clone(), links.clone(), signal.from);
-        let Ok(permit) = permit else {
-            warn!(?from, "too many offers at once; refused one");
-            return;
+        let standing = if by_hand { Standing::Known } else { self.standing(&from) };
+        let pool = match standing {
+            Standing::Known if by_hand => &self.by_hand,
+            Standing::Known => &self.contacts,
+            Standing::Stranger => &self.strangers,
+            Standing::Unwelcome => {
+                debug!(?from, "refused an offer of a device that may have no link");
+                self.tasks.spawn(async move { refuse(&*signaling, key, "busy").await });
+                return;
+            }
         };
-        if of_one >= ANSWERS_OF_ONE {
-            debug!(?from, "too many sessions of one device; refused one");
-            self.tasks.spawn(async move { refuse(&*signaling, key, "busy").await });
-            return;
-        }
+        // A newer offer may take it away again.
+        let turn = pool.take(Source::device(from));
         // Before anything else is done: candidates follow at once.
         let (place, signals) = self.place(from, key.1);
         self.tasks.spawn(async move {
             let answered = async {
-                let mut session = inner.session(&place, signals, false, signaling).await?;
+                let how = (false, standing == Standing::Stranger);
+                let mut session = inner.session(&place, signals, how, signaling).await?;
                 session.answer_offer(&sdp, complete, serial).await?;
-                // By hand it takes minutes from here; others needn't wait for that.
-                let permit = session.trickles.then_some(permit);
                 session.await_link().await?;
-                drop(permit);
                 Ok::<_, Error>(session)
             };
             let answered = tokio::select! {
                 answered = answered => answered,
+                () = turn.lost() => return debug!(?from, "an offer gave way to a newer one"),
                 () = inner.stop.cancelled() => return,
             };
+            drop(turn);
             match answered {
                 Ok(session) => {
                     if links.try_send(Arc::new(inner.keep(session, place))).is_err() {
@@ -265,7 +310,7 @@ impl Transport for WebRtcTransport {
                         () = inner.stop.cancelled() => None,
                     };
                     let Some(signal) = signal else { return };
-                    inner.on_signal(&signal, &signaling, &sender);
+                    inner.on_signal(&signal, &signaling, &sender, false);
                 }
             });
         } else {
@@ -296,7 +341,7 @@ impl Transport for WebRtcTransport {
         // Whoever listens gives the answers to their sessions already.
         let _pump = (!listens).then(|| self.pump(&signaling));
         let (place, signals) = self.0.place(device, id);
-        let mut session = self.0.session(&place, signals, true, signaling).await?;
+        let mut session = self.0.session(&place, signals, (true, false), signaling).await?;
         tokio::select! {
             dialed = session.dial(patience) => dialed?,
             () = self.0.stop.cancelled() => {
@@ -313,8 +358,12 @@ impl Transport for WebRtcTransport {
             SignalBody::Offer { .. } => {}
             _ => return Err(Error::new(ErrorKind::Malformed, "webrtc", "answer", "this is no offer")),
         }
-        self.0.on_signal(offer, &signaling, &links);
+        self.0.on_signal(offer, &signaling, &links, true);
         Ok(())
+    }
+
+    fn set_admission(&self, admission: Arc<dyn Admission>) {
+        *lock(&self.0.admission) = Some(admission);
     }
 
     fn network_changed(&self) {

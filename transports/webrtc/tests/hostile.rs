@@ -9,9 +9,10 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_core::memory::{MemorySignaling, SignalingHub};
 use peerloom_core::wire::{Address, DeviceId, SessionId};
-use peerloom_core::{ErrorKind, Link, Listener, Result, Signal, Signaling, Transport};
+use peerloom_core::{Admission, ErrorKind, Link, Listener, Result, Signal, Signaling, Standing, Transport};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 use serde_json::{Value, json};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::peer_connection::{
@@ -210,4 +211,135 @@ async fn a_peer_that_breaks_the_rules_loses_its_link() {
     let end = tokio::time::timeout(Duration::from_secs(10), link.closed()).await.expect("text was tolerated");
     assert_eq!(end.kind(), ErrorKind::Malformed);
     let _ = raw.connection.close().await;
+}
+
+/// A description that nobody stands behind, with these candidates.
+fn made_up(ufrag: &str, candidates: &[String]) -> String {
+    let lines: String = candidates.iter().map(|candidate| format!("a={candidate}\r\n")).collect();
+    let print = vec!["AB"; 32].join(":");
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
+         m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\nc=IN IP4 0.0.0.0\r\na=setup:actpass\r\na=mid:0\r\n\
+         a=sendrecv\r\na=sctp-port:5000\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:{ufrag}0123456789abcdefghijkl\r\n\
+         a=fingerprint:sha-256 {print}\r\n{lines}"
+    )
+}
+
+/// What one offer can have sent to those who know nothing of it: it was 7,500 packets.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_makes_few_packets_for_third_parties() {
+    let hub = SignalingHub::default();
+    let (_victim, _accepting) = listening(1, &hub).await;
+    let mut parties = Vec::new();
+    for _ in 0..32 {
+        parties.push(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+    }
+    let candidate = |(number, party): (usize, &UdpSocket)| {
+        let port = party.local_addr().expect("an address").port();
+        format!("candidate:{number} 1 udp 2130706431 127.0.0.1 {port} typ host")
+    };
+    let candidates: Vec<String> = parties.iter().enumerate().map(candidate).collect();
+    let attacker = MemorySignaling::new(device(66), &hub);
+    let mut answers = attacker.receive();
+    for number in 0..10u8 {
+        let sdp = made_up("x9x9x9x9", &candidates);
+        let offer = json!({"type": "offer", "sdp": sdp}).to_string();
+        attacker.send(device(1), SessionId::from_bytes([number; 16]), offer.into()).await.expect("sent");
+    }
+    let answer =
+        tokio::time::timeout(Duration::from_secs(10), answers.next()).await.expect("in time").expect("a signal");
+    assert!(String::from_utf8_lossy(&answer.payload).contains("answer"), "{answer:?}");
+    // As long as a session lasts.
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    let mut received = Vec::new();
+    for party in &parties {
+        let (mut count, mut buffer) = (0, [0; 2000]);
+        while let Ok(length) = party.try_recv(&mut buffer) {
+            assert!(length < 200, "a check of {length} bytes");
+            count += 1;
+        }
+        received.push(count);
+    }
+    let all: usize = received.iter().sum();
+    assert!(all <= 350, "{all} packets of ten offers: {received:?}");
+    assert!(all > 32, "the checks didn't come at all");
+
+    // What would stand in front of each packet is bounded, too.
+    let sdp = made_up(&"GET / HTTP/1.1 ".repeat(20), &candidates);
+    let offer = json!({"type": "offer", "sdp": sdp}).to_string();
+    attacker.send(device(1), SessionId::from_bytes([99; 16]), offer.into()).await.expect("sent");
+    let refused = loop {
+        let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await;
+        let answer = answer.expect("in time").expect("a signal");
+        if answer.session == SessionId::from_bytes([99; 16]) {
+            break String::from_utf8_lossy(&answer.payload).into_owned();
+        }
+    };
+    assert!(refused.contains("refused"), "{refused}");
+}
+
+/// Devices with these numbers are contacts'; others are strangers while an invitation is open.
+struct Gate {
+    contacts: Vec<u8>,
+    invitation: bool,
+}
+
+impl Admission for Gate {
+    fn standing(&self, device: &DeviceId) -> Standing {
+        match (self.contacts.contains(&device.as_bytes()[0]), self.invitation) {
+            (true, _) => Standing::Known,
+            (false, true) => Standing::Stranger,
+            (false, false) => Standing::Unwelcome,
+        }
+    }
+}
+
+async fn guarded(number: u8, gate: Gate, hub: &SignalingHub) -> (WebRtcTransport, Box<dyn Listener>) {
+    let transport = transport(number);
+    transport.set_admission(Arc::new(gate));
+    let signaling = Arc::new(MemorySignaling::new(device(number), hub));
+    let listener = transport.listen(Some(signaling)).await.expect("it listens");
+    (transport, listener)
+}
+
+/// 24 strange devices kept an invited contact out, and others with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn strange_devices_keep_neither_contacts_nor_the_invited_one_out() {
+    let hub = SignalingHub::default();
+    let (_victim, mut accepting) = guarded(1, Gate { contacts: vec![2], invitation: true }, &hub).await;
+    let nowhere = ["candidate:1 1 udp 2130706431 127.0.0.1 9 typ host".to_owned()];
+    let offer = json!({"type": "offer", "sdp": made_up("abcd", &nowhere)}).to_string();
+    for number in 100..180u8 {
+        let stranger = MemorySignaling::new(device(number), &hub);
+        for session in 0..4u8 {
+            stranger.send(device(1), SessionId::from_bytes([session; 16]), offer.clone().into()).await.expect("sent");
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // A contact, and one that nobody knows yet.
+    for number in [2, 3u8] {
+        let dialer = transport(number);
+        let signaling = Arc::new(MemorySignaling::new(device(number), &hub));
+        let link = dialer.dial(&address(1), None, Some(signaling)).await.expect("a link");
+        let accepted = tokio::time::timeout(Duration::from_secs(10), accepting.accept()).await;
+        assert!(accepted.expect("in time").is_some());
+        drop(link);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_invitation_strangers_get_nothing() {
+    let hub = SignalingHub::default();
+    let (_victim, mut accepting) = guarded(1, Gate { contacts: vec![2], invitation: false }, &hub).await;
+    let dial = |number: u8| {
+        let (dialer, hub) = (transport(number), hub.clone());
+        async move {
+            let signaling = Arc::new(MemorySignaling::new(device(number), &hub));
+            dialer.dial(&address(1), None, Some(signaling)).await
+        }
+    };
+    assert_eq!(dial(3).await.map(drop).expect_err("a link").kind(), ErrorKind::Refused);
+    let link = dial(2).await.expect("a link");
+    assert!(tokio::time::timeout(Duration::from_secs(10), accepting.accept()).await.expect("in time").is_some());
+    drop(link);
 }

@@ -9,7 +9,7 @@ use peerloom_core::{ChannelClass, Error};
 use tokio::sync::mpsc;
 use webrtc::data_channel::RTCDataChannelState;
 
-use super::{Lane, Urgent, closed, due};
+use super::{DUE, Lane, Urgent, closed};
 use crate::link::Shared;
 use crate::message::{Message, OVERHEAD};
 
@@ -94,8 +94,7 @@ impl Lane {
             // Whoever writes hears that nobody reads.
             let end = used.they_stopped && !used.our_end && used.class.is_some();
             used.our_end |= end;
-            let least = used.class.map_or(usize::MAX, due);
-            let due = !used.their_end && self.taken.load(Ordering::Acquire) >= least;
+            let due = used.class.is_some() && !used.their_end && self.taken.load(Ordering::Acquire) >= DUE;
             let credit = if due { self.taken.swap(0, Ordering::AcqRel) } else { 0 };
             used.window += credit;
             (open, stop, credit, end)

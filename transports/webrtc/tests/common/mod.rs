@@ -33,6 +33,9 @@ impl Pair {
     pub(crate) async fn link(&mut self) -> (Arc<dyn Link>, Arc<dyn Link>) {
         let address = format!("webrtc://{}", self.to).parse().expect("an address");
         let near = self.dialer.dial(&address, None, Some(self.signals.clone())).await.expect("a link");
-        (near, self.accepting.accept().await.expect("a link"))
+        let far = self.accepting.accept().await.expect("a link");
+        near.admit();
+        far.admit();
+        (near, far)
     }
 }

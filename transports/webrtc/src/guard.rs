@@ -1,0 +1,332 @@
+//! What a connection may send to addresses that haven't answered: connectivity checks, paced and few.
+//!
+//! Candidates are whatever the other device says, so a check may go to a third party who knows nothing of it. RFC 8445
+//! §14 paces the checks of all pairs together, and §7.2.5.2 ends those of a pair after some; the `webrtc` crate sends all
+//! of them at each tick. Here each packet is looked at on its way out, and checks beyond the pace are dropped: the crate
+//! repeats them by itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Checks of all pairs together, in a second (RFC 8445 §14.2: one each 50 ms), and how many may come at once.
+const RATE: f64 = 20.0;
+const BURST: f64 = 2.0;
+/// The first waits between two checks of a pair; they grow up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Checks of a pair without an answer: what fits into a session of 12 s.
+const CHECKS: u32 = 20;
+/// The same for a session by hand, which waits ten minutes for people.
+const PATIENT_WAIT: Duration = Duration::from_secs(2);
+const PATIENT_CHECKS: u32 = 320;
+/// Pairs that are tried.
+const PAIRS: usize = 256;
+/// Checks on the way whose answers count.
+const ON_THE_WAY: usize = 512;
+/// Unanswered checks that the sessions of one contact's device may cost together, those of a stranger's, and how many
+/// more in a second.
+const OF_CONTACT: f64 = 300.0;
+const OF_STRANGER: f64 = 120.0;
+const OF_DEVICE_RATE: f64 = 2.0;
+
+/// Unanswered checks that all sessions with one device may still cost.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    most: f64,
+    bucket: Arc<Mutex<Bucket>>,
+}
+
+impl Budget {
+    pub(crate) fn of_contact() -> Self {
+        Self::of(OF_CONTACT)
+    }
+
+    pub(crate) fn of_stranger() -> Self {
+        Self::of(OF_STRANGER)
+    }
+
+    fn of(most: f64) -> Self {
+        Self { most, bucket: Arc::new(Mutex::new(Bucket { left: most, at: None })) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no session holds it, and it is as good as new.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        let mut bucket = self.lock();
+        bucket.refill(self.most, OF_DEVICE_RATE, now);
+        Arc::strong_count(&self.bucket) == 1 && bucket.left >= self.most
+    }
+}
+
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    at: Option<Instant>,
+}
+
+impl Bucket {
+    fn refill(&mut self, most: f64, rate: f64, now: Instant) {
+        let passed = self.at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        self.left = (self.left + passed * rate).min(most);
+        self.at = Some(now);
+    }
+}
+
+/// Looks at the packets of one connection, on all its sockets and relays.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    /// STUN and TURN servers, which this node chose itself.
+    servers: Vec<SocketAddr>,
+    budget: Budget,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    patient: bool,
+    pace: Bucket,
+    /// By our address and the other one.
+    pairs: HashMap<(SocketAddr, SocketAddr), Pair>,
+    on_the_way: VecDeque<([u8; 12], SocketAddr)>,
+}
+
+#[derive(Debug)]
+struct Pair {
+    checks: u32,
+    /// When the next check may go out.
+    due: Instant,
+    answered: bool,
+}
+
+impl Guard {
+    pub(crate) fn new(servers: Vec<SocketAddr>, budget: Budget) -> Arc<Self> {
+        let book = Book {
+            patient: false,
+            pace: Bucket { left: BURST, at: None },
+            pairs: HashMap::new(),
+            on_the_way: VecDeque::new(),
+        };
+        Arc::new(Self { servers, budget, book: Mutex::new(book) })
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// People carry the descriptions: one side checks until they have.
+    pub(crate) fn set_patient(&self, patient: bool) {
+        self.book().patient = patient;
+    }
+
+    /// New candidates are tried: the pairs begin from zero. What the device may cost in all stays.
+    pub(crate) fn begin_again(&self) {
+        self.book().pairs.retain(|_, pair| pair.answered);
+    }
+
+    /// Whether a packet may go from one address to another.
+    pub(crate) fn may_send(&self, from: SocketAddr, to: SocketAddr, packet: &[u8], now: Instant) -> bool {
+        if self.servers.contains(&to) {
+            return true;
+        }
+        let stun = Stun::read(packet);
+        // An answer costs those who asked as much as us.
+        if stun.as_ref().is_some_and(|stun| stun.is_answer()) {
+            return true;
+        }
+        let mut book = self.book();
+        let book = &mut *book;
+        let full = book.pairs.len() >= PAIRS;
+        let waiting = Duration::from_secs(book.pairs.len() as u64);
+        let pair = match book.pairs.get_mut(&(from, to)) {
+            Some(pair) if pair.answered => return true,
+            Some(pair) => pair,
+            None if full => return false,
+            None => book.pairs.entry((from, to)).or_insert(Pair { checks: 0, due: now, answered: false }),
+        };
+        let Some(stun) = stun.filter(|stun| stun.is_request()) else {
+            // Nothing else belongs on a path that isn't proved.
+            return false;
+        };
+        let (checks, longest) = if book.patient { (PATIENT_CHECKS, PATIENT_WAIT) } else { (CHECKS, LONGEST_WAIT) };
+        book.pace.refill(BURST, RATE, now);
+        let mut budget = self.budget.lock();
+        // By hand people are asked: the pace is limit enough.
+        budget.refill(self.budget.most, if book.patient { RATE } else { OF_DEVICE_RATE }, now);
+        if pair.checks >= checks || pair.due > now || book.pace.left < 1.0 || budget.left < 1.0 {
+            return false;
+        }
+        book.pace.left -= 1.0;
+        budget.left -= 1.0;
+        // Every pair gets its turn before one gets its next (RFC 8445 §14.3).
+        let round = waiting.div_f64(RATE);
+        pair.due = now + (FIRST_WAIT * 2u32.saturating_pow(pair.checks / 2)).min(longest).max(round);
+        pair.checks += 1;
+        if book.on_the_way.len() >= ON_THE_WAY {
+            book.on_the_way.pop_front();
+        }
+        book.on_the_way.push_back((stun.transaction, to));
+        true
+    }
+
+    /// A packet came from an address.
+    pub(crate) fn heard(&self, at: SocketAddr, from: SocketAddr, packet: &[u8], now: Instant) {
+        let Some(stun) = Stun::read(packet) else { return };
+        let mut book = self.book();
+        if stun.is_request() {
+            // The other side's check opened its NAT: ours should follow at once (RFC 8445 §7.3.1.4).
+            if let Some(pair) = book.pairs.get_mut(&(at, from)) {
+                pair.due = now;
+            }
+        } else if stun.is_answer()
+            && let Some(place) = book.on_the_way.iter().position(|way| *way == (stun.transaction, from))
+        {
+            book.on_the_way.remove(place);
+            if let Some(pair) = book.pairs.get_mut(&(at, from)) {
+                pair.answered = true;
+            }
+        }
+    }
+}
+
+/// The header of a STUN message (RFC 8489 §5).
+struct Stun {
+    kind: u16,
+    transaction: [u8; 12],
+}
+
+impl Stun {
+    fn read(packet: &[u8]) -> Option<Self> {
+        let (head, _) = packet.split_at_checked(20)?;
+        let (kind, rest) = head.split_at(2);
+        let kind = u16::from_be_bytes(kind.try_into().ok()?);
+        let (_length, rest) = rest.split_at(2);
+        let (cookie, transaction) = rest.split_at(4);
+        let is_stun = kind >> 14 == 0 && cookie == [0x21, 0x12, 0xa4, 0x42];
+        is_stun.then_some(Self { kind, transaction: transaction.try_into().ok()? })
+    }
+
+    /// A binding request.
+    fn is_request(&self) -> bool {
+        self.kind == 0x0001
+    }
+
+    /// The answer to a binding request.
+    fn is_answer(&self) -> bool {
+        self.kind == 0x0101 || self.kind == 0x0111
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 5000))
+    }
+
+    fn stun(kind: u16, number: u32) -> Vec<u8> {
+        let head = [&kind.to_be_bytes()[..], &[0, 0], &[0x21, 0x12, 0xa4, 0x42], &[0; 8], &number.to_be_bytes()];
+        head.concat()
+    }
+
+    /// What the crate does for `seconds`: a check of each pair each 50 ms. Gives how many go out to each target.
+    fn checks(guard: &Guard, targets: u8, begin: Instant, seconds: u32) -> Vec<u32> {
+        let mut sent = vec![0; usize::from(targets)];
+        for tick in 0..seconds * 20 {
+            let now = begin + Duration::from_millis(50) * tick;
+            for target in 0..targets {
+                let packet = stun(1, tick * 256 + u32::from(target));
+                sent[usize::from(target)] += u32::from(guard.may_send(place(200), place(target), &packet, now));
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn checks_are_paced_over_all_pairs_and_few_for_each() {
+        let begin = Instant::now();
+        let one = checks(&Guard::new(Vec::new(), Budget::of_contact()), 1, begin, 600);
+        assert_eq!(one, [CHECKS], "one target in ten minutes");
+        let many = checks(&Guard::new(Vec::new(), Budget::of_contact()), 32, begin, 12);
+        let all: u32 = many.iter().sum();
+        assert!((200..=250).contains(&all), "{all} in 12 s");
+        assert!(many.iter().all(|sent| (4..=CHECKS).contains(sent)), "each gets its turn: {many:?}");
+    }
+
+    #[test]
+    fn a_devices_sessions_share_what_they_may_cost() {
+        let budget = Budget::of_contact();
+        let begin = Instant::now();
+        let session = |number: u32| {
+            checks(&Guard::new(Vec::new(), budget.clone()), 32, begin + Duration::from_secs(12) * number, 12)
+        };
+        let first: u32 = (0..2).flat_map(session).sum();
+        assert!((300..=360).contains(&first), "{first} in 24 s");
+        let more: u32 = (2..52).flat_map(session).sum();
+        assert!(more <= 1250, "{more} in ten minutes");
+        let begin = begin + Duration::from_secs(52 * 12);
+        let stranger = checks(&Guard::new(Vec::new(), Budget::of_stranger()), 32, begin, 12);
+        assert!(stranger.iter().sum::<u32>() <= 150);
+        assert!(!budget.is_idle(begin + Duration::from_secs(20)));
+        assert!(budget.is_idle(begin + Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn only_the_answer_to_a_check_opens_a_path() {
+        let guard = Guard::new(vec![place(9)], Budget::of_contact());
+        let now = Instant::now();
+        let (own, peer, other, data) = (place(200), place(1), place(2), [22u8; 100]);
+        assert!(guard.may_send(own, place(9), &data, now), "a server of this node's choice");
+        assert!(!guard.may_send(own, peer, &data, now));
+        assert!(guard.may_send(own, peer, &stun(1, 7), now));
+        for (from, kind, number) in [(peer, 0x0101, 8), (other, 0x0101, 7), (peer, 0x0001, 7), (peer, 0x0011, 7)] {
+            guard.heard(own, from, &stun(kind, number), now);
+            assert!(!guard.may_send(own, peer, &data, now), "{from} {kind:#x} {number}");
+        }
+        guard.heard(own, peer, &stun(0x0101, 7), now);
+        assert!(guard.may_send(own, peer, &data, now));
+        assert!((0..1000).all(|number| guard.may_send(own, peer, &stun(1, number), now)), "checks keep it alive");
+        assert!(!guard.may_send(own, other, &data, now) && !guard.may_send(place(201), peer, &data, now));
+        assert!(guard.may_send(own, other, &stun(0x0101, 1), now), "who asks gets an answer");
+        guard.begin_again();
+        assert!(guard.may_send(own, peer, &data, now), "it stays open when ICE begins again");
+    }
+
+    #[test]
+    fn a_check_of_the_other_side_is_followed_at_once() {
+        let guard = Guard::new(Vec::new(), Budget::of_contact());
+        let now = Instant::now();
+        let (own, peer) = (place(200), place(1));
+        assert!(guard.may_send(own, peer, &stun(1, 1), now));
+        let soon = now + Duration::from_millis(60);
+        assert!(!guard.may_send(own, peer, &stun(1, 2), soon), "its turn is later");
+        guard.heard(own, peer, &stun(1, 77), soon);
+        assert!(guard.may_send(own, peer, &stun(1, 3), soon));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let guard = Guard::new(Vec::new(), Budget::of_contact());
+        let now = Instant::now();
+        for number in 0..10_000u32 {
+            let to = SocketAddr::from((number.to_be_bytes(), 1));
+            guard.may_send(place(1), to, &stun(1, number), now + Duration::from_millis(50) * number);
+        }
+        let book = guard.book();
+        assert!(book.pairs.len() <= PAIRS && book.on_the_way.len() <= ON_THE_WAY);
+    }
+
+    #[test]
+    fn people_have_their_minutes() {
+        let guard = Guard::new(Vec::new(), Budget::of_contact());
+        guard.set_patient(true);
+        let begin = Instant::now();
+        let sent = checks(&guard, 4, begin, 600);
+        assert!(sent.iter().all(|sent| (250..=PATIENT_CHECKS).contains(sent)), "{sent:?}");
+    }
+}
