@@ -1,7 +1,10 @@
-//! Getting a link to one device, and getting it back.
+//! Getting links to devices, and getting them back.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use peerloom_wire::DeviceId;
 use rand_core::Rng;
 
 use crate::{Config, Now};
@@ -26,96 +29,409 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A link that lived this long was a good one.
 const STEADY: Duration = Duration::from_secs(10);
+/// A wanted device isn't dialed again sooner than this after its last attempt.
+const PAUSE: Duration = Duration::from_millis(500);
 
-/// The way to one device: attempts with doubling waits, for as long as the device is a contact's.
-#[derive(Debug)]
-pub struct Ladder {
-    rung: Rung,
-    failures: u32,
-    next: Duration,
-    /// When the link came up.
-    since: Duration,
-    reason: Option<String>,
+/// Attempts that are young at once, for wanted devices and for all others. Who can be reached mostly
+/// answers while an attempt is young; an older one goes on without a slot, so that the dead cost the
+/// living nothing.
+const SLOTS: usize = 32;
+const YOUNG: Duration = Duration::from_secs(1);
+/// Attempts at once in all; wanted devices may have as many again.
+const ATTEMPTS: usize = 256;
+/// Between two further attempts to reach devices that nobody wants: any number of dead devices costs no
+/// more than this.
+const SPACING: Duration = Duration::from_millis(250);
+
+/// The ways to all devices of contacts: for each of them attempts with doubling waits, for as long as it
+/// is a contact's. Devices that are wanted, because something waits to be sent to them, come first and
+/// have slots of their own; among them those with the fewest attempts since they were wanted, then the one
+/// wanted last.
+///
+/// Call order: what happened ([`insert`](Ladders::insert), [`want`](Ladders::want), the `on_…`), then
+/// [`next`](Ladders::next) until it gives none, then wait for [`next_deadline`](Ladders::next_deadline).
+#[derive(Debug, Default)]
+pub struct Ladders {
+    devices: HashMap<DeviceId, Ladder>,
+    /// Devices that wait for their next attempt, by its time.
+    wanted: BTreeSet<(Duration, DeviceId)>,
+    /// Wanted devices whose time has come, in their order.
+    due: BTreeSet<(Urgency, DeviceId)>,
+    others: BTreeSet<(Duration, DeviceId)>,
+    /// Attempts that run, and those of them that hold slots, by their beginning.
+    attempts: usize,
+    young_wanted: BTreeSet<(Duration, DeviceId)>,
+    young_others: BTreeSet<(Duration, DeviceId)>,
+    /// When the next further attempt at an unwanted device may begin.
+    spaced: Duration,
+    wants: u64,
 }
 
-impl Ladder {
-    /// A device to be reached at once.
-    pub fn new(now: Now) -> Self {
-        Self { rung: Rung::Disconnected, failures: 0, next: now.mono, since: now.mono, reason: None }
+/// Attempts since the device was last wanted; then the newest want.
+type Urgency = (u32, Reverse<u64>);
+
+#[derive(Debug)]
+struct Ladder {
+    state: State,
+    wanted: Option<Urgency>,
+    failures: u32,
+    /// When the last attempt ended.
+    tried: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Until the next attempt.
+    Waiting(Duration),
+    /// The next attempt is due, and the device is wanted.
+    Due(Urgency),
+    /// Since when, and whether it was wanted then.
+    Attempting(Duration, bool),
+    /// Since when a link is up.
+    Connected(Duration),
+}
+
+impl Ladders {
+    /// A device to be reached at once; known ones stay as they are.
+    pub fn insert(&mut self, device: DeviceId, now: Now) {
+        self.devices.entry(device).or_insert_with(|| {
+            self.others.insert((now.mono, device));
+            Ladder { state: State::Waiting(now.mono), wanted: None, failures: 0, tried: None }
+        });
     }
 
-    /// Where the device stands.
-    pub fn rung(&self) -> Rung {
-        self.rung
-    }
-
-    /// Why the last attempt failed.
-    pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
-    }
-
-    /// Whether an attempt is due; if so it has begun.
-    pub fn begin(&mut self, now: Now) -> bool {
-        let due = self.rung == Rung::Disconnected && self.next <= now.mono;
-        if due {
-            self.rung = Rung::Discovering;
+    /// A device that is no contact's any more.
+    pub fn remove(&mut self, device: &DeviceId) {
+        if let Some(ladder) = self.devices.get(device) {
+            let state = ladder.state;
+            self.leave(*device, state);
+            self.devices.remove(device);
         }
-        due
     }
 
-    /// An address was found and is being dialed.
-    pub fn on_dialing(&mut self) {
-        if self.rung == Rung::Discovering {
-            self.rung = Rung::Connecting;
+    /// Whether a device is known.
+    pub fn contains(&self, device: &DeviceId) -> bool {
+        self.devices.contains_key(device)
+    }
+
+    /// Something waits to be sent to the device, until a link is up.
+    pub fn want(&mut self, device: &DeviceId, now: Now) {
+        let Some(ladder) = self.devices.get_mut(device) else { return };
+        if matches!(ladder.state, State::Connected(_)) {
+            return;
+        }
+        self.wants += 1;
+        ladder.wanted = Some((0, Reverse(self.wants)));
+        let sooner = ladder.tried.map_or(now.mono, |tried| tried + PAUSE).max(now.mono);
+        match ladder.state {
+            State::Waiting(at) => self.change(*device, State::Waiting(at.min(sooner))),
+            State::Due(_) => self.change(*device, State::Waiting(now.mono)),
+            State::Attempting(..) | State::Connected(_) => {}
         }
     }
 
-    /// A link came up, whoever dialed.
-    pub fn on_connected(&mut self, now: Now) {
-        if self.rung != Rung::Connected {
-            self.rung = Rung::Connected;
-            self.since = now.mono;
-            self.reason = None;
+    /// The device may be reachable now, or elsewhere than before: it is worth a first attempt.
+    pub fn on_found(&mut self, device: &DeviceId, now: Now) {
+        let Some(ladder) = self.devices.get_mut(device) else { return };
+        if let State::Waiting(at) = ladder.state {
+            ladder.failures = 0;
+            let sooner = ladder.tried.map_or(now.mono, |tried| tried + PAUSE).max(now.mono);
+            self.change(*device, State::Waiting(at.min(sooner)));
+        }
+    }
+
+    /// The network changed: everything is worth a first attempt.
+    pub fn on_moved(&mut self, now: Now) {
+        let waiting: Vec<DeviceId> = self.wanted.iter().chain(&self.others).map(|(_, device)| *device).collect();
+        for device in waiting {
+            if let Some(ladder) = self.devices.get_mut(&device) {
+                ladder.failures = 0;
+                self.change(device, State::Waiting(now.mono));
+            }
+        }
+    }
+
+    /// A link came up, whichever side dialed. An attempt of ours may still run: its end is reported as
+    /// any other.
+    pub fn on_link_up(&mut self, device: &DeviceId, now: Now) {
+        let Some(ladder) = self.devices.get_mut(device) else { return };
+        ladder.wanted = None;
+        if !matches!(ladder.state, State::Connected(_)) {
+            self.change(*device, State::Connected(now.mono));
         }
     }
 
     /// The last link went down: the first attempt comes soon, unless links keep dying young.
-    pub fn on_disconnected(&mut self, now: Now, config: &Config, rng: &mut dyn Rng) {
-        if self.rung != Rung::Connected {
-            return;
+    pub fn on_link_down(&mut self, device: &DeviceId, now: Now, config: &Config, rng: &mut dyn Rng) {
+        let Some(ladder) = self.devices.get_mut(device) else { return };
+        let State::Connected(since) = ladder.state else { return };
+        if now.mono.saturating_sub(since) >= STEADY {
+            ladder.failures = 0;
         }
-        if now.mono.saturating_sub(self.since) >= STEADY {
-            self.failures = 0;
-        }
-        self.rung = Rung::Disconnected;
-        self.wait(FIRST_WAIT / 5, now, config, rng);
+        self.wait(device, FIRST_WAIT / 5, now, config, rng);
     }
 
-    fn wait(&mut self, first: Duration, now: Now, config: &Config, rng: &mut dyn Rng) {
-        let wait = first.saturating_mul(1 << self.failures.min(10)).min(LONGEST_WAIT);
-        self.failures = self.failures.saturating_add(1);
-        self.next = now.mono + config.jittered(wait, rng);
-    }
-
-    /// The attempt failed.
-    pub fn on_failed(&mut self, reason: String, now: Now, config: &Config, rng: &mut dyn Rng) {
-        if self.rung == Rung::Connected {
-            return;
-        }
-        self.rung = Rung::Disconnected;
-        self.wait(FIRST_WAIT, now, config, rng);
-        self.reason = Some(reason);
-    }
-
-    /// Somebody wants the device now.
-    pub fn hurry(&mut self, now: Now) {
-        if self.rung == Rung::Disconnected {
-            self.next = now.mono;
+    /// An attempt that [`next`](Ladders::next) asked for failed.
+    pub fn on_failed(&mut self, device: &DeviceId, now: Now, config: &Config, rng: &mut dyn Rng) {
+        let Some(ladder) = self.devices.get_mut(device) else { return };
+        if matches!(ladder.state, State::Attempting(..)) {
+            ladder.tried = Some(now.mono);
+            self.wait(device, FIRST_WAIT, now, config, rng);
         }
     }
 
-    /// When the next attempt is due.
+    fn wait(&mut self, device: &DeviceId, first: Duration, now: Now, config: &Config, rng: &mut dyn Rng) {
+        let Some(ladder) = self.devices.get_mut(device) else { return };
+        let wait = first.saturating_mul(1 << ladder.failures.min(10)).min(LONGEST_WAIT);
+        ladder.failures = ladder.failures.saturating_add(1);
+        self.change(*device, State::Waiting(now.mono + config.jittered(wait, rng)));
+    }
+
+    /// The device to be dialed now, if any; its attempt has begun.
+    pub fn next(&mut self, now: Now) -> Option<DeviceId> {
+        self.age(now);
+        let room = |young: &BTreeSet<_>, attempts, most| young.len() < SLOTS && attempts < most;
+        if room(&self.young_wanted, self.attempts, 2 * ATTEMPTS)
+            && let Some((_, device)) = self.due.first().copied()
+        {
+            if let Some((tries, _)) = self.devices.get_mut(&device).and_then(|ladder| ladder.wanted.as_mut()) {
+                *tries += 1;
+            }
+            self.change(device, State::Attempting(now.mono, true));
+            return Some(device);
+        }
+        if room(&self.young_others, self.attempts, ATTEMPTS)
+            && let Some((at, device)) = self.others.first().copied()
+            && self.spaced(at, &device) <= now.mono
+        {
+            if self.is_retry(&device) {
+                self.spaced = now.mono + SPACING;
+            }
+            self.change(device, State::Attempting(now.mono, false));
+            return Some(device);
+        }
+        None
+    }
+
+    /// When [`next`](Ladders::next) is to be asked again, if nothing happens before; never in the past,
+    /// if it was asked until it gave none.
     pub fn next_deadline(&self) -> Option<Duration> {
-        (self.rung == Rung::Disconnected).then_some(self.next)
+        // While all slots are taken, a device waits until the oldest attempt is young no more. While there
+        // are too many attempts in all, the end of one is waited for.
+        let when = |due: Option<Duration>, young: &BTreeSet<(Duration, DeviceId)>, most| {
+            let slot = young.first().filter(|_| young.len() >= SLOTS).map_or(Duration::ZERO, |(at, _)| *at + YOUNG);
+            due.filter(|_| self.attempts < most).map(|due| due.max(slot))
+        };
+        let wanted = match self.due.is_empty() {
+            true => self.wanted.first().map(|(at, _)| *at),
+            false => Some(Duration::ZERO),
+        };
+        let wanted = when(wanted, &self.young_wanted, 2 * ATTEMPTS);
+        let other = self.others.first().map(|(at, device)| self.spaced(*at, device));
+        let other = when(other, &self.young_others, ATTEMPTS);
+        wanted.into_iter().chain(other).min()
+    }
+
+    fn is_retry(&self, device: &DeviceId) -> bool {
+        self.devices.get(device).is_some_and(|ladder| ladder.failures > 0)
+    }
+
+    /// When a device that nobody wants may be dialed.
+    fn spaced(&self, at: Duration, device: &DeviceId) -> Duration {
+        if self.is_retry(device) { at.max(self.spaced) } else { at }
+    }
+
+    /// Attempts that are young no more give their slots back, and the time of wanted devices comes.
+    fn age(&mut self, now: Now) {
+        while let Some((_, device)) = self.wanted.first().copied().filter(|(at, _)| *at <= now.mono) {
+            let urgency = self.devices.get(&device).and_then(|ladder| ladder.wanted).unwrap_or_default();
+            self.change(device, State::Due(urgency));
+        }
+        for young in [&mut self.young_wanted, &mut self.young_others] {
+            while young.first().is_some_and(|(since, _)| *since + YOUNG <= now.mono) {
+                young.pop_first();
+            }
+        }
+    }
+
+    fn change(&mut self, device: DeviceId, state: State) {
+        let Some(ladder) = self.devices.get_mut(&device) else { return };
+        let (before, wanted) = (std::mem::replace(&mut ladder.state, state), ladder.wanted);
+        self.leave(device, before);
+        match state {
+            State::Waiting(at) if wanted.is_some() => drop(self.wanted.insert((at, device))),
+            State::Waiting(at) => drop(self.others.insert((at, device))),
+            State::Due(urgency) => drop(self.due.insert((urgency, device))),
+            State::Attempting(since, wanted) => {
+                self.attempts += 1;
+                let young = if wanted { &mut self.young_wanted } else { &mut self.young_others };
+                young.insert((since, device));
+            }
+            State::Connected(_) => {}
+        }
+    }
+
+    fn leave(&mut self, device: DeviceId, state: State) {
+        match state {
+            State::Waiting(at) => {
+                self.wanted.remove(&(at, device));
+                self.others.remove(&(at, device));
+            }
+            State::Due(urgency) => drop(self.due.remove(&(urgency, device))),
+            State::Attempting(since, wanted) => {
+                self.attempts -= 1;
+                let young = if wanted { &mut self.young_wanted } else { &mut self.young_others };
+                young.remove(&(since, device));
+            }
+            State::Connected(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn device(number: u32) -> DeviceId {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        DeviceId::from_bytes(bytes)
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Duration::from_millis(ms), wall_ms: 0 }
+    }
+
+    /// How long an attempt at a dead device takes.
+    const DIAL: Duration = Duration::from_secs(5);
+
+    /// A node with dead devices, in virtual time.
+    struct Node {
+        ladders: Ladders,
+        rng: StdRng,
+        now: Now,
+        /// Attempts that run, by their end.
+        dials: BTreeSet<(Duration, DeviceId)>,
+        begun: Vec<(Duration, DeviceId)>,
+        wakes: usize,
+    }
+
+    impl Node {
+        fn new(devices: u32) -> Self {
+            let mut ladders = Ladders::default();
+            (0..devices).for_each(|number| ladders.insert(device(number), at(0)));
+            let rng = StdRng::seed_from_u64(7);
+            Self { ladders, rng, now: at(0), dials: BTreeSet::new(), begun: Vec::new(), wakes: 0 }
+        }
+
+        fn run_until(&mut self, end: Duration) {
+            loop {
+                self.wakes += 1;
+                while let Some(device) = self.ladders.next(self.now) {
+                    self.begun.push((self.now.mono, device));
+                    self.dials.insert((self.now.mono + DIAL, device));
+                }
+                let deadline = self.ladders.next_deadline();
+                assert!(deadline.is_none_or(|at| at > self.now.mono), "a deadline in the past: {deadline:?}");
+                let dial = self.dials.first().map(|(at, _)| *at);
+                let next = deadline.into_iter().chain(dial).min().unwrap_or(end);
+                if next > end {
+                    self.now.mono = end;
+                    return;
+                }
+                self.now.mono = next;
+                while let Some((_, device)) = self.dials.first().copied().filter(|(at, _)| *at <= next) {
+                    self.dials.pop_first();
+                    self.ladders.on_failed(&device, self.now, &Config::default(), &mut self.rng);
+                }
+            }
+        }
+
+        fn attempts_at(&self, device: DeviceId) -> Vec<Duration> {
+            self.begun.iter().filter(|(_, d)| *d == device).map(|(at, _)| *at).collect()
+        }
+    }
+
+    #[test]
+    fn a_wanted_device_is_dialed_at_once_among_any_number_of_dead_ones() {
+        for (dead, begin) in [(300, 1), (300, 40), (5_000, 1), (5_000, 20), (5_000, 600)] {
+            let mut node = Node::new(dead);
+            node.run_until(Duration::from_secs(begin));
+            // Everybody else is wanted, too, and was before.
+            (0..dead).for_each(|number| node.ladders.want(&device(number), node.now));
+            node.run_until(Duration::from_secs(begin + 30));
+            let before = node.now.mono;
+            let lucky = device(dead);
+            node.ladders.insert(lucky, node.now);
+            node.ladders.want(&lucky, node.now);
+            node.run_until(before + Duration::from_secs(2));
+            let first = node.attempts_at(lucky).first().copied().expect("an attempt");
+            assert!(first - before <= YOUNG, "{dead} dead ones: {:?}", first - before);
+        }
+    }
+
+    #[test]
+    fn each_device_has_its_first_attempt_soon_although_others_are_dead() {
+        let mut node = Node::new(1_000);
+        node.run_until(Duration::from_secs(60));
+        let tried: BTreeSet<DeviceId> = node.begun.iter().map(|(_, device)| *device).collect();
+        assert_eq!(tried.len(), 1_000);
+        let last = (0..1_000).filter_map(|n| node.attempts_at(device(n)).first().copied()).max();
+        assert!(last <= Some(Duration::from_secs(40)), "{last:?}");
+        assert!(node.dials.len() <= ATTEMPTS);
+    }
+
+    #[test]
+    fn dead_devices_cost_a_bounded_number_of_attempts_and_wakes() {
+        for dead in [10, 1_000, 10_000] {
+            let mut node = Node::new(dead);
+            node.run_until(Duration::from_secs(3_600));
+            let (before, wakes) = (node.begun.len(), node.wakes);
+            node.run_until(Duration::from_secs(3_700));
+            let spaced = 100 * 4 + 1;
+            let by_backoff = dead as usize * 3;
+            let attempts = node.begun.len() - before;
+            assert!(attempts <= spaced.min(by_backoff), "{dead}: {attempts} attempts in 100 s");
+            assert!(node.wakes - wakes <= 3 * spaced, "{dead}: {} wakes in 100 s", node.wakes - wakes);
+            assert!(attempts >= dead.min(50) as usize, "{dead}: nobody is given up: {attempts}");
+        }
+    }
+
+    #[test]
+    fn links_that_come_and_go_keep_the_books_right() {
+        let mut rng = StdRng::seed_from_u64(11);
+        let config = Config::default();
+        let mut ladders = Ladders::default();
+        let mut now = at(0);
+        let mut running = BTreeSet::new();
+        for _ in 0..50_000 {
+            now.mono += Duration::from_millis(rng.random_range(0..50));
+            let any = device(rng.random_range(0..60));
+            match rng.random_range(0..8) {
+                0 => ladders.insert(any, now),
+                1 => ladders.want(&any, now),
+                2 => ladders.on_link_up(&any, now),
+                3 => ladders.on_link_down(&any, now, &config, &mut rng),
+                4 if rng.random_range(0..100) == 0 => ladders.on_moved(now),
+                5 if rng.random_range(0..20) == 0 => ladders.remove(&any),
+                6 => {
+                    if let Some(device) = running.pop_first() {
+                        ladders.on_failed(&device, now, &config, &mut rng);
+                    }
+                }
+                _ => {
+                    while let Some(device) = ladders.next(now) {
+                        running.insert(device);
+                    }
+                    assert!(ladders.next_deadline().is_none_or(|at| at > now.mono));
+                }
+            }
+            let waiting = ladders.wanted.len() + ladders.due.len() + ladders.others.len();
+            let connected = ladders.devices.values().filter(|l| matches!(l.state, State::Connected(_))).count();
+            assert_eq!(waiting + ladders.attempts + connected, ladders.devices.len());
+        }
     }
 }

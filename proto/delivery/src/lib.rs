@@ -7,7 +7,7 @@
 //!
 //! - [`Outbox`]: one of our own logs, and how far each device has it.
 //! - [`Inbox`]: one log of a peer device, as far as we have it.
-//! - [`Ladder`]: getting a link to one device, and getting it back.
+//! - [`Ladders`]: getting links to devices, and getting them back.
 
 mod allowance;
 mod config;
@@ -18,5 +18,5 @@ mod outbox;
 pub use allowance::Allowance;
 pub use config::{Config, Now};
 pub use inbox::{Arrival, GapAction, Inbox};
-pub use ladder::{Ladder, Rung};
+pub use ladder::{Ladders, Rung};
 pub use outbox::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Halt, NewEntry, Outbox, Transmit};

@@ -1,5 +1,6 @@
 //! Figures of this machine, each with a ceiling beside it in the same run.
 
+mod contacts;
 mod disk;
 mod idle;
 mod messages;
@@ -30,6 +31,9 @@ pub(crate) enum Figure {
     Idle,
     /// Raw QUIC and raw disk.
     Ceilings,
+    /// A node with 1,000 contacts, 900 of them never there: its start, a message to one that is there right after it,
+    /// its processor time and memory when idle. Only when asked for.
+    Contacts,
     /// 1 KiB messages for as long as `--seconds` says: the rate, and the longest wait for an
     /// acknowledgement. Only when asked for.
     Steady,
@@ -85,6 +89,9 @@ async fn measure(overrides: &[Override], json: bool, bench: Bench) -> Result<Exi
         }
         if bench.only.contains(&Figure::Steady) {
             figures.extend(messages::steady(&mut one, Duration::from_secs(bench.seconds)).await?);
+        }
+        if bench.only.contains(&Figure::Contacts) {
+            figures.extend(contacts::measure(&mut one).await?);
         }
         if wanted(Figure::Idle) {
             figures.extend(idle::measure(&mut one, bench.peers).await?);

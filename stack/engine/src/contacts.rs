@@ -95,6 +95,26 @@ impl Contacts {
         user.is_some() && book.conversations.get(conversation).copied() == user
     }
 
+    /// A device of a contact, with what was last known of it.
+    pub(crate) fn device(&self, device: &DeviceId) -> Option<(UserId, ContactDevice)> {
+        let book = self.read();
+        let user = book.devices.get(device)?.user;
+        let known = book.by_user.get(&user)?.devices.iter().find(|d| d.device == *device)?;
+        Some((user, known.clone()))
+    }
+
+    /// The devices of the contact that a conversation is with.
+    pub(crate) fn devices_in(&self, conversation: &ConversationId) -> Vec<DeviceId> {
+        let book = self.read();
+        let contact = book.conversations.get(conversation).and_then(|user| book.by_user.get(user));
+        contact.into_iter().flat_map(|c| &c.devices).map(|d| d.device).collect()
+    }
+
+    /// All devices of all contacts.
+    pub(crate) fn device_ids(&self) -> Vec<DeviceId> {
+        self.read().devices.keys().copied().collect()
+    }
+
     /// All devices of all contacts, with what was last known of them.
     pub(crate) fn devices(&self) -> Vec<(UserId, ContactDevice)> {
         let book = self.read();

@@ -14,6 +14,7 @@ mod signals;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
 use peerloom_core::{Discovery, Finding, Link, Listener, Place, Result, Signal, Signaling, Transport};
@@ -113,12 +114,9 @@ impl Network {
     pub(crate) async fn shutdown(mut self) {
         self.tasks.abort_all();
         self.shared.links.close_all("shutting down");
-        for transport in &self.shared.transports {
-            transport.shutdown().await;
-        }
-        for discovery in &self.shared.discoveries {
-            discovery.shutdown().await;
-        }
+        let transports = join_all(self.shared.transports.iter().map(|transport| transport.shutdown()));
+        let discoveries = join_all(self.shared.discoveries.iter().map(|discovery| discovery.shutdown()));
+        tokio::join!(transports, discoveries);
         while self.tasks.join_next().await.is_some() {}
     }
 }
@@ -135,7 +133,7 @@ async fn take_records(shared: Arc<Shared>, mut records: BoxStream<'static, Signe
             continue;
         }
         match shared.driver.call(move |turn| turn.on_record(device, signed)).await {
-            Ok(()) => shared.links.want(device),
+            Ok(()) => shared.links.found(device),
             Err(error) => debug!(?device, %error, "a record that was found is of no use"),
         }
     }

@@ -1,7 +1,8 @@
 //! One QUIC connection as a link.
 
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use peerloom_core::names::canonical;
@@ -15,22 +16,62 @@ use crate::windows::{Window, Windows};
 
 /// How long a stream may take to say what it is for.
 const CLASS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer may put off an acknowledgement (RFC 9000 §18.2), and how long the end of a link is waited for.
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+const LINGER: Duration = Duration::from_secs(1);
 /// Streams that the other side may have open at once.
 pub(crate) const STREAMS: u32 = 16;
+
+/// What the links of one transport share. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Links {
+    windows: Windows,
+    book: Arc<Mutex<Book>>,
+}
+
+#[derive(Default)]
+struct Book {
+    up: HashMap<usize, Connection>,
+    /// When the last of the links that were closed has ended.
+    ended: Option<Instant>,
+}
+
+impl Links {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the ends of all links are over, those that are up being closed now.
+    pub(crate) fn farewell(&self) -> Option<Instant> {
+        let mut book = self.book();
+        let up: Vec<Connection> = book.up.drain().map(|(_, connection)| connection).collect();
+        up.iter().for_each(|connection| book.ends(connection));
+        book.ended
+    }
+}
+
+impl Book {
+    /// An end is over three probe timeouts later (RFC 9000 §10.2).
+    fn ends(&mut self, connection: &Connection) {
+        let end = (3 * (2 * connection.rtt() + MAX_ACK_DELAY)).min(LINGER);
+        self.ended = self.ended.max(Some(Instant::now() + end));
+    }
+}
 
 pub(crate) struct QuicLink {
     connection: Connection,
     remote_key: PublicKey,
-    windows: Windows,
+    links: Links,
     /// What the link may hold unread, once it is admitted.
     window: OnceLock<Window>,
 }
 
 impl QuicLink {
     /// `None`: the other side has shown no usable key.
-    pub(crate) fn new(connection: Connection, windows: &Windows) -> Option<Self> {
+    pub(crate) fn new(connection: Connection, links: &Links) -> Option<Self> {
         let remote_key = tls::remote_key(&connection)?;
-        Some(Self { connection, remote_key, windows: windows.clone(), window: OnceLock::new() })
+        links.book().up.insert(connection.stable_id(), connection.clone());
+        Some(Self { connection, remote_key, links: links.clone(), window: OnceLock::new() })
     }
 }
 
@@ -48,7 +89,7 @@ impl Link for QuicLink {
     }
 
     fn admit(&self) {
-        let window = self.window.get_or_init(|| self.windows.take());
+        let window = self.window.get_or_init(|| self.links.windows.take());
         self.connection.set_receive_window(VarInt::from_u32(window.bytes()));
         self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
     }
@@ -94,5 +135,8 @@ impl Link for QuicLink {
 impl Drop for QuicLink {
     fn drop(&mut self) {
         self.close("dropped");
+        let mut book = self.links.book();
+        book.up.remove(&self.connection.stable_id());
+        book.ends(&self.connection);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use peerloom_core::interfaces::{reachable_at, usual_ports};
 use peerloom_core::names::{HostPort, canonical};
@@ -11,10 +10,10 @@ use peerloom_core::{Error, ErrorKind, Result};
 use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::link::Links;
+
 /// Socket buffers to ask the system for: bursts of a busy link fit.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
-/// How long shutting down waits for the peers to hear of it.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// The sockets of a transport. Each is bound when it is first used.
 pub(crate) struct Sockets {
@@ -125,15 +124,17 @@ impl Sockets {
         Ok(endpoint)
     }
 
-    /// Closes all links and sockets, and waits a moment for the peers to hear of it.
-    pub(crate) async fn close(&self) {
+    /// Closes all links and sockets, and waits for the peers to hear of it. Only links are waited for: an attempt
+    /// that nobody answered would take three seconds to end.
+    pub(crate) async fn close(&self, links: &Links) {
         let Bound { listening, dialing } = std::mem::take(&mut *self.lock());
         let endpoints = listening.into_iter().map(|l| l.endpoint).chain(dialing.into_iter().flatten());
-        let ends = endpoints.map(|endpoint| async move {
-            endpoint.close(VarInt::from_u32(0), b"shutting down");
-            endpoint.wait_idle().await;
-        });
-        let _ = tokio::time::timeout(LINGER, futures_util::future::join_all(ends)).await;
+        let endpoints: Vec<Endpoint> = endpoints.collect();
+        endpoints.iter().for_each(|endpoint| endpoint.close(VarInt::from_u32(0), b"shutting down"));
+        if let Some(until) = links.farewell() {
+            let ends = futures_util::future::join_all(endpoints.iter().map(Endpoint::wait_idle));
+            let _ = tokio::time::timeout_at(until.into(), ends).await;
+        }
     }
 }
 
@@ -207,6 +208,8 @@ impl Reached {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// A packet to each address that is announced comes through.

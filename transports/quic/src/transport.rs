@@ -18,10 +18,10 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::QuicConfig;
-use crate::link::QuicLink;
+use crate::link::{Links, QuicLink};
 use crate::sockets::{Reached, Sockets};
 use crate::tls;
-use crate::windows::{FOR_STRANGERS, Windows};
+use crate::windows::FOR_STRANGERS;
 
 /// TLS handshakes that run at once, and of one address; the oldest gives way to a newer one.
 const HANDSHAKES: usize = 64;
@@ -45,7 +45,7 @@ const LOOKUPS: usize = 16;
 pub struct QuicTransport {
     config: QuicConfig,
     sockets: Sockets,
-    windows: Windows,
+    links: Links,
     /// Contacts choose the names that are looked up.
     resolver: Resolver,
     /// Set once it listens.
@@ -70,7 +70,7 @@ impl QuicTransport {
         let device = DeviceId::from_key(SigningKey::from_seed(secret.expose()).public());
         let sockets = Sockets::new(listen, device, server, client);
         let (resolver, reached) = (Resolver::new(LOOKUPS), OnceLock::new());
-        Ok(Self { config, sockets, windows: Windows::default(), resolver, reached })
+        Ok(Self { config, sockets, links: Links::default(), resolver, reached })
     }
 
     /// Makes a link to the device at one address.
@@ -87,8 +87,7 @@ impl QuicTransport {
             .await
             .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
             .map_err(|e| explain_dial(place, e))?;
-        let link =
-            QuicLink::new(connection, &self.windows).ok_or_else(|| unreachable("the other side shows no key"))?;
+        let link = QuicLink::new(connection, &self.links).ok_or_else(|| unreachable("the other side shows no key"))?;
         Ok(Arc::new(link))
     }
 }
@@ -132,7 +131,7 @@ impl Transport for QuicTransport {
         let reached = Arc::new(Reached::new(listening.ear, advertised));
         let _ = self.reached.set(reached.clone());
         let (sender, links) = mpsc::channel(BACKLOG);
-        tokio::spawn(accept(listening.endpoint, sender, self.windows.clone()));
+        tokio::spawn(accept(listening.endpoint, sender, self.links.clone()));
         Ok(Box::new(QuicListener { reached, links }))
     }
 
@@ -169,7 +168,7 @@ impl Transport for QuicTransport {
     }
 
     async fn shutdown(&self) {
-        self.sockets.close().await;
+        self.sockets.close(&self.links).await;
     }
 }
 
@@ -201,12 +200,12 @@ fn explain_dial(place: SocketAddr, cause: ConnectionError) -> Error {
 }
 
 /// Takes in connections until the endpoint closes or nobody wants links any more.
-async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>, windows: Windows) {
+async fn accept(endpoint: Endpoint, accepted: mpsc::Sender<Arc<dyn Link>>, links: Links) {
     let places = Places::new(HANDSHAKES, HANDSHAKES_OF_ONE);
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
-            () = links.closed() => None,
+            () = accepted.closed() => None,
         };
         let Some(incoming) = incoming else { return };
         let from = incoming.remote_address();
@@ -216,7 +215,7 @@ async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>, windows:
             continue;
         }
         let place = places.take(Source::ip(from.ip()));
-        let (links, windows) = (links.clone(), windows.clone());
+        let (accepted, links) = (accepted.clone(), links.clone());
         tokio::spawn(async move {
             let Ok(connecting) = incoming.accept() else {
                 return;
@@ -227,12 +226,12 @@ async fn accept(endpoint: Endpoint, links: mpsc::Sender<Arc<dyn Link>>, windows:
             };
             match connected {
                 Ok(Ok(connection)) => {
-                    let Some(link) = QuicLink::new(connection, &windows) else {
+                    let Some(link) = QuicLink::new(connection, &links) else {
                         return;
                     };
                     // Its key is known: from here on the engine decides.
                     tokio::select! {
-                        _ = links.send(Arc::new(link)) => {}
+                        _ = accepted.send(Arc::new(link)) => {}
                         () = place.lost() => debug!(%from, "the node is busy; closed a new link"),
                     }
                 }

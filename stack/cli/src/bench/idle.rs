@@ -53,7 +53,7 @@ async fn settled(pid: u32) -> u64 {
     resident_kib(pid)
 }
 
-async fn spawn_peers(folder: &Path, count: usize, link: &str) -> Result<Child> {
+pub(super) async fn spawn_peers(folder: &Path, count: usize, link: &str) -> Result<Child> {
     program()?
         .arg("-C")
         .arg(folder)
@@ -64,7 +64,7 @@ async fn spawn_peers(folder: &Path, count: usize, link: &str) -> Result<Child> {
         .map_err(|e| failed("the peers' process can't be started").source(e))
 }
 
-async fn wait_connected(client: &Client, wanted: usize, setup: &Setup) -> Result<()> {
+pub(super) async fn wait_connected(client: &Client, wanted: usize, setup: &Setup) -> Result<()> {
     let begin = Instant::now();
     loop {
         let peers = client.request(Request::Peers).await?;

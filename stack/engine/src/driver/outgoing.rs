@@ -129,6 +129,9 @@ impl Turn<'_> {
             if conversation.queued.is_empty() {
                 continue;
             }
+            for device in self.state.contacts.devices_in(&id) {
+                self.effects.want_link(device);
+            }
             if conversation.members.is_none() {
                 let outcome = self.prepare_session(id);
                 self.contain(outcome)?;

@@ -293,10 +293,10 @@ impl State {
             }
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
-        let contact = self.contacts.by_conversation(&id);
-        for device in contact.iter().flat_map(|c| &c.devices).filter(|d| self.up.contains(&d.device)) {
-            outbox.on_link_up(&device.device);
-            self.ready.insert((id, device.device));
+        let devices = self.contacts.devices_in(&id);
+        for device in devices.iter().filter(|device| self.up.contains(*device)) {
+            outbox.on_link_up(device);
+            self.ready.insert((id, *device));
         }
         entries.retain(|position, _| outbox.holds(*position));
         let (mut pending, mut pending_bytes) = (0, 0);
@@ -322,6 +322,10 @@ impl State {
         };
         for device in conversation.outbox.halted() {
             self.links.set_trouble(device, conversation.outbox.halt(&device).map(|why| halted(why).into()));
+        }
+        if conversation.pending > 0 || conversation.outbox.entries() > 0 {
+            // Something waits to be sent: they are dialed before others.
+            devices.iter().for_each(|device| self.links.want(*device));
         }
         self.conversations.insert(id, conversation);
         self.touched.insert(TimerKey::Outbox(id));

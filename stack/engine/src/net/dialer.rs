@@ -1,6 +1,5 @@
-//! Reaching for contacts' devices, each on its ladder.
+//! Reaching for contacts' devices.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use peerloom_core::wire::store::ContactDevice;
 use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, UserId};
 use peerloom_core::{Discovery, Error, ErrorKind, Link, Result, Retry, Signaling, Target};
 use peerloom_crypto_primitives::verify;
-use peerloom_delivery::{Ladder, Now, Rung};
+use peerloom_delivery::{Ladders, Now, Rung};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::task::JoinSet;
@@ -19,72 +18,78 @@ use tracing::debug;
 use super::{Shared, handshake, link};
 use crate::contacts::addresses;
 
-/// Devices dialed at once.
-const DIALS: usize = 16;
 /// Addresses of one device that are tried, and the head start of each over the next.
 const ADDRESSES: usize = 8;
 const STAGGER: Duration = Duration::from_millis(200);
 /// How long one discovery may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The contacts are looked through at least this often.
-const ROUND: Duration = Duration::from_secs(30);
 
-/// Keeps a link to every device of every contact, as far as they can be reached.
+type Outcome = (DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>);
+
+/// Keeps a link to every device of every contact, as far as they can be reached. Who is dialed when is
+/// the ladders' business; a device costs nothing here while it waits.
 pub(super) async fn run(shared: Arc<Shared>) {
     let start = Instant::now();
     let now = || Now { mono: start.elapsed(), wall_ms: 0 };
     // Only jitter comes out of it.
     let mut rng =
         StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(start.elapsed().as_nanos() as u64));
-    let mut ladders: HashMap<DeviceId, Ladder> = HashMap::new();
-    let mut dials: JoinSet<(DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>)> = JoinSet::new();
+    let mut ladders = Ladders::default();
+    shared.contacts.device_ids().into_iter().for_each(|device| ladders.insert(device, now()));
+    let mut dials: JoinSet<Outcome> = JoinSet::new();
     let mut running = JoinSet::new();
     loop {
-        let contacts = shared.contacts.devices();
-        ladders.retain(|device, _| contacts.iter().any(|(_, d)| d.device == *device));
-        let wanted = shared.links.take_wanted();
-        let mut next = now().mono + ROUND;
-        for (user, device) in contacts {
-            let ladder = ladders.entry(device.device).or_insert_with(|| Ladder::new(now()));
-            if shared.links.is_up(&device.device) {
-                ladder.on_connected(now());
+        hear(&shared, &mut ladders, now(), &mut rng);
+        while let Some(device) = ladders.next(now()) {
+            let Some((user, known)) = shared.contacts.device(&device) else {
+                ladders.remove(&device);
                 continue;
-            }
-            ladder.on_disconnected(now(), &shared.delivery, &mut rng);
-            if wanted.contains(&device.device) {
-                ladder.hurry(now());
-            }
-            if dials.len() < DIALS && ladder.begin(now()) {
-                shared.links.set_rung(device.device, Rung::Discovering, ladder.reason().map(Into::into));
-                dials.spawn(reach(shared.clone(), user, device));
-                ladder.on_dialing();
-            } else if let Some(at) = ladder.next_deadline() {
-                next = next.min(at.max(now().mono + Duration::from_millis(5)));
-            }
+            };
+            shared.links.set_rung(device, Rung::Discovering, shared.links.reason(&device));
+            dials.spawn(reach(shared.clone(), user, known));
         }
-        let wait = next.saturating_sub(now().mono);
+        let due = async {
+            match ladders.next_deadline() {
+                Some(at) => tokio::time::sleep(at.saturating_sub(now().mono)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.links.changed() => {}
+            () = due => {}
+            () = shared.links.news() => {}
             Some(_) = running.join_next() => {}
             Some(Ok((device, outcome))) = dials.join_next() => match outcome {
                 Ok((link, ready)) => {
-                    if let Some(ladder) = ladders.get_mut(&device) {
-                        ladder.on_connected(now());
-                    }
+                    // When the link ends, before it is registered even, there is news.
+                    ladders.on_link_up(&device, now());
                     running.spawn(link::run(shared.clone(), link, ready, None));
-                    // Until the link has registered itself, the device would look unconnected.
-                    wait_registered(&shared, &device).await;
                 }
                 Err(error) => {
                     debug!(?device, %error, "a device can't be reached");
-                    if let Some(ladder) = ladders.get_mut(&device) {
-                        ladder.on_failed(error.to_string(), now(), &shared.delivery, &mut rng);
-                        shared.links.set_rung(device, Rung::Disconnected, Some(error.to_string()));
-                    }
+                    ladders.on_failed(&device, now(), &shared.delivery, &mut rng);
+                    shared.links.set_rung(device, Rung::Disconnected, Some(error.to_string()));
                 }
             },
         }
+    }
+}
+
+/// Takes in what happened meanwhile.
+fn hear(shared: &Shared, ladders: &mut Ladders, now: Now, rng: &mut StdRng) {
+    let news = shared.links.take_news();
+    for device in news.wanted.iter().chain(&news.found).filter(|device| shared.contacts.knows(device)) {
+        ladders.insert(*device, now);
+    }
+    for device in &news.changed {
+        match shared.links.is_up(device) {
+            true => ladders.on_link_up(device, now),
+            false => ladders.on_link_down(device, now, &shared.delivery, rng),
+        }
+    }
+    news.found.iter().for_each(|device| ladders.on_found(device, now));
+    news.wanted.iter().for_each(|device| ladders.want(device, now));
+    if news.moved {
+        ladders.on_moved(now);
     }
 }
 

@@ -46,6 +46,7 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
         Ok(chat) => chat,
         Err(error) => {
             debug!(?device, %error, "a link ended before its chat channel was open");
+            shared.links.changed(device);
             link.close("no chat channel");
             return;
         }
@@ -53,6 +54,7 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
     drop(place);
     let Some(registered) = shared.links.register(&shared.own.device, device, initiator, &link) else {
         shared.links.count_refused();
+        shared.links.changed(device);
         debug!(?device, "the device has links enough; closing one more");
         return link.close("this device has links enough");
     };
@@ -62,7 +64,6 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
             registered.redundant.iter().for_each(|link| link.close("redundant"));
         });
     }
-    shared.links.poke();
     info!(?device, address = link.remote_address(), path = %link.path(), "a link is up");
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
@@ -75,10 +76,10 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
     link.close("ended");
     info!(?device, %end, "a link ended");
     let taken_over = shared.links.unregister(&device, registered.id);
+    shared.links.changed(device);
     let news = if taken_over { Input::LinkUp(device) } else { Input::LinkDown(device, end.message().into()) };
     // Fails only when the node is shut down.
     let _ = shared.driver.input(news).await;
-    shared.links.poke();
 }
 
 async fn open_chat(link: &Arc<dyn Link>, initiator: bool) -> Result<Channel> {

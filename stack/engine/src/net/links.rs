@@ -77,13 +77,26 @@ struct Book {
     up: HashMap<DeviceId, Vec<Entry>>,
     /// Budgets of devices that have links, or frames that wait.
     budgets: HashMap<DeviceId, Weak<Semaphore>>,
-    /// Devices to be reached now.
-    wanted: HashSet<DeviceId>,
+    /// What the dialer hasn't heard of yet.
+    news: News,
     /// How devices without a link stand.
     rungs: HashMap<DeviceId, (Rung, Option<String>)>,
     /// What is wrong with devices, whether they have a link or not.
     troubles: HashMap<DeviceId, String>,
     next: u64,
+}
+
+/// What happened since the dialer looked last.
+#[derive(Default)]
+pub(super) struct News {
+    /// Devices to which something waits to be sent.
+    pub(super) wanted: HashSet<DeviceId>,
+    /// Devices that may be reachable now.
+    pub(super) found: HashSet<DeviceId>,
+    /// Devices whose links came or went.
+    pub(super) changed: HashSet<DeviceId>,
+    /// The machine's addresses changed.
+    pub(super) moved: bool,
 }
 
 struct Entry {
@@ -176,7 +189,7 @@ impl Links {
         book.next += 1;
         let id = book.next;
         book.rungs.remove(&device);
-        book.wanted.remove(&device);
+        book.news.changed.insert(device);
         let budget = Budget { device: book.budget(device), node: self.0.budget.clone() };
         let entries = book.up.entry(device).or_default();
         while entries.len() >= OF_ONE {
@@ -185,6 +198,7 @@ impl Links {
         }
         entries.push(Entry { id, since: Instant::now(), initiated, link: link.clone(), control, chat });
         metrics::link_up();
+        self.0.dialer.notify_one();
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
         let yields = |e: &&Entry| e.id != id && e.initiated == initiated || e.initiated && ours_yields;
         let redundant = entries.iter().filter(yields).map(|e| e.link.clone()).collect();
@@ -262,26 +276,41 @@ impl Links {
         self.book().up.values().flatten().for_each(|e| e.link.close(reason));
     }
 
-    /// Asks for a link to a device now.
+    /// Asks for a link to a device, to which something waits to be sent.
     pub(crate) fn want(&self, device: DeviceId) {
         if !self.is_up(&device) {
-            self.book().wanted.insert(device);
-            self.0.dialer.notify_one();
+            self.tell(|news| news.wanted.extend([device]));
         }
     }
 
-    /// Devices asked for since the last call.
-    pub(super) fn take_wanted(&self) -> HashSet<DeviceId> {
-        std::mem::take(&mut self.book().wanted)
+    /// A device may be reachable now.
+    pub(super) fn found(&self, device: DeviceId) {
+        self.tell(|news| news.found.extend([device]));
     }
 
-    /// Completes when something changed for the dialer.
-    pub(super) async fn changed(&self) {
-        self.0.dialer.notified().await;
+    /// A device's links came or went.
+    pub(super) fn changed(&self, device: DeviceId) {
+        self.tell(|news| news.changed.extend([device]));
     }
 
-    pub(super) fn poke(&self) {
+    /// The machine's addresses changed.
+    pub(super) fn moved(&self) {
+        self.tell(|news| news.moved = true);
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut News)) {
+        what(&mut self.book().news);
         self.0.dialer.notify_one();
+    }
+
+    /// What happened since the last call.
+    pub(super) fn take_news(&self) -> News {
+        std::mem::take(&mut self.book().news)
+    }
+
+    /// Completes when there is news for the dialer.
+    pub(super) async fn news(&self) {
+        self.0.dialer.notified().await;
     }
 
     pub(super) fn set_rung(&self, device: DeviceId, rung: Rung, reason: Option<String>) {

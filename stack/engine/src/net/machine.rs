@@ -26,6 +26,6 @@ pub(super) async fn watch(shared: Arc<Shared>, moved: watch::Sender<()>) {
         shared.discoveries.iter().for_each(|discovery| discovery.network_changed());
         moved.send_replace(());
         // Whoever waits for a later attempt may be reachable now.
-        shared.contacts.devices().into_iter().for_each(|(_, device)| shared.links.want(device.device));
+        shared.links.moved();
     }
 }
