@@ -16,6 +16,14 @@ pub struct Now {
     pub wall_ms: u64,
 }
 
+impl Now {
+    /// Whether something that expires at a time has expired; 0 = never. The only place where that is
+    /// decided.
+    pub fn is_past(&self, expires_at_ms: u64) -> bool {
+        expires_at_ms > 0 && expires_at_ms <= self.wall_ms
+    }
+}
+
 /// Numbers of the delivery rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

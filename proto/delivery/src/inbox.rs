@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerloom_wire::store::InLog;
-use peerloom_wire::{Ack, LogId, Position, RangeSet, limits};
+use peerloom_wire::{Ack, Chain, EntryId, LogId, Position, RangeSet, SignedHeader, Span, limits};
 
 use crate::{Config, Now};
 
@@ -32,8 +32,12 @@ pub enum Arrival {
     Open,
     /// Store it unopened; it is not acknowledged.
     Park,
-    /// It is settled: acknowledge again.
+    /// It is settled: acknowledge again, and show what is held of the log. (Where the id of what was
+    /// settled is no longer known, the owner knows by that whether it was this entry.)
     Duplicate,
+    /// Other bytes at a known position, or after another predecessor than the one known: the owner's
+    /// store was restored, or two copies of it run. Show what is held of the log; nothing else changes.
+    Conflict,
     /// There is no room to park it; the sender will send it again.
     NoRoom,
 }
@@ -75,10 +79,22 @@ impl Inbox {
         inbox
     }
 
-    /// An entry arrived. `joins`: it says that our view of the log begins with it.
-    pub fn on_entry(&mut self, position: Position, joins: bool, now: Now) -> Arrival {
+    /// An entry arrived; its signature has been checked. `joins`: it says that our view of the log
+    /// begins with it.
+    pub fn on_entry(&mut self, header: &SignedHeader, joins: bool, now: Now) -> Arrival {
+        let position = header.position;
+        if self.id_at(position).is_some_and(|known| known != header.id()) {
+            return Arrival::Conflict;
+        }
         if self.is_settled(position) || (joins && position < self.stored.base) {
             return Arrival::Duplicate;
+        }
+        if !self.fits(header) {
+            return Arrival::Conflict;
+        }
+        if self.stored.newest.as_ref().is_none_or(|newest| newest.position < position) {
+            self.stored.newest = Some(header.clone());
+            self.dirty = true;
         }
         if joins || position == self.stored.through + 1 && self.stored.base > 0 {
             return Arrival::Open;
@@ -94,40 +110,68 @@ impl Inbox {
         Arrival::Park
     }
 
+    /// Whether an entry that isn't settled agrees with those beside it. Check it again before a parked
+    /// entry is opened: what came since may contradict it.
+    pub fn fits(&self, header: &SignedHeader) -> bool {
+        let span = span_of(header);
+        let follows = header.position != self.stored.through + 1
+            || self.stored.through_id.is_none()
+            || self.stored.through_id == header.previous;
+        follows && self.stored.beyond.fits(&span)
+    }
+
+    /// The id of the entry at a position, as far as it is still known.
+    fn id_at(&self, position: Position) -> Option<EntryId> {
+        let through = self.stored.through_id.filter(|_| position == self.stored.through);
+        let newest = self.stored.newest.as_ref().filter(|newest| newest.position == position).map(SignedHeader::id);
+        through.or(newest).or_else(|| self.stored.beyond.id_at(position))
+    }
+
+    /// The newest header of the log that was verified: what proves to its owner how long the log is.
+    pub fn newest(&self) -> Option<&SignedHeader> {
+        self.stored.newest.as_ref()
+    }
+
     /// An entry that lets us in was opened: what came before it is void. Returns the parked
     /// positions to drop.
-    pub fn on_joined(&mut self, position: Position) -> Vec<Position> {
+    pub fn on_joined(&mut self, header: &SignedHeader) -> Vec<Position> {
+        let position = header.position;
         if self.stored.through > 0 {
             let first = self.stored.base.max(1);
             self.stored.before_join.insert(first, self.stored.through);
         }
-        for settled in std::mem::take(&mut self.stored.beyond).iter() {
+        for settled in self.stored.beyond.iter() {
             self.stored.before_join.insert(settled.first, settled.last.min(position - 1));
-            // What its owner withdrew before we joined stays settled.
-            self.stored.beyond.insert(settled.first.max(position), settled.last);
         }
+        // What its owner withdrew before we joined stays settled.
+        self.stored.beyond.remove_through(position - 1);
         self.stored.before_join.keep_highest(limits::RANGES);
         self.stored.base = position;
         self.stored.through = position - 1;
+        self.stored.through_id = header.previous;
         self.dirty = true;
         let later = self.parked.split_off(&position);
         std::mem::replace(&mut self.parked, later).into_iter().collect()
     }
 
-    /// An entry is settled: opened, or withdrawn by its owner. Returns the next parked position
-    /// whose turn it is.
-    pub fn on_settled(&mut self, position: Position, now: Now) -> Option<Position> {
-        self.parked.remove(&position);
+    /// An entry was opened, and is settled. Returns the next parked position whose turn it is.
+    pub fn on_settled(&mut self, header: &SignedHeader, now: Now) -> Option<Position> {
+        self.parked.remove(&header.position);
         if self.stored.base == 0 {
             // Opened without having joined: the session is there, only what was known of the log is lost.
             self.stored.base = 1;
         }
-        if position > self.stored.through {
-            self.stored.beyond.insert(position, position);
-            self.stored.through = self.stored.beyond.absorb(self.stored.through);
-            self.dirty = true;
+        if header.position > self.stored.through {
+            self.stored.beyond.insert(span_of(header));
+            self.absorb();
         }
         self.after_progress(now)
+    }
+
+    fn absorb(&mut self) {
+        (self.stored.through, self.stored.through_id) =
+            self.stored.beyond.absorb(self.stored.through, self.stored.through_id);
+        self.dirty = true;
     }
 
     fn after_progress(&mut self, now: Now) -> Option<Position> {
@@ -138,20 +182,30 @@ impl Inbox {
         (self.stored.base > 0 && self.parked.contains(&next)).then_some(next)
     }
 
-    /// The log's owner takes positions back: they are settled, as far as they are near. Returns the
-    /// next parked position whose turn it is.
-    pub fn on_withdrawn(&mut self, positions: &RangeSet, now: Now) -> Option<Position> {
-        for range in positions.iter() {
-            let near = self.stored.through.saturating_add(NEAR);
-            if self.stored.beyond.len() < limits::RANGES {
-                self.stored.beyond.insert(range.first.max(self.stored.through + 1), range.last.min(near));
+    /// The log's owner takes positions back: they are settled, as far as they are near and their ids
+    /// don't contradict what is held. Returns the parked positions to drop, and the next one whose turn
+    /// it is.
+    pub fn on_withdrawn(&mut self, positions: &Chain, now: Now) -> (Vec<Position>, Option<Position>) {
+        let near = self.stored.through.saturating_add(NEAR);
+        for span in positions.iter() {
+            let (first, last) = (span.first.max(self.stored.through + 1), span.last.min(near));
+            let other = self.id_at(span.last).is_some_and(|known| span.id.is_some_and(|id| id != known));
+            if self.stored.beyond.len() >= limits::RANGES || other {
+                continue;
+            }
+            let missing = self.stored.beyond.positions().gaps(first, last);
+            let id = span.id.filter(|_| last == span.last);
+            if self.stored.beyond.insert(Span { first, last, previous: None, id }) {
+                missing.iter().for_each(|r| self.stored.withdrawn.insert(r.first, r.last));
             }
         }
-        let through = self.stored.beyond.absorb(self.stored.through);
-        self.parked.retain(|p| *p > through && !self.stored.beyond.contains(*p));
-        self.stored.through = through;
-        self.dirty = true;
-        self.after_progress(now)
+        self.stored.withdrawn.keep_highest(limits::RANGES);
+        self.absorb();
+        let settled = |p: &Position| *p <= self.stored.through || self.stored.beyond.contains(*p);
+        let parked = std::mem::take(&mut self.parked);
+        let (void, kept): (BTreeSet<Position>, BTreeSet<Position>) = parked.into_iter().partition(settled);
+        self.parked = kept;
+        (void.into_iter().collect(), self.after_progress(now))
     }
 
     /// A parked entry turned out to be of no use, or is about to be opened.
@@ -223,9 +277,15 @@ impl Inbox {
         position > 0 && (self.stored.before_join.contains(position) || self.is_settled(position))
     }
 
-    /// What to tell the log's owner.
+    /// What to acknowledge to the log's owner.
     pub fn ack(&self) -> Ack {
-        Ack { log: self.log, through: self.stored.through, beyond: self.stored.beyond.clone() }
+        Ack {
+            log: self.log,
+            through: self.stored.through,
+            through_id: self.stored.through_id,
+            beyond: self.stored.beyond.without_previous(),
+            withdrawn: self.stored.withdrawn.clone(),
+        }
     }
 
     /// The state to be stored, if it changed since the last call.
@@ -234,9 +294,14 @@ impl Inbox {
     }
 }
 
+fn span_of(header: &SignedHeader) -> Span {
+    Span { first: header.position, last: header.position, previous: header.previous, id: Some(header.id()) }
+}
+
 #[cfg(test)]
 mod tests {
-    use peerloom_wire::{ConversationId, DeviceId};
+    use bytes::Bytes;
+    use peerloom_wire::{ConversationId, DeviceId, EntryClass, Header, SuiteId};
 
     use super::*;
 
@@ -246,79 +311,162 @@ mod tests {
         Now { mono: Duration::from_secs(seconds), wall_ms: 0 }
     }
 
+    fn log() -> LogId {
+        LogId { device: DeviceId::from_bytes([1; 32]), conversation: ConversationId::from_bytes([2; 32]) }
+    }
+
+    /// The entries of a log, in order from position 1. The log of a `fork` is another one from a
+    /// position on.
+    fn entries(fork: Option<Position>) -> Vec<SignedHeader> {
+        let mut previous = None;
+        let header = |position| {
+            let payload = [u8::from(fork.is_some_and(|from| position >= from))];
+            let header = Header {
+                log: log(),
+                position,
+                class: EntryClass::Application,
+                suite: SuiteId(1),
+                expires_at_ms: 0,
+                recipients: Vec::new(),
+                joins: Vec::new(),
+                previous,
+            };
+            let signed = header.sign(&payload, |_| Bytes::new());
+            previous = Some(signed.id());
+            signed
+        };
+        (1..12).map(header).collect()
+    }
+
+    fn entry(position: usize) -> SignedHeader {
+        entries(None)[position - 1].clone()
+    }
+
+    fn withdrawn(first: Position, last: Position) -> Chain {
+        let id = Some(entry(last as usize).id());
+        [Span { first, last, previous: None, id }].into_iter().collect()
+    }
+
     fn inbox() -> Inbox {
-        let log = LogId { device: DeviceId::from_bytes([1; 32]), conversation: ConversationId::from_bytes([2; 32]) };
         let config = Config { max_parked: 3, ..Config::default() };
-        Inbox::restore(log, &config, InLog::default(), [], NOW)
+        Inbox::restore(log(), &config, InLog::default(), [], NOW)
     }
 
     fn joined() -> Inbox {
         let mut inbox = inbox();
-        assert_eq!(inbox.on_entry(1, true, NOW), Arrival::Open);
-        assert!(inbox.on_joined(1).is_empty());
-        assert_eq!(inbox.on_settled(1, NOW), None);
+        assert_eq!(inbox.on_entry(&entry(1), true, NOW), Arrival::Open);
+        assert!(inbox.on_joined(&entry(1)).is_empty());
+        assert_eq!(inbox.on_settled(&entry(1), NOW), None);
         inbox
     }
 
     #[test]
     fn early_entries_wait_for_their_turn() {
         let mut inbox = joined();
-        assert_eq!(inbox.on_entry(3, false, NOW), Arrival::Park);
-        assert_eq!(inbox.on_entry(4, false, NOW), Arrival::Park);
-        assert_eq!(inbox.on_entry(2, false, NOW), Arrival::Open);
-        assert_eq!(inbox.on_settled(2, NOW), Some(3));
-        assert_eq!(inbox.on_settled(3, NOW), Some(4));
-        assert_eq!(inbox.on_settled(4, NOW), None);
-        assert_eq!(inbox.ack().through, 4);
+        assert_eq!(inbox.on_entry(&entry(3), false, NOW), Arrival::Park);
+        assert_eq!(inbox.on_entry(&entry(4), false, NOW), Arrival::Park);
+        assert_eq!(inbox.on_entry(&entry(2), false, NOW), Arrival::Open);
+        assert_eq!(inbox.on_settled(&entry(2), NOW), Some(3));
+        assert_eq!(inbox.on_settled(&entry(3), NOW), Some(4));
+        assert_eq!(inbox.on_settled(&entry(4), NOW), None);
+        assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
         assert_eq!(inbox.next_deadline(), None);
-        assert_eq!(inbox.on_entry(4, false, NOW), Arrival::Duplicate);
+        assert_eq!(inbox.on_entry(&entry(4), false, NOW), Arrival::Duplicate);
     }
 
     #[test]
     fn a_gap_is_asked_for_and_then_passed_over() {
         let mut inbox = joined();
-        inbox.on_entry(4, false, NOW);
+        inbox.on_entry(&entry(4), false, NOW);
         assert_eq!(inbox.on_timer(at(1)), None);
         let missing: RangeSet = [2, 3].into_iter().collect();
         assert_eq!(inbox.on_timer(at(2)), Some(GapAction::Ask(missing.clone())));
         assert_eq!(inbox.on_timer(at(4)), Some(GapAction::OpenAhead { positions: vec![4], missing }));
-        assert_eq!(inbox.on_settled(4, at(4)), None);
-        assert_eq!((inbox.ack().through, inbox.ack().beyond.contains(4)), (1, true));
+        assert_eq!(inbox.on_settled(&entry(4), at(4)), None);
+        assert_eq!((inbox.ack().through, inbox.ack().beyond.id_at(4)), (1, Some(entry(4).id())));
         // The late ones still come in, each once.
-        assert_eq!(inbox.on_entry(3, false, at(5)), Arrival::Park);
-        assert_eq!(inbox.on_entry(2, false, at(5)), Arrival::Open);
-        assert_eq!(inbox.on_settled(2, at(5)), Some(3));
-        assert_eq!(inbox.on_settled(3, at(5)), None);
-        assert_eq!(inbox.ack().through, 4);
+        assert_eq!(inbox.on_entry(&entry(3), false, at(5)), Arrival::Park);
+        assert_eq!(inbox.on_entry(&entry(2), false, at(5)), Arrival::Open);
+        assert_eq!(inbox.on_settled(&entry(2), at(5)), Some(3));
+        assert_eq!(inbox.on_settled(&entry(3), at(5)), None);
+        assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
     }
 
     #[test]
     fn parking_is_bounded() {
         let mut inbox = joined();
-        assert!((3..6).all(|p| inbox.on_entry(p, false, NOW) == Arrival::Park));
-        assert_eq!(inbox.on_entry(6, false, NOW), Arrival::NoRoom);
-        assert_eq!(inbox.on_entry(5, false, NOW), Arrival::Park);
+        assert!((3..6).all(|p| inbox.on_entry(&entry(p), false, NOW) == Arrival::Park));
+        assert_eq!(inbox.on_entry(&entry(6), false, NOW), Arrival::NoRoom);
+        assert_eq!(inbox.on_entry(&entry(5), false, NOW), Arrival::Park);
     }
 
     #[test]
     fn joining_anew_voids_what_came_before() {
         let mut inbox = joined();
-        inbox.on_entry(3, false, NOW);
-        assert_eq!(inbox.on_entry(9, true, NOW), Arrival::Open);
-        assert_eq!(inbox.on_joined(9), [3]);
-        assert_eq!(inbox.on_settled(9, NOW), None);
-        assert_eq!(inbox.ack().through, 9);
+        inbox.on_entry(&entry(3), false, NOW);
+        assert_eq!(inbox.on_entry(&entry(9), true, NOW), Arrival::Open);
+        assert_eq!(inbox.on_joined(&entry(9)), [3]);
+        assert_eq!(inbox.on_settled(&entry(9), NOW), None);
+        assert_eq!((inbox.ack().through, inbox.ack().through_id), (9, Some(entry(9).id())));
         assert!(inbox.was_shown(1) && !inbox.was_shown(3) && !inbox.was_shown(0));
         // The old invitation into the log comes late: it changes nothing.
-        assert_eq!(inbox.on_entry(1, true, NOW), Arrival::Duplicate);
-        assert_eq!(inbox.on_entry(3, false, NOW), Arrival::Duplicate);
+        assert_eq!(inbox.on_entry(&entry(1), true, NOW), Arrival::Duplicate);
+        assert_eq!(inbox.on_entry(&entry(3), false, NOW), Arrival::Duplicate);
     }
 
     #[test]
     fn a_log_that_never_let_us_in_is_parked() {
         let mut inbox = inbox();
-        assert_eq!(inbox.on_entry(1, false, NOW), Arrival::Park);
+        assert_eq!(inbox.on_entry(&entry(1), false, NOW), Arrival::Park);
         assert_eq!(inbox.on_timer(at(2)), Some(GapAction::Ask(RangeSet::default())));
         assert!(matches!(inbox.on_timer(at(4)), Some(GapAction::OpenAhead { .. })));
+    }
+
+    #[test]
+    fn other_bytes_at_a_known_position_are_a_conflict() {
+        let forked = entries(Some(2));
+        let mut inbox = joined();
+        for position in [2, 3] {
+            assert_eq!(inbox.on_entry(&entry(position), false, NOW), Arrival::Open);
+            inbox.on_settled(&entry(position), NOW);
+        }
+        let before = inbox.take_dirty();
+        // At the newest position, after it, and as an invitation to begin again.
+        assert_eq!(inbox.on_entry(&forked[2], false, NOW), Arrival::Conflict);
+        assert_eq!(inbox.on_entry(&forked[3], false, NOW), Arrival::Conflict);
+        assert_eq!(inbox.on_entry(&forked[3], true, NOW), Arrival::Conflict);
+        // Inside what is settled ids are no longer kept: the owner is shown the newest header.
+        assert_eq!(inbox.on_entry(&forked[1], false, NOW), Arrival::Duplicate);
+        assert!(before.is_some() && inbox.take_dirty().is_none(), "nothing changed");
+        assert_eq!(inbox.newest(), Some(&entry(3)));
+        assert_eq!(inbox.on_entry(&entry(4), false, NOW), Arrival::Open);
+    }
+
+    #[test]
+    fn a_gap_is_not_filled_from_another_log() {
+        let forked = entries(Some(2));
+        let mut inbox = joined();
+        inbox.on_entry(&entry(3), false, NOW);
+        inbox.on_settled(&entry(3), NOW);
+        assert_eq!(inbox.on_entry(&forked[1], false, NOW), Arrival::Conflict);
+        // What was parked before its neighbour came is checked before it is opened.
+        assert!(!inbox.fits(&forked[3]) && inbox.fits(&entry(4)));
+        // Nor by a withdrawal of the other log.
+        let other = [Span { first: 2, last: 2, previous: None, id: Some(forked[1].id()) }].into_iter().collect();
+        inbox.on_withdrawn(&other, NOW);
+        assert_eq!(inbox.ack().through, 1);
+        inbox.on_withdrawn(&withdrawn(2, 2), NOW);
+        assert_eq!((inbox.ack().through, inbox.ack().through_id), (3, Some(entry(3).id())));
+        assert_eq!(inbox.ack().withdrawn, [2].into_iter().collect(), "what was shown isn't called withdrawn");
+    }
+
+    #[test]
+    fn a_withdrawal_without_an_id_leaves_it_to_the_next_entry() {
+        let mut inbox = joined();
+        inbox.on_withdrawn(&[Span { first: 2, last: 3, previous: None, id: None }].into_iter().collect(), NOW);
+        assert_eq!((inbox.ack().through, inbox.ack().through_id), (3, None));
+        assert_eq!(inbox.on_entry(&entry(4), false, NOW), Arrival::Open);
+        inbox.on_settled(&entry(4), NOW);
+        assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
     }
 }

@@ -19,4 +19,4 @@ pub use allowance::Allowance;
 pub use config::{Config, Now};
 pub use inbox::{Arrival, GapAction, Inbox};
 pub use ladder::{Ladders, Rung};
-pub use outbox::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Halt, NewEntry, Outbox, Transmit};
+pub use outbox::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, Halt, NewEntry, Outbox, Transmit};

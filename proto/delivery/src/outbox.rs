@@ -1,32 +1,42 @@
 //! One of our own logs: which entries are out, and how far each device has them.
 
+mod expiry;
 mod halt;
+mod receipts;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use peerloom_wire::store::{OutCursor, OutEntry};
-use peerloom_wire::{Ack, DeviceId, EntryClass, Position, RangeSet, UserId};
+use peerloom_wire::{DeviceId, EntryClass, EntryId, Position, RangeSet, SignedHeader};
 use rand_core::Rng;
 
 use crate::{Allowance, Config, Now};
 
-pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Halt, NewEntry, Transmit};
+pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, Halt, NewEntry, Transmit};
 
 /// The log of one conversation that this device writes.
 ///
 /// Entries get consecutive positions and are never changed. For each device there is a cursor: a
 /// base where its view begins, the position through which it has settled everything, and the
-/// settled ranges beyond. An entry is forgotten once every device it is for has settled it.
+/// settled ranges beyond. An entry is forgotten once every device whose view has begun has settled
+/// everything up to it. (A device that it isn't for settles it by a withdrawal.)
 ///
 /// A device is *halted* when it can't open what it gets although it was added again and again, or when
 /// it stays away and [`Outbox::make_room`] gives its entries' room to others. Nothing is sent to it
 /// until [`Outbox::resume`] allows to add it again.
+///
+/// Call order: a device counts as linked from [`Outbox::on_held`], which is where it shows what it
+/// holds of the log, to [`Outbox::on_link_down`]. Nothing is transmitted to it before.
 #[derive(Debug)]
 pub struct Outbox {
     config: Config,
     head: Position,
+    /// The id of the entry at `head`.
+    head_id: Option<EntryId>,
+    /// Rows of it are damaged.
+    incomplete: bool,
     entries: BTreeMap<Position, Entry>,
     /// Unsettled application entries by expiry.
     expiries: BTreeSet<(u64, Position)>,
@@ -46,7 +56,10 @@ struct Entry {
     messages: usize,
     expires_at_ms: u64,
     recipients: Vec<DeviceId>,
+    id: Option<EntryId>,
     delivered: bool,
+    /// It was put on a link.
+    left: bool,
     /// It expired: devices that lack it get a withdrawal instead.
     withdrawn: bool,
 }
@@ -54,6 +67,8 @@ struct Entry {
 #[derive(Debug)]
 struct Cursor {
     stored: OutCursor,
+    /// Positions that it settled without showing them: they were withdrawn.
+    void: RangeSet,
     /// Whether the stored part has changed since it was last written.
     dirty: bool,
     /// The next position to transmit.
@@ -80,6 +95,8 @@ impl Outbox {
         Self {
             config,
             head: 0,
+            head_id: None,
+            incomplete: false,
             entries: BTreeMap::new(),
             expiries: BTreeSet::new(),
             cursors: BTreeMap::new(),
@@ -113,17 +130,26 @@ impl Outbox {
             outbox.cursors.insert(device, cursor);
         }
         for (position, entry) in entries {
-            outbox.head = outbox.head.max(position);
+            if position >= outbox.head {
+                (outbox.head, outbox.head_id) = (position, Some(entry.id));
+            }
+            let kept = !entry.expired;
+            if entry.expired {
+                // Whether a device showed it was known before; it isn't said twice.
+                outbox.cursors.values_mut().filter(|c| c.has(position)).for_each(|c| c.void.insert(position, position));
+            }
             outbox.track(
                 position,
                 Entry {
                     class: entry.class,
-                    size: entry.size as usize,
-                    messages: entry.messages.len(),
+                    size: if kept { entry.size as usize } else { 0 },
+                    messages: if kept { entry.messages.len() } else { 0 },
                     expires_at_ms: entry.expires_at_ms,
                     recipients: entry.recipients,
+                    id: Some(entry.id),
                     delivered: false,
-                    withdrawn: false,
+                    left: entry.left,
+                    withdrawn: entry.expired,
                 },
             );
         }
@@ -143,7 +169,7 @@ impl Outbox {
     fn track(&mut self, position: Position, entry: Entry) {
         self.bytes += entry.size;
         self.messages += entry.messages;
-        if entry.expires_at_ms > 0 && entry.class == EntryClass::Application {
+        if entry.expires_at_ms > 0 && entry.class == EntryClass::Application && !entry.withdrawn {
             self.expiries.insert((entry.expires_at_ms, position));
         }
         self.entries.insert(position, entry);
@@ -160,6 +186,33 @@ impl Outbox {
     /// The last position in use; 0 = none.
     pub fn head(&self) -> Position {
         self.head
+    }
+
+    /// The id of the entry at [`Outbox::head`]: the predecessor of the next.
+    pub fn head_id(&self) -> Option<EntryId> {
+        self.head_id
+    }
+
+    /// The predecessor of the next entry. Where the store has lost it, an id that is nobody's.
+    pub fn previous(&self) -> Option<EntryId> {
+        self.head_id.or((self.head > 0).then_some(EntryId::from_bytes([0; 32])))
+    }
+
+    /// Whether the id of the entry at [`Outbox::head`] is known: it may be lost with a damaged row, until
+    /// a device shows it.
+    pub fn knows_head(&self) -> bool {
+        self.head == 0 || self.head_id.is_some()
+    }
+
+    /// Rows of the log are damaged: what a device shows beyond them is not another copy's.
+    pub fn mark_incomplete(&mut self) {
+        self.incomplete = true;
+    }
+
+    /// The id of an entry, as far as it is still known: of all that any device has yet to settle.
+    fn id_at(&self, position: Position) -> Option<EntryId> {
+        let head = self.head_id.filter(|_| position == self.head);
+        head.or_else(|| self.entries.get(&position).and_then(|entry| entry.id))
     }
 
     /// Bytes of all entries that somebody still needs.
@@ -187,10 +240,16 @@ impl Outbox {
         self.cursors.contains_key(device)
     }
 
-    /// Appends an entry; the next position is `head() + 1`. `size` is set once it is sealed, by
-    /// [`Outbox::set_size`].
+    /// Whether a device is linked and has shown what it holds.
+    pub fn is_up(&self, device: &DeviceId) -> bool {
+        self.up.contains(device)
+    }
+
+    /// Appends an entry; the next position is `head() + 1`. Its id and size are set once it is sealed,
+    /// by [`Outbox::set_sealed`].
     pub fn append(&mut self, new: NewEntry<'_>) -> Position {
         self.head += 1;
+        self.head_id = None;
         let position = self.head;
         for (device, user) in new.joins {
             let before = self.cursors.remove(device);
@@ -212,18 +271,24 @@ impl Outbox {
                 messages: new.messages,
                 expires_at_ms: new.expires_at_ms,
                 recipients: new.recipients.to_vec(),
+                id: None,
                 delivered: false,
+                left: false,
                 withdrawn: false,
             },
         );
         position
     }
 
-    /// Says how long a sealed entry is, in bytes.
-    pub fn set_size(&mut self, position: Position, size: usize) {
+    /// Sets what is known of an entry once it is sealed: its id, and its size in bytes.
+    pub fn set_sealed(&mut self, position: Position, id: EntryId, size: usize) {
+        if position == self.head {
+            self.head_id = Some(id);
+        }
         if let Some(entry) = self.entries.get_mut(&position) {
             self.bytes = self.bytes - entry.size + size;
             entry.size = size;
+            entry.id = Some(id);
         }
     }
 
@@ -232,10 +297,13 @@ impl Outbox {
     pub fn transmit(&mut self, device: &DeviceId, now: Now) -> Option<Transmit> {
         let in_flight = self.in_flight(device)?;
         let cursor = self.cursors.get_mut(device).filter(|c| self.up.contains(device) && !c.stored.halted)?;
-        let wanted = |(position, entry): &(&Position, &Entry)| {
-            !cursor.stored.beyond.contains(**position) && entry.recipients.contains(device)
-        };
-        let (position, entry) = self.entries.range(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
+        let wanted = |(position, _): &(&Position, &mut Entry)| !cursor.stored.beyond.contains(**position);
+        let (position, entry) = self.entries.range_mut(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
+        let gone = entry.withdrawn || !entry.recipients.contains(device);
+        if !gone && entry.has_expired(now) {
+            // Not sent any more; the timer that is due says so.
+            return None;
+        }
         let (bytes, entries) = in_flight;
         let full = bytes + entry.size > self.config.window_bytes || entries >= self.config.window_entries;
         if full && entries > 0 {
@@ -243,7 +311,11 @@ impl Outbox {
         }
         cursor.next = position + 1;
         cursor.deadline.get_or_insert(now.mono + cursor.patience(&self.config));
-        Some(if entry.withdrawn { Transmit::Withdrawal(*position) } else { Transmit::Entry(*position) })
+        if gone {
+            return Some(Transmit::Withdrawal(*position));
+        }
+        entry.left = true;
+        Some(Transmit::Entry(*position))
     }
 
     /// Bytes and entries sent to a device and not acknowledged.
@@ -255,100 +327,16 @@ impl Outbox {
         Some(unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1)))
     }
 
-    /// A device acknowledged. The signature has been checked.
-    pub fn on_ack(&mut self, device: &DeviceId, ack: &Ack, now: Now) -> AckOutcome {
-        let head = self.head;
-        let Some(cursor) = self.cursors.get_mut(device) else {
-            return AckOutcome::default();
-        };
-        // Below its base the device never had anything; above our head nothing exists.
-        let mut settled = RangeSet::default();
-        let mut add = |first: Position, last: Position| {
-            settled.insert(first.max(cursor.stored.base), last.min(head));
-        };
-        add(cursor.stored.through + 1, ack.through);
-        ack.beyond.iter().for_each(|r| add(r.first.max(cursor.stored.through + 1), r.last));
-        let news: Vec<Position> = settled
-            .iter()
-            .flat_map(|r| self.entries.range(r.first..=r.last).map(|(p, _)| *p))
-            .filter(|p| !cursor.stored.beyond.contains(*p))
-            .collect();
-        if news.is_empty() {
-            return AckOutcome::default();
-        }
-        if news.iter().any(|p| *p > cursor.stored.base) {
-            // It opens what follows its joining: what went wrong before is over.
-            cursor.stored.rejoins = 0;
-        }
-        settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
-        cursor.stored.through = cursor.stored.beyond.absorb(cursor.stored.through);
-        cursor.next = cursor.next.max(cursor.stored.through + 1);
-        cursor.dirty = true;
-        cursor.attempts = 0;
-        cursor.resets = 0;
-        cursor.stalled = cursor.stored.halted;
-        // Progress restarts the wait; with nothing left in flight there is none.
-        let more = self.in_flight(device).is_some_and(|(_, n)| n > 0);
-        if let Some(cursor) = self.cursors.get_mut(device) {
-            cursor.deadline = more.then(|| now.mono + self.config.ack_timeout);
-        }
-        let mut outcome = AckOutcome::default();
-        for position in news {
-            if self.note_delivered(position) {
-                outcome.delivered.push(position);
-            }
-            if self.is_settled(position) {
-                self.forget(position);
-                outcome.settled.push(position);
-            }
-        }
-        outcome
-    }
-
-    fn note_delivered(&mut self, position: Position) -> bool {
-        let delivered = self.is_delivered(position);
-        match self.entries.get_mut(&position) {
-            Some(entry) if delivered && !entry.delivered && !entry.withdrawn => {
-                entry.delivered = true;
-                entry.class == EntryClass::Application
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether one device of each recipient user has settled the entry.
-    fn is_delivered(&self, position: Position) -> bool {
-        let Some(entry) = self.entries.get(&position) else {
-            return true;
-        };
-        let mut users = BTreeMap::<UserId, bool>::new();
-        for device in &entry.recipients {
-            if let Some(cursor) = self.cursors.get(device) {
-                *users.entry(cursor.stored.user).or_default() |= cursor.has(position);
-            }
-        }
-        !users.is_empty() && users.values().all(|reached| *reached)
-    }
-
-    /// Whether no device needs the entry any more.
-    fn is_settled(&self, position: Position) -> bool {
-        let Some(entry) = self.entries.get(&position) else {
-            return true;
-        };
-        entry.recipients.iter().all(|device| self.is_settled_for(device, position))
-    }
-
-    fn is_settled_for(&self, device: &DeviceId, position: Position) -> bool {
-        self.cursors.get(device).is_none_or(|c| position < c.stored.base || c.has(position))
-    }
-
     /// Application entries that a device has not settled and that have not expired.
-    pub fn unsettled(&self, device: &DeviceId) -> Vec<Position> {
+    pub fn unsettled(&self, device: &DeviceId, now: Now) -> Vec<Position> {
         let Some(cursor) = self.cursors.get(device) else {
             return Vec::new();
         };
         let waiting = |(position, entry): (&Position, &Entry)| {
-            let open = !entry.withdrawn && entry.recipients.contains(device) && !cursor.has(*position);
+            let open = !entry.withdrawn
+                && !entry.has_expired(now)
+                && entry.recipients.contains(device)
+                && !cursor.has(*position);
             (open && entry.class == EntryClass::Application).then_some(*position)
         };
         self.entries.range(cursor.stored.base..).filter_map(waiting).collect()
@@ -379,14 +367,35 @@ impl Outbox {
         asked.take(MAX_ASKED).filter(|p| !self.entries.contains_key(p)).collect()
     }
 
-    /// A link to a device came up: everything it lacks is sent again from the beginning.
-    pub fn on_link_up(&mut self, device: &DeviceId) {
-        self.up.insert(*device);
-        if let Some(cursor) = self.cursors.get_mut(device) {
+    /// A device on a link shows the newest header of this log that it holds; its signature has been
+    /// checked with our own key. The first time on a link, everything that the device lacks is sent again
+    /// from the beginning. `false`: this log has no such entry, so this store is older than what the device has, or another
+    /// copy of it runs. Then nothing may be sent any more.
+    pub fn on_held(&mut self, device: &DeviceId, held: Option<&SignedHeader>) -> bool {
+        let other = |h: &SignedHeader| h.position > self.head || self.id_at(h.position).is_some_and(|id| id != h.id());
+        if self.incomplete
+            && let Some(held) = held.filter(|h| h.position >= self.head)
+        {
+            (self.head, self.head_id) = (held.position, Some(held.id()));
+        } else if held.is_some_and(other) {
+            return false;
+        }
+        self.head_id = self.previous();
+        let first = self.up.insert(*device);
+        if let Some(cursor) = self.cursors.get_mut(device).filter(|_| first) {
             cursor.next = cursor.stored.through + 1;
             cursor.deadline = None;
             cursor.attempts = 0;
             cursor.stalled = cursor.stored.halted;
+        }
+        true
+    }
+
+    /// Another link to a device took over: what was on its way may be lost. Does nothing before the device
+    /// has shown what it holds.
+    pub fn on_link_replaced(&mut self, device: &DeviceId) {
+        if let Some(cursor) = self.cursors.get_mut(device).filter(|_| self.up.contains(device)) {
+            cursor.next = cursor.stored.through + 1;
         }
     }
 
@@ -466,27 +475,7 @@ impl Outbox {
         effects
     }
 
-    fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while let Some((at, position)) = self.expiries.first().copied().filter(|(at, _)| *at <= now.wall_ms) {
-            self.expiries.remove(&(at, position));
-            let Some(entry) = self.entries.get_mut(&position) else {
-                continue;
-            };
-            entry.withdrawn = true;
-            self.bytes -= std::mem::take(&mut entry.size);
-            self.messages -= std::mem::take(&mut entry.messages);
-            effects.push(Effect::Expired { position, delivered: entry.delivered });
-            let recipients = entry.recipients.clone();
-            for device in recipients {
-                if let Some(cursor) = self.cursors.get_mut(&device).filter(|c| !c.has(position)) {
-                    cursor.next = cursor.next.min(position);
-                    effects.push(Effect::Ready(device));
-                }
-            }
-        }
-    }
-
-    /// What a device lacks.
+    /// The entries for a device that it lacks.
     fn waiting(&self, device: &DeviceId) -> impl Iterator<Item = (Position, &Entry)> {
         let cursor = self.cursors.get(device);
         let from = cursor.map_or(Position::MAX, |c| c.stored.base.max(c.stored.through + 1));
@@ -497,9 +486,12 @@ impl Outbox {
             .filter(move |(p, e)| lacks(*p) && e.recipients.contains(device))
     }
 
-    /// Whether a device lacks anything that it can be sent.
+    /// Whether a device lacks anything that it can be sent, be it a withdrawal.
     fn waits_for(&self, device: &DeviceId) -> bool {
-        !self.is_halted(device) && self.waiting(device).next().is_some()
+        let Some(cursor) = self.cursors.get(device).filter(|c| !c.stored.halted) else {
+            return false;
+        };
+        self.entries.range(cursor.stored.through + 1..).any(|(p, _)| !cursor.stored.beyond.contains(*p))
     }
 
     /// When [`Outbox::on_timer`] has something to do next.
@@ -538,6 +530,7 @@ impl Cursor {
         let next = stored.base;
         Self {
             stored,
+            void: RangeSet::default(),
             dirty: true,
             next,
             deadline: None,

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use peerloom_delivery::{CannotOpenOutcome, Config, Effect, Halt, NewEntry, Now, Outbox, Transmit};
 use peerloom_wire::store::{OutCursor, OutEntry};
-use peerloom_wire::{Ack, ConversationId, DeviceId, EntryClass, LogId, MessageId, Position, RangeSet, UserId};
+use peerloom_wire::{
+    Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, LogId, MessageId, Position, RangeSet, UserId,
+};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -20,20 +22,24 @@ fn join(outbox: &mut Outbox, devices: &[DeviceId], joins: &[DeviceId]) -> Positi
     let joins: Vec<(DeviceId, UserId)> = joins.iter().map(|device| (*device, USER)).collect();
     let class = EntryClass::Handshake;
     let position = outbox.append(NewEntry { class, expires_at_ms: 0, recipients: devices, joins: &joins, messages: 0 });
-    outbox.set_size(position, 500);
+    outbox.set_sealed(position, id(position), 500);
     position
 }
 
 fn say(outbox: &mut Outbox, devices: &[DeviceId], expires_at_ms: u64) -> Position {
     let class = EntryClass::Application;
     let position = outbox.append(NewEntry { class, expires_at_ms, recipients: devices, joins: &[], messages: 1 });
-    outbox.set_size(position, 1000);
+    outbox.set_sealed(position, id(position), 1000);
     position
+}
+
+fn id(position: Position) -> EntryId {
+    EntryId::from_bytes([position as u8; 32])
 }
 
 fn ack(through: Position) -> Ack {
     let log = LogId { device: DeviceId::from_bytes([9; 32]), conversation: ConversationId::from_bytes([8; 32]) };
-    Ack { log, through, beyond: RangeSet::default() }
+    Ack { log, through, through_id: Some(id(through)), beyond: Chain::default(), withdrawn: RangeSet::default() }
 }
 
 fn sent(outbox: &mut Outbox, device: &DeviceId, now: Now) -> usize {
@@ -47,7 +53,7 @@ fn a_device_that_never_acknowledges_is_tried_ever_less_often() {
     let mut outbox = Outbox::new(Config::default());
     join(&mut outbox, &[FIRST], &[FIRST]);
     say(&mut outbox, &[FIRST], 0);
-    outbox.on_link_up(&FIRST);
+    assert!(outbox.on_held(&FIRST, None));
     let mut resets = Vec::new();
     let mut copies = sent(&mut outbox, &FIRST, at(0));
     for second in 1..24 * 3600 {
@@ -56,7 +62,7 @@ fn a_device_that_never_acknowledges_is_tried_ever_less_often() {
                 Effect::ResetLink(_) => {
                     resets.push(second);
                     outbox.on_link_down(&FIRST, at(second), &mut rng);
-                    outbox.on_link_up(&FIRST);
+                    assert!(outbox.on_held(&FIRST, None));
                     copies += sent(&mut outbox, &FIRST, at(second));
                 }
                 Effect::Ready(_) => copies += sent(&mut outbox, &FIRST, at(second)),
@@ -81,13 +87,13 @@ fn a_device_that_opens_nothing_is_halted() {
     let mut outbox = Outbox::new(Config::default());
     join(&mut outbox, &[FIRST], &[FIRST]);
     let position = say(&mut outbox, &[FIRST], 0);
-    outbox.on_link_up(&FIRST);
+    assert!(outbox.on_held(&FIRST, None));
     assert_eq!(sent(&mut outbox, &FIRST, at(0)), 2);
     use CannotOpenOutcome::{AddAgain, Halted, Nothing};
     let mut outcomes = Vec::new();
     let mut last = position;
     for _ in 0..4 {
-        let outcome = outbox.on_cannot_open(&FIRST, last, at(0));
+        let outcome = outbox.on_cannot_open(&FIRST, last, id(last), at(0));
         outcomes.push(outcome);
         if outcome == AddAgain {
             join(&mut outbox, &[FIRST], &[FIRST]);
@@ -95,7 +101,7 @@ fn a_device_that_opens_nothing_is_halted() {
         }
     }
     assert_eq!(outcomes, [AddAgain, AddAgain, AddAgain, Halted]);
-    assert_eq!(outbox.on_cannot_open(&FIRST, last, at(0)), Nothing, "said once");
+    assert_eq!(outbox.on_cannot_open(&FIRST, last, id(last), at(0)), Nothing, "said once");
     outbox.wake(at(0));
     let idle = |outbox: &mut Outbox, rng: &mut StdRng| {
         (1..7200).all(|s| outbox.on_timer(at(s), rng).is_empty() && outbox.transmit(&FIRST, at(s)).is_none())
@@ -104,16 +110,16 @@ fn a_device_that_opens_nothing_is_halted() {
     outbox.on_link_down(&FIRST, at(7200), &mut rng);
     assert!(idle(&mut outbox, &mut rng), "nor is a link wanted");
     assert_eq!(outbox.retry(at(7200)), 0, "another try takes another session");
-    outbox.on_link_up(&FIRST);
+    assert!(outbox.on_held(&FIRST, None));
     let status = outbox.status(at(7200)).pop().expect("a device");
     assert!(status.halted == Some(Halt::CannotOpen) && status.stalled && status.waiting.contains(&last), "{status:?}");
 
     // After a restart it is the same.
     let cursors = outbox.take_dirty();
     assert!(cursors.iter().any(|(_, stored)| stored.halted));
-    let entries = [last].map(|position| (position, row(EntryClass::Application, 0)));
+    let entries = [last].map(|position| (position, row(position)));
     let mut restored = Outbox::restore(Config::default(), entries, cursors, at(0));
-    restored.on_link_up(&FIRST);
+    assert!(restored.on_held(&FIRST, None));
     assert!(restored.is_halted(&FIRST) && idle(&mut restored, &mut rng));
     assert!(restored.resume(&FIRST, false, at(0)));
     assert!(idle(&mut restored, &mut rng), "not before it was added");
@@ -122,9 +128,19 @@ fn a_device_that_opens_nothing_is_halted() {
     assert_eq!(sent(&mut restored, &FIRST, at(0)), 1);
 }
 
-fn row(class: EntryClass, expires_at_ms: u64) -> OutEntry {
-    let messages = vec![MessageId::from_bytes([0; 16])];
-    OutEntry { class, size: 1000, expires_at_ms, messages, recipients: vec![FIRST], history: 1, resealed_from: vec![] }
+fn row(position: Position) -> OutEntry {
+    OutEntry {
+        class: EntryClass::Application,
+        size: 1000,
+        expires_at_ms: 0,
+        messages: vec![MessageId::from_bytes([0; 16])],
+        recipients: vec![FIRST],
+        history: 1,
+        resealed_from: vec![],
+        id: id(position),
+        left: true,
+        expired: false,
+    }
 }
 
 /// A device that opens one entry between its complaints, or comes back with a new link each time, is added again
@@ -133,13 +149,14 @@ fn row(class: EntryClass, expires_at_ms: u64) -> OutEntry {
 fn rejoins_have_a_budget_whatever_comes_between() {
     let mut outbox = Outbox::new(Config::default());
     let mut opened = join(&mut outbox, &[FIRST], &[FIRST]);
+    assert!(outbox.on_held(&FIRST, None));
     let mut added = 0;
     for second in 0..24 * 3600u64 {
         let position = say(&mut outbox, &[FIRST], 0);
-        let again = match outbox.on_cannot_open(&FIRST, position, at(second)) {
+        let again = match outbox.on_cannot_open(&FIRST, position, id(position), at(second)) {
             CannotOpenOutcome::AddAgain => true,
             _ => {
-                outbox.on_link_up(&FIRST);
+                assert!(outbox.on_held(&FIRST, None));
                 outbox.resume(&FIRST, false, at(second))
             }
         };
@@ -164,7 +181,7 @@ fn a_device_that_stays_away_gives_room() {
     let both = [FIRST, SECOND];
     let mut outbox = Outbox::new(Config::default());
     join(&mut outbox, &both, &both);
-    outbox.on_link_up(&FIRST);
+    assert!(outbox.on_held(&FIRST, None));
     let positions: Vec<Position> = (0..1000).map(|_| say(&mut outbox, &both, 0)).collect();
     let late = positions[990];
     outbox.on_ack(&FIRST, &ack(late), at(1));
@@ -177,10 +194,10 @@ fn a_device_that_stays_away_gives_room() {
     outbox.on_ack(&FIRST, &ack(positions[999]), at(2));
 
     // It returns: added again, it gets what is not settled, and everything from there on.
-    outbox.on_link_up(&SECOND);
+    assert!(outbox.on_held(&SECOND, None));
     assert_eq!(outbox.transmit(&SECOND, at(3)), None);
     assert!(outbox.resume(&SECOND, false, at(3)));
-    assert_eq!(outbox.unsettled(&SECOND).len(), 9);
+    assert_eq!(outbox.unsettled(&SECOND, at(3)).len(), 9);
     let base = join(&mut outbox, &both, &[SECOND]);
     let next = say(&mut outbox, &both, 0);
     assert_eq!(outbox.transmit(&SECOND, at(3)), Some(Transmit::Entry(base)));

@@ -26,9 +26,14 @@ pub const INVITATION: &[u8] = b"peerloom/v1/invitation\0";
 pub const HANDSHAKE: &[u8] = b"peerloom/v1/handshake\0";
 /// Label of the TLS exporter (RFC 8446 §7.5) whose output binds the handshake to its link.
 pub const CHANNEL_BINDING: &[u8] = b"EXPORTER-peerloom-v1-channel-binding";
-/// Header and payload of a handshake entry, signed by the log owner's device key.
-pub const HANDSHAKE_ENTRY: &[u8] = b"peerloom/v1/handshake-entry\0";
-/// Header of an application entry, authenticated by the crypto layer as associated data.
+/// The header of an entry, signed by the log owner's device key.
+pub const ENTRY: &[u8] = b"peerloom/v1/entry\0";
+/// Prefix of an entry's id: `SHA-256(ENTRY_ID ‖ header as it was signed)`.
+pub const ENTRY_ID: &[u8] = b"peerloom/v1/entry-id\0";
+/// Prefix of what a header says of its payload: `SHA-256(ENTRY_PAYLOAD ‖ payload)`.
+pub const ENTRY_PAYLOAD: &[u8] = b"peerloom/v1/entry-payload\0";
+/// The header of an application entry without its payload's hash, authenticated by the crypto layer
+/// as associated data.
 pub const ENTRY_HEADER: &[u8] = b"peerloom/v1/entry-header\0";
 /// An acknowledgement, signed by the receiving device's key.
 pub const ACK: &[u8] = b"peerloom/v1/ack\0";
@@ -36,6 +41,8 @@ pub const ACK: &[u8] = b"peerloom/v1/ack\0";
 pub const CANNOT_OPEN: &[u8] = b"peerloom/v1/cannot-open\0";
 /// A withdrawal, signed by the log owner's device key.
 pub const WITHDRAWAL: &[u8] = b"peerloom/v1/withdrawal\0";
+/// A device's word that its store was restored or copied, signed by its key.
+pub const RESTORED: &[u8] = b"peerloom/v1/restored\0";
 
 /// The X25519 key in a key package of the `sealed` suites, signed by its device's key.
 pub const SEALED_KEY: &[u8] = b"peerloom/v1/sealed-key\0";
@@ -62,7 +69,7 @@ pub const REGISTRY_HEARTBEAT: &[u8] = b"peerloom/v1/registry-heartbeat\0";
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 26] = [
+pub const ALL: [&[u8]; 29] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -75,11 +82,14 @@ pub const ALL: [&[u8]; 26] = [
     INVITATION,
     HANDSHAKE,
     CHANNEL_BINDING,
-    HANDSHAKE_ENTRY,
+    ENTRY,
+    ENTRY_ID,
+    ENTRY_PAYLOAD,
     ENTRY_HEADER,
     ACK,
     CANNOT_OPEN,
     WITHDRAWAL,
+    RESTORED,
     SEALED_KEY,
     SEALED_WRAP,
     SEALED_ENTRY,

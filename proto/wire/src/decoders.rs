@@ -6,14 +6,14 @@ use bytes::Bytes;
 use crate::store::Record;
 use crate::{
     Ack, Auth, Bundle, CannotOpen, DeviceCertificate, EncodedDeviceList, Envelope, Frame, Hello, Invitation,
-    PeerRecord, Revocation, Signed, SignedSignal, Verdict, Withdrawal, limits, store,
+    PeerRecord, Restored, Revocation, Signed, SignedHeader, SignedSignal, Verdict, Withdrawal, limits, store,
 };
 
 /// Feeds bytes to a decoder and drops what comes out.
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const ALL: [(&str, Decoder); 16] = [
+pub const ALL: [(&str, Decoder); 18] = [
     ("frame", |b| drop(Frame::decode(copy(b)))),
     ("envelope", |b| drop(Envelope::decode(copy(b)))),
     ("hello", |b| drop(Hello::decode(copy(b)))),
@@ -29,11 +29,14 @@ pub const ALL: [(&str, Decoder); 16] = [
     ("ack", |b| with_signed(b, |s| drop(Ack::decode(s)))),
     ("cannot_open", |b| with_signed(b, |s| drop(CannotOpen::decode(s)))),
     ("withdrawal", |b| with_signed(b, |s| drop(Withdrawal::decode(s)))),
+    ("entry_header", |b| with_signed(b, |s| drop(SignedHeader::decode(s.clone())))),
+    ("restored", |b| with_signed(b, |s| drop(Restored::decode(s)))),
     // Not from outside, but from a disk that may be damaged.
     ("stored", |b| {
         drop((
             store::History::decode(copy(b)),
             store::OutEntry::decode(copy(b)),
+            store::InLog::decode(copy(b)),
             store::Contact::decode(copy(b)),
             store::VaultHeader::decode(copy(b)),
         ))

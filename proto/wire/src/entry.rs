@@ -1,10 +1,16 @@
 //! Log entries: the envelope that travels and the bundle of messages sealed inside.
 
+use std::ops::Deref;
+
 use bytes::Bytes;
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use crate::shape::{Field, Shape};
-use crate::{ConversationId, DecodeError, DeviceId, MessageId, SuiteId, WIRE_VERSION, context, limits, pb};
+use crate::{
+    ConversationId, DecodeError, DeviceId, EntryId, MessageId, Signed, SuiteId, WIRE_VERSION, context, limits, pb,
+    signed,
+};
 
 /// A position in a log. The first is 1; 0 stands for "none yet".
 pub type Position = u64;
@@ -27,9 +33,9 @@ pub enum EntryClass {
     Application,
 }
 
-/// One log entry on its way, whichever way it goes.
+/// What stands in a log at one position.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
+pub struct Header {
     /// The log it belongs to.
     pub log: LogId,
     /// Its position there.
@@ -44,17 +50,34 @@ pub struct Envelope {
     pub recipients: Vec<DeviceId>,
     /// Recipients whose view of the log begins here.
     pub joins: Vec<DeviceId>,
-    /// How many nodes carried it so far; not authenticated.
-    pub hops: u32,
-    /// What the suite made.
-    pub payload: Bytes,
-    /// Handshake entries: the owner's device signature over [`Envelope::signing_input`].
-    pub signature: Bytes,
+    /// The id of the entry before it; `None` at position 1.
+    pub previous: Option<EntryId>,
 }
 
-pub(crate) static ENVELOPE: Shape = Shape {
-    what: "envelope",
-    max_len: limits::CHAT_FRAME,
+/// A header as its log's device signed it, with the hash of the entry's payload. Nothing in it can be
+/// changed; [`SignedHeader::verify`] says whether the signature is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedHeader {
+    header: Header,
+    payload_hash: [u8; 32],
+    signed: Signed,
+    id: EntryId,
+}
+
+/// One log entry on its way, whichever way it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// What stands where.
+    pub header: SignedHeader,
+    /// What the suite made.
+    pub payload: Bytes,
+    /// How many nodes carried it so far; not authenticated.
+    pub hops: u32,
+}
+
+static HEADER: Shape = Shape {
+    what: "entry header",
+    max_len: limits::HEADER,
     fields: &[
         Field::one(1, 0),
         Field::one(2, 32),
@@ -65,23 +88,131 @@ pub(crate) static ENVELOPE: Shape = Shape {
         Field::one(7, 0),
         Field::many(8, limits::RECIPIENTS, 32),
         Field::many(9, limits::RECIPIENTS, 32),
-        Field::one(10, 0),
-        Field::one(11, limits::PAYLOAD),
-        Field::one(12, limits::SIGNATURE),
+        Field::one(10, 32),
+        Field::one(11, 32),
     ],
 };
 
-impl Envelope {
-    /// What the suite authenticates beside an application entry's plaintext: everything but the hops.
+pub(crate) static SIGNED_HEADER: Shape =
+    Shape { what: "signed entry header", max_len: limits::HEADER, fields: signed::SHAPE.fields };
+
+pub(crate) static ENVELOPE: Shape = Shape {
+    what: "envelope",
+    max_len: limits::CHAT_FRAME,
+    fields: &[Field::nested(1, 1, &SIGNED_HEADER), Field::one(2, limits::PAYLOAD), Field::one(3, 0)],
+};
+
+impl Header {
+    /// What the suite authenticates beside an application entry's plaintext: all of the header. (The
+    /// payload's hash isn't known yet; the signature covers it.)
     pub fn associated_data(&self) -> Vec<u8> {
-        let header = Self { payload: Bytes::new(), signature: Bytes::new(), hops: 0, ..self.clone() };
-        [context::ENTRY_HEADER, &header.encode()].concat()
+        [context::ENTRY_HEADER, &self.to_pb(&[]).encode_to_vec()].concat()
     }
 
-    /// What the owner signs of a handshake entry: everything but the hops and the signature.
-    pub fn signing_input(&self) -> Vec<u8> {
-        let unsigned = Self { signature: Bytes::new(), hops: 0, ..self.clone() };
-        [context::HANDSHAKE_ENTRY, &unsigned.encode()].concat()
+    /// Signs the header of an entry with this payload.
+    pub fn sign(self, payload: &[u8], sign: impl FnOnce(&[u8]) -> Bytes) -> SignedHeader {
+        let payload_hash = payload_hash(payload);
+        let body = Bytes::from(self.to_pb(&payload_hash).encode_to_vec());
+        let id = EntryId::of_header(&body);
+        SignedHeader { header: self, payload_hash, signed: Signed::sign(context::ENTRY, body, sign), id }
+    }
+
+    fn to_pb(&self, payload_hash: &[u8]) -> pb::EntryHeader {
+        pb::EntryHeader {
+            version: WIRE_VERSION,
+            device: self.log.device.encode(),
+            conversation: self.log.conversation.encode(),
+            position: self.position,
+            class: match self.class {
+                EntryClass::Handshake => 1,
+                EntryClass::Application => 2,
+            },
+            suite: self.suite.0.into(),
+            expires_at_ms: self.expires_at_ms,
+            recipients: self.recipients.iter().map(DeviceId::encode).collect(),
+            joins: self.joins.iter().map(DeviceId::encode).collect(),
+            previous: encode_optional(self.previous.as_ref()),
+            payload_hash: Bytes::copy_from_slice(payload_hash),
+        }
+    }
+}
+
+fn payload_hash(payload: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix(context::ENTRY_PAYLOAD).chain_update(payload).finalize().into()
+}
+
+/// An id that may be absent, as no bytes.
+pub(crate) fn encode_optional(id: Option<&EntryId>) -> Bytes {
+    id.map(EntryId::encode).unwrap_or_default()
+}
+
+impl Deref for SignedHeader {
+    type Target = Header;
+
+    fn deref(&self) -> &Header {
+        &self.header
+    }
+}
+
+impl SignedHeader {
+    /// The entry's id: the hash of its header.
+    pub fn id(&self) -> EntryId {
+        self.id
+    }
+
+    /// The header's bytes and the signature over them.
+    pub fn signed(&self) -> &Signed {
+        &self.signed
+    }
+
+    /// Whether `verify(message, signature)`, with the key of the log's device, finds the signature good.
+    pub fn verify(&self, verify: impl FnOnce(&[u8], &[u8]) -> bool) -> bool {
+        self.signed.verify(context::ENTRY, verify).is_some()
+    }
+
+    /// Decodes a signed header; its signature is not verified yet.
+    pub fn decode(signed: Signed) -> Result<Self, DecodeError> {
+        let body = signed.unverified_body();
+        HEADER.check(body)?;
+        let pb = pb::EntryHeader::decode(body.clone()).map_err(|_| DecodeError::Malformed { what: HEADER.what })?;
+        if pb.version != WIRE_VERSION {
+            return Err(DecodeError::UnsupportedVersion { what: HEADER.what, found: pb.version });
+        }
+        if pb.position == 0 || pb.position == u64::MAX {
+            return Err(DecodeError::invalid(HEADER.what, "its position is out of range"));
+        }
+        let hash = pb.payload_hash.as_ref().try_into();
+        let devices = |ids: &[Bytes]| ids.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>();
+        let header = Header {
+            log: LogId {
+                device: DeviceId::decode(&pb.device)?,
+                conversation: ConversationId::decode(&pb.conversation)?,
+            },
+            position: pb.position,
+            class: match pb.class {
+                1 => EntryClass::Handshake,
+                2 => EntryClass::Application,
+                _ => return Err(DecodeError::invalid(HEADER.what, "its class is unknown")),
+            },
+            suite: SuiteId::decode(pb.suite)?,
+            expires_at_ms: pb.expires_at_ms,
+            recipients: devices(&pb.recipients)?,
+            joins: devices(&pb.joins)?,
+            previous: EntryId::decode_optional(&pb.previous)?,
+        };
+        if header.previous.is_none() != (header.position == 1) {
+            return Err(DecodeError::invalid(HEADER.what, "only the first entry has no predecessor"));
+        }
+        let payload_hash = hash.map_err(|_| DecodeError::invalid(HEADER.what, "its hash is not 32 bytes long"))?;
+        let id = EntryId::of_header(body);
+        Ok(Self { header, payload_hash, signed, id })
+    }
+}
+
+impl Envelope {
+    /// Whether the header is signed by the log's device, and speaks of this payload.
+    pub fn verify(&self, verify: impl FnOnce(&[u8], &[u8]) -> bool) -> bool {
+        self.header.verify(verify) && payload_hash(&self.payload) == self.header.payload_hash
     }
 
     /// Its bytes on the wire and on disk.
@@ -97,52 +228,12 @@ impl Envelope {
     }
 
     pub(crate) fn to_pb(&self) -> pb::Envelope {
-        pb::Envelope {
-            version: WIRE_VERSION,
-            device: self.log.device.encode(),
-            conversation: self.log.conversation.encode(),
-            position: self.position,
-            class: match self.class {
-                EntryClass::Handshake => 1,
-                EntryClass::Application => 2,
-            },
-            suite: self.suite.0.into(),
-            expires_at_ms: self.expires_at_ms,
-            recipients: self.recipients.iter().map(DeviceId::encode).collect(),
-            joins: self.joins.iter().map(DeviceId::encode).collect(),
-            hops: self.hops,
-            payload: self.payload.clone(),
-            signature: self.signature.clone(),
-        }
+        pb::Envelope { header: Some(self.header.signed.to_pb()), payload: self.payload.clone(), hops: self.hops }
     }
 
     pub(crate) fn from_pb(pb: pb::Envelope) -> Result<Self, DecodeError> {
-        if pb.version != WIRE_VERSION {
-            return Err(DecodeError::UnsupportedVersion { what: ENVELOPE.what, found: pb.version });
-        }
-        if pb.position == 0 || pb.position == u64::MAX {
-            return Err(DecodeError::invalid(ENVELOPE.what, "its position is out of range"));
-        }
-        let devices = |ids: &[Bytes]| ids.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>();
-        Ok(Self {
-            log: LogId {
-                device: DeviceId::decode(&pb.device)?,
-                conversation: ConversationId::decode(&pb.conversation)?,
-            },
-            position: pb.position,
-            class: match pb.class {
-                1 => EntryClass::Handshake,
-                2 => EntryClass::Application,
-                _ => return Err(DecodeError::invalid(ENVELOPE.what, "its class is unknown")),
-            },
-            suite: SuiteId::decode(pb.suite)?,
-            expires_at_ms: pb.expires_at_ms,
-            recipients: devices(&pb.recipients)?,
-            joins: devices(&pb.joins)?,
-            hops: pb.hops,
-            payload: pb.payload,
-            signature: pb.signature,
-        })
+        let header = SignedHeader::decode(Signed::required(pb.header, ENVELOPE.what)?)?;
+        Ok(Self { header, payload: pb.payload, hops: pb.hops })
     }
 }
 

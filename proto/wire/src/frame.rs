@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::entry::ENVELOPE;
+use crate::entry::{ENVELOPE, SIGNED_HEADER};
 use crate::receipt::RANGE;
 use crate::shape::{Field, Shape};
-use crate::{ConversationId, DecodeError, Envelope, RangeSet, Signed, SuiteId, limits, pb, signed};
+use crate::{ConversationId, DecodeError, Envelope, RangeSet, Signed, SignedHeader, SuiteId, limits, pb, signed};
 
 /// One frame of a control or chat channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,24 @@ pub enum Frame {
     Record(Signed),
     /// A signed [`crate::SignedSignal`] on its way, over one device that has links to both ends.
     Signal(Signed),
+    /// What a receiver holds of the log of the device it speaks to.
+    Held(Held),
+    /// A signed [`crate::Restored`].
+    Restored(Signed),
+}
+
+/// "This is the newest header of your log that I hold": the log's owner sends nothing before it has
+/// seen it, and knows by its own signature whether its store is older.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The conversation; the log is that of the device spoken to.
+    pub conversation: ConversationId,
+    /// The header; `None` when nothing of the log is here.
+    pub header: Option<SignedHeader>,
+    /// The sender's time in milliseconds since the Unix epoch; 0 when it doesn't trust its clock.
+    pub time_ms: u64,
+    /// How far the log is settled: a signed [`crate::Ack`].
+    pub ack: Option<Signed>,
 }
 
 /// "Send me these positions of your log again."
@@ -75,6 +93,11 @@ static KEY_PACKAGE: Shape = Shape {
     fields: &[Field::one(1, 0), Field::one(2, 32), Field::one(3, limits::KEY_PACKAGE)],
 };
 static SIGNAL: Shape = Shape { what: "signal", max_len: limits::SIGNED_SIGNAL, fields: signed::SHAPE.fields };
+static HELD: Shape = Shape {
+    what: "held header",
+    max_len: limits::HEADER + limits::RECEIPT + 128,
+    fields: &[Field::one(1, 32), Field::nested(2, 1, &SIGNED_HEADER), Field::one(3, 0), Field::nested(4, 1, &RECEIPT)],
+};
 static FRAME: Shape = Shape {
     what: "frame",
     max_len: limits::CHAT_FRAME,
@@ -88,6 +111,8 @@ static FRAME: Shape = Shape {
         Field::nested(7, 1, &KEY_PACKAGE),
         Field::nested(8, 1, &RECORD),
         Field::nested(9, 1, &SIGNAL),
+        Field::nested(10, 1, &HELD),
+        Field::nested(11, 1, &RECEIPT),
     ],
 };
 
@@ -115,6 +140,13 @@ impl Frame {
             }),
             Self::Record(signed) => Kind::Record(signed.to_pb()),
             Self::Signal(signed) => Kind::Signal(signed.to_pb()),
+            Self::Held(held) => Kind::Held(pb::Held {
+                conversation: held.conversation.encode(),
+                header: held.header.as_ref().map(|header| header.signed().to_pb()),
+                time_ms: held.time_ms,
+                ack: held.ack.as_ref().map(Signed::to_pb),
+            }),
+            Self::Restored(signed) => Kind::Restored(signed.to_pb()),
         };
         pb::Frame { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -157,6 +189,13 @@ impl Frame {
             }),
             Kind::Record(pb) => Self::Record(Signed::from_pb(pb)),
             Kind::Signal(pb) => Self::Signal(Signed::from_pb(pb)),
+            Kind::Held(pb) => Self::Held(Held {
+                conversation: ConversationId::decode(&pb.conversation)?,
+                header: pb.header.map(|header| SignedHeader::decode(Signed::from_pb(header))).transpose()?,
+                time_ms: pb.time_ms,
+                ack: pb.ack.map(Signed::from_pb),
+            }),
+            Kind::Restored(pb) => Self::Restored(Signed::from_pb(pb)),
         }))
     }
 }

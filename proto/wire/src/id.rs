@@ -25,6 +25,8 @@ pub enum User {}
 pub enum Device {}
 /// A conversation between users.
 pub enum Conversation {}
+/// An entry of a log.
+pub enum Entry {}
 
 impl IdKind for Network {
     const NAME: &'static str = "network id";
@@ -38,6 +40,9 @@ impl IdKind for Device {
 impl IdKind for Conversation {
     const NAME: &'static str = "conversation id";
 }
+impl IdKind for Entry {
+    const NAME: &'static str = "entry id";
+}
 
 /// 32 bytes that name one thing of kind `K`. Shown as lower-case base32 (RFC 4648, no padding).
 pub struct Id<K>([u8; 32], PhantomData<fn() -> K>);
@@ -50,6 +55,8 @@ pub type UserId = Id<User>;
 pub type DeviceId = Id<Device>;
 /// Names a conversation.
 pub type ConversationId = Id<Conversation>;
+/// Names an entry of a log, and through its header's predecessor everything before it.
+pub type EntryId = Id<Entry>;
 
 impl<K: IdKind> Id<K> {
     /// Takes the id's bytes as they are.
@@ -78,6 +85,11 @@ impl<K: IdKind> Id<K> {
         Bytes::copy_from_slice(&self.0)
     }
 
+    /// An id that may be absent, written as no bytes.
+    pub(crate) fn decode_optional(bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
+        if bytes.is_empty() { Ok(None) } else { Self::decode(bytes).map(Some) }
+    }
+
     fn hash(parts: &[&[u8]]) -> Self {
         let mut hasher = Sha256::new();
         for part in parts {
@@ -91,6 +103,13 @@ impl NetworkId {
     /// The id of the network called `name`.
     pub fn from_name(name: &str) -> Self {
         Self::hash(&[context::NETWORK_ID, name.as_bytes()])
+    }
+}
+
+impl EntryId {
+    /// The id of the entry with this header.
+    pub(crate) fn of_header(body: &[u8]) -> Self {
+        Self::hash(&[context::ENTRY_ID, body])
     }
 }
 

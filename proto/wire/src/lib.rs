@@ -6,6 +6,7 @@
 //! is allocated), and the validation that turns a protobuf message into a Rust type.
 
 pub mod certificate;
+pub mod chain;
 pub mod context;
 pub mod decoders;
 pub mod device_list;
@@ -34,16 +35,17 @@ pub mod pb {
 }
 
 pub use certificate::{DeviceCertificate, Revocation, Roles, Succession, UserKeys};
+pub use chain::{Chain, Span};
 pub use device_list::{DeviceList, EncodedDeviceList};
-pub use entry::{Bundle, EntryClass, Envelope, Item, LogId, Position};
+pub use entry::{Bundle, EntryClass, Envelope, Header, Item, LogId, Position, SignedHeader};
 pub use error::DecodeError;
-pub use frame::{Frame, GapRequest, KeyPackage, KeyPackageRequest};
+pub use frame::{Frame, GapRequest, Held, KeyPackage, KeyPackageRequest};
 pub use handshake::{Auth, Hello, Refusal, Verdict};
-pub use id::{ConversationId, DeviceId, MessageId, NetworkId, UserId};
+pub use id::{ConversationId, DeviceId, EntryId, MessageId, NetworkId, UserId};
 pub use identity::{Address, PeerRecord, PublicKey, SuiteId};
 pub use invitation::Invitation;
 pub use range::{Range, RangeSet};
-pub use receipt::{Ack, CannotOpen, CannotOpenReason, Withdrawal};
+pub use receipt::{Ack, CannotOpen, CannotOpenReason, Restored, Withdrawal};
 pub use signal::{SessionId, SignedSignal};
 pub use signed::Signed;
 

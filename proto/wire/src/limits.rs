@@ -27,6 +27,8 @@ pub const BUNDLE_TARGET: usize = 508 * 1024;
 pub const PAYLOAD: usize = BUNDLE + 128 * 1024;
 /// Most devices that one entry is addressed to.
 pub const RECIPIENTS: usize = 256;
+/// Longest header of an entry with its signature, in bytes: all recipients may join at once.
+pub const HEADER: usize = 20 * 1024;
 
 /// Longest peer record with its signature, in bytes: it must fit a DNS TXT record and a QR code.
 pub const RECORD: usize = 900;
@@ -61,10 +63,10 @@ pub const KEY: usize = 64;
 /// Longest signature, in bytes.
 pub const SIGNATURE: usize = 128;
 
-/// Most ranges in an acknowledgement, a gap request or a withdrawal.
+/// Most ranges or spans in an acknowledgement, a gap request or a withdrawal.
 pub const RANGES: usize = 64;
 /// Longest acknowledgement, `cannot-open` or withdrawal with its signature, in bytes.
-pub const RECEIPT: usize = 2048;
+pub const RECEIPT: usize = 6 * 1024;
 /// Longest key package, in bytes: a hybrid post-quantum one takes 2,640.
 pub const KEY_PACKAGE: usize = 4096;
 

@@ -52,6 +52,22 @@ impl RangeSet {
         self.0.splice(from..to.max(from), [merged]);
     }
 
+    /// The positions of `first..=last` that are not in the set, as ranges.
+    pub fn gaps(&self, first: u64, last: u64) -> Vec<Range> {
+        let mut gaps = Vec::new();
+        let mut next = first;
+        for r in self.0.iter().filter(|r| r.last >= first && r.first <= last) {
+            if next < r.first {
+                gaps.push(Range { first: next, last: r.first - 1 });
+            }
+            next = r.last.saturating_add(1);
+        }
+        if next <= last {
+            gaps.push(Range { first: next, last });
+        }
+        gaps
+    }
+
     /// Removes every position up to and with `position`.
     pub fn remove_through(&mut self, position: u64) {
         self.0.retain_mut(|r| {
@@ -131,6 +147,9 @@ mod tests {
             prop_assert_eq!(&RangeSet::from_pb(&written, 0, "test").unwrap(), &set);
             let ranges: Vec<_> = set.iter().collect();
             prop_assert!(ranges.windows(2).all(|w| w[0].last + 1 < w[1].first));
+
+            let gaps: Vec<u64> = set.gaps(cut, 75).into_iter().flat_map(|r| r.first..=r.last).collect();
+            prop_assert_eq!(gaps, (cut..=75).filter(|p| !model.contains(p)).collect::<Vec<_>>());
 
             let mut through = cut;
             model.retain(|p| *p > cut);

@@ -96,6 +96,12 @@ pub mod meta {
     pub const RECORD_SEQUENCE: &[u8; 16] = b"record-sequence\0";
     /// The highest wall-clock time seen, milliseconds since the Unix epoch, 8 bytes big-endian.
     pub const LAST_SEEN_TIME: &[u8; 16] = b"last-seen-time\0\0";
+    /// This device's signed [`crate::Restored`]: the store is older than what a peer has, and sends
+    /// nothing any more.
+    pub const RESTORED: &[u8; 16] = b"store-restored\0\0";
+    /// When this node heard that another copy of its store was used, milliseconds since the Unix epoch,
+    /// 8 bytes big-endian.
+    pub const COPIED: &[u8; 16] = b"store-copied\0\0\0\0";
 }
 
 /// A key: ids, then a big-endian order.

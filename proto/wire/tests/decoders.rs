@@ -4,9 +4,10 @@
 use bytes::Bytes;
 use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
-    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, ConversationId, DeviceId, EntryClass, Envelope, Frame, GapRequest,
-    Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId, NetworkId, PublicKey, RangeSet, Refusal, SessionId,
-    Signed, SignedSignal, SuiteId, Verdict, Withdrawal,
+    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, EntryClass, EntryId, Envelope,
+    Frame, GapRequest, Header, Held, Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId, NetworkId,
+    PublicKey, RangeSet, Refusal, Restored, SessionId, Signed, SignedHeader, SignedSignal, Span, SuiteId, Verdict,
+    Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -15,7 +16,12 @@ fn log() -> LogId {
 }
 
 fn envelope() -> Envelope {
-    Envelope {
+    let payload = Bytes::from_static(b"sealed");
+    Envelope { header: header().sign(&payload, |_| Bytes::from_static(&[9; 64])), payload, hops: 2 }
+}
+
+fn header() -> Header {
+    Header {
         log: log(),
         position: 7,
         class: EntryClass::Application,
@@ -23,9 +29,7 @@ fn envelope() -> Envelope {
         expires_at_ms: 1_800_000_000_000,
         recipients: vec![DeviceId::from_bytes([3; 32])],
         joins: Vec::new(),
-        hops: 2,
-        payload: Bytes::from_static(b"sealed"),
-        signature: Bytes::new(),
+        previous: Some(EntryId::from_bytes([6; 32])),
     }
 }
 
@@ -60,6 +64,21 @@ fn positions() -> RangeSet {
     [3, 4, 9].into_iter().collect()
 }
 
+fn spans() -> Chain {
+    let span = |first, last| Span { first, last, previous: None, id: Some(EntryId::from_bytes([last as u8; 32])) };
+    [span(3, 4), span(9, 9)].into_iter().collect()
+}
+
+fn ack() -> Ack {
+    Ack {
+        log: log(),
+        through: 1,
+        through_id: Some(EntryId::from_bytes([1; 32])),
+        beyond: spans(),
+        withdrawn: positions(),
+    }
+}
+
 fn hello() -> Hello {
     Hello {
         nonce: [1; 32],
@@ -75,9 +94,11 @@ fn hello() -> Hello {
 
 /// One good encoding of everything.
 fn examples() -> Vec<Bytes> {
-    let ack = Ack { log: log(), through: 1, beyond: positions() };
-    let cannot = CannotOpen { log: log(), position: 8, reason: CannotOpenReason::KeyGone };
-    let withdrawal = Withdrawal { conversation: log().conversation, positions: positions() };
+    let ack = ack();
+    let restored = Restored { device: log().device, since_ms: 1_790_000_000_000 };
+    let cannot =
+        CannotOpen { log: log(), position: 8, id: EntryId::from_bytes([8; 32]), reason: CannotOpenReason::KeyGone };
+    let withdrawal = Withdrawal { conversation: log().conversation, positions: spans() };
     let frames = [
         Frame::Envelope(envelope()),
         Frame::Ack(signed(ack.encode())),
@@ -92,6 +113,14 @@ fn examples() -> Vec<Bytes> {
         }),
         Frame::Record(signed(Bytes::from_static(b"record"))),
         Frame::Signal(signed(signal().encode())),
+        Frame::Held(Held {
+            conversation: log().conversation,
+            header: Some(envelope().header),
+            time_ms: 7,
+            ack: Some(signed(ack.encode())),
+        }),
+        Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None }),
+        Frame::Restored(signed(restored.encode())),
     ];
     for frame in &frames {
         assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())));
@@ -103,6 +132,8 @@ fn examples() -> Vec<Bytes> {
     assert_eq!(CannotOpen::decode(&signed(cannot.encode())), Ok(cannot.clone()));
     assert_eq!(Withdrawal::decode(&signed(withdrawal.encode())), Ok(withdrawal.clone()));
     assert_eq!(SignedSignal::decode_unverified(&signed(signal().encode())), Ok(signal()));
+    assert_eq!(Restored::decode(&signed(restored.encode())), Ok(restored));
+    assert_eq!(SignedHeader::decode(envelope().header.signed().clone()), Ok(envelope().header));
     assert_eq!(Hello::decode(hello().encode()), Ok(hello()));
     let auth = Auth { signature: Bytes::from_static(&[7; 64]), token: Some([5; 16]), name: "bob".into() };
     assert_eq!(Auth::decode(auth.encode()), Ok(auth.clone()));
@@ -154,16 +185,58 @@ fn promises_of_huge_lengths_are_refused() {
 }
 
 #[test]
+fn a_header_speaks_of_one_payload_at_one_position() {
+    let good = |_: &[u8], signature: &[u8]| signature == [9; 64];
+    assert!(envelope().verify(good));
+    assert!(!Envelope { payload: Bytes::from_static(b"another"), ..envelope() }.verify(good));
+    assert!(!envelope().verify(|_, _| false));
+    // The id follows from every field; the hops are outside.
+    let payload = b"sealed";
+    let id = |header: Header| header.sign(payload, |_| Bytes::new()).id();
+    assert_eq!(id(header()), envelope().header.id());
+    for other in [
+        Header { position: 8, ..header() },
+        Header { expires_at_ms: 0, ..header() },
+        Header { previous: Some(EntryId::from_bytes([7; 32])), ..header() },
+        Header { class: EntryClass::Handshake, ..header() },
+    ] {
+        assert_ne!(id(other.clone()), id(header()));
+        assert_ne!(other.associated_data(), header().associated_data());
+    }
+    assert_ne!(header().sign(b"another", |_| Bytes::new()).id(), id(header()));
+    // Only the first entry has no predecessor.
+    for (position, previous) in [(1, Some(EntryId::from_bytes([1; 32]))), (2, None)] {
+        let odd = Header { position, previous, ..header() }.sign(payload, |_| Bytes::new());
+        assert!(SignedHeader::decode(odd.signed().clone()).is_err());
+    }
+}
+
+#[test]
+fn the_largest_header_fits() {
+    let devices: Vec<DeviceId> = (0..256u16).map(|n| DeviceId::from_bytes([n as u8; 32])).collect();
+    let header = Header { recipients: devices.clone(), joins: devices, ..header() };
+    let header = header.sign(b"", |_| Bytes::from_static(&[9; 64]));
+    let held =
+        Frame::Held(Held { conversation: log().conversation, header: Some(header), time_ms: u64::MAX, ack: None });
+    assert_eq!(Frame::decode(held.encode()), Ok(Some(held)));
+}
+
+#[test]
 fn vectors_stay_as_they_are() {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let expected = include_str!("../../../tests/vectors/wire.txt");
     let named = [
         ("network_id test", hex(NetworkId::from_name("test").as_bytes())),
         ("envelope", hex(&envelope().encode())),
-        ("envelope_associated_data", hex(&envelope().associated_data())),
+        ("envelope_associated_data", hex(&header().associated_data())),
+        ("entry_id", hex(envelope().header.id().as_bytes())),
+        (
+            "held",
+            hex(&Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 7, ack: None }).encode()),
+        ),
         ("bundle", hex(&bundle().encode())),
         ("hello", hex(&hello().encode())),
-        ("ack", hex(&Ack { log: log(), through: 1, beyond: positions() }.encode())),
+        ("ack", hex(&ack().encode())),
         ("frame", hex(&Frame::Envelope(envelope()).encode())),
         ("signal", hex(&signal().encode())),
     ];

@@ -109,6 +109,7 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
         let addresses: Vec<&str> =
             status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         note(&format!("{} listens at {}; Ctrl-C ends it", text(&status, "name"), addresses.join(", ")));
+        show_notices(&status);
     }
     // On a thread of its own: a reader that stops reading must hold up neither signals nor the node.
     let session = std::sync::Arc::new(session);
@@ -326,6 +327,7 @@ async fn queue(session: std::sync::Arc<Session>, json: bool, queue: Queue) -> Re
         ]
     };
     table(&["message", "contact", "attempts", "next try", "reason"], &rows(&answer).map(row).collect::<Vec<_>>());
+    show_notices(&session.request(Request::Status).await?);
     Ok(())
 }
 
@@ -359,6 +361,7 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
         vec![printable(&text(peer, "contact")), device, text(peer, "state"), rtt, detail]
     };
     table(&["contact", "device", "state", "rtt", "where, or why not"], &rows(&answer).map(row).collect::<Vec<_>>());
+    show_notices(&session.request(Request::Status).await?);
     Ok(())
 }
 
@@ -403,6 +406,11 @@ fn check(dir: &Path, overrides: &[peerloom::Override], json: bool, check: Check)
         say(&format!("{}: good ({})", path.display(), chosen.collect::<Vec<_>>().join(", ")));
     }
     Ok(())
+}
+
+/// What is wrong with a folder, this one or a contact's.
+fn show_notices(status: &Value) {
+    rows(&status["notices"]).filter_map(Value::as_str).for_each(|notice| note(&printable(notice)));
 }
 
 /// A string of an answer; empty where there is none.

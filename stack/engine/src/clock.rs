@@ -3,61 +3,101 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use peerloom_delivery::Now;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// A difference to the system's clock that is a jump, not drift.
 const JUMP: Duration = Duration::from_secs(60);
 /// How long a jump must last before it is believed: long enough for a person to notice a wrong
 /// clock, short against any message's lifetime.
 const BELIEVE_AFTER: Duration = Duration::from_secs(600);
+/// A start this long after the last run may be one with a wrong clock.
+const LEAP: Duration = Duration::from_secs(3600);
+/// How far a peer's clock may be from the system's to confirm it.
+const AGREEMENT: Duration = Duration::from_secs(300);
 
 /// Runs with the monotonic clock from a wall-clock start. When the system's clock jumps, messages
-/// don't expire at once: the new time is adopted only after it has lasted [`BELIEVE_AFTER`].
+/// don't expire at once: the new time is adopted only after it has lasted [`BELIEVE_AFTER`], or once a
+/// peer's clock agrees with it. The same goes for a start long after the last run.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
     /// Wall-clock time at `start`.
     base_ms: u64,
+    /// Whether expiry may go by it.
+    confirmed: bool,
     jumped_at: Option<Duration>,
 }
 
 impl Clock {
     /// Starts at the system's time, or at `last_seen_ms` if that is later: time doesn't go back
-    /// between two runs.
+    /// between two runs. 0: this is the first run.
     pub(crate) fn new(last_seen_ms: u64) -> Self {
-        let system = system_ms();
-        if system + millis(JUMP) < last_seen_ms {
-            warn!(behind_ms = last_seen_ms - system, "the system's clock went back since the last run; set it right");
-        }
-        Self { start: Instant::now(), base_ms: system.max(last_seen_ms), jumped_at: None }
+        Self::starting(last_seen_ms, system_ms())
     }
 
-    /// The time.
+    fn starting(last_seen_ms: u64, system_ms: u64) -> Self {
+        if system_ms + millis(JUMP) < last_seen_ms {
+            let behind_ms = last_seen_ms - system_ms;
+            warn!(behind_ms, "the system's clock went back since the last run; set it right");
+        }
+        let confirmed = last_seen_ms == 0 || system_ms <= last_seen_ms.saturating_add(millis(LEAP));
+        Self { start: Instant::now(), base_ms: system_ms.max(last_seen_ms), confirmed, jumped_at: None }
+    }
+
+    /// The time. Until the clock is confirmed no wall-clock time is known: nothing expires.
     pub(crate) fn now(&self) -> Now {
         let mono = self.start.elapsed();
-        Now { mono, wall_ms: self.base_ms + millis(mono) }
+        Now { mono, wall_ms: if self.confirmed { self.base_ms + millis(mono) } else { 0 } }
     }
 
-    /// Compares with the system's clock; call now and then.
-    pub(crate) fn check(&mut self) {
-        self.compare(self.start.elapsed(), system_ms());
+    /// Compares with the system's clock; call now and then. `true`: another time counts from now on.
+    pub(crate) fn check(&mut self) -> bool {
+        self.compare(self.start.elapsed(), system_ms())
     }
 
-    fn compare(&mut self, mono: Duration, system_ms: u64) {
+    fn compare(&mut self, mono: Duration, system_ms: u64) -> bool {
         let steady = self.base_ms + millis(mono);
         if steady.abs_diff(system_ms) < millis(JUMP) {
             self.jumped_at = None;
-            return;
+            if self.confirmed || mono < BELIEVE_AFTER {
+                return false;
+            }
+            info!("the system's time has lasted; expiry goes by it from now on");
+            self.confirmed = true;
+            return true;
         }
         let since = *self.jumped_at.get_or_insert_with(|| {
             warn!(steady, system_ms, "the system's clock jumped; expiry goes by the old time for now");
             mono
         });
-        if mono.saturating_sub(since) >= BELIEVE_AFTER {
-            warn!(system_ms, "the system's new time lasts; adopted it");
-            self.base_ms = system_ms.saturating_sub(millis(mono));
-            self.jumped_at = None;
+        if mono.saturating_sub(since) < BELIEVE_AFTER {
+            return false;
         }
+        warn!(system_ms, "the system's new time lasts; adopted it");
+        self.adopt(mono, system_ms);
+        true
+    }
+
+    /// A peer says what time it is, over an authenticated link. A peer can confirm the system's time,
+    /// not set another. `true`: another time counts from now on.
+    pub(crate) fn hear(&mut self, peer_ms: u64) -> bool {
+        self.compare_with_peer(self.start.elapsed(), system_ms(), peer_ms)
+    }
+
+    fn compare_with_peer(&mut self, mono: Duration, system_ms: u64, peer_ms: u64) -> bool {
+        let jumped = (self.base_ms + millis(mono)).abs_diff(system_ms) >= millis(JUMP);
+        if (self.confirmed && !jumped) || peer_ms.abs_diff(system_ms) > millis(AGREEMENT) {
+            return false;
+        }
+        info!("a contact's clock agrees with the system's; expiry goes by it from now on");
+        self.adopt(mono, system_ms);
+        true
+    }
+
+    fn adopt(&mut self, mono: Duration, system_ms: u64) {
+        self.base_ms = system_ms.saturating_sub(millis(mono));
+        self.confirmed = true;
+        self.jumped_at = None;
     }
 }
 
@@ -75,7 +115,7 @@ mod tests {
     use super::*;
 
     fn clock() -> Clock {
-        Clock { start: Instant::now(), base_ms: 1_000_000_000, jumped_at: None }
+        Clock { start: Instant::now(), base_ms: 1_000_000_000, confirmed: true, jumped_at: None }
     }
 
     const YEAR_MS: u64 = 365 * 24 * 3_600_000;
@@ -104,5 +144,48 @@ mod tests {
     fn time_does_not_go_back_between_runs() {
         let later = system_ms() + YEAR_MS;
         assert!(Clock::new(later).now().wall_ms >= later);
+    }
+
+    const DAY_MS: u64 = 24 * 3_600_000;
+
+    #[test]
+    fn a_start_after_a_leap_knows_no_time_until_it_is_confirmed() {
+        let start = || Clock::starting(1_000_000_000, 1_000_000_000 + 8 * DAY_MS);
+        assert_eq!(start().now().wall_ms, 0);
+        // It lasts.
+        let (mut clock, system) = (start(), 1_000_000_000 + 8 * DAY_MS);
+        assert!(!clock.compare(Duration::from_secs(60), system + 60_000));
+        assert_eq!(clock.now().wall_ms, 0);
+        assert!(clock.compare(Duration::from_secs(660), system + 660_000));
+        assert!(clock.now().wall_ms >= system);
+        // A contact agrees; one that doesn't changes nothing.
+        let mut clock = start();
+        assert!(!clock.compare_with_peer(Duration::from_secs(1), system, 1_000_000_000));
+        assert!(!clock.compare_with_peer(Duration::from_secs(1), system, 0));
+        assert_eq!(clock.now().wall_ms, 0);
+        assert!(clock.compare_with_peer(Duration::from_secs(1), system, system - 100_000));
+        assert!(clock.now().wall_ms >= system - 2_000);
+        // The wrong clock is set right meanwhile.
+        let mut clock = start();
+        assert!(!clock.compare(Duration::from_secs(60), 1_000_060_000));
+        assert!(!clock.compare(Duration::from_secs(120), 1_000_120_000));
+        assert_eq!(clock.now().wall_ms, 0);
+        assert!(clock.compare(Duration::from_secs(700), 1_000_700_000));
+        assert!(clock.now().wall_ms < 1_001_000_000);
+    }
+
+    #[test]
+    fn a_first_run_and_a_short_pause_are_trusted() {
+        assert!(Clock::starting(0, 1_000_000_000).now().wall_ms >= 1_000_000_000);
+        assert!(Clock::starting(1_000_000_000, 1_000_000_000 + 3_600_000).now().wall_ms > 1_003_000_000);
+    }
+
+    #[test]
+    fn a_contact_confirms_a_jump_at_once_and_makes_none() {
+        let mut clock = clock();
+        assert!(!clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000, 1_000_010_000 + DAY_MS));
+        assert!(!clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000, 1_000_010_000));
+        assert!(clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000 + DAY_MS, 1_000_010_000 + DAY_MS));
+        assert_eq!(clock.base_ms, 1_000_000_000 + DAY_MS);
     }
 }

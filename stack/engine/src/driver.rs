@@ -7,12 +7,14 @@
 mod contact;
 mod damage;
 mod effects;
+mod expiry;
 mod incoming;
 mod outgoing;
 mod patience;
 mod queue;
 mod receipts;
 mod session;
+mod standing;
 mod state;
 mod status;
 mod timers;
@@ -36,6 +38,8 @@ use crate::store::{Committer, Txn, View};
 
 pub(crate) use effects::Effects;
 use queue::{FairQueue, Lane};
+pub use standing::StoreStanding;
+pub(crate) use standing::{COPIED, PEER_RESTORED, RESTORED};
 pub(crate) use state::{Own, State};
 pub use status::QueuedEntry;
 
@@ -54,13 +58,16 @@ const ENDING: Duration = Duration::from_secs(1);
 /// How often a store that failed is tried again, and how often the clock is checked.
 const RECOVERY: Duration = Duration::from_secs(1);
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
+/// How old the recorded time may be when something is written, in milliseconds.
+const TIME_RECORDED_EVERY_MS: u64 = 60_000;
 
 /// Something for the delivery thread.
 pub(crate) enum Input {
     /// A message to send.
     Send(SendRequest),
-    /// A frame from a device, with what it holds of the budgets.
-    Frame { device: DeviceId, frame: Frame, _held: Held },
+    /// A frame from a device, with what it holds of the budgets. The link's task has checked the
+    /// signatures in it.
+    Frame { device: DeviceId, frame: Box<Frame>, _held: Held },
     /// A link came up, or another one took over.
     LinkUp(DeviceId),
     /// The last link went down.
@@ -85,7 +92,10 @@ impl Input {
     fn size(&self) -> usize {
         match self {
             Self::Send(request) => request.body.len(),
-            Self::Frame { frame: Frame::Envelope(envelope), .. } => envelope.payload.len(),
+            Self::Frame { frame, .. } => match &**frame {
+                Frame::Envelope(envelope) => envelope.payload.len(),
+                _ => 0,
+            },
             _ => 0,
         }
     }
@@ -183,6 +193,8 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
         broken: false,
         lazy_since: None,
         clock_checked: Duration::ZERO,
+        time_recorded_ms: 0,
+        other_time: false,
     };
     let failed = |e: std::io::Error| Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
@@ -231,6 +243,10 @@ struct Driver {
     /// Since when changes wait that may be written later.
     lazy_since: Option<Duration>,
     clock_checked: Duration,
+    /// The time that the store has last recorded.
+    time_recorded_ms: u64,
+    /// Another time counts from the next turn on.
+    other_time: bool,
 }
 
 impl Driver {
@@ -249,7 +265,15 @@ impl Driver {
             }
             // Whatever came meanwhile takes part, too: a call doesn't wait for the frames before it.
             received.extend(std::iter::from_fn(|| self.inputs.try_recv().ok()));
-            received.drain(..).for_each(|input| self.waiting.push(input.lane(), input));
+            for input in received.drain(..) {
+                if let Input::Frame { frame, .. } = &input
+                    && let Frame::Held(held) = &**frame
+                {
+                    // Before anything is sent to the device that says so.
+                    self.other_time |= self.clock.hear(held.time_ms);
+                }
+                self.waiting.push(input.lane(), input);
+            }
             if let Some(done) = self.turn(false) {
                 // Whatever came later hears that the node is closed.
                 return Ok(Some(done));
@@ -264,13 +288,25 @@ impl Driver {
         let housekeeping = self.clock_checked + CLOCK_CHECK;
         let lazy = self.lazy_since.map(|since| since + LAZY);
         let broken = self.broken.then(|| self.clock.now().mono + RECOVERY);
-        let due = [self.state.timers.next(), lazy, broken].into_iter().flatten();
+        let known = self.state.time_unknown && !self.broken && self.clock.now().wall_ms > 0;
+        let due = [self.state.timers.next(), lazy, broken, known.then_some(Duration::ZERO)].into_iter().flatten();
         due.fold(housekeeping, Duration::min)
     }
 
     /// Handles what waits, as far as a turn goes; returns the sender of [`Input::Stop`] once that has its turn.
     fn turn(&mut self, last: bool) -> Option<oneshot::Sender<()>> {
-        let now = self.clock.now();
+        let mut other_time = std::mem::take(&mut self.other_time);
+        let clock_due = self.clock.now().mono >= self.clock_checked + CLOCK_CHECK;
+        if clock_due {
+            other_time |= self.clock.check();
+            self.clock_checked = self.clock.now().mono;
+        }
+        let mut now = self.clock.now();
+        let wall_ms = now.wall_ms;
+        if !self.state.started {
+            // A node that isn't started decides no expiry: nobody listens yet.
+            now.wall_ms = 0;
+        }
         if (self.broken || self.committer.has_failed()) && !self.recover(now) {
             let error = Error::new(
                 ErrorKind::Storage,
@@ -292,10 +328,12 @@ impl Driver {
             effects: Effects::default(),
             now,
         };
-        if now.mono >= self.clock_checked + CLOCK_CHECK {
-            self.clock_checked = now.mono;
-            self.clock.check();
-            turn.housekeeping();
+        if other_time || (now.wall_ms > 0 && std::mem::take(&mut turn.state.time_unknown)) {
+            turn.state.touch_outboxes();
+        }
+        if clock_due {
+            turn.record_time(wall_ms);
+            self.time_recorded_ms = wall_ms;
         }
         let (mut outcome, mut stop) = (Ok(()), None);
         let (mut count, mut bytes, mut at) = (0, 0, now.mono);
@@ -317,6 +355,11 @@ impl Driver {
         let lazy_due = last || self.lazy_since.is_some_and(|since| now.mono >= since + LAZY);
         if outcome.is_ok() && (lazy_due || !turn.txn.is_empty()) {
             turn.write_lazy();
+        }
+        if !turn.txn.is_empty() && wall_ms > self.time_recorded_ms + TIME_RECORDED_EVERY_MS {
+            // With whatever is written anyway: the next start tells by it whether the clock leapt.
+            turn.record_time(wall_ms);
+            self.time_recorded_ms = wall_ms;
         }
         let waits = turn.state.has_lazy();
         let (mut effects, writes) = (turn.effects, turn.txn.into_writes());
@@ -381,7 +424,7 @@ impl Turn<'_> {
                 Ok(())
             }
             Input::Frame { device, frame, _held } => {
-                let outcome = self.on_frame(device, frame);
+                let outcome = self.on_frame(device, *frame);
                 self.contain(outcome)
             }
             Input::LinkUp(device) => {
@@ -405,12 +448,23 @@ impl Turn<'_> {
         self.seal_queues()?;
         self.transmit()?;
         self.acknowledge();
+        self.send_held();
         self.state.refresh_timers(self.now);
+        if self.state.started && self.now.wall_ms == 0 {
+            // Started in this turn, or the clock isn't confirmed: the next turn may know the time.
+            self.state.time_unknown = true;
+        }
         Ok(())
     }
 
-    fn housekeeping(&mut self) {
-        self.txn.put(META, Bytes::from_static(meta::LAST_SEEN_TIME), self.now.wall_ms.to_be_bytes().to_vec());
-        self.expire_pending();
+    /// From now on somebody may hear what expires.
+    pub(crate) fn start(&mut self) {
+        self.state.started = true;
+    }
+
+    fn record_time(&mut self, wall_ms: u64) {
+        if wall_ms > 0 {
+            self.txn.put(META, Bytes::from_static(meta::LAST_SEEN_TIME), wall_ms.to_be_bytes().to_vec());
+        }
     }
 }

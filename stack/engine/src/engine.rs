@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
-use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Target};
+use peerloom_core::{Error, ErrorKind, Finding, FindingStatus, IceServer, Result, Target};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
@@ -21,7 +21,10 @@ use tokio::sync::{Mutex, oneshot};
 use crate::clock::Clock;
 use crate::config::{EngineConfig, Parts};
 use crate::contacts::{Contacts, suites};
-use crate::driver::{self, DriverHandle, Input, Own, QueuedEntry, SendRequest, State};
+use crate::driver::{
+    self, COPIED, DriverHandle, Input, Own, PEER_RESTORED, QueuedEntry, RESTORED, SendRequest, State, StoreStanding,
+    Turn,
+};
 use crate::event::{EventSource, EventStream, Message};
 use crate::history::{Cursor, Reader, blocking};
 use crate::net::by_hand::Offer;
@@ -136,6 +139,11 @@ impl Engine {
             return Err(Error::new(ErrorKind::Closed, "engine", "start", "the node is shut down"));
         }
         if network.is_none() {
+            let start = |turn: &mut Turn<'_>| {
+                turn.start();
+                Ok(())
+            };
+            self.driver.call(start).await?;
             let shared = Shared {
                 own: self.own.clone(),
                 suites: self.cryptos.iter().map(|c| c.suite()).collect(),
@@ -291,7 +299,13 @@ impl Engine {
         if self.network.lock().await.is_none() {
             return Err(ended());
         }
-        Ok(transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten()).collect())
+        let finding = |detail: String| {
+            let remedy = "use the newest copy alone; or make a new folder with `peerloom init`, and invite again";
+            Finding { check: "folder".into(), status: FindingStatus::Bad, detail, remedy: remedy.into() }
+        };
+        let notices = self.notices().await?.into_iter().map(finding);
+        let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
+        Ok(notices.chain(network).collect())
     }
 
     /// Gives a contact another name; returns the one it got, which looks like no other contact's: perhaps the one
@@ -362,6 +376,24 @@ impl Engine {
         Ok(queue)
     }
 
+    /// What is wrong with this node's store or a contact's, for people; empty when nothing is.
+    pub async fn notices(&self) -> Result<Vec<String>> {
+        let own = match self.standing().await? {
+            StoreStanding::Newest => None,
+            StoreStanding::Copied => Some(COPIED.to_owned()),
+            StoreStanding::Restored => Some(format!("this node sends nothing any more: {RESTORED}")),
+        };
+        let restored = |contact: &Contact| contact.devices.iter().any(|d| d.restored.is_some());
+        let contacts = self.contacts.all();
+        let theirs = contacts.iter().filter(|c| restored(c)).map(|c| format!("{}: {PEER_RESTORED}", c.alias));
+        Ok(own.into_iter().chain(theirs).collect())
+    }
+
+    /// Whether this node's store is the newest of its device.
+    pub async fn standing(&self) -> Result<StoreStanding> {
+        self.driver.call(|turn| Ok(turn.state.standing.get())).await
+    }
+
     /// Wakes stalled devices, of one conversation or all; returns how many.
     pub async fn retry(&self, only: Option<ConversationId>) -> Result<usize> {
         self.driver.call(move |turn| turn.retry(only)).await
@@ -373,7 +405,11 @@ impl Engine {
         let status = |(user, d): (UserId, ContactDevice)| {
             let offered = suites(&d);
             let common = self.cryptos.iter().find(|c| offered.contains(&c.suite()));
-            PeerStatus { suite: common.map(|c| c.name()), ..self.links.status(user, d.device, d.last_seen_ms) }
+            PeerStatus {
+                suite: common.map(|c| c.name()),
+                restored: d.restored.is_some(),
+                ..self.links.status(user, d.device, d.last_seen_ms)
+            }
         };
         devices.into_iter().map(status).collect()
     }

@@ -1,8 +1,8 @@
 //! What a node tells its user.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +82,18 @@ pub enum Event {
         first: Position,
         /// Last missing position.
         last: Position,
+    },
+    /// This node's store is older than what a contact has, or another copy of it got ahead: this node
+    /// sends nothing any more. Go on with the newest copy, or make a new folder.
+    StoreRestored,
+    /// Another copy of this node's store was used, and found out that it is one. This one goes on.
+    StoreCopied,
+    /// A contact's device says that its store was restored or copied: what it sends may not come.
+    PeerRestored {
+        /// The user.
+        user: UserId,
+        /// The device.
+        device: DeviceId,
     },
     /// The subscriber was too slow: events other than messages were lost. Messages never are.
     Lagged {
@@ -172,11 +184,13 @@ pub(crate) struct EventSource {
     sender: broadcast::Sender<Passed>,
     /// Bytes of the messages in the channel.
     waiting: Arc<AtomicUsize>,
+    /// What must not be missed and happened while nobody listened; the first subscriber gets it.
+    unheard: Arc<Mutex<VecDeque<Event>>>,
 }
 
 impl EventSource {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::channel(BUFFER).0, waiting: Arc::default() }
+        Self { sender: broadcast::channel(BUFFER).0, waiting: Arc::default(), unheard: Arc::default() }
     }
 
     pub(crate) fn send(&self, notice: Notice) {
@@ -194,13 +208,33 @@ impl EventSource {
             Notice::Other(event) => Passed::Other(event),
             Notice::End => Passed::End,
         };
-        // Fails only when nobody listens.
-        let _ = self.sender.send(passed);
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(broadcast::error::SendError(Passed::Other(event))) = self.sender.send(passed)
+            && event.is_said_once()
+        {
+            unheard.push_back(event);
+            let excess = unheard.len().saturating_sub(BUFFER);
+            unheard.drain(..excess);
+        }
     }
 
     pub(crate) fn subscribe(&self, reader: Reader, after: Cursor) -> EventStream {
-        let receiver = self.sender.subscribe();
-        EventStream { receiver, reader, after, behind: true, ended: false, ready: VecDeque::new() }
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        let (receiver, ready) = (self.sender.subscribe(), std::mem::take(&mut *unheard));
+        EventStream { receiver, reader, after, behind: true, ended: false, ready }
+    }
+}
+
+impl Event {
+    /// Whether it is said once, and not to be read anywhere later.
+    fn is_said_once(&self) -> bool {
+        matches!(
+            self,
+            Self::Receipt { state: MessageState::Failed(_), .. }
+                | Self::StoreRestored
+                | Self::StoreCopied
+                | Self::PeerRestored { .. }
+        )
     }
 }
 

@@ -19,7 +19,7 @@ mod store;
 
 pub use config::{EngineConfig, Parts};
 pub use contacts::{ID_MARK, ID_PREFIX};
-pub use driver::QueuedEntry;
+pub use driver::{QueuedEntry, StoreStanding};
 pub use engine::{Engine, Sending};
 pub use event::{Event, EventStream, Message, MessageState};
 pub use history::Cursor;

@@ -27,6 +27,6 @@ pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, User
 pub use peerloom_core::{Error, ErrorKind, Finding, FindingStatus, IceServer, Kinds, Layer, LinkPath, Result, Retry};
 pub use peerloom_engine::{
     Cursor, Event, EventStream, ID_MARK, ID_PREFIX, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung,
-    Sending, TableSize, describe_metrics,
+    Sending, StoreStanding, TableSize, describe_metrics,
 };
 pub use store::Store;

@@ -11,7 +11,7 @@ use peerloom_core::wire::pasted::read_id;
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
 use peerloom_core::{DeviceSecret, Error, ErrorKind, Finding, IceServer, Kinds, Layer, Result, Target, Transport};
 use peerloom_discovery_invite as invite;
-use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry, Sending};
+use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry, Sending, StoreStanding};
 use peerloom_secured::Secured;
 
 use crate::by_hand::Carried;
@@ -277,6 +277,16 @@ impl Node {
     /// Messages that wait to be delivered.
     pub async fn queue(&self) -> Result<Vec<QueuedEntry>> {
         self.engine.queue().await
+    }
+
+    /// What is wrong with this node's store or a contact's, for people; empty when nothing is.
+    pub async fn notices(&self) -> Result<Vec<String>> {
+        self.engine.notices().await
+    }
+
+    /// Whether this node's store is the newest of its device: one that isn't sends nothing any more.
+    pub async fn standing(&self) -> Result<StoreStanding> {
+        self.engine.standing().await
     }
 
     /// Tries stalled contacts again, one or all; returns how many were stalled.

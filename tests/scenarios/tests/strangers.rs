@@ -13,11 +13,12 @@ use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
 use peerloom_core::wire::handshake::{Role, auth_input};
 use peerloom_core::wire::{
-    Ack, Auth, ConversationId, EntryClass, Envelope, Frame, GapRequest, Hello, Invitation, LogId, NetworkId, RangeSet,
-    Refusal, Signed, SuiteId, Verdict, Withdrawal, context, store,
+    Ack, Auth, Chain, ConversationId, EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello,
+    Invitation, LogId, NetworkId, RangeSet, Refusal, Restored, Signed, Span, SuiteId, Verdict, Withdrawal, context,
+    store,
 };
 use peerloom_core::{Channel, ChannelClass, Link, Transport};
-use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Parts, StoreStanding};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -193,7 +194,7 @@ async fn a_malicious_contact_harms_only_itself() {
     let (_link, mut control, mut chat) = befriend(&links, &alice, &mallory).await;
     let conversation = ConversationId::direct(&network(), &mallory.user, &own.user);
     let log = LogId { device: mallory.device, conversation };
-    let entry = |position, class, joins: bool, payload: Bytes| Envelope {
+    let header = |position, class, joins: bool| Header {
         log,
         position,
         class,
@@ -201,10 +202,14 @@ async fn a_malicious_contact_harms_only_itself() {
         expires_at_ms: 0,
         recipients: vec![own.device],
         joins: if joins { vec![own.device] } else { Vec::new() },
-        hops: 0,
-        payload,
-        signature: Bytes::new(),
+        previous: (position > 1).then(|| EntryId::from_bytes([position as u8; 32])),
     };
+    let seal = |header: Header, payload: Bytes| Envelope {
+        header: header.sign(&payload, |message| key(&mallory).sign(message)),
+        payload,
+        hops: 0,
+    };
+    let entry = |position, class, joins: bool, payload: Bytes| seal(header(position, class, joins), payload);
     let sign = |context: &[u8], body: Bytes| key(&mallory).sign_object(context, body);
     let forged = |body: Bytes| Signed::sign(b"", body, |_| Bytes::from_static(&[7; 64]));
     let huge: RangeSet = {
@@ -212,28 +217,51 @@ async fn a_malicious_contact_harms_only_itself() {
         (0..60).for_each(|n| set.insert(2 + n * 1_000_000_000, 500_000_000 + n * 1_000_000_000));
         set
     };
+    let spans: Chain = huge
+        .iter()
+        .map(|r| Span { first: r.first, last: r.last, previous: None, id: Some(EntryId::from_bytes([7; 32])) })
+        .collect();
     let before = alice.refused();
     // A handshake nobody signed, early: it must not come back from its parking place for ever.
     say(&mut chat, Frame::Envelope(entry(9, EntryClass::Handshake, true, Bytes::from_static(b"x"))).encode()).await;
     say(&mut chat, Frame::Envelope(entry(7, EntryClass::Handshake, false, Bytes::from_static(b"x"))).encode()).await;
     for position in 2..300 {
         // Applications that say they join, in unknown suites: opened in order, or not at all.
-        let mut odd = entry(position, EntryClass::Application, true, Bytes::from(vec![1; 2000]));
-        odd.suite = SuiteId(u16::try_from(position).expect("small"));
+        let suite = SuiteId(u16::try_from(position).expect("small"));
+        let odd = seal(Header { suite, ..header(position, EntryClass::Application, true) }, Bytes::from(vec![1; 2000]));
         say(&mut chat, Frame::Envelope(odd).encode()).await;
     }
     // Somebody else's log, and positions at the far end.
-    let other = Envelope {
-        log: LogId { device: identity(5).device, conversation },
-        ..entry(1, EntryClass::Application, false, Bytes::new())
-    };
+    let log_of = |device| LogId { device, conversation };
+    let other = Header { log: log_of(identity(5).device), ..header(1, EntryClass::Application, false) };
+    let other = seal(other, Bytes::new());
+    // A payload under another entry's header, and a header that nobody signed.
+    let swapped =
+        Envelope { payload: Bytes::from_static(b"another"), ..entry(1, EntryClass::Application, false, Bytes::new()) };
+    let unsigned = header(1, EntryClass::Handshake, true).sign(b"", |_| Bytes::from_static(&[7; 64]));
+    for odd in [swapped, Envelope { header: unsigned, payload: Bytes::new(), hops: 0 }] {
+        say(&mut chat, Frame::Envelope(odd).encode()).await;
+    }
+    // Claims that alice's store is older than what mallory holds, and that a copy of it runs.
+    let feigned = Header { log: log_of(own.device), ..header(1000, EntryClass::Application, false) };
+    let feigned = feigned.sign(b"", |message| key(&mallory).sign(message));
+    let held = Held { conversation, header: Some(feigned), time_ms: 1, ack: None };
+    say(&mut control, Frame::Held(held).encode()).await;
+    let notice = Restored { device: own.device, since_ms: 1 };
+    say(&mut control, Frame::Restored(sign(context::RESTORED, notice.encode())).encode()).await;
+    say(&mut control, Frame::Held(Held { conversation, header: None, time_ms: u64::MAX, ack: None }).encode()).await;
     say(&mut chat, Frame::Envelope(other).encode()).await;
     say(&mut chat, Frame::Envelope(entry(u64::MAX - 1, EntryClass::Application, false, Bytes::new())).encode()).await;
-    let ack =
-        Ack { log: LogId { device: own.device, conversation }, through: u64::MAX - 1, beyond: RangeSet::default() };
+    let ack = Ack {
+        log: log_of(own.device),
+        through: u64::MAX - 1,
+        through_id: Some(EntryId::from_bytes([7; 32])),
+        beyond: spans.clone(),
+        withdrawn: huge.clone(),
+    };
     say(&mut control, Frame::Ack(forged(ack.encode())).encode()).await;
     say(&mut control, Frame::Ack(sign(context::ACK, ack.encode())).encode()).await;
-    let withdrawal = Withdrawal { conversation, positions: huge.clone() };
+    let withdrawal = Withdrawal { conversation, positions: spans };
     for _ in 0..50 {
         say(&mut control, Frame::Withdrawal(sign(context::WITHDRAWAL, withdrawal.encode())).encode()).await;
         say(&mut control, Frame::GapRequest(GapRequest { conversation, positions: huge.clone() }).encode()).await;
@@ -245,7 +273,8 @@ async fn a_malicious_contact_harms_only_itself() {
         package: Bytes::from_static(b"nonsense"),
     };
     say(&mut control, Frame::KeyPackage(package).encode()).await;
-    refused_grows(&alice, before + 3).await;
+    refused_grows(&alice, before + 7).await;
+    assert_eq!(alice.standing().await.expect("a standing"), StoreStanding::Newest, "no contact can feign it");
     // Longer than the gap waits, so that timers have had their turn with what was parked.
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert!(
@@ -267,7 +296,7 @@ async fn what_was_refused_is_not_looked_at_again_and_many_faults_pause() {
     let (_link, _control, mut chat) = befriend(&links, &alice, &mallory).await;
     let conversation = ConversationId::direct(&network(), &mallory.user, &own.user);
     let junk = |number: u32| {
-        let mut envelope = Envelope {
+        let header = Header {
             log: LogId { device: mallory.device, conversation },
             position: 1,
             class: EntryClass::Handshake,
@@ -275,12 +304,11 @@ async fn what_was_refused_is_not_looked_at_again_and_many_faults_pause() {
             expires_at_ms: 0,
             recipients: vec![own.device],
             joins: vec![own.device],
-            hops: 0,
-            payload: Bytes::copy_from_slice(&number.to_be_bytes()),
-            signature: Bytes::new(),
+            previous: None,
         };
-        envelope.signature = key(&mallory).sign(&envelope.signing_input()).to_vec().into();
-        Frame::Envelope(envelope).encode()
+        let payload = Bytes::copy_from_slice(&number.to_be_bytes());
+        let header = header.sign(&payload, |message| key(&mallory).sign(message));
+        Frame::Envelope(Envelope { header, payload, hops: 0 }).encode()
     };
     let before = alice.refused();
     for _ in 0..100 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peerloom_wire::{DeviceId, EntryClass, Position};
+use peerloom_wire::{DeviceId, EntryClass, EntryId, Position};
 
 use super::{CannotOpenOutcome, Cursor, Entry, Halt, Outbox};
 use crate::{Allowance, Now};
@@ -12,7 +12,16 @@ const ROOM_WAIT: Duration = Duration::from_secs(1);
 
 impl Outbox {
     /// A device says it can't open an entry. The signature has been checked.
-    pub fn on_cannot_open(&mut self, device: &DeviceId, position: Position, now: Now) -> CannotOpenOutcome {
+    pub fn on_cannot_open(
+        &mut self,
+        device: &DeviceId,
+        position: Position,
+        id: EntryId,
+        now: Now,
+    ) -> CannotOpenOutcome {
+        if self.id_at(position) != Some(id) {
+            return CannotOpenOutcome::Nothing;
+        }
         let config = &self.config;
         match self.cursors.get_mut(device) {
             Some(cursor) if !cursor.has(position) && position >= cursor.stored.base && !cursor.stored.halted => {
@@ -99,7 +108,7 @@ impl Outbox {
         let freed: Vec<Position> = self
             .entries
             .iter()
-            .filter(|(p, entry)| entry.recipients.iter().all(|device| given_up(device, **p, entry)))
+            .filter(|(p, entry)| self.cursors.keys().all(|device| given_up(device, **p, entry)))
             .map(|(p, _)| *p)
             .collect();
         freed.iter().for_each(|position| self.forget(*position));

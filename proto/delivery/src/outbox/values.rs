@@ -36,6 +36,8 @@ pub struct AckOutcome {
     pub delivered: Vec<Position>,
     /// Entries that nobody needs any more.
     pub settled: Vec<Position>,
+    /// It is about other entries than ours, in part or as a whole; that part settles nothing.
+    pub conflict: bool,
 }
 
 /// What time brought.
@@ -49,13 +51,20 @@ pub enum Effect {
     Stalled(DeviceId),
     /// There is something to [`crate::Outbox::transmit`] to this device.
     Ready(DeviceId),
-    /// An entry expired. If it was not delivered, its messages have failed.
-    Expired {
-        /// Its position.
-        position: Position,
-        /// Whether one device of each recipient user had it.
-        delivered: bool,
-    },
+    /// An entry expired. If it was not delivered, its messages have failed. Record it in the batch that
+    /// drops its bytes.
+    Expired(Expired),
+}
+
+/// An entry that expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired {
+    /// Its position.
+    pub position: Position,
+    /// Whether one device of each recipient user had it.
+    pub delivered: bool,
+    /// Whether it was put on a link: then it may have arrived, and its acknowledgement be late.
+    pub left: bool,
 }
 
 /// How delivery to one device stands.

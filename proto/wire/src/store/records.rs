@@ -3,10 +3,13 @@
 use bytes::Bytes;
 
 use super::Record;
+use crate::chain::Chain;
 use crate::entry::{EntryClass, Item};
+use crate::entry::{SignedHeader, encode_optional};
 use crate::range::RangeSet;
 use crate::{
-    CannotOpenReason, ConversationId, DecodeError, DeviceId, MessageId, NetworkId, Position, Signed, UserId, pb,
+    CannotOpenReason, ConversationId, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position, Signed, UserId,
+    pb,
 };
 
 /// How the key of an encrypted store is wrapped.
@@ -121,6 +124,8 @@ pub struct ContactDevice {
     pub record: Option<Signed>,
     /// When a link to it was last up, in milliseconds since the Unix epoch; 0 = never.
     pub last_seen_ms: u64,
+    /// Its own signed [`crate::Restored`], if it sent one, verbatim.
+    pub restored: Option<Signed>,
 }
 
 impl Record for Contact {
@@ -133,6 +138,7 @@ impl Record for Contact {
             certificate: Some(d.certificate.to_pb()),
             record: d.record.as_ref().map(Signed::to_pb),
             last_seen_ms: d.last_seen_ms,
+            restored: d.restored.as_ref().map(Signed::to_pb),
         };
         pb::StoredContact {
             user: self.user.encode(),
@@ -151,6 +157,7 @@ impl Record for Contact {
                 certificate: Signed::required(d.certificate, Self::NAME)?,
                 record: d.record.map(Signed::from_pb),
                 last_seen_ms: d.last_seen_ms,
+                restored: d.restored.map(Signed::from_pb),
             })
         };
         Ok(Self {
@@ -226,6 +233,12 @@ pub struct OutEntry {
     pub history: u64,
     /// Where the same messages stood before.
     pub resealed_from: Vec<Position>,
+    /// The entry's id.
+    pub id: EntryId,
+    /// Whether it was put on a link to a device: then it may have arrived.
+    pub left: bool,
+    /// Whether it expired: devices that lack it get a withdrawal.
+    pub expired: bool,
 }
 
 impl Record for OutEntry {
@@ -244,6 +257,9 @@ impl Record for OutEntry {
             recipients: self.recipients.iter().map(DeviceId::encode).collect(),
             history: self.history,
             resealed_from: self.resealed_from.clone(),
+            id: self.id.encode(),
+            left: self.left,
+            expired: self.expired,
         }
     }
 
@@ -260,6 +276,9 @@ impl Record for OutEntry {
             recipients: pb.recipients.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>()?,
             history: pb.history,
             resealed_from: pb.resealed_from,
+            id: EntryId::decode(&pb.id)?,
+            left: pb.left,
+            expired: pb.expired,
         })
     }
 }
@@ -337,10 +356,17 @@ pub struct InLog {
     pub base: Position,
     /// Every position up to and with this one is settled.
     pub through: Position,
+    /// The id of the entry there, if it is known.
+    pub through_id: Option<EntryId>,
     /// And these.
-    pub beyond: RangeSet,
+    pub beyond: Chain,
     /// Positions settled before the last join: messages sealed again from there were shown already.
     pub before_join: RangeSet,
+    /// The newest header of the log that was verified: it proves to an owner whose store was restored
+    /// that the log is longer.
+    pub newest: Option<SignedHeader>,
+    /// Positions that were settled by a withdrawal, and not shown.
+    pub withdrawn: RangeSet,
 }
 
 impl Record for InLog {
@@ -353,13 +379,22 @@ impl Record for InLog {
             through: self.through,
             beyond: self.beyond.to_pb(),
             before_join: self.before_join.to_pb(),
+            through_id: encode_optional(self.through_id.as_ref()),
+            newest: self.newest.as_ref().map(|header| header.signed().to_pb()),
+            withdrawn: self.withdrawn.to_pb(),
         }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        let beyond = RangeSet::from_pb(&pb.beyond, pb.through, Self::NAME)?;
-        let before_join = RangeSet::from_pb(&pb.before_join, 0, Self::NAME)?;
-        Ok(Self { base: pb.base, through: pb.through, beyond, before_join })
+        Ok(Self {
+            base: pb.base,
+            through: pb.through,
+            through_id: EntryId::decode_optional(&pb.through_id)?,
+            beyond: Chain::from_pb(&pb.beyond, pb.through, Self::NAME)?,
+            before_join: RangeSet::from_pb(&pb.before_join, 0, Self::NAME)?,
+            newest: pb.newest.map(|signed| SignedHeader::decode(Signed::from_pb(signed))).transpose()?,
+            withdrawn: RangeSet::from_pb(&pb.withdrawn, 0, Self::NAME)?,
+        })
     }
 }
 

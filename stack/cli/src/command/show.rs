@@ -34,6 +34,14 @@ pub(super) fn show_event(event: &Value, json: bool) {
             format!("{contact} accepted an invitation of yours and is a contact now{like}")
         }
         EventView::Gap { contact, first, last } => format!("{contact}: entries {first} to {last} are missing"),
+        EventView::StoreRestored => "this node sends nothing any more: its folder was put back from an older copy, or \
+                                     two copies of it are used; `peerloom doctor` says what to do"
+            .into(),
+        EventView::StoreCopied => "another copy of this folder runs, or ran; use one folder only".into(),
+        EventView::PeerRestored { contact, .. } => format!(
+            "{contact}: the contact's folder was put back from an older copy, or two copies of it are used; if nothing \
+             comes from there any more, ask for a new invitation"
+        ),
         EventView::Lagged { missed } => format!("{missed} events were missed"),
     };
     say(&format!("* {}", printable(&line)));

@@ -237,6 +237,12 @@ pub(crate) enum EventView {
         first: u64,
         last: u64,
     },
+    StoreRestored,
+    StoreCopied,
+    PeerRestored {
+        contact: String,
+        device: String,
+    },
     Lagged {
         missed: u64,
     },
@@ -278,6 +284,11 @@ pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
         },
         Event::Gap { conversation, first, last, .. } => {
             EventView::Gap { contact: of(conversation), first: *first, last: *last }
+        }
+        Event::StoreRestored => EventView::StoreRestored,
+        Event::StoreCopied => EventView::StoreCopied,
+        Event::PeerRestored { user, device } => {
+            EventView::PeerRestored { contact: alias(node, user), device: device.to_string() }
         }
         Event::Lagged { missed } => EventView::Lagged { missed: *missed },
         _ => return None,

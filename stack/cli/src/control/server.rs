@@ -121,6 +121,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 "device": node.device().to_string(),
                 "addresses": addresses,
                 "refused": node.refused(),
+                "notices": node.notices().await?,
             }))
         }
         Request::Invite { lifetime_ms, uses } => {
@@ -260,6 +261,7 @@ fn peers(node: &Node) -> Value {
             "bytes_received": peer.link.as_ref().map(|l| l.bytes_received),
             "last_seen_ms": peer.last_seen_ms,
             "reason": peer.reason,
+            "restored": peer.restored,
         })
     };
     node.peers().into_iter().map(peer).collect()

@@ -174,7 +174,13 @@ impl Turn<'_> {
                 // An invitation may be older than what the device has told since.
                 known.record = record.filter(|r| sequence(r) > before).or(known.record.take());
             }
-            None => contact.devices.push(ContactDevice { device, certificate: signed, record, last_seen_ms: 0 }),
+            None => contact.devices.push(ContactDevice {
+                device,
+                certificate: signed,
+                record,
+                last_seen_ms: 0,
+                restored: None,
+            }),
         }
         contact.token = token.or(contact.token);
         self.store_contact(contact.clone());
@@ -277,15 +283,12 @@ impl Turn<'_> {
         let id = contact.conversation;
         self.store_contact(contact);
         self.state.touched.insert(TimerKey::Outbox(id));
-        let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Ok(());
-        };
-        conversation.outbox.on_link_up(&device);
-        self.state.ready.insert((id, device));
-        self.resume(id, device, false);
-        // What was asked for on the last link may have been lost with it.
-        self.prepare_session(id)?;
-        self.seal_pending(id)
+        if let Some(conversation) = self.state.conversations.get_mut(&id) {
+            conversation.outbox.on_link_replaced(&device);
+            self.state.ready.insert((id, device));
+        }
+        self.show_held(device, id);
+        Ok(())
     }
 
     /// The last link to a device went down.

@@ -18,6 +18,7 @@ pub(crate) struct Effects {
     sends: Vec<(oneshot::Sender<Result<MessageId>>, MessageId)>,
     replies: Vec<Reply>,
     control: Vec<(DeviceId, Bytes)>,
+    everywhere: Vec<(DeviceId, Bytes)>,
     chat: Vec<(DeviceId, Bytes)>,
     notices: Vec<Notice>,
     resets: Vec<DeviceId>,
@@ -39,6 +40,11 @@ impl Effects {
     /// A small frame, on the control channel.
     pub(crate) fn control(&mut self, device: DeviceId, frame: &Frame) {
         self.control.push((device, frame.encode()));
+    }
+
+    /// A small frame, on the control channels of all links: two nodes may run as the same device.
+    pub(crate) fn everywhere(&mut self, device: DeviceId, frame: &Frame) {
+        self.everywhere.push((device, frame.encode()));
     }
 
     /// An encoded frame with an envelope, on the chat channel.
@@ -82,6 +88,7 @@ impl Effects {
         self.sends.is_empty()
             && self.replies.is_empty()
             && self.control.is_empty()
+            && self.everywhere.is_empty()
             && self.chat.is_empty()
             && self.notices.is_empty()
             && self.resets.is_empty()
@@ -102,6 +109,7 @@ impl Consequence for Effects {
         self.figures.count();
         // Acknowledgements first: they are small, and somebody waits for them.
         self.control.into_iter().for_each(|(device, frame)| links.send_control(&device, frame));
+        self.everywhere.into_iter().for_each(|(device, frame)| links.send_everywhere(&device, &frame));
         self.chat.into_iter().for_each(|(device, frame)| links.send_chat(&device, frame));
         // Whoever asked may be gone.
         self.sends.into_iter().for_each(|(reply, id)| drop(reply.send(Ok(id))));

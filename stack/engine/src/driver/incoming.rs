@@ -7,7 +7,6 @@ use peerloom_core::wire::{
     Withdrawal, context,
 };
 use peerloom_core::{Error, ErrorKind, Opened, Result};
-use peerloom_crypto_primitives::verify;
 use peerloom_delivery::{Arrival, GapAction, Inbox};
 use tracing::{debug, debug_span, warn};
 
@@ -36,6 +35,8 @@ impl Turn<'_> {
             Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
             Frame::Record(record) => self.on_record(device, record),
+            Frame::Held(held) => self.on_held(device, held),
+            Frame::Restored(signed) => self.on_restored_notice(device, signed),
             // The network side keeps them.
             Frame::Signal(_) => Ok(()),
         };
@@ -54,45 +55,59 @@ impl Turn<'_> {
         }
     }
 
+    /// An entry, whose signature and payload have been checked.
     fn on_envelope(&mut self, device: DeviceId, envelope: Envelope) -> Result<()> {
-        let log = envelope.log;
+        let (log, position) = (envelope.header.log, envelope.header.position);
         let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an entry", message));
         if log.device != device || !self.state.contacts.shares(&device, &log.conversation) {
             return refuse("it is of a log that this link has no business with");
         }
         let own = self.state.own.device;
-        if !envelope.recipients.contains(&own) {
+        if !envelope.header.recipients.contains(&own) {
             return refuse("it is for other devices");
         }
-        if envelope.class == EntryClass::Handshake {
-            let certificate = self.state.contacts.certificate(&device);
-            let good =
-                certificate.is_some_and(|c| verify(&c.device_key, &envelope.signing_input(), &envelope.signature));
-            if !good {
-                return refuse("the handshake's signature is wrong");
-            }
-        }
-        if let Some(reason) = self.state.refused.before(&envelope) {
-            reason.into_iter().for_each(|reason| self.say_cannot_open(log, envelope.position, reason));
+        if let Some(reason) = self.state.refused.before(&envelope.header) {
+            reason.into_iter().for_each(|reason| self.refuse_entry(&envelope, reason));
             return Ok(());
         }
         let joins = joins(&envelope, &own);
         let now = self.now;
-        match self.inbox(log).on_entry(envelope.position, joins, now) {
+        match self.inbox(log).on_entry(&envelope.header, joins, now) {
             Arrival::Open => self.open_from(envelope),
-            Arrival::Park => {
-                self.txn.put(IN_PARKED, entry_key(&log, envelope.position), envelope.encode());
+            Arrival::Park => self.park(&envelope),
+            Arrival::Duplicate => {
+                self.state.to_show.insert(log);
                 Ok(())
             }
-            Arrival::Duplicate => {
-                self.state.to_acknowledge.insert(log);
+            Arrival::Conflict => {
+                self.conflict(log, position);
                 Ok(())
             }
             Arrival::NoRoom => {
-                debug!(?device, position = envelope.position, "no room to park an early entry");
+                debug!(?device, position, "no room to park an early entry");
                 Ok(())
             }
         }
+    }
+
+    /// Keeps an early entry. Other bytes at its position are a conflict, the same ones nothing new.
+    fn park(&mut self, envelope: &Envelope) -> Result<()> {
+        let (log, position) = (envelope.header.log, envelope.header.position);
+        let key = entry_key(&log, position);
+        match self.txn.get(IN_PARKED, &key)?.map(Envelope::decode).transpose()? {
+            None => self.txn.put(IN_PARKED, key, envelope.encode()),
+            Some(parked) if parked.header.id() == envelope.header.id() => {}
+            Some(_) => self.conflict(log, position),
+        }
+        Ok(())
+    }
+
+    /// An entry contradicts what is held of its log: its owner is shown that, and knows by its own
+    /// signature what it means.
+    fn conflict(&mut self, log: LogId, position: Position) {
+        warn!(device = ?log.device, position, "an entry contradicts what is held of its log; its owner's folder may be an older copy");
+        self.on_fault(log.device);
+        self.state.to_show.insert(log);
     }
 
     fn inbox(&mut self, log: LogId) -> &mut Inbox {
@@ -103,7 +118,7 @@ impl Turn<'_> {
 
     /// Opens an entry, and then the parked ones whose turn has come.
     fn open_from(&mut self, envelope: Envelope) -> Result<()> {
-        let log = envelope.log;
+        let log = envelope.header.log;
         let mut next = self.open(envelope)?;
         while let Some(position) = next {
             next = match self.take_parked(log, position)? {
@@ -125,28 +140,42 @@ impl Turn<'_> {
 
     /// Opens one entry; returns the position of a parked one that is next.
     fn open(&mut self, envelope: Envelope) -> Result<Option<Position>> {
-        let (log, position) = (envelope.log, envelope.position);
+        let (log, position) = (envelope.header.log, envelope.header.position);
+        let now = self.now;
+        if !self.inbox(log).fits(&envelope.header) {
+            self.inbox(log).on_refused(position, now);
+            self.conflict(log, position);
+            return Ok(None);
+        }
+        if envelope.header.class == EntryClass::Application
+            && now.is_past(envelope.header.expires_at_ms.saturating_add(EXPIRY_TOLERANCE_MS))
+            && envelope.header.expires_at_ms > 0
+        {
+            debug!(device = ?log.device, position, "an entry had expired when it came; it is not shown");
+            self.refuse_entry(&envelope, CannotOpenReason::Expired);
+            return Ok(None);
+        }
         let _span = debug_span!("entry", conversation = %log.conversation, position, from = %log.device).entered();
-        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite).cloned() else {
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.header.suite).cloned() else {
             self.cannot_open(&envelope, CannotOpenReason::UnknownSuite)?;
             return Ok(None);
         };
-        let associated_data = match envelope.class {
-            EntryClass::Application => envelope.associated_data(),
-            // Its signature was checked when it arrived.
+        let associated_data = match envelope.header.class {
+            EntryClass::Application => envelope.header.associated_data(),
+            // Its signature says it all.
             EntryClass::Handshake => Vec::new(),
         };
         let opened = {
-            let mut state = self.txn.crypto(envelope.suite);
+            let mut state = self.txn.crypto(envelope.header.suite);
             let rng = &mut self.state.rng;
-            crypto.open(&mut state, rng, log, envelope.class, &associated_data, &envelope.payload)
+            crypto.open(&mut state, rng, log, envelope.header.class, &associated_data, &envelope.payload)
         };
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                self.discard_session(log, envelope.suite, error)?;
+                self.discard_session(log, envelope.header.suite, error)?;
                 // The key package may be what is damaged.
-                self.spend_key_package(log.device, log.conversation, envelope.suite.0);
+                self.spend_key_package(log.device, log.conversation, envelope.header.suite.0);
                 Opened::CannotOpen(CannotOpenReason::NoSession)
             }
         };
@@ -154,30 +183,29 @@ impl Turn<'_> {
         match opened {
             Opened::Joined if announced => {
                 self.state.refused.forget(&log);
-                let void = self.inbox(log).on_joined(position);
+                let void = self.inbox(log).on_joined(&envelope.header);
                 void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
-                self.spend_key_package(log.device, log.conversation, envelope.suite.0);
-                self.settle(log, position)
+                self.spend_key_package(log.device, log.conversation, envelope.header.suite.0);
+                self.settle(&envelope)
             }
             Opened::Applied if !announced => {
                 self.state.refused.forget(&log);
-                self.settle(log, position)
+                self.settle(&envelope)
             }
             Opened::Joined | Opened::Applied => {
                 self.reject(&envelope, "it joins where it doesn't say so, or the other way round")
             }
             Opened::Content(bundle) => {
                 self.keep(&envelope, bundle)?;
-                self.settle(log, position)
+                self.settle(&envelope)
             }
-            Opened::Duplicate => self.settle(log, position),
+            Opened::Duplicate => self.settle(&envelope),
             Opened::NeedsEarlier => {
-                let now = self.now;
-                match self.inbox(log).on_entry(position, false, now) {
-                    Arrival::Park => self.txn.put(IN_PARKED, entry_key(&log, position), envelope.encode()),
+                match self.inbox(log).on_entry(&envelope.header, false, now) {
+                    Arrival::Park => self.park(&envelope)?,
                     // The very next one: no gap explains why it can't be opened.
                     Arrival::Open => self.cannot_open(&envelope, CannotOpenReason::KeyGone)?,
-                    Arrival::Duplicate | Arrival::NoRoom => {}
+                    Arrival::Duplicate | Arrival::Conflict | Arrival::NoRoom => {}
                 }
                 Ok(None)
             }
@@ -190,23 +218,23 @@ impl Turn<'_> {
     }
 
     fn reject(&mut self, envelope: &Envelope, why: &'static str) -> Result<Option<Position>> {
-        let (log, position, now) = (envelope.log, envelope.position, self.now);
+        let (log, position, now) = (envelope.header.log, envelope.header.position, self.now);
         self.inbox(log).on_refused(position, now);
-        self.state.refused.note(envelope, None);
+        self.state.refused.note(&envelope.header, None);
         self.on_fault(log.device);
         warn!(device = ?log.device, position, why, "refused an entry");
         Ok(None)
     }
 
-    fn settle(&mut self, log: LogId, position: Position) -> Result<Option<Position>> {
+    fn settle(&mut self, envelope: &Envelope) -> Result<Option<Position>> {
+        let (log, now) = (envelope.header.log, self.now);
         self.state.to_acknowledge.insert(log);
-        let now = self.now;
-        Ok(self.inbox(log).on_settled(position, now))
+        Ok(self.inbox(log).on_settled(&envelope.header, now))
     }
 
     /// Stores an entry's messages and tells of them.
     fn keep(&mut self, envelope: &Envelope, bundle: Bytes) -> Result<()> {
-        let log = envelope.log;
+        let log = envelope.header.log;
         let Ok(decoded) = Bundle::decode(bundle.clone()) else {
             // Authentic, but nothing can ever be made of it: kept for a person to look at.
             return self.quarantine(envelope, CannotOpenReason::Damaged);
@@ -229,7 +257,7 @@ impl Turn<'_> {
             conversation: log.conversation,
             user: certificate.user,
             device: log.device,
-            position: envelope.position,
+            position: envelope.header.position,
             stored_at_ms: system_ms(),
             bundle,
             hidden,
@@ -245,33 +273,35 @@ impl Turn<'_> {
 
     /// Keeps what can't be opened and tells the log's owner.
     fn cannot_open(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
-        let (log, position) = (envelope.log, envelope.position);
+        let (log, position) = (envelope.header.log, envelope.header.position);
         warn!(device = ?log.device, position, ?reason, "an entry can't be opened; asking for it to be sealed anew");
         self.quarantine(envelope, reason)?;
-        let now = self.now;
-        self.inbox(log).on_refused(position, now);
-        self.state.refused.note(envelope, Some(reason));
+        self.state.refused.note(&envelope.header, Some(reason));
         self.on_fault(log.device);
-        self.say_cannot_open(log, position, reason);
+        self.refuse_entry(envelope, reason);
         Ok(())
     }
 
-    fn say_cannot_open(&mut self, log: LogId, position: Position, reason: CannotOpenReason) {
-        let cannot = CannotOpen { log, position, reason };
+    /// An entry isn't taken: its owner seals it again, or withdraws it.
+    fn refuse_entry(&mut self, envelope: &Envelope, reason: CannotOpenReason) {
+        let (log, position, now) = (envelope.header.log, envelope.header.position, self.now);
+        self.inbox(log).on_refused(position, now);
+        let cannot = CannotOpen { log, position, id: envelope.header.id(), reason };
         let signed = self.state.own.key.sign_object(context::CANNOT_OPEN, cannot.encode());
         self.effects.control(log.device, &Frame::CannotOpen(signed));
     }
 
     fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
-        let key = entry_key(&envelope.log, envelope.position);
-        let count = self.state.quarantined.get(&envelope.log).copied().unwrap_or(0);
+        let log = envelope.header.log;
+        let key = entry_key(&log, envelope.header.position);
+        let count = self.state.quarantined.get(&log).copied().unwrap_or(0);
         if count >= MAX_QUARANTINED || self.txn.sound(QUARANTINE, &key)?.is_some() {
             return Ok(());
         }
         let kept = if count < MAX_QUARANTINED / 8 { envelope.encode() } else { Bytes::new() };
         let row = Quarantined { reason, since_ms: system_ms(), envelope: kept };
         self.txn.put(QUARANTINE, key, row.encode());
-        *self.state.quarantined.entry(envelope.log).or_default() += 1;
+        *self.state.quarantined.entry(log).or_default() += 1;
         Ok(())
     }
 
@@ -289,21 +319,16 @@ impl Turn<'_> {
     /// The log's owner takes positions back.
     fn on_withdrawal(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
         let withdrawal = Withdrawal::decode(signed)?;
-        let certificate = self.state.contacts.certificate(&device);
-        let good = certificate
-            .is_some_and(|c| signed.verify(context::WITHDRAWAL, |m, s| verify(&c.device_key, m, s)).is_some());
-        if !good || !self.state.contacts.shares(&device, &withdrawal.conversation) {
-            return Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "engine",
-                "take a withdrawal",
-                "its signature is wrong",
-            ));
+        if !self.state.contacts.shares(&device, &withdrawal.conversation) {
+            let message = "it is about a conversation that the device isn't in";
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a withdrawal", message));
         }
         let log = LogId { device, conversation: withdrawal.conversation };
         let now = self.now;
         self.state.to_acknowledge.insert(log);
-        match self.inbox(log).on_withdrawn(&withdrawal.positions, now) {
+        let (void, next) = self.inbox(log).on_withdrawn(&withdrawal.positions, now);
+        void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
+        match next {
             Some(position) => match self.take_parked(log, position)? {
                 Some(envelope) => self.open_from(envelope),
                 None => Ok(()),
@@ -375,12 +400,15 @@ impl Turn<'_> {
     }
 }
 
+/// How far the clocks of two devices may differ before an entry that is near its expiry is refused.
+const EXPIRY_TOLERANCE_MS: u64 = 30_000;
+
 /// Most entries of one log in quarantine; an eighth of them with their bytes.
 const MAX_QUARANTINED: usize = 512;
 
 /// Whether an entry says that our view of the log begins with it.
 fn joins(envelope: &Envelope, own: &DeviceId) -> bool {
-    envelope.class == EntryClass::Handshake && envelope.joins.contains(own)
+    envelope.header.class == EntryClass::Handshake && envelope.header.joins.contains(own)
 }
 
 /// Whether an error is about what a peer sent, not about this node.

@@ -2,22 +2,21 @@
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    FAILURES, Failure, HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, SealedEntry,
-    ordered_key,
+    HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, SealedEntry, ordered_key,
 };
 use peerloom_core::wire::{
-    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Item, LogId, MessageId, Position, RangeSet, UserId,
-    Withdrawal, context, limits,
+    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, Item, LogId, MessageId, Position, RangeSet,
+    UserId, Withdrawal, context, limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry, Transmit};
 use rand::Rng;
 use tracing::{debug, debug_span, error, warn};
 
-use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key};
-use super::{SendRequest, Turn};
+use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key, sooner};
+use super::{RESTORED, SendRequest, Turn};
 use crate::clock::system_ms;
-use crate::event::{Event, MessageState};
+use crate::event::Event;
 use crate::store::stored;
 
 impl Turn<'_> {
@@ -37,7 +36,9 @@ impl Turn<'_> {
             body,
             resealed_from: Vec::new(),
         };
-        let expires_at_ms = self.now.wall_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        // While the clock isn't confirmed, and when it jumped, the later time: no message is to be lost.
+        let now_ms = self.now.wall_ms.max(system_ms());
+        let expires_at_ms = now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         debug!(id = %item.id, %conversation, bytes = item.body.len(), "accepted");
         if let Some(found) = self.state.conversations.get_mut(&conversation) {
             found.queued_bytes += item.body.len();
@@ -48,6 +49,9 @@ impl Turn<'_> {
 
     fn check_room(&mut self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
         let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
+        if self.state.standing.is_restored() {
+            return error(ErrorKind::Invalid, format!("nothing is sent from this folder any more: {RESTORED}"));
+        }
         let Some(conversation) = self.state.conversations.get(id) else {
             return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());
         };
@@ -113,6 +117,9 @@ impl Turn<'_> {
 
     /// Seals what was accepted, or stores it to be sealed once there is a session.
     pub(super) fn seal_queues(&mut self) -> Result<()> {
+        if self.state.standing.is_restored() {
+            return self.keep_unsealed();
+        }
         let touched: Vec<ConversationId> = self
             .state
             .touched
@@ -142,13 +149,27 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// A store that was restored seals nothing: what was accepted before that was noticed waits as it is.
+    fn keep_unsealed(&mut self) -> Result<()> {
+        let waiting: Vec<ConversationId> =
+            self.state.conversations.iter().filter(|(_, c)| !c.queued.is_empty()).map(|(id, _)| *id).collect();
+        for id in waiting {
+            if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                conversation.members = None;
+            }
+            self.seal_queue(id)?;
+        }
+        Ok(())
+    }
+
     fn seal_queue(&mut self, id: ConversationId) -> Result<()> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
         let queued = std::mem::take(&mut conversation.queued);
         conversation.queued_bytes = 0;
-        let ready = conversation.pending == 0 && conversation.members.as_ref().is_some_and(|m| !m.is_empty());
+        let members = conversation.members.as_ref().is_some_and(|m| !m.is_empty());
+        let ready = conversation.pending == 0 && members && conversation.outbox.knows_head();
         if ready {
             return self.seal(id, queued);
         }
@@ -166,6 +187,7 @@ impl Turn<'_> {
             if let Some(conversation) = self.state.conversations.get_mut(&id) {
                 conversation.pending += 1;
                 conversation.pending_bytes += value.len();
+                conversation.pending_expiry_ms = sooner(conversation.pending_expiry_ms, queued.expires_at_ms);
             }
             self.txn.put(PENDING, ordered_key(&[id.as_bytes()], order), value);
             if let Some(reply) = queued.reply {
@@ -176,13 +198,17 @@ impl Turn<'_> {
 
     /// Seals messages that waited for a session, before anything newer.
     pub(super) fn seal_pending(&mut self, id: ConversationId) -> Result<()> {
+        if self.state.standing.is_restored() {
+            return Ok(());
+        }
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
-        if conversation.pending == 0 || conversation.members.as_ref().is_none_or(Vec::is_empty) {
+        let ready = conversation.outbox.knows_head() && conversation.members.as_ref().is_some_and(|m| !m.is_empty());
+        if conversation.pending == 0 || !ready {
             return Ok(());
         }
-        (conversation.pending, conversation.pending_bytes) = (0, 0);
+        (conversation.pending, conversation.pending_bytes, conversation.pending_expiry_ms) = (0, 0, 0);
         let mut queued = Vec::new();
         for (key, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
             queued.push(Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
@@ -196,6 +222,10 @@ impl Turn<'_> {
         let mut bundle: Vec<Queued> = Vec::new();
         let mut size = 0;
         for next in queued {
+            if self.now.is_past(next.expires_at_ms) {
+                self.fail_unsealed(id, next);
+                continue;
+            }
             let length = next.item.encoded_size();
             let full = size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS;
             // One lifetime for each entry, to the second: a short one isn't stretched by its neighbours.
@@ -275,9 +305,9 @@ impl Turn<'_> {
             Sealed::Application { .. } => conversation.members.clone().unwrap_or_default(),
         };
         // Nothing is changed before it is sealed: that may fail.
-        let position = conversation.outbox.head() + 1;
+        let (position, previous) = (conversation.outbox.head() + 1, conversation.outbox.previous());
         let _span = debug_span!("entry", conversation = %id, position, class = ?class).entered();
-        let mut envelope = Envelope {
+        let header = Header {
             log: LogId { device: own.device, conversation: id },
             position,
             class,
@@ -285,35 +315,32 @@ impl Turn<'_> {
             expires_at_ms,
             recipients: recipients.clone(),
             joins: joins.iter().map(|(device, _)| *device).collect(),
-            hops: 0,
-            payload: Bytes::new(),
-            signature: Bytes::new(),
+            previous,
         };
         let mut recipe = None;
-        match sealed {
-            Sealed::Handshake { payload, .. } => {
-                envelope.payload = payload;
-                envelope.signature = own.key.sign(&envelope.signing_input());
-            }
+        let payload = match sealed {
+            Sealed::Handshake { payload, .. } => payload,
             Sealed::Application { bundle } => {
-                let associated_data = envelope.associated_data();
+                let associated_data = header.associated_data();
                 let sealing = Sealing { conversation: id, associated_data: &associated_data, plaintext: &bundle };
                 let mut state = self.txn.crypto(crypto.suite());
                 let sealed = match crypto.seal(&mut state, &mut self.state.rng, sealing) {
                     Ok(sealed) => sealed,
                     Err(error) => {
-                        let log = envelope.log;
-                        self.discard_session(log, crypto.suite(), error.clone())?;
+                        self.discard_session(header.log, crypto.suite(), error.clone())?;
                         return Err(
                             Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").source(error)
                         );
                     }
                 };
-                envelope.payload = sealed.payload;
                 // What was sealed again differs from what the history has.
                 recipe = sealed.recipe.filter(|_| history > 0 && resealed_from.is_empty());
+                sealed.payload
             }
-        }
+        };
+        let header = header.sign(&payload, |message| own.key.sign(message));
+        let entry_id = header.id();
+        let envelope = Envelope { header, payload, hops: 0 };
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
         };
@@ -338,11 +365,15 @@ impl Turn<'_> {
             recipients: recipients.clone(),
             history,
             resealed_from: resealed_from.to_vec(),
+            id: entry_id,
+            // Where a device is linked it goes out in this turn: one write for both.
+            left: recipients.iter().any(|device| conversation.outbox.is_up(device)),
+            expired: false,
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), kept.encode());
         self.state.recent.insert(id, position, encoded);
-        conversation.outbox.set_size(position, size as usize);
+        conversation.outbox.set_sealed(position, entry_id, size as usize);
         conversation.outbox.wake(self.now);
         conversation.entries.insert(position, OwnEntry::new(&row));
         self.state.ready.extend(recipients.iter().map(|device| (id, *device)));
@@ -355,6 +386,10 @@ impl Turn<'_> {
 
     /// Sends whatever fits each ready device's window.
     pub(super) fn transmit(&mut self) -> Result<()> {
+        if self.state.standing.is_restored() {
+            self.state.ready.clear();
+            return Ok(());
+        }
         let missing = |error: Error| if error.kind() == ErrorKind::Damaged { Ok(None) } else { Err(error) };
         for (id, device) in std::mem::take(&mut self.state.ready) {
             let mut withdrawn = RangeSet::default();
@@ -362,6 +397,7 @@ impl Turn<'_> {
                 match conversation.outbox.transmit(&device, self.now) {
                     Some(Transmit::Entry(position)) => match self.envelope(id, position).or_else(missing)? {
                         Some(envelope) => {
+                            self.note_left(id, position)?;
                             debug!(conversation = %id, position, %device, "goes out");
                             self.effects.chat(device, Frame::wrap_envelope(&envelope));
                         }
@@ -379,6 +415,30 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// An entry goes out: should it expire before it is acknowledged, it may have arrived all the same.
+    fn note_left(&mut self, id: ConversationId, position: Position) -> Result<()> {
+        let entry = self.state.conversations.get_mut(&id).and_then(|c| c.entries.get_mut(&position));
+        if let Some(entry) = entry.filter(|entry| !entry.left) {
+            entry.left = true;
+            self.change_entry(id, position, |row| row.left = true)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn change_entry(
+        &mut self,
+        id: ConversationId,
+        position: Position,
+        change: impl FnOnce(&mut OutEntry),
+    ) -> Result<()> {
+        let key = own_key(&id, position);
+        if let Some(mut row) = self.txn.record::<OutEntry>(OUT_ENTRIES, &key)? {
+            change(&mut row);
+            self.txn.put(OUT_ENTRIES, key, row.encode());
+        }
+        Ok(())
+    }
+
     /// An entry as it travels, the same bytes every time.
     fn envelope(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
         let Some(conversation) = self.state.conversations.get(&id) else { return Ok(None) };
@@ -392,7 +452,9 @@ impl Turn<'_> {
         let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
         let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else { return Ok(None) };
         let Ok(mut envelope) = Envelope::decode(kept.envelope) else { return Ok(None) };
-        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.suite) else { return Ok(None) };
+        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.header.suite) else {
+            return Ok(None);
+        };
         let Ok(payload) = crypto.rebuild(&kept.recipe, &row.bundle) else { return Ok(None) };
         envelope.payload = payload;
         Ok(Some(envelope.encode()))
@@ -400,6 +462,9 @@ impl Turn<'_> {
 
     /// Tells a device that positions will never come.
     pub(super) fn withdraw(&mut self, conversation: ConversationId, device: DeviceId, positions: RangeSet) {
+        let Some(positions) = self.state.conversations.get(&conversation).map(|c| c.outbox.bind(&positions)) else {
+            return;
+        };
         let withdrawal = Withdrawal { conversation, positions };
         let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
         self.effects.control(device, &Frame::Withdrawal(signed));
@@ -441,9 +506,20 @@ impl Turn<'_> {
             return Ok(());
         };
         let effects = conversation.outbox.on_timer(self.now, &mut self.state.rng);
+        if self.now.is_past(conversation.pending_expiry_ms) {
+            self.expire_pending(id)?;
+        }
+        self.apply(id, effects)
+    }
+
+    /// Does what an outbox asks for.
+    pub(super) fn apply(&mut self, id: ConversationId, effects: Vec<Effect>) -> Result<()> {
         self.state.touched.insert(TimerKey::Outbox(id));
+        let restored = self.state.standing.is_restored();
         for effect in effects {
             match effect {
+                // What waits here waits for ever: only its end matters.
+                _ if restored && !matches!(effect, Effect::Expired(_)) => {}
                 Effect::Connect(device) => self.effects.want_link(device),
                 Effect::ResetLink(device) => {
                     debug!(?device, "nothing is acknowledged; making a new link");
@@ -451,60 +527,12 @@ impl Turn<'_> {
                 }
                 Effect::Ready(device) => drop(self.state.ready.insert((id, device))),
                 Effect::Stalled(device) => self.effects.event(Event::Stalled { conversation: id, device }),
-                Effect::Expired { position, delivered } => self.on_expired(id, position, delivered)?,
+                Effect::Expired(expired) => self.on_expired(id, expired)?,
             }
         }
         Ok(())
-    }
-
-    fn on_expired(&mut self, id: ConversationId, position: Position, delivered: bool) -> Result<()> {
-        self.txn.delete(OUT_SEALED, own_key(&id, position));
-        let known = self.txn.sound(FAILURES, &own_key(&id, position))?.is_some();
-        let messages =
-            self.state.conversations.get(&id).and_then(|c| c.entries.get(&position)).map(|e| e.messages.clone());
-        if let Some(messages) = messages.filter(|_| !delivered && !known) {
-            self.fail(id, position, &messages, EXPIRED);
-        }
-        Ok(())
-    }
-
-    pub(super) fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId], reason: &str) {
-        let row = Failure { messages: messages.to_vec(), reason: reason.into() };
-        self.txn.put(FAILURES, own_key(&id, order), row.encode());
-        let state = MessageState::Failed(reason.into());
-        self.effects.event(Event::Receipt { conversation: id, messages: messages.into(), state });
-    }
-
-    /// Messages that expired before there was a session fail.
-    pub(super) fn expire_pending(&mut self) {
-        let waiting: Vec<ConversationId> =
-            self.state.conversations.iter().filter(|(_, c)| c.pending > 0).map(|(id, _)| *id).collect();
-        for id in waiting {
-            let Ok(rows) = self.txn.scan(PENDING, &KeyRange::prefix(id.as_bytes())) else {
-                continue;
-            };
-            for row in rows {
-                let length = row.value.len();
-                let Ok(pending) = stored::<Pending>(row.value) else {
-                    continue;
-                };
-                if pending.expires_at_ms == 0 || pending.expires_at_ms > self.now.wall_ms {
-                    continue;
-                }
-                self.txn.delete(PENDING, row.key);
-                if let Some(conversation) = self.state.conversations.get_mut(&id) {
-                    conversation.pending -= 1;
-                    conversation.pending_bytes -= length;
-                }
-                // Beyond every position of the log, so that it stands for itself.
-                let order = self.state.rng.next_u64() | 1 << 63;
-                self.fail(id, order, &[pending.item.id], EXPIRED);
-            }
-        }
     }
 }
-
-const EXPIRED: &str = "it expired before it could be delivered";
 
 /// A time that has passed, in the unit that a person would use.
 fn age(ms: u64) -> String {

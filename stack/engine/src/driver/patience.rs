@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use peerloom_core::wire::{CannotOpenReason, DeviceId, Envelope, LogId, Position};
-use peerloom_crypto_primitives::sha256;
+use peerloom_core::wire::{CannotOpenReason, DeviceId, EntryId, LogId, Position, SignedHeader};
 use peerloom_delivery::{Allowance, Now};
 use tracing::warn;
 
@@ -31,18 +30,18 @@ pub(crate) struct Faults {
 
 /// Entries that were refused, so that copies of them cost no more than a hash.
 #[derive(Default)]
-pub(crate) struct Refused(HashMap<LogId, BTreeMap<Position, ([u8; 32], Option<CannotOpenReason>)>>);
+pub(crate) struct Refused(HashMap<LogId, BTreeMap<Position, (EntryId, Option<CannotOpenReason>)>>);
 
 impl Refused {
     /// Why these very bytes were refused at this place before; the reason is one for the log's owner.
-    pub(super) fn before(&self, envelope: &Envelope) -> Option<Option<CannotOpenReason>> {
-        let (hash, reason) = self.0.get(&envelope.log)?.get(&envelope.position)?;
-        (*hash == fingerprint(envelope)).then_some(*reason)
+    pub(super) fn before(&self, header: &SignedHeader) -> Option<Option<CannotOpenReason>> {
+        let (id, reason) = self.0.get(&header.log)?.get(&header.position)?;
+        (*id == header.id()).then_some(*reason)
     }
 
-    pub(super) fn note(&mut self, envelope: &Envelope, reason: Option<CannotOpenReason>) {
-        let entries = self.0.entry(envelope.log).or_default();
-        entries.insert(envelope.position, (fingerprint(envelope), reason));
+    pub(super) fn note(&mut self, header: &SignedHeader, reason: Option<CannotOpenReason>) {
+        let entries = self.0.entry(header.log).or_default();
+        entries.insert(header.position, (header.id(), reason));
         if entries.len() > REMEMBERED {
             entries.pop_first();
         }
@@ -52,10 +51,6 @@ impl Refused {
     pub(super) fn forget(&mut self, log: &LogId) {
         self.0.remove(log);
     }
-}
-
-fn fingerprint(envelope: &Envelope) -> [u8; 32] {
-    sha256(&[&envelope.associated_data(), &envelope.payload])
 }
 
 impl Faults {

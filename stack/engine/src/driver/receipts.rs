@@ -1,9 +1,10 @@
 //! What receivers say of our own logs.
 
-use peerloom_core::wire::store::OUT_ENTRIES;
-use peerloom_core::wire::{Ack, CannotOpen, ConversationId, DeviceId, GapRequest, LogId, Position, Signed, context};
+use peerloom_core::wire::store::{FAILURES, OUT_ENTRIES};
+use peerloom_core::wire::{
+    Ack, CannotOpen, CannotOpenReason, ConversationId, DeviceId, GapRequest, LogId, Position, Signed,
+};
 use peerloom_core::{Error, ErrorKind, Result};
-use peerloom_crypto_primitives::verify;
 use peerloom_delivery::CannotOpenOutcome;
 use tracing::{debug, warn};
 
@@ -15,15 +16,26 @@ impl Turn<'_> {
     /// A device of a contact acknowledges.
     pub(super) fn on_ack(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
         let ack = Ack::decode(signed)?;
-        let id = self.own_log(device, &ack.log, signed, context::ACK)?;
+        let id = self.own_log(device, &ack.log)?;
+        if self.state.standing.is_restored() {
+            // It may be about what this store doesn't know.
+            return Ok(());
+        }
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
         let outcome = conversation.outbox.on_ack(&device, &ack, self.now);
+        if outcome.conflict {
+            debug!(conversation = %id, %device, "an acknowledgement is about other entries than ours");
+        }
         for position in &outcome.delivered {
             if let Some(entry) = conversation.entries.get(position) {
                 let messages = entry.messages.clone();
                 debug!(conversation = %id, position, %device, ?messages, "delivered");
+                if entry.expired {
+                    // It was called failed before its receipt came.
+                    self.txn.delete(FAILURES, own_key(&id, *position));
+                }
                 self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
             }
         }
@@ -50,20 +62,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Checks that a receipt is about our log, from a device that shares the conversation, and
-    /// signed by it.
-    fn own_log(&self, device: DeviceId, log: &LogId, signed: &Signed, context: &[u8]) -> Result<ConversationId> {
-        let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a receipt", message));
-        if log.device != self.state.own.device || !self.state.contacts.shares(&device, &log.conversation) {
-            return refuse("it is about another device's log");
+    /// Checks that a receipt is about our log, from a device that shares the conversation. The link's
+    /// task has checked that the device signed it.
+    fn own_log(&self, device: DeviceId, log: &LogId) -> Result<ConversationId> {
+        if log.device == self.state.own.device && self.state.contacts.shares(&device, &log.conversation) {
+            return Ok(log.conversation);
         }
-        let Some(certificate) = self.state.contacts.certificate(&device) else {
-            return refuse("the device is unknown");
-        };
-        match signed.verify(context, |m, s| verify(&certificate.device_key, m, s)) {
-            Some(_) => Ok(log.conversation),
-            None => refuse("its signature is wrong"),
-        }
+        let message = "it is about another device's log";
+        Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a receipt", message))
     }
 
     /// A device of a contact lacks positions of our log.
@@ -74,7 +80,7 @@ impl Turn<'_> {
         if let Some(conversation) = self.state.conversations.get_mut(&request.conversation) {
             let gone = conversation.outbox.on_gap_request(&device, &request.positions, self.now);
             self.state.ready.insert((request.conversation, device));
-            if !gone.is_empty() {
+            if !gone.is_empty() && !self.state.standing.is_restored() {
                 self.withdraw(request.conversation, device, gone);
             }
         }
@@ -106,14 +112,21 @@ impl Turn<'_> {
     /// A device of a contact can't open an entry of ours: it is added again once its key package is here.
     pub(super) fn on_cannot_open(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
         let cannot = CannotOpen::decode(signed)?;
-        let id = self.own_log(device, &cannot.log, signed, context::CANNOT_OPEN)?;
+        let id = self.own_log(device, &cannot.log)?;
+        if self.state.standing.is_restored() {
+            return Ok(());
+        }
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
+        if cannot.reason == CannotOpenReason::Expired {
+            let effects = conversation.outbox.on_refused_as_expired(&device, cannot.position, cannot.id);
+            return self.apply(id, effects);
+        }
         if conversation.rejoin.contains(&device) {
             return Ok(());
         }
-        match conversation.outbox.on_cannot_open(&device, cannot.position, self.now) {
+        match conversation.outbox.on_cannot_open(&device, cannot.position, cannot.id, self.now) {
             CannotOpenOutcome::Nothing => return Ok(()),
             CannotOpenOutcome::Halted => {
                 warn!(?device, "a device still can't open what is sealed for it; nothing more is sent to it for now");

@@ -24,6 +24,9 @@ impl Turn<'_> {
     /// Brings our send session in a conversation to the contact's devices, as far as their key
     /// packages are here, and asks for those that are missing.
     pub(super) fn prepare_session(&mut self, id: ConversationId) -> Result<()> {
+        if self.state.standing.is_restored() {
+            return Ok(());
+        }
         let crypto = self.state.crypto(id)?;
         let Some(contact) = self.state.contacts.by_conversation(&id) else {
             return Ok(());
@@ -67,7 +70,7 @@ impl Turn<'_> {
             for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
                 conversation.rejoin.remove(device);
                 // Whoever joins anew, or in another suite, can't open what was sealed before.
-                unsettled.extend(conversation.outbox.unsettled(device));
+                unsettled.extend(conversation.outbox.unsettled(device, self.now));
                 conversation.key_packages.remove(device);
             }
             conversation.members = Some(prepared.members);

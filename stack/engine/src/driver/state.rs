@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
     CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING,
-    QUARANTINE, Record, Table, key_order, ordered_key,
+    Pending, QUARANTINE, Record, Table, key_order, ordered_key,
 };
 use peerloom_core::wire::{
     ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, RangeSet, Signed, SuiteId, UserId,
@@ -22,6 +23,7 @@ use super::Turn;
 use super::contact::open_invitations;
 use super::patience::{Faults, Refused};
 use super::session::SUITE_CHANGES;
+use super::standing::OwnStanding;
 use super::status::halted;
 use super::timers::Timers;
 use crate::config::EngineConfig;
@@ -69,6 +71,10 @@ pub(crate) struct State {
     pub(crate) pending: u64,
     /// This device's current record, to be told to peers.
     pub(crate) record: Option<Signed>,
+    /// Whether the node is started, so that somebody may hear what expires.
+    pub(crate) started: bool,
+    /// Whether the last turn knew no time to decide expiry by.
+    pub(crate) time_unknown: bool,
     /// Conversations and logs that this turn changed.
     pub(crate) touched: BTreeSet<TimerKey>,
     /// Logs to acknowledge at the end of this turn.
@@ -78,6 +84,10 @@ pub(crate) struct State {
     /// What devices have done wrong, and entries that needn't be looked at again.
     pub(crate) faults: HashMap<DeviceId, Faults>,
     pub(crate) refused: Refused,
+    /// Logs whose owners are to be shown, at the end of this turn, what is held of them.
+    pub(crate) to_show: BTreeSet<LogId>,
+    /// Whether this store is the newest of its device.
+    pub(crate) standing: OwnStanding,
     /// Entries in quarantine, by log.
     pub(crate) quarantined: HashMap<LogId, usize>,
     /// Devices that may have room for more of a conversation.
@@ -101,6 +111,8 @@ pub(crate) struct Conversation {
     /// Messages that wait unsealed in the store, and their bytes.
     pub(crate) pending: usize,
     pub(crate) pending_bytes: usize,
+    /// When the first of them expires, in milliseconds since the Unix epoch; 0 = never.
+    pub(crate) pending_expiry_ms: u64,
     /// The devices in the send session; `None` until it was looked at.
     pub(crate) members: Option<Vec<DeviceId>>,
     /// The suite of our log; `None` until it was chosen.
@@ -123,6 +135,17 @@ impl Conversation {
             && self.outbox.entries() < config.max_queued_messages.saturating_mul(2)
             && bytes + length <= config.max_queued_bytes
     }
+
+    fn next_deadline(&self, now: Now) -> Option<Duration> {
+        let wait = self.pending_expiry_ms.saturating_sub(now.wall_ms);
+        let pending = (self.pending_expiry_ms > 0).then(|| now.mono.saturating_add(Duration::from_millis(wait)));
+        [self.outbox.next_deadline(now), pending].into_iter().flatten().min()
+    }
+}
+
+/// The earlier of two times of expiry, of which 0 is never.
+pub(super) fn sooner(a: u64, b: u64) -> u64 {
+    if a == 0 || (b > 0 && b < a) { b } else { a }
 }
 
 /// What is known of an own entry beside what the outbox knows.
@@ -131,6 +154,10 @@ pub(crate) struct OwnEntry {
     pub(crate) history: u64,
     /// Where the same messages stood before.
     pub(crate) resealed_from: Vec<Position>,
+    /// Whether its row says that it was put on a link.
+    pub(crate) left: bool,
+    /// Whether it expired.
+    pub(crate) expired: bool,
 }
 
 impl OwnEntry {
@@ -139,6 +166,8 @@ impl OwnEntry {
             messages: entry.messages.clone().into(),
             history: entry.history,
             resealed_from: entry.resealed_from.clone(),
+            left: entry.left,
+            expired: entry.expired,
         }
     }
 }
@@ -213,11 +242,15 @@ impl State {
             history: 0,
             pending: 0,
             record: None,
+            started: false,
+            time_unknown: false,
             touched: BTreeSet::new(),
             to_acknowledge: BTreeSet::new(),
             recent: Recent::default(),
             faults: HashMap::new(),
             refused: Refused::default(),
+            to_show: BTreeSet::new(),
+            standing: OwnStanding::default(),
             quarantined: HashMap::new(),
             ready: BTreeSet::new(),
             lazy_deletes: Vec::new(),
@@ -234,6 +267,8 @@ impl State {
         self.timers = Timers::new();
         self.touched.clear();
         self.to_acknowledge.clear();
+        self.to_show.clear();
+        self.standing = OwnStanding::load(txn)?;
         self.ready.clear();
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
@@ -293,17 +328,24 @@ impl State {
             }
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
+        if txn.snapshot()?.damaged().contains(&OUT_ENTRIES) {
+            outbox.mark_incomplete();
+        }
         let devices = self.contacts.devices_in(&id);
         for device in devices.iter().filter(|device| self.up.contains(*device)) {
-            outbox.on_link_up(device);
+            // It showed what it holds when its link came up.
+            outbox.on_held(device, None);
             self.ready.insert((id, *device));
         }
         entries.retain(|position, _| outbox.holds(*position));
         let (mut pending, mut pending_bytes) = (0, 0);
+        let mut pending_expiry_ms = 0;
         for row in txn.scan(PENDING, &range)? {
             self.pending = self.pending.max(key_order(&row.key)?);
             pending += 1;
             pending_bytes += row.value.len();
+            let expires_at_ms = Pending::decode(row.value).map_or(0, |pending| pending.expires_at_ms);
+            pending_expiry_ms = sooner(pending_expiry_ms, expires_at_ms);
         }
         let settled_head = outbox.head() > 0 && !outbox.holds(outbox.head());
         let conversation = Conversation {
@@ -314,6 +356,7 @@ impl State {
             queued_bytes: 0,
             pending,
             pending_bytes,
+            pending_expiry_ms,
             members: None,
             suite: None,
             suite_changes: Allowance::full(SUITE_CHANGES),
@@ -360,12 +403,21 @@ impl State {
     pub(crate) fn refresh_timers(&mut self, now: Now) {
         for key in std::mem::take(&mut self.touched) {
             let deadline = match key {
-                TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.outbox.next_deadline(now)),
+                TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.next_deadline(now)),
                 TimerKey::Inbox(log) => self.inboxes.get(&log).and_then(Inbox::next_deadline),
                 // Set where it is needed.
                 TimerKey::Session(_) => continue,
             };
             self.timers.set(key, deadline);
+        }
+    }
+
+    /// Another time counts: what expires by it is looked at again.
+    pub(crate) fn touch_outboxes(&mut self) {
+        let now = Duration::ZERO;
+        for id in self.conversations.keys() {
+            self.touched.insert(TimerKey::Outbox(*id));
+            self.timers.set(TimerKey::Outbox(*id), Some(now));
         }
     }
 

@@ -7,6 +7,7 @@ use peerloom_core::wire::{ConversationId, DeviceId, MessageId};
 use peerloom_core::{KeyRange, Result};
 use peerloom_delivery::Halt;
 
+use super::RESTORED;
 use super::Turn;
 use super::state::TimerKey;
 
@@ -33,9 +34,11 @@ impl Turn<'_> {
     /// Every message that waits, oldest first in each conversation.
     pub(crate) fn queue(&mut self) -> Result<Vec<QueuedEntry>> {
         let mut queue = Vec::new();
+        let restored = self.state.standing.is_restored().then(|| format!("not sent: {RESTORED}"));
         for (id, conversation) in &self.state.conversations {
             for status in conversation.outbox.status(self.now) {
                 let reason = match (status.halted, status.link_up, status.stalled) {
+                    _ if let Some(why) = &restored => why.clone(),
                     (Some(why), ..) => halted(why).into(),
                     (None, true, _) => "sent; waiting for the acknowledgement".into(),
                     (None, false, stalled) => {
@@ -60,6 +63,7 @@ impl Turn<'_> {
             let contact = self.state.contacts.by_conversation(id);
             let refused = contact.and_then(|c| c.devices.iter().find_map(|d| self.state.links.reason(&d.device)));
             let reason = match refused {
+                _ if let Some(why) = &restored => why.clone(),
                 Some(why) => format!("no keys agreed on yet: {why}"),
                 None => "waiting for a first link to the contact, to agree on keys".into(),
             };

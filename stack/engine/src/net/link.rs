@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::{DeviceId, Frame};
+use peerloom_core::wire::{DeviceId, Frame, PublicKey, Restored, Signed, context};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Place, Result};
+use peerloom_crypto_primitives::verify;
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, debug_span, info, trace, warn};
 
@@ -155,13 +156,52 @@ async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, bud
                 return Err(error.into());
             }
         };
+        if !is_genuine(shared, &device, &frame) {
+            shared.links.count_refused();
+            warn!(?device, "a frame whose signature is wrong");
+            continue;
+        }
         // Not the delivery thread's business: nothing of it is stored.
         if let Frame::Signal(signal) = frame {
             shared.carrier.on_frame(device, signal);
             continue;
         }
         let _held = budget.hold(size).await?;
-        shared.driver.input(Input::Frame { device, frame, _held }).await?;
+        shared.driver.input(Input::Frame { device, frame: Box::new(frame), _held }).await?;
     }
     Ok(())
+}
+
+/// Whether what a frame says is signed by the device that says it. The delivery thread takes in nothing
+/// that isn't, and needn't look again.
+fn is_genuine(shared: &Shared, device: &DeviceId, frame: &Frame) -> bool {
+    let Some(certificate) = shared.contacts.certificate(device) else {
+        return false;
+    };
+    let by = |key: &PublicKey, signed: &Signed, context: &[u8]| {
+        signed.verify(context, |message, signature| verify(key, message, signature)).is_some()
+    };
+    let (theirs, ours) = (&certificate.device_key, shared.own.key.public());
+    match frame {
+        Frame::Envelope(envelope) => {
+            envelope.header.log.device == *device && envelope.verify(|m, s| verify(theirs, m, s))
+        }
+        Frame::Ack(signed) => by(theirs, signed, context::ACK),
+        Frame::CannotOpen(signed) => by(theirs, signed, context::CANNOT_OPEN),
+        Frame::Withdrawal(signed) => by(theirs, signed, context::WITHDRAWAL),
+        Frame::Held(held) => {
+            held.header.as_ref().is_none_or(|header| header.verify(|m, s| verify(ours, m, s)))
+                && held.ack.as_ref().is_none_or(|ack| by(theirs, ack, context::ACK))
+        }
+        Frame::Restored(signed) => match Restored::decode(signed) {
+            Ok(notice) if notice.device == shared.own.device => by(ours, signed, context::RESTORED),
+            notice => notice.is_ok() && by(theirs, signed, context::RESTORED),
+        },
+        // Verified where they are taken in, or not signed.
+        Frame::GapRequest(_)
+        | Frame::KeyPackageRequest(_)
+        | Frame::KeyPackage(_)
+        | Frame::Record(_)
+        | Frame::Signal(_) => true,
+    }
 }

@@ -148,6 +148,8 @@ pub struct PeerStatus {
     pub reason: Option<String>,
     /// The first of our crypto suites that the device offers in its signed record.
     pub suite: Option<&'static str>,
+    /// Whether the device said that its store was restored or copied.
+    pub restored: bool,
     /// When a link was last made, in milliseconds since the Unix epoch; 0 = never.
     pub last_seen_ms: u64,
 }
@@ -256,6 +258,14 @@ impl Links {
         self.send(device, frame, |entry| &entry.chat);
     }
 
+    /// Queues a frame on the control channel of every link to a device.
+    pub(crate) fn send_everywhere(&self, device: &DeviceId, frame: &Bytes) {
+        for entry in self.book().up.get(device).into_iter().flatten() {
+            // A queue that is full or closed: the next link says it again.
+            let _ = entry.control.try_send(frame.clone());
+        }
+    }
+
     fn send(&self, device: &DeviceId, frame: Bytes, queue: impl FnOnce(&Entry) -> &mpsc::Sender<Bytes>) {
         let book = self.book();
         if let Some(entry) = book.up.get(device).and_then(|entries| entries.last())
@@ -358,7 +368,7 @@ impl Links {
             None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
         };
         let reason = book.troubles.get(&device).cloned().or(reason);
-        PeerStatus { user, device, rung, link, reason, suite: None, last_seen_ms }
+        PeerStatus { user, device, rung, link, reason, suite: None, restored: false, last_seen_ms }
     }
 
     /// Something from outside was refused.

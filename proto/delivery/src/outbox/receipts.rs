@@ -1,0 +1,111 @@
+//! What receivers acknowledge, and what follows from it.
+
+use std::collections::BTreeMap;
+
+use peerloom_wire::{Ack, Chain, DeviceId, EntryClass, Position, RangeSet, Span, UserId, limits};
+
+use super::{AckOutcome, Cursor, Outbox};
+use crate::Now;
+
+impl Outbox {
+    /// The positions of a withdrawal, with the ids that bind them as far as they are known.
+    pub fn bind(&self, positions: &RangeSet) -> Chain {
+        let span =
+            |r: peerloom_wire::Range| Span { first: r.first, last: r.last, previous: None, id: self.id_at(r.last) };
+        positions.iter().map(span).collect()
+    }
+
+    /// A device acknowledged. The signature has been checked. What doesn't name our own entries' ids
+    /// settles nothing, nor what comes before the device has shown what it holds: a store put back from
+    /// a copy doesn't know what it withdrew since.
+    pub fn on_ack(&mut self, device: &DeviceId, ack: &Ack, now: Now) -> AckOutcome {
+        let mut outcome = AckOutcome::default();
+        let cursor = self.cursors.get(device).filter(|_| self.up.contains(device));
+        let Some(before) = cursor.map(|cursor| cursor.stored.through) else {
+            return outcome;
+        };
+        // Below its base the device never had anything.
+        let through = Span { first: before + 1, last: ack.through, previous: None, id: ack.through_id };
+        let mut settled = RangeSet::default();
+        for span in std::iter::once(&through).chain(ack.beyond.iter()).filter(|span| span.last > before) {
+            match self.id_at(span.last) {
+                Some(own) if span.id == Some(own) => settled.insert(span.first.max(before + 1), span.last),
+                _ => outcome.conflict = true,
+            }
+        }
+        let Some(cursor) = self.cursors.get_mut(device) else {
+            return outcome;
+        };
+        let has = |p: &Position| cursor.stored.beyond.contains(*p);
+        let known = settled.iter().flat_map(|r| self.entries.range(r.first..=r.last).map(|(p, _)| *p));
+        let news: Vec<Position> = known.filter(|p| !has(p)).collect();
+        if news.is_empty() {
+            return outcome;
+        }
+        if news.iter().any(|p| *p > cursor.stored.base) {
+            // It opens what follows its joining: what went wrong before is over.
+            cursor.stored.rejoins = 0;
+        }
+        settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
+        let void = news.iter().filter(|p| ack.withdrawn.contains(**p));
+        void.for_each(|p| cursor.void.insert(*p, *p));
+        cursor.stored.through = cursor.stored.beyond.absorb(before);
+        cursor.void.keep_highest(limits::RANGES);
+        cursor.next = cursor.next.max(cursor.stored.through + 1);
+        cursor.dirty = true;
+        cursor.attempts = 0;
+        cursor.resets = 0;
+        cursor.stalled = cursor.stored.halted;
+        let through = cursor.stored.through;
+        // Progress restarts the wait; with nothing left in flight there is none.
+        let more = self.in_flight(device).is_some_and(|(_, n)| n > 0);
+        if let Some(cursor) = self.cursors.get_mut(device) {
+            cursor.deadline = more.then(|| now.mono + self.config.ack_timeout);
+        }
+        outcome.delivered = news.into_iter().filter(|position| self.note_delivered(*position)).collect();
+        let done: Vec<Position> = self.entries.range(before + 1..through + 1).map(|(p, _)| *p).collect();
+        outcome.settled = done.into_iter().filter(|position| self.is_settled(*position)).collect();
+        outcome.settled.iter().for_each(|position| self.forget(*position));
+        outcome
+    }
+
+    pub(super) fn note_delivered(&mut self, position: Position) -> bool {
+        let delivered = self.is_delivered(position);
+        match self.entries.get_mut(&position) {
+            Some(entry) if delivered && !entry.delivered => {
+                entry.delivered = true;
+                entry.class == EntryClass::Application
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether one device of each recipient user has settled the entry by showing it.
+    pub(super) fn is_delivered(&self, position: Position) -> bool {
+        let Some(entry) = self.entries.get(&position) else {
+            return true;
+        };
+        let mut users = BTreeMap::<UserId, bool>::new();
+        for device in &entry.recipients {
+            if let Some(cursor) = self.cursors.get(device) {
+                *users.entry(cursor.stored.user).or_default() |=
+                    cursor.has(position) && !cursor.void.contains(position);
+            }
+        }
+        !users.is_empty() && users.values().all(|reached| *reached)
+    }
+
+    /// Whether no device needs the entry any more, nor its id to be told by.
+    pub(super) fn is_settled(&self, position: Position) -> bool {
+        let recipient =
+            |device: &DeviceId| self.entries.get(&position).is_some_and(|entry| entry.recipients.contains(device));
+        // A halted device is added again before anything else, and needs no word of what isn't for it.
+        let free =
+            |(device, c): (&DeviceId, &Cursor)| position <= c.stored.through || c.stored.halted && !recipient(device);
+        self.cursors.iter().all(free)
+    }
+
+    pub(super) fn is_settled_for(&self, device: &DeviceId, position: Position) -> bool {
+        self.cursors.get(device).is_none_or(|c| position <= c.stored.through)
+    }
+}

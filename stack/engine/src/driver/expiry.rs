@@ -1,0 +1,77 @@
+//! The end of messages whose time is over, sealed or not: recorded with what drops them, and said once.
+
+use peerloom_core::wire::store::{FAILURES, Failure, OUT_SEALED, PENDING, Pending, Record};
+use peerloom_core::wire::{ConversationId, MessageId};
+use peerloom_core::{KeyRange, Result};
+use peerloom_delivery::Expired;
+use rand::Rng;
+
+use super::Turn;
+use super::state::{Queued, own_key, sooner};
+use crate::event::{Event, MessageState};
+
+/// Why a message failed that never left, and one that did.
+const EXPIRED: &str = "it expired before it could be delivered";
+const EXPIRED_ON_THE_WAY: &str =
+    "it expired before its receipt came; it was on its way, so the contact may have it all the same";
+
+impl Turn<'_> {
+    /// An entry expired: its bytes go and its end is recorded in one batch.
+    pub(super) fn on_expired(&mut self, id: ConversationId, expired: Expired) -> Result<()> {
+        let Expired { position, delivered, left } = expired;
+        self.txn.delete(OUT_SEALED, own_key(&id, position));
+        self.state.recent.remove(id, position);
+        self.change_entry(id, position, |row| row.expired = true)?;
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return Ok(());
+        };
+        let entry = conversation.entries.get_mut(&position);
+        let messages = entry.map(|entry| {
+            entry.expired = true;
+            entry.messages.clone()
+        });
+        if let Some(messages) = messages.filter(|_| !delivered) {
+            self.fail(id, position, &messages, if left { EXPIRED_ON_THE_WAY } else { EXPIRED });
+        }
+        Ok(())
+    }
+
+    pub(super) fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId], reason: &str) {
+        let row = Failure { messages: messages.to_vec(), reason: reason.into() };
+        self.txn.put(FAILURES, own_key(&id, order), row.encode());
+        let state = MessageState::Failed(reason.into());
+        self.effects.event(Event::Receipt { conversation: id, messages: messages.into(), state });
+    }
+
+    /// A message expired before it was sealed.
+    pub(super) fn fail_unsealed(&mut self, id: ConversationId, queued: Queued) {
+        if let Some(reply) = queued.reply {
+            self.effects.sent(reply, queued.item.id);
+        }
+        // Beyond every position of the log, so that it stands for itself.
+        let order = self.state.rng.next_u64() | 1 << 63;
+        self.fail(id, order, &[queued.item.id], EXPIRED);
+    }
+
+    /// Messages that expired before there was a session fail.
+    pub(super) fn expire_pending(&mut self, id: ConversationId) -> Result<()> {
+        let mut next_ms = 0;
+        for (key, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
+            let length = pending.encode().len();
+            if !self.now.is_past(pending.expires_at_ms) {
+                next_ms = sooner(next_ms, pending.expires_at_ms);
+                continue;
+            }
+            self.txn.delete(PENDING, key);
+            if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                conversation.pending -= 1;
+                conversation.pending_bytes -= length;
+            }
+            self.fail_unsealed(id, Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
+        }
+        if let Some(conversation) = self.state.conversations.get_mut(&id) {
+            conversation.pending_expiry_ms = next_ms;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Whether a store is the newest of its device: its own, and its contacts'.
+//!
+//! A store that was put back from an older copy, or that is a copy beside another, would write other
+//! entries at positions that peers know, and seal them with keys that were used. It is recognised by
+//! proof: a peer shows a header that this device signed and this store doesn't know. Such a store seals
+//! and sends nothing any more; it still receives.
+
+use bytes::Bytes;
+use peerloom_core::wire::store::{META, Record, meta};
+use peerloom_core::wire::{ConversationId, DeviceId, Frame, Held, LogId, Restored, Signed, context, limits};
+use peerloom_core::{Error, ErrorKind, Result};
+use peerloom_delivery::Inbox;
+use tracing::{error, warn};
+
+use super::Turn;
+use super::state::TimerKey;
+use crate::clock::system_ms;
+use crate::event::Event;
+use crate::store::Txn;
+
+/// What happened to a store that sends nothing any more, and what to do.
+pub(crate) const RESTORED: &str = "this folder was put back from an older copy, or two copies of it are used; go on \
+                                   with the newest one, or make a new folder and invite your contacts again";
+
+/// The same of a store that may go on, and of a contact's.
+pub(crate) const COPIED: &str = "another copy of this folder was used, and knows that it is one; use one folder only";
+pub(crate) const PEER_RESTORED: &str = "the contact's folder was put back from an older copy, or two copies of it are used; \
+     if nothing comes from there any more, ask for a new invitation";
+
+/// Whether this store is the newest of its device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StoreStanding {
+    /// As far as this node knows.
+    #[default]
+    Newest,
+    /// It is, but another copy of it was used, and found out that it is one.
+    Copied,
+    /// It isn't, or another copy got ahead of it: this node sends nothing any more.
+    Restored,
+}
+
+/// The same, with what was signed about it.
+#[derive(Debug, Default)]
+pub(crate) struct OwnStanding {
+    restored: Option<Signed>,
+    copied: bool,
+}
+
+impl OwnStanding {
+    pub(crate) fn load(txn: &Txn<'_>) -> Result<Self> {
+        let notice = txn.get(META, meta::RESTORED)?.map(|bytes| Signed::decode(bytes, limits::RECEIPT)).transpose()?;
+        Ok(Self { restored: notice, copied: txn.get(META, meta::COPIED)?.is_some() })
+    }
+
+    /// Whether nothing may be sealed or sent.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.restored.is_some()
+    }
+
+    pub(crate) fn get(&self) -> StoreStanding {
+        match (&self.restored, self.copied) {
+            (Some(_), _) => StoreStanding::Restored,
+            (None, true) => StoreStanding::Copied,
+            (None, false) => StoreStanding::Newest,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Shows a device what is held of its logs, and what is known of its store, when its link comes up.
+    pub(super) fn show_held(&mut self, device: DeviceId, conversation: ConversationId) {
+        self.state.to_show.insert(LogId { device, conversation });
+        let contact = self.state.contacts.certificate(&device).and_then(|c| self.state.contacts.by_user(&c.user));
+        let known = contact.and_then(|c| c.devices.into_iter().find(|d| d.device == device)?.restored);
+        // Our own for the contact to know, its own for a copy of it to hear.
+        for notice in self.state.standing.restored.clone().into_iter().chain(known) {
+            self.effects.control(device, &Frame::Restored(notice));
+        }
+    }
+
+    /// Sends what is held of the logs whose owners shall see it.
+    pub(super) fn send_held(&mut self) {
+        for log in std::mem::take(&mut self.state.to_show) {
+            let inbox = self.state.inboxes.get(&log);
+            let ack = inbox.map(|i| self.state.own.key.sign_object(context::ACK, i.ack().encode()));
+            let held = Held {
+                conversation: log.conversation,
+                header: inbox.and_then(Inbox::newest).cloned(),
+                time_ms: self.now.wall_ms,
+                ack,
+            };
+            self.effects.control(log.device, &Frame::Held(held));
+        }
+    }
+
+    /// A device shows what it holds of our log. The link's task has checked that we signed it.
+    pub(super) fn on_held(&mut self, device: DeviceId, held: Held) -> Result<()> {
+        let id = held.conversation;
+        let ours = LogId { device: self.state.own.device, conversation: id };
+        if !self.state.contacts.shares(&device, &id) || held.header.as_ref().is_some_and(|h| h.log != ours) {
+            let message = "it is about another device's log";
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take what a device holds", message));
+        }
+        let Some(conversation) = self.state.conversations.get_mut(&id) else {
+            return Ok(());
+        };
+        let first = !conversation.outbox.is_up(&device);
+        if !conversation.outbox.on_held(&device, held.header.as_ref()) {
+            self.on_restored();
+        }
+        if let Some(ack) = &held.ack {
+            self.on_ack(device, ack)?;
+        }
+        self.state.ready.insert((id, device));
+        self.state.touched.insert(TimerKey::Outbox(id));
+        if first {
+            self.resume(id, device, false);
+            // What was asked for on the last link may have been lost with it.
+            self.prepare_session(id)?;
+            self.seal_pending(id)?;
+        }
+        Ok(())
+    }
+
+    /// This store is older than what a peer has, or another copy of it runs.
+    fn on_restored(&mut self) {
+        if self.state.standing.is_restored() {
+            return;
+        }
+        error!("a contact has entries that this node signed and that its store doesn't have: {RESTORED}");
+        let notice = Restored { device: self.state.own.device, since_ms: system_ms() };
+        let signed = self.state.own.key.sign_object(context::RESTORED, notice.encode());
+        self.txn.put(META, Bytes::from_static(meta::RESTORED), signed.encode());
+        self.state.standing.restored = Some(signed.clone());
+        self.effects.event(Event::StoreRestored);
+        let up: Vec<DeviceId> = self.state.up.iter().copied().collect();
+        up.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(signed.clone())));
+    }
+
+    /// A device says that its store was restored or copied; or a contact passes on what another copy of
+    /// this store said. The link's task has checked the signature.
+    pub(super) fn on_restored_notice(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
+        let notice = Restored::decode(&signed)?;
+        if notice.device == self.state.own.device {
+            if self.state.standing.get() == StoreStanding::Newest {
+                warn!("another copy of this node's folder runs, or ran: use one of them only");
+                self.txn.put(META, Bytes::from_static(meta::COPIED), system_ms().to_be_bytes().to_vec());
+                self.state.standing.copied = true;
+                self.effects.event(Event::StoreCopied);
+            }
+            return Ok(());
+        }
+        let contact = self.state.contacts.certificate(&device).and_then(|c| self.state.contacts.by_user(&c.user));
+        let Some(mut contact) = contact.filter(|_| notice.device == device) else {
+            let message = "it is about another device";
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a notice", message));
+        };
+        // The other copy may be linked, too.
+        self.effects.everywhere(device, &Frame::Restored(signed.clone()));
+        let known = contact.devices.iter_mut().find(|d| d.device == device && d.restored.is_none());
+        if let Some(known) = known {
+            warn!(%device, alias = contact.alias, "a contact's folder was put back from an older copy, or is used twice");
+            known.restored = Some(signed);
+            let user = contact.user;
+            self.txn.put(peerloom_core::wire::store::CONTACTS, user.as_bytes().to_vec(), contact.encode());
+            self.state.contacts.insert(contact);
+            self.effects.event(Event::PeerRestored { user, device });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! A folder that was put back from a copy, and a copy beside the original: nothing is called delivered
+//! that wasn't, and both sides say what happened.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Running, eventually, fails, init, introduce, ok, ok_json, ok_lines};
+
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(done.expect("cp runs").success());
+}
+
+fn texts(folder: &Path) -> Vec<String> {
+    let text = |message: &serde_json::Value| message["text"].as_str().expect("a text").to_owned();
+    ok_lines(folder, &["inbox"]).iter().map(text).collect()
+}
+
+fn waits(folder: &Path) -> usize {
+    ok_json(folder, &["queue"]).as_array().expect("a list").len()
+}
+
+/// Two nodes that have talked; alice isn't running.
+fn acquainted(base: &Path) -> (std::path::PathBuf, std::path::PathBuf, Running) {
+    let (alice, bob) = (init(base, "alice"), init(base, "bob"));
+    let running = Running::start(&alice);
+    introduce(&alice, &bob);
+    let running_bob = Running::start(&bob);
+    eventually("each to know the other", || ok(&alice, &["contacts"]).contains("bob"));
+    ok(&alice, &["send", "bob", "first"]);
+    ok(&bob, &["send", "alice", "welcome"]);
+    eventually("both to arrive", || texts(&bob) == ["first"] && texts(&alice) == ["welcome"]);
+    eventually("the acknowledgement", || waits(&alice) + waits(&bob) == 0);
+    running.interrupt();
+    (alice, bob, running_bob)
+}
+
+#[test]
+fn a_folder_put_back_sends_nothing_and_both_sides_say_so() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob, running_bob) = acquainted(base.path());
+    let (older, newest) = (base.path().join("older"), base.path().join("newest"));
+    copy(&alice, &older);
+
+    let running = Running::start(&alice);
+    for text in ["2", "3", "4"] {
+        ok(&alice, &["send", "bob", text]);
+    }
+    eventually("three more", || texts(&bob) == ["first", "2", "3", "4"] && waits(&alice) == 0);
+    running.interrupt();
+    std::fs::rename(&alice, &newest).expect("a place");
+    copy(&older, &alice);
+
+    // Accepted before anybody can know.
+    for text in ["5", "6", "7", "8"] {
+        ok(&alice, &["send", "bob", text]);
+    }
+    let running = Running::start(&alice);
+    eventually("the node to notice", || {
+        ok(&alice, &["peers"]).contains("sends nothing any more") || {
+            let told = common::peerloom(&alice, &["peers"]);
+            common::text(&told.stderr).contains("sends nothing any more")
+        }
+    });
+    let queue = ok_json(&alice, &["queue"]);
+    let reasons: Vec<&str> = queue.as_array().expect("a list").iter().filter_map(|e| e["reason"].as_str()).collect();
+    assert_eq!(reasons.len(), 4, "nothing unsent is lost: {queue}");
+    assert!(reasons.iter().all(|reason| reason.contains("older copy")), "{reasons:?}");
+    let (_, complaint) = fails(&alice, &["send", "bob", "9"]);
+    assert!(complaint.contains("older copy") && complaint.contains("new folder"), "{complaint}");
+    let findings = ok_doctor(&alice);
+    assert!(findings.contains("sends nothing any more") && findings.contains("peerloom init"), "{findings}");
+    eventually("the contact to hear of it", || ok_json(&bob, &["peers"])[0]["restored"] == true);
+    assert!(ok_doctor(&bob).contains("put back from an older copy"));
+
+    // It still receives; nothing of its own arrived.
+    ok(&bob, &["send", "alice", "are you there?"]);
+    eventually("the question", || texts(&alice) == ["welcome", "are you there?"] && waits(&bob) == 0);
+    assert_eq!(texts(&bob), ["first", "2", "3", "4"]);
+
+    // After a restart it is the same, without a contact to prove it again.
+    running.interrupt();
+    drop(running_bob);
+    let (_, complaint) = fails(&alice, &["send", "bob", "9"]);
+    assert!(complaint.contains("older copy"), "{complaint}");
+    assert_eq!(waits(&alice), 4);
+
+    // The newest folder goes on.
+    std::fs::rename(&alice, older.with_extension("again")).expect("a place");
+    std::fs::rename(&newest, &alice).expect("the folder back");
+    let (running, _bob) = (Running::start(&alice), Running::start(&bob));
+    ok(&alice, &["send", "bob", "back"]);
+    eventually("the newest to go on", || texts(&bob).last().is_some_and(|text| text == "back"));
+    eventually("its acknowledgement", || waits(&alice) == 0);
+    drop(running);
+}
+
+fn ok_doctor(folder: &Path) -> String {
+    // Its code says that something is wrong.
+    common::text(&common::peerloom(folder, &["doctor"]).stdout)
+}
+
+#[test]
+fn copies_side_by_side_each_say_that_another_runs() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob, running_bob) = acquainted(base.path());
+    let other = base.path().join("other");
+    copy(&alice, &other);
+
+    let first = Running::start(&alice);
+    let second = Running::start_with(&other, &["--set", "transport.0.listen=127.0.0.1:0"]);
+    ok(&alice, &["send", "bob", "from the original"]);
+    eventually("the original's", || texts(&bob).contains(&"from the original".to_owned()));
+    // Accepted or not, it is not called delivered and doesn't arrive.
+    let accepted = common::peerloom(&other, &["send", "bob", "from the copy"]).status.success();
+    let says = |folder: &Path, what: &str| {
+        let told = common::peerloom(folder, &["peers"]);
+        common::text(&told.stderr).contains(what)
+    };
+    eventually("the copy to say so", || says(&other, "two copies of it are used"));
+    eventually("the original to say so", || says(&alice, "another copy of this folder was used"));
+    eventually("the contact to say so", || says(&bob, "two copies of it are used"));
+    assert_eq!(waits(&other), usize::from(accepted));
+    second.interrupt();
+    // The original goes on.
+    ok(&alice, &["send", "bob", "still here"]);
+    eventually("the original to go on", || texts(&bob).contains(&"still here".to_owned()) && waits(&alice) == 0);
+    assert!(!texts(&bob).contains(&"from the copy".to_owned()));
+    drop((first, running_bob));
+}
