@@ -1,7 +1,7 @@
 //! The end of messages whose time is over, sealed or not: recorded with what drops them, and said once.
 
-use peerloom_core::wire::store::{FAILURES, Failure, OUT_SEALED, PENDING, Pending, Record};
-use peerloom_core::wire::{ConversationId, MessageId};
+use peerloom_core::wire::store::{FAILURES, Failure, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record};
+use peerloom_core::wire::{ConversationId, MessageId, Position};
 use peerloom_core::{KeyRange, Result};
 use peerloom_delivery::Expired;
 use rand::Rng;
@@ -16,6 +16,30 @@ const EXPIRED_ON_THE_WAY: &str =
     "it expired before its receipt came; it was on its way, so the contact may have it all the same";
 
 impl Turn<'_> {
+    /// An entry goes out: should it expire before it is acknowledged, it may have arrived all the same.
+    pub(super) fn note_left(&mut self, id: ConversationId, position: Position) -> Result<()> {
+        let entry = self.state.conversations.get_mut(&id).and_then(|c| c.entries.get_mut(&position));
+        if let Some(entry) = entry.filter(|entry| !entry.left) {
+            entry.left = true;
+            self.change_entry(id, position, |row| row.left = true)?;
+        }
+        Ok(())
+    }
+
+    fn change_entry(
+        &mut self,
+        id: ConversationId,
+        position: Position,
+        change: impl FnOnce(&mut OutEntry),
+    ) -> Result<()> {
+        let key = own_key(&id, position);
+        if let Some(mut row) = self.txn.record::<OutEntry>(OUT_ENTRIES, &key)? {
+            change(&mut row);
+            self.txn.put(OUT_ENTRIES, key, row.encode());
+        }
+        Ok(())
+    }
+
     /// An entry expired: its bytes go and its end is recorded in one batch.
     pub(super) fn on_expired(&mut self, id: ConversationId, expired: Expired) -> Result<()> {
         let Expired { position, delivered, left } = expired;

@@ -415,30 +415,6 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// An entry goes out: should it expire before it is acknowledged, it may have arrived all the same.
-    fn note_left(&mut self, id: ConversationId, position: Position) -> Result<()> {
-        let entry = self.state.conversations.get_mut(&id).and_then(|c| c.entries.get_mut(&position));
-        if let Some(entry) = entry.filter(|entry| !entry.left) {
-            entry.left = true;
-            self.change_entry(id, position, |row| row.left = true)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn change_entry(
-        &mut self,
-        id: ConversationId,
-        position: Position,
-        change: impl FnOnce(&mut OutEntry),
-    ) -> Result<()> {
-        let key = own_key(&id, position);
-        if let Some(mut row) = self.txn.record::<OutEntry>(OUT_ENTRIES, &key)? {
-            change(&mut row);
-            self.txn.put(OUT_ENTRIES, key, row.encode());
-        }
-        Ok(())
-    }
-
     /// An entry as it travels, the same bytes every time.
     fn envelope(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
         let Some(conversation) = self.state.conversations.get(&id) else { return Ok(None) };
