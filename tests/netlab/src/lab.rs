@@ -17,6 +17,8 @@ pub(crate) const PUBLIC: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Ad
 const TURN: u16 = 3478;
 /// The registry's port.
 const REGISTRY: u16 = 7400;
+/// How long the TURN server's nonces live when nothing else is said: coturn's default, in seconds.
+const NONCE_LIFE: u32 = 600;
 /// What the TURN server and the registry share.
 const SECRET: &str = "of the lab";
 /// Held by whoever has a lab. Only root can write there, so that nobody else's file is in the way.
@@ -38,6 +40,11 @@ impl Lab {
     /// Waits for the lab and builds it, with `peerloom` as the command to run. `None`, with a line on stderr, where
     /// there can't be one.
     pub fn new(peerloom: &str) -> Option<Self> {
+        Self::with_nonces(peerloom, NONCE_LIFE)
+    }
+
+    /// The same with a TURN server whose nonces end after so many seconds.
+    pub fn with_nonces(peerloom: &str, seconds: u32) -> Option<Self> {
         let lock = match lock() {
             Ok(lock) => lock,
             Err(why) => {
@@ -56,7 +63,7 @@ impl Lab {
         internet.ip("link set void up arp off");
         internet.ip("link set nothing up");
         internet.ip("route add default dev void");
-        let turn = turn_server(&internet, folder.path());
+        let turn = turn_server(&internet, folder.path(), seconds);
         let mut lab = Self { turn, registry: None, internet, sites: 0, folder, peerloom: peerloom.into(), _lock: lock };
         lab.start_registry();
         Some(lab)
@@ -117,7 +124,7 @@ impl Lab {
     }
 }
 
-fn turn_server(internet: &Namespace, folder: &Path) -> Process {
+fn turn_server(internet: &Namespace, folder: &Path, nonce_life: u32) -> Process {
     // It runs as nobody and writes there.
     let own = folder.join("turn");
     fs::create_dir(&own).expect("a folder");
@@ -131,6 +138,7 @@ fn turn_server(internet: &Namespace, folder: &Path) -> Process {
     command.args(["--relay-ip", &PUBLIC[0].to_string(), "--listening-port", &TURN.to_string()]);
     command.args(["--min-port", "49152", "--max-port", "49999", "--realm", "lab", "--fingerprint"]);
     command.args(["--use-auth-secret", "--static-auth-secret", SECRET]);
+    command.arg(format!("--stale-nonce={nonce_life}"));
     command.args(["--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout"]);
     command.arg("--pidfile").arg(own.join("pid")).arg("--userdb").arg(own.join("users"));
     command.current_dir(&own);

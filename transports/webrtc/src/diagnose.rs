@@ -4,18 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::join_all;
 use peerloom_core::interfaces::is_own;
+use peerloom_core::names::Resolver;
 use peerloom_core::{Finding, IceServer};
 use tokio::net::UdpSocket;
 
-use crate::ice::{self, Role, Server};
+use crate::ice::{self, Role, Server, Servers};
 use crate::stun;
 
 /// Servers that are asked which address they see, at most: each takes 1.2 s if it is silent.
 const STUN_SERVERS: usize = 5;
 
 /// Asks every server, and compares what they saw.
-pub(crate) async fn run(configured: Vec<Server>, offered: Vec<IceServer>, ip: IpAddr) -> Vec<Finding> {
-    let mut servers = configured;
+pub(crate) async fn run(servers: &Servers, offered: Vec<IceServer>, ip: IpAddr) -> Vec<Finding> {
+    let resolver = servers.resolver();
+    let mut servers = servers.configured();
     servers.extend(offered.iter().filter_map(|server| ice::read(std::slice::from_ref(server)).ok()).flatten());
     servers.truncate(8);
     let socket = match UdpSocket::bind(SocketAddr::new(ip, 0)).await {
@@ -27,14 +29,15 @@ pub(crate) async fn run(configured: Vec<Server>, offered: Vec<IceServer>, ip: Ip
     };
     let local = socket.local_addr().map_or_else(|_| ip.to_string(), |address| address.to_string());
     let mut findings = vec![Finding::good("UDP", format!("a socket can be opened ({local})"))];
-    let (stun, turn) = tokio::join!(stun_servers(&servers, &socket), turn_servers(&servers));
+    let (stun, turn) =
+        tokio::join!(stun_servers(&servers, resolver, &socket, ip), turn_servers(&servers, resolver, ip));
     findings.extend(stun.into_iter().chain(turn));
     findings
 }
 
 /// Which address each STUN server sees, from one and the same socket: that tells how the NAT maps
 /// (RFC 5780 §4.3, with two servers in place of one with two addresses).
-async fn stun_servers(servers: &[Server], socket: &UdpSocket) -> Vec<Finding> {
+async fn stun_servers(servers: &[Server], resolver: &Resolver, socket: &UdpSocket, ip: IpAddr) -> Vec<Finding> {
     let remedy = "add STUN servers to transport.ice_servers, or use a registry that names some";
     // TURN servers answer binding requests as well.
     let asked: Vec<&Server> = servers.iter().filter(|server| server.role != Role::TurnTcp).collect();
@@ -44,7 +47,13 @@ async fn stun_servers(servers: &[Server], socket: &UdpSocket) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     let mut seen = Vec::new();
-    let addresses = join_all(asked.iter().map(|server| server.resolve())).await;
+    // Of several addresses, the first that answers.
+    let addresses = join_all(asked.iter().map(|server| async {
+        let found = server.resolve(resolver, ip).await.filter(|found| !found.is_empty())?;
+        let first = found.first().copied();
+        server.measure(resolver, ip).await.map(|(address, _)| address).or(first)
+    }));
+    let addresses = addresses.await;
     // One after the other: they share the socket, which is what tells how the NAT maps.
     for (server, address) in asked.into_iter().zip(addresses).take(STUN_SERVERS) {
         let Some(address) = address else {
@@ -96,7 +105,7 @@ fn mapping(seen: &[(SocketAddr, SocketAddr)], socket: &UdpSocket) -> Option<Find
     Some(Finding::note("NAT", detail, "add a TURN server to transport.ice_servers, or forward UDP ports"))
 }
 
-async fn turn_servers(servers: &[Server]) -> Vec<Finding> {
+async fn turn_servers(servers: &[Server], resolver: &Resolver, ip: IpAddr) -> Vec<Finding> {
     let turn: Vec<&Server> = servers.iter().filter(|server| server.role != Role::Stun).collect();
     if turn.is_empty() {
         let detail = "no TURN server is known: two devices behind strict NATs can't reach each other";
@@ -107,7 +116,7 @@ async fn turn_servers(servers: &[Server]) -> Vec<Finding> {
         )];
     }
     let mut findings = Vec::new();
-    let measured = join_all(turn.iter().map(|server| server.measure())).await;
+    let measured = join_all(turn.iter().map(|server| server.measure(resolver, ip))).await;
     for (server, measured) in turn.into_iter().zip(measured) {
         findings.push(match measured {
             Some((address, rtt)) => {

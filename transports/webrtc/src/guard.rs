@@ -80,8 +80,6 @@ impl Bucket {
 /// Looks at the packets of one connection, on all its sockets and relays.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    /// STUN and TURN servers, which this node chose itself.
-    servers: Vec<SocketAddr>,
     budget: Budget,
     book: Mutex<Book>,
 }
@@ -89,6 +87,8 @@ pub(crate) struct Guard {
 #[derive(Debug)]
 struct Book {
     patient: bool,
+    /// STUN and TURN servers, which this node chose itself.
+    servers: Vec<SocketAddr>,
     pace: Bucket,
     /// By our address and the other one.
     pairs: HashMap<(SocketAddr, SocketAddr), Pair>,
@@ -104,18 +104,24 @@ struct Pair {
 }
 
 impl Guard {
-    pub(crate) fn new(servers: Vec<SocketAddr>, budget: Budget) -> Arc<Self> {
+    pub(crate) fn new(budget: Budget) -> Arc<Self> {
         let book = Book {
             patient: false,
+            servers: Vec::new(),
             pace: Bucket { left: BURST, at: None },
             pairs: HashMap::new(),
             on_the_way: VecDeque::new(),
         };
-        Arc::new(Self { servers, budget, book: Mutex::new(book) })
+        Arc::new(Self { budget, book: Mutex::new(book) })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What goes to this server is not looked at.
+    pub(crate) fn trust(&self, server: SocketAddr) {
+        self.book().servers.push(server);
     }
 
     /// People carry the descriptions: one side checks until they have.
@@ -130,9 +136,6 @@ impl Guard {
 
     /// Whether a packet may go from one address to another.
     pub(crate) fn may_send(&self, from: SocketAddr, to: SocketAddr, packet: &[u8], now: Instant) -> bool {
-        if self.servers.contains(&to) {
-            return true;
-        }
         let stun = Stun::read(packet);
         // An answer costs those who asked as much as us.
         if stun.as_ref().is_some_and(|stun| stun.is_answer()) {
@@ -140,6 +143,9 @@ impl Guard {
         }
         let mut book = self.book();
         let book = &mut *book;
+        if book.servers.contains(&to) {
+            return true;
+        }
         let full = book.pairs.len() >= PAIRS;
         let waiting = Duration::from_secs(book.pairs.len() as u64);
         let pair = match book.pairs.get_mut(&(from, to)) {
@@ -250,9 +256,9 @@ mod tests {
     #[test]
     fn checks_are_paced_over_all_pairs_and_few_for_each() {
         let begin = Instant::now();
-        let one = checks(&Guard::new(Vec::new(), Budget::of_contact()), 1, begin, 600);
+        let one = checks(&Guard::new(Budget::of_contact()), 1, begin, 600);
         assert_eq!(one, [CHECKS], "one target in ten minutes");
-        let many = checks(&Guard::new(Vec::new(), Budget::of_contact()), 32, begin, 12);
+        let many = checks(&Guard::new(Budget::of_contact()), 32, begin, 12);
         let all: u32 = many.iter().sum();
         assert!((200..=250).contains(&all), "{all} in 12 s");
         assert!(many.iter().all(|sent| (4..=CHECKS).contains(sent)), "each gets its turn: {many:?}");
@@ -262,15 +268,14 @@ mod tests {
     fn a_devices_sessions_share_what_they_may_cost() {
         let budget = Budget::of_contact();
         let begin = Instant::now();
-        let session = |number: u32| {
-            checks(&Guard::new(Vec::new(), budget.clone()), 32, begin + Duration::from_secs(12) * number, 12)
-        };
+        let session =
+            |number: u32| checks(&Guard::new(budget.clone()), 32, begin + Duration::from_secs(12) * number, 12);
         let first: u32 = (0..2).flat_map(session).sum();
         assert!((300..=360).contains(&first), "{first} in 24 s");
         let more: u32 = (2..52).flat_map(session).sum();
         assert!(more <= 1250, "{more} in ten minutes");
         let begin = begin + Duration::from_secs(52 * 12);
-        let stranger = checks(&Guard::new(Vec::new(), Budget::of_stranger()), 32, begin, 12);
+        let stranger = checks(&Guard::new(Budget::of_stranger()), 32, begin, 12);
         assert!(stranger.iter().sum::<u32>() <= 150);
         assert!(!budget.is_idle(begin + Duration::from_secs(20)));
         assert!(budget.is_idle(begin + Duration::from_secs(600)));
@@ -278,7 +283,8 @@ mod tests {
 
     #[test]
     fn only_the_answer_to_a_check_opens_a_path() {
-        let guard = Guard::new(vec![place(9)], Budget::of_contact());
+        let guard = Guard::new(Budget::of_contact());
+        guard.trust(place(9));
         let now = Instant::now();
         let (own, peer, other, data) = (place(200), place(1), place(2), [22u8; 100]);
         assert!(guard.may_send(own, place(9), &data, now), "a server of this node's choice");
@@ -299,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_check_of_the_other_side_is_followed_at_once() {
-        let guard = Guard::new(Vec::new(), Budget::of_contact());
+        let guard = Guard::new(Budget::of_contact());
         let now = Instant::now();
         let (own, peer) = (place(200), place(1));
         assert!(guard.may_send(own, peer, &stun(1, 1), now));
@@ -311,7 +317,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let guard = Guard::new(Vec::new(), Budget::of_contact());
+        let guard = Guard::new(Budget::of_contact());
         let now = Instant::now();
         for number in 0..10_000u32 {
             let to = SocketAddr::from((number.to_be_bytes(), 1));
@@ -323,7 +329,7 @@ mod tests {
 
     #[test]
     fn people_have_their_minutes() {
-        let guard = Guard::new(Vec::new(), Budget::of_contact());
+        let guard = Guard::new(Budget::of_contact());
         guard.set_patient(true);
         let begin = Instant::now();
         let sent = checks(&guard, 4, begin, 600);

@@ -1,16 +1,18 @@
 //! STUN and TURN servers: how they are written, which are used.
 
-use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerloom_core::IceServer;
+use peerloom_core::names::{self, Resolver};
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{debug, warn};
 use webrtc::peer_connection::RTCIceServer;
 
+use crate::guard::Guard;
 use crate::stun;
-use crate::turn_tcp::Bridge;
+use crate::turn::{self, Relay};
 
 /// Servers of each kind that a connection uses: each costs a candidate for each local address.
 const USED: usize = 2;
@@ -63,16 +65,26 @@ impl std::fmt::Display for Server {
 }
 
 impl Server {
-    /// Its addresses; the first IPv4 one is preferred, since the TURN client takes no other.
-    pub(crate) async fn resolve(&self) -> Option<SocketAddr> {
-        let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found: Vec<SocketAddr> = tokio::time::timeout(WAIT, lookup).await.ok()?.ok()?.collect();
-        found.iter().find(|a| a.is_ipv4()).or(found.first()).copied()
+    /// Its addresses; `None` if its name can't be resolved. A STUN server answers sockets of its own family only, so
+    /// others than that of `own` are left out.
+    pub(crate) async fn resolve(&self, resolver: &Resolver, own: IpAddr) -> Option<Vec<SocketAddr>> {
+        let lookup = resolver.lookup(&self.host, self.port);
+        let mut found = tokio::time::timeout(WAIT, lookup).await.ok()?.ok()?;
+        found.retain(|address| self.role != Role::Stun || address.is_ipv4() == own.is_ipv4());
+        Some(found)
     }
 
-    /// How far it is; `None` if it doesn't answer.
-    pub(crate) async fn measure(&self) -> Option<(SocketAddr, Duration)> {
-        let address = self.resolve().await?;
+    /// The first of its addresses that answers, in the order of RFC 8305, and how far it is; `None` if none does.
+    pub(crate) async fn measure(&self, resolver: &Resolver, own: IpAddr) -> Option<(SocketAddr, Duration)> {
+        let addresses = self.resolve(resolver, own).await?;
+        self.first_of(addresses).await
+    }
+
+    async fn first_of(&self, addresses: Vec<SocketAddr>) -> Option<(SocketAddr, Duration)> {
+        names::race(addresses, |address| async move { self.ask(address).await.ok_or(()) }).await?.ok()
+    }
+
+    async fn ask(&self, address: SocketAddr) -> Option<(SocketAddr, Duration)> {
         if self.role == Role::TurnTcp {
             let begin = Instant::now();
             tokio::time::timeout(WAIT, tokio::net::TcpStream::connect(address)).await.ok()?.ok()?;
@@ -158,10 +170,13 @@ pub(crate) fn read(servers: &[IceServer]) -> Result<Vec<Server>, String> {
     Ok(read)
 }
 
+/// Names of servers that are looked up at once.
+const LOOKUPS: usize = 4;
+
 /// The servers in use, and how far they were when last looked at.
-#[derive(Default)]
 pub(crate) struct Servers {
     configured: Mutex<Vec<Server>>,
+    resolver: Resolver,
     measured: AsyncMutex<Option<Measured>>,
 }
 
@@ -175,14 +190,15 @@ struct Measured {
 /// What a connection is given, with what must live as long as it does.
 pub(crate) struct Prepared {
     pub(crate) servers: Vec<RTCIceServer>,
-    /// Where packets for them go.
-    pub(crate) addresses: Vec<SocketAddr>,
-    pub(crate) bridges: Vec<Bridge>,
+    /// It knows the servers.
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) relays: Vec<Relay>,
 }
 
 impl Servers {
     pub(crate) fn new(configured: Vec<Server>) -> Self {
-        Self { configured: Mutex::new(configured), measured: AsyncMutex::default() }
+        let resolver = Resolver::new(LOOKUPS);
+        Self { configured: Mutex::new(configured), resolver, measured: AsyncMutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Server>> {
@@ -199,7 +215,7 @@ impl Servers {
 
     /// The configured servers and those that the signaling offers, nearest first; each is asked at
     /// most every two minutes.
-    async fn nearest(&self, offered: Vec<IceServer>) -> Vec<(Server, SocketAddr)> {
+    async fn nearest(&self, offered: Vec<IceServer>, own: IpAddr) -> Vec<(Server, SocketAddr)> {
         let mut all = self.configured();
         for server in offered {
             match read(&[server]) {
@@ -216,7 +232,7 @@ impl Servers {
         if let Some(known) = measured.as_ref().filter(|m| m.of == all).filter(fresh) {
             return known.found.clone();
         }
-        let asked = futures_util::future::join_all(all.iter().map(Server::measure)).await;
+        let asked = futures_util::future::join_all(all.iter().map(|server| server.measure(&self.resolver, own))).await;
         let mut found: Vec<_> = all.iter().cloned().zip(asked).filter_map(|(s, m)| m.map(|m| (s, m))).collect();
         found.sort_by_key(|(_, (_, distance))| *distance);
         for server in all.iter().filter(|server| !found.iter().any(|(answering, _)| answering == *server)) {
@@ -227,37 +243,41 @@ impl Servers {
         found
     }
 
-    /// What the next connection uses.
-    pub(crate) async fn prepare(&self, offered: Vec<IceServer>) -> Prepared {
-        let mut prepared = Prepared { servers: Vec::new(), addresses: Vec::new(), bridges: Vec::new() };
+    /// The resolver for the servers' names.
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// What the next connection uses, from sockets of the family of `own`.
+    pub(crate) async fn prepare(&self, offered: Vec<IceServer>, own: IpAddr, guard: Arc<Guard>) -> Prepared {
+        let mut prepared = Prepared { servers: Vec::new(), guard, relays: Vec::new() };
         let mut used = [0; 2];
-        for (server, address) in self.nearest(offered).await {
+        for (server, address) in self.nearest(offered, own).await {
             let count = &mut used[usize::from(server.role != Role::Stun)];
             if *count >= USED {
                 continue;
             }
-            let (url, address) = match server.role {
-                Role::Stun => (format!("stun:{address}"), address),
-                Role::Turn => (format!("turn:{address}?transport=udp"), address),
-                Role::TurnTcp => match Bridge::open(address).await {
-                    Ok(bridge) => {
-                        let address = bridge.address();
-                        prepared.bridges.push(bridge);
-                        (format!("turn:{address}?transport=udp"), address)
+            let (url, at, (username, credential)) = if server.role == Role::Stun {
+                (format!("stun:{address}"), address, Default::default())
+            } else {
+                let over_tcp = server.role == Role::TurnTcp;
+                let (username, password) = (server.username.clone(), server.credential.clone());
+                let upstream = turn::Server { address, over_tcp, username, password };
+                match Relay::open(upstream, own, prepared.guard.clone()).await {
+                    Ok(relay) => {
+                        let (at, credentials) = (relay.address(), relay.credentials());
+                        prepared.relays.push(relay);
+                        (format!("turn:{at}?transport=udp"), at, credentials)
                     }
                     Err(error) => {
-                        warn!(%server, %error, "a TURN server can't be reached over TCP");
+                        warn!(%server, %error, "a TURN server can't be used");
                         continue;
                     }
-                },
+                }
             };
             *count += 1;
-            prepared.addresses.push(address);
-            prepared.servers.push(RTCIceServer {
-                urls: vec![url],
-                username: server.username,
-                credential: server.credential,
-            });
+            prepared.guard.trust(at);
+            prepared.servers.push(RTCIceServer { urls: vec![url], username, credential });
         }
         prepared
     }
@@ -265,7 +285,45 @@ impl Servers {
 
 #[cfg(test)]
 mod tests {
+    use rtc::stun::message::{BINDING_SUCCESS, Message};
+    use rtc::stun::xoraddr::XorMappedAddress;
+    use tokio::net::{TcpListener, UdpSocket};
+
     use super::*;
+
+    /// Answers binding requests.
+    async fn stun_server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let (mut request, mut answer) = (Message::new(), Message::new());
+                request.unmarshal_binary(&buffer[..length]).unwrap();
+                let seen = XorMappedAddress { ip: from.ip(), port: from.port() };
+                answer.build(&[Box::new(request.transaction_id), Box::new(BINDING_SUCCESS), Box::new(seen)]).unwrap();
+                socket.send_to(&answer.raw, from).await.unwrap();
+            }
+        });
+        address
+    }
+
+    /// A name of several addresses, of which only the last answers.
+    #[tokio::test]
+    async fn dead_addresses_of_a_name_keep_nobody_from_the_live_one() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let dead = vec![silent.local_addr().unwrap(); 5];
+        let live = stun_server().await;
+        for text in ["stun:server.example", "turn:u:p@server.example"] {
+            let found = parse(text).unwrap().first_of([dead.clone(), vec![live]].concat()).await;
+            assert_eq!(found.map(|(address, _)| address), Some(live), "{text}");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = listener.local_addr().unwrap();
+        let over_tcp = parse("turn:u:p@server.example?transport=tcp").unwrap();
+        let found = over_tcp.first_of([dead, vec![live]].concat()).await;
+        assert_eq!(found.map(|(address, _)| address), Some(live));
+    }
 
     #[test]
     fn servers_are_read_as_they_are_written() {

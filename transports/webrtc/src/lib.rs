@@ -2,7 +2,7 @@
 //! encrypts, SCTP carries. Offers and answers come over a [`Signaling`](peerloom_core::Signaling).
 //!
 //! Built on the `webrtc` crate. What it doesn't bring stands here: flow control for each channel
-//! ([`lane`](crate)), TURN over TCP, order among TURN servers, a watch over dead links.
+//! ([`lane`](crate)), relays that live as long as a link, order among TURN servers, a watch over dead links.
 
 mod diagnose;
 mod guard;
@@ -17,7 +17,7 @@ mod session;
 mod signal;
 mod stun;
 mod transport;
-mod turn_tcp;
+mod turn;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

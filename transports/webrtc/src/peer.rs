@@ -18,11 +18,10 @@ use webrtc::peer_connection::{
     RTCPeerConnectionState, SettingEngineBuilder, crypto,
 };
 
-use crate::guard::{Budget, Guard};
 use crate::ice::Prepared;
 use crate::message::LONGEST;
 use crate::runtime::ConnectionRuntime;
-use crate::turn_tcp::Bridge;
+use crate::turn::Relay;
 
 /// How long STUN may be missing before the crate calls a connection disconnected. That it has failed the
 /// crate never says (zero): a link that is made by hand may wait for minutes, and links that are up are
@@ -105,8 +104,8 @@ pub(crate) struct Peer {
     pub(crate) runtime: Arc<ConnectionRuntime>,
     /// SHA-256 of our certificate.
     pub(crate) fingerprint: [u8; 32],
-    /// TURN over TCP ends after the connection, whose last word goes over it.
-    bridges: Vec<Bridge>,
+    /// Relays end after the connection, whose last word goes over them.
+    relays: Vec<Relay>,
 }
 
 pub(crate) fn failed(operation: &'static str, error: webrtc::error::Error) -> Error {
@@ -115,11 +114,7 @@ pub(crate) fn failed(operation: &'static str, error: webrtc::error::Error) -> Er
 
 impl Peer {
     /// Binds sockets, and begins to run. Candidates come once a description is set.
-    pub(crate) async fn new(
-        binding: &Binding,
-        prepared: Prepared,
-        budget: Budget,
-    ) -> Result<(Self, mpsc::Receiver<PeerEvent>)> {
+    pub(crate) async fn new(binding: &Binding, prepared: Prepared) -> Result<(Self, mpsc::Receiver<PeerEvent>)> {
         let wrong = |error| failed("set up", error);
         let (certificate, fingerprint) = certificate()?;
         let policy = if binding.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
@@ -142,7 +137,7 @@ impl Peer {
             .with_sctp_max_receive_buffer_size(binding.window)
             .with_crypto_provider(provider())
             .build();
-        let runtime = Arc::new(ConnectionRuntime::new(Guard::new(prepared.addresses, budget)));
+        let runtime = Arc::new(ConnectionRuntime::new(prepared.guard));
         let (events, queue) = mpsc::channel(EVENTS);
         let builder = PeerConnectionBuilder::<SocketAddr>::new()
             .with_configuration(configuration)
@@ -153,7 +148,7 @@ impl Peer {
             .with_data_channel_send_buffer_limit(SEND_LIMIT);
         // 20 KiB of state, which every future around it would hold.
         let connection = Box::pin(builder.build()).await.map_err(wrong)?;
-        let peer = Self { connection: Arc::new(connection), runtime, fingerprint, bridges: prepared.bridges };
+        let peer = Self { connection: Arc::new(connection), runtime, fingerprint, relays: prepared.relays };
         Ok((peer, queue))
     }
 
@@ -177,12 +172,12 @@ impl Peer {
 impl Drop for Peer {
     /// The crate leaks a connection that isn't closed.
     fn drop(&mut self) {
-        let (connection, bridges) = (self.connection.clone(), std::mem::take(&mut self.bridges));
+        let (connection, relays) = (self.connection.clone(), std::mem::take(&mut self.relays));
         self.runtime.cool();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CLOSE, connection.close()).await;
-                drop(bridges);
+                drop(relays);
             });
         }
     }

@@ -17,7 +17,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, warn};
 
 use crate::WebRtcConfig;
-use crate::guard::Budget;
+use crate::guard::{Budget, Guard};
 use crate::ice::{self, Servers};
 use crate::link::{Shared, WebRtcLink};
 use crate::peer::{Binding, Peer};
@@ -158,14 +158,15 @@ impl Inner {
         signaling: Arc<dyn Signaling>,
     ) -> Result<Session> {
         let (device, id) = place.key;
-        let prepared = self.servers.prepare(signaling.ice_servers().await).await;
+        let guard = Guard::new(self.budget(device, stranger));
+        guard.set_patient(!signaling.caps().trickles);
+        let prepared = self.servers.prepare(signaling.ice_servers().await, self.binding.ip, guard).await;
         let mut binding = self.binding.clone();
         if stranger {
             binding.window = binding.window.min(STRANGERS_WINDOW);
         }
-        let (peer, events) = Peer::new(&binding, prepared, self.budget(device, stranger)).await?;
+        let (peer, events) = Peer::new(&binding, prepared).await?;
         peer.runtime.heat(HURRY);
-        peer.runtime.guard().set_patient(!signaling.caps().trickles);
         Ok(Session {
             id,
             link: Shared::new(peer, device, offerer, self.tasks.clone()),
@@ -383,7 +384,7 @@ impl Transport for WebRtcTransport {
             Some(signaling) => signaling.ice_servers().await,
             None => Vec::new(),
         };
-        diagnose::run(self.0.servers.configured(), offered, self.0.binding.ip).await
+        diagnose::run(&self.0.servers, offered, self.0.binding.ip).await
     }
 
     async fn shutdown(&self) {
