@@ -329,3 +329,11 @@ async fn what_was_refused_is_not_looked_at_again_and_many_faults_pause() {
     assert!(alice.refused() < before + 500, "{} frames were looked at", alice.refused() - before);
     still_works(&links, &alice).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_on_which_nothing_is_shown_ends() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let (link, _control, _chat) = befriend(&links, &alice, &identity(66)).await;
+    tokio::time::timeout(Duration::from_secs(60), link.closed()).await.expect("the link ends");
+}

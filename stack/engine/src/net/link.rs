@@ -9,6 +9,7 @@ use peerloom_core::wire::{DeviceId, Frame, PublicKey, Restored, Signed, context}
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Place, Result};
 use peerloom_crypto_primitives::verify;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, trace, warn};
 
 use super::Shared;
@@ -20,6 +21,9 @@ use crate::driver::Input;
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the dialing side may take to open the chat channel.
 const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other side may take to show what it holds of our log. Nothing is sent to it before that, so a
+/// link on which that frame was lost carries nothing for good.
+const HELD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Channels beside control and chat that the other side may try to open: each is refused.
 const UNEXPECTED: usize = 16;
 
@@ -104,15 +108,25 @@ async fn carry(
     [control_queue, chat_queue]: [mpsc::Receiver<Bytes>; 2],
     budget: &Budget,
 ) -> Error {
+    let shown = CancellationToken::new();
     let outcome = tokio::select! {
         end = write(control.sender, control_queue) => end,
         end = write(chat.sender, chat_queue) => end,
-        end = read(shared, device, control.receiver, budget) => end,
-        end = read(shared, device, chat.receiver, budget) => end,
+        end = read(shared, device, control.receiver, budget, &shown) => end,
+        end = read(shared, device, chat.receiver, budget, &shown) => end,
+        error = shows_nothing(&shown) => Err(error),
         error = refuse_channels(shared, link) => Err(error),
         error = link.closed() => Err(error),
     };
     outcome.err().unwrap_or_else(|| Error::new(ErrorKind::Closed, "engine", "link", "the other side ended it"))
+}
+
+/// Ends if the other side doesn't show in time what it holds.
+async fn shows_nothing(shown: &CancellationToken) -> Error {
+    if tokio::time::timeout(HELD_TIMEOUT, shown.cancelled()).await.is_ok() {
+        return std::future::pending().await;
+    }
+    Error::new(ErrorKind::Timeout, "engine", "link", "the other side doesn't show what it holds of this node's log")
 }
 
 /// Refuses further channels, so that nothing piles up on one that nobody reads; ends with too many.
@@ -141,7 +155,13 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
     Ok(())
 }
 
-async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, budget: &Budget) -> Result<()> {
+async fn read(
+    shared: &Shared,
+    device: DeviceId,
+    mut channel: FrameReceiver,
+    budget: &Budget,
+    shown: &CancellationToken,
+) -> Result<()> {
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
         trace!(bytes = bytes.len(), "frame in");
@@ -165,6 +185,9 @@ async fn read(shared: &Shared, device: DeviceId, mut channel: FrameReceiver, bud
         if let Frame::Signal(signal) = frame {
             shared.carrier.on_frame(device, signal);
             continue;
+        }
+        if matches!(frame, Frame::Held(_)) {
+            shown.cancel();
         }
         let _held = budget.hold(size).await?;
         shared.driver.input(Input::Frame { device, frame: Box::new(frame), _held }).await?;
