@@ -26,14 +26,14 @@ pub trait Admission: Send + Sync {
 pub enum Standing {
     /// A contact's device with room for another link: it has places of its own.
     Known,
-    /// Nobody's device here; an invitation is open, so it may be an invited one.
+    /// No contact's device; an invitation is open, so it may be an invited one.
     Stranger,
     /// No link will come of it: no invitation is open for a stranger, or a contact's device has as
     /// many links as one device may have.
     Unwelcome,
 }
 
-/// Where somebody unknown comes from, coarse enough that one machine is one source: an IPv4 address,
+/// Where an unknown peer comes from, coarse enough that one machine is one source: an IPv4 address,
 /// the first 64 bits of an IPv6 address, or any other text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source(Kind);
