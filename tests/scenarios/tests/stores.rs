@@ -117,8 +117,12 @@ fn a_move_that_fails_changes_nothing() {
     assert!(!output.status.success() && common::text(&output.stderr).contains("PEERLOOM_PASSPHRASE"));
     assert_eq!(store_files(&alice), before);
     assert!(ok(&alice, &["db", "check"]).contains("all is well"));
-    let (code, complaint) = fails(&alice, &["db", "passphrase"]);
-    assert!(code == 2 && complaint.contains("isn't encrypted"), "{complaint}");
+    let line = base.path().join("line");
+    fs::write(&line, "a new one\n").expect("a file");
+    let mut change = common::command(&alice, &["db", "passphrase"]);
+    let output = change.stdin(fs::File::open(&line).expect("a file")).output().expect("it runs");
+    let complaint = common::text(&output.stderr);
+    assert!(output.status.code() == Some(2) && complaint.contains("isn't encrypted"), "{complaint}");
 
     // A folder with a file and no identity yet: looking at its store decides nothing.
     let fresh = base.path().join("fresh");

@@ -109,6 +109,8 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
     // Longer than any name.
     let wanted = wanted.chars().take(64).collect::<String>().to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&wanted, name);
-    let near = |name: &&str| distance(name) <= 1 + name.len().max(wanted.len()) / 4;
+    let near = |name: &&str| {
+        distance(name) <= 1 + name.len().max(wanted.len()) / 4 || strsim::jaro_winkler(&wanted, name) > 0.9
+    };
     names.into_iter().filter(near).min_by_key(|name| distance(name))
 }
