@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use axum::http::StatusCode;
 use lru::LruCache;
+use peerloom_core::networks::networks;
 use peerloom_core::wire::{
     Address, DecodeError, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, context,
 };
@@ -14,7 +15,6 @@ use peerloom_registry_protocol::code;
 use peerloom_registry_protocol::proof::Work;
 
 use crate::error::ApiError;
-use crate::limiter::networks;
 use crate::now_ms;
 use crate::state::State;
 use crate::store::{Announcement, Outcome};

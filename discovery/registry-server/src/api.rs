@@ -18,6 +18,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State as Shared};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use peerloom_core::networks::networks;
 use peerloom_registry_protocol::schema::{Id, Record, SignalAddress, Signature};
 use peerloom_registry_protocol::{code, limits};
 use tower_http::cors::{Any, CorsLayer};
@@ -27,7 +28,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::error::ApiError;
-use crate::limiter::networks;
 use crate::server::Caller;
 use crate::state::State;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::limiter::{Network, networks};
+use peerloom_core::networks::{Network, networks};
 
 /// Counts connections.
 pub(crate) struct Connections {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,28 +82,12 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     }
 }
 
-/// An IP network: its lowest address, and how many bits it has in common with the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Network(IpAddr, u8);
-
-/// What one client may have all of, in bits, and how many times the budget of one address it gets. Sites get
-/// from a /64 to a /48 (RFC 6177); a larger one may stand for many clients.
-const V4: &[(u8, u32)] = &[(32, 1)];
-const V6: &[(u8, u32)] = &[(64, 1), (56, 4), (48, 16)];
-
-/// The networks whose budgets a client at this address uses, each with how many times one address's it has.
-pub(crate) fn networks(ip: IpAddr) -> Vec<(Network, u32)> {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => V4.iter().map(|(bits, times)| (Network(v4.into(), *bits), *times)).collect(),
-        IpAddr::V6(v6) => {
-            let lowest = |bits: u8| v6.to_bits() & (u128::MAX << (128 - bits));
-            V6.iter().map(|(bits, times)| (Network(IpAddr::V6(lowest(*bits).into()), *bits), *times)).collect()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use peerloom_core::networks::networks;
+
     use super::*;
 
     #[test]
@@ -134,11 +117,6 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_has_a_budget_however_many_addresses_it_has() {
-        let of = |text: &str| networks(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-
         // Slow enough that nothing comes back while the test runs.
         let limiter = Keyed { cost: Some(Duration::from_secs(3600)), ..Keyed::new(1, 1) };
         let limiter = Keyed { ahead: Duration::from_secs(3600 * 9), ..limiter };

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use peerloom_core::Result;
+use peerloom_core::networks::Network;
 use peerloom_core::wire::{DeviceId, NetworkId};
 use peerloom_registry_protocol::name::registry_name;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use crate::announce::{Sequences, Verifier};
 use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::inward::Inward;
-use crate::limiter::{Keyed, Network};
+use crate::limiter::Keyed;
 use crate::metrics::Metrics;
 use crate::store::{Known, SqliteStore, Store};
 

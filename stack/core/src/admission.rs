@@ -4,13 +4,17 @@
 //! ones.** A device that proved its key is judged by [`Admission`]. Those who proved nothing yet share
 //! [`Places`], in which the newest always finds room.
 
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerloom_wire::DeviceId;
 use tokio_util::sync::CancellationToken;
+
+use crate::networks::{Network, networks};
 
 /// What the node makes of devices that want a link. The engine implements it, and hands it to
 /// transports before they listen ([`Transport::set_admission`](crate::Transport::set_admission)).
@@ -26,21 +30,22 @@ pub trait Admission: Send + Sync {
 pub enum Standing {
     /// A contact's device with room for another link: it has places of its own.
     Known,
-    /// No contact's device; an invitation is open, so it may be an invited one.
+    /// Nobody's device here; an invitation is open, so it may be an invited one.
     Stranger,
     /// No link will come of it: no invitation is open for a stranger, or a contact's device has as
     /// many links as one device may have.
     Unwelcome,
 }
 
-/// Where an unknown peer comes from, coarse enough that one machine is one source: an IPv4 address,
-/// the first 64 bits of an IPv6 address, or any other text.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Source(Kind);
+/// Where somebody unknown comes from: a device, any text, or an IP address, which counts for every network that
+/// one client may have all of ([`networks`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source(Vec<(Group, u32)>);
 
+/// What places are counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Kind {
-    Ip(IpAddr),
+enum Group {
+    Network(Network),
     Device(DeviceId),
     Other(String),
 }
@@ -48,15 +53,12 @@ enum Kind {
 impl Source {
     /// The source of an IP address.
     pub fn ip(ip: IpAddr) -> Self {
-        Self(Kind::Ip(match ip.to_canonical() {
-            IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX)).into(),
-            v4 => v4,
-        }))
+        Self(networks(ip).into_iter().map(|(network, times)| (Group::Network(network), times)).collect())
     }
 
     /// A device that is counted as a source.
     pub fn device(device: DeviceId) -> Self {
-        Self(Kind::Device(device))
+        Self(vec![(Group::Device(device), 1)])
     }
 }
 
@@ -64,13 +66,17 @@ impl Source {
 impl From<&str> for Source {
     fn from(text: &str) -> Self {
         let ip = text.parse().map(|place: SocketAddr| place.ip()).or_else(|_| text.parse());
-        ip.map_or_else(|_| Self(Kind::Other(text.into())), Self::ip)
+        ip.map_or_else(|_| Self(vec![(Group::Other(text.into()), 1)]), Self::ip)
     }
 }
 
+/// Loads are counted in parts of a place, so that they can be compared.
+const EXACT: usize = 16;
+
 /// A bounded number of places, shared by source. A newcomer always gets one. If that is one too many
-/// for its source, the source's oldest loses its place; if it is one too many in all, the oldest of
-/// the source that holds the most does. Clones share the places.
+/// for its source, or for a network that the source is in, the oldest there loses its place; if it is one too many in
+/// all, the oldest of the source that holds the most does. What a large network holds counts for less than what one
+/// address does. Clones share the places.
 #[derive(Clone)]
 pub struct Places(Arc<Shared>);
 
@@ -85,7 +91,7 @@ struct Book {
     next: u64,
     /// The oldest first.
     taken: BTreeMap<u64, (Source, CancellationToken)>,
-    count: HashMap<Source, usize>,
+    count: HashMap<Group, usize>,
 }
 
 impl Places {
@@ -97,12 +103,14 @@ impl Places {
     /// Takes a place; another may be lost by it.
     pub fn take(&self, source: Source) -> Place {
         let mut book = self.0.book();
-        let count = book.count.entry(source.clone()).or_default();
-        *count += 1;
-        if *count > self.0.of_one {
-            book.evict(Some(&source));
+        for (group, _) in &source.0 {
+            *book.count.entry(group.clone()).or_default() += 1;
+        }
+        let over = |(group, times): &&(Group, u32)| book.held(group) > self.0.of_one * *times as usize;
+        if let Some((crowded, _)) = source.0.iter().find(over) {
+            book.evict(|other| other.0.iter().any(|(group, _)| group == crowded));
         } else if book.taken.len() >= self.0.limit {
-            book.evict(None);
+            book.evict(|_| true);
         }
         let (number, lost) = (book.next, CancellationToken::new());
         book.next += 1;
@@ -123,16 +131,23 @@ impl Shared {
 }
 
 impl Book {
-    /// The oldest of a source, or of the source that holds the most, loses its place.
-    fn evict(&mut self, only: Option<&Source>) {
-        let most = self.count.values().copied().max().unwrap_or(0);
-        let due = |source: &Source| match only {
-            Some(only) => source == only,
-            None => self.count.get(source) == Some(&most),
-        };
-        // Only the newcomer itself may hold the most; then the oldest of all goes.
-        let oldest = self.taken.iter().find(|(_, (source, _))| due(source)).or(self.taken.iter().next());
-        if let Some(number) = oldest.map(|(number, _)| *number) {
+    fn held(&self, group: &Group) -> usize {
+        self.count.get(group).copied().unwrap_or(0)
+    }
+
+    /// How much a source's networks hold, each by its share: the most first.
+    fn load(&self, source: &Source) -> Vec<usize> {
+        let load = |(group, times): &(Group, u32)| self.held(group) * EXACT / *times as usize;
+        let mut loads: Vec<usize> = source.0.iter().map(load).collect();
+        loads.sort_unstable_by(|a, b| b.cmp(a));
+        loads
+    }
+
+    /// Of the sources that are `due`, the oldest of the one that holds the most loses its place.
+    fn evict(&mut self, due: impl Fn(&Source) -> bool) {
+        let due = self.taken.iter().filter(|(_, (source, _))| due(source));
+        let most = due.max_by_key(|(number, (source, _))| (self.load(source), Reverse(**number)));
+        if let Some(number) = most.map(|(number, _)| *number) {
             self.remove(number);
         }
     }
@@ -140,10 +155,12 @@ impl Book {
     fn remove(&mut self, number: u64) {
         let Some((source, lost)) = self.taken.remove(&number) else { return };
         lost.cancel();
-        if let Some(count) = self.count.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.count.remove(&source);
+        for (group, _) in source.0 {
+            if let Entry::Occupied(mut count) = self.count.entry(group) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
             }
         }
     }
@@ -225,6 +242,33 @@ mod tests {
         second.renew();
         assert!(is_lost(&second));
         assert_eq!(places.taken(), 3);
+    }
+
+    /// Every /64 is another address to a client that has all of a /48 or of a /56.
+    #[test]
+    fn a_client_with_a_whole_network_keeps_nobody_out() {
+        for subnets in [1_u32 << 16, 1 << 8] {
+            let places = Places::new(64, 32);
+            let from = |subnet: u32| {
+                let begin = 0x2001_0db8_0001_0000_u128 << 64;
+                places.take(Source::ip(IpAddr::V6((begin + (u128::from(subnet) << 64)).into())))
+            };
+            // One in another network, and three at one IPv4 address, who are there first.
+            let lone = places.take(Source::from("2001:db8:2::1"));
+            let few: Vec<Place> = (0..3).map(|_| places.take(source(1))).collect();
+            let crowd: Vec<Place> = (0..500).map(|number| from(number % subnets)).collect();
+            assert!(!is_lost(&lone) && few.iter().all(|place| !is_lost(place)), "{subnets} subnets");
+            assert_eq!(crowd.iter().filter(|place| !is_lost(place)).count(), 60, "the crowd shares what is left");
+            assert!(crowd.last().is_some_and(|place| !is_lost(place)), "a newcomer finds a place");
+        }
+        // What one source may have, its networks may have so many times.
+        let places = Places::new(1000, 2);
+        let at = |subnet: u128| Source::ip(IpAddr::V6(((0x2001_0db8_0001_0000 + subnet) << 64).into()));
+        let crowd: Vec<Place> = (0..2000).map(|number| places.take(at(number % 256))).collect();
+        assert_eq!(crowd.iter().filter(|place| !is_lost(place)).count(), 8, "of a /56");
+        let crowd: Vec<Place> = (0..2000).map(|number| places.take(at(256 + number))).collect();
+        assert_eq!(places.taken(), 32, "of a /48");
+        drop(crowd);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod interfaces;
 pub mod kinds;
 pub mod memory;
 pub mod names;
+pub mod networks;
 pub mod private;
 pub mod signaling;
 pub mod storage;
