@@ -25,6 +25,7 @@ pub mod signaling;
 pub mod storage;
 pub mod stream;
 pub mod transport;
+pub mod windows;
 
 pub use admission::{Admission, Place, Places, Source, Standing};
 pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};

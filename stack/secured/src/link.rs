@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use peerloom_core::windows::Window;
 use peerloom_core::wire::PublicKey;
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkStats, Result, framing};
 use tokio::io::AsyncWriteExt;
@@ -32,9 +33,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Channels of the other side that may wait to be accepted.
 const WAITING: usize = 16;
 /// Channels at once, of both sides.
-const STREAMS: usize = 64;
-/// What all channels of a link may hold unread, in bytes; yamux grants each 256 KiB at least.
-const WINDOW: usize = STREAMS * 256 * 1024 + (8 << 20);
+const STREAMS: usize = 16;
+/// What all channels of a link may hold unread at least, in bytes; yamux grants each 256 KiB.
+pub(crate) const LEAST_WINDOW: u32 = STREAMS as u32 * 256 * 1024;
 
 type Reply = oneshot::Sender<Result<yamux::Stream, yamux::ConnectionError>>;
 
@@ -49,6 +50,7 @@ pub(crate) struct SecuredLink {
     /// Why it ended, once it did.
     end: Arc<End>,
     stop: CancellationToken,
+    _window: Window,
 }
 
 #[derive(Default)]
@@ -65,12 +67,13 @@ pub(crate) enum Side {
 }
 
 impl SecuredLink {
-    /// Takes an encrypted stream into use; it ends with `stop`, and its task is one of `tasks`.
+    /// Takes an encrypted stream into use, which holds no more than `window` unread; it ends with `stop`, and its task is one of `tasks`.
     pub(crate) fn new(
         encrypted: Encrypted<Counted>,
         traffic: Arc<Traffic>,
         side: Side,
         from: String,
+        window: Window,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
@@ -79,7 +82,7 @@ impl SecuredLink {
         let reader = StreamReader::new(stream);
         let writer = SinkWriter::new(CopyToBytes::new(SinkExt::<Bytes>::sink_map_err(sink, std::io::Error::from)));
         let mut config = yamux::Config::default();
-        config.set_max_num_streams(STREAMS).set_max_connection_receive_window(Some(WINDOW));
+        config.set_max_num_streams(STREAMS).set_max_connection_receive_window(Some(window.bytes() as usize));
         let mode = if side == Side::Dialed { yamux::Mode::Client } else { yamux::Mode::Server };
         let connection = yamux::Connection::new(tokio::io::join(reader, writer).compat(), config, mode);
 
@@ -89,7 +92,7 @@ impl SecuredLink {
         let driver = Driver { connection, requests, waiting: None, accepted };
         tasks.spawn(run(driver, traffic.clone(), stop.clone(), end.clone()));
         let incoming = Mutex::new(incoming);
-        Self { remote_key, binding, from, rtt, traffic, opening, incoming, end, stop }
+        Self { remote_key, binding, from, rtt, traffic, opening, incoming, end, stop, _window: window }
     }
 
     fn gone(&self, operation: &'static str) -> Error {

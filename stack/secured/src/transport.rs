@@ -1,13 +1,14 @@
 //! A stream transport as a transport.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use peerloom_core::wire::{Address, PublicKey, limits};
+use peerloom_core::windows::{Window, Windows};
+use peerloom_core::wire::{Address, DeviceId, PublicKey, limits};
 use peerloom_core::{
-    ByteStream, DeviceSecret, Error, ErrorKind, Link, Listener, Places, Result, Retry, Signaling, Source,
-    StreamListener, StreamTransport, Transport, TransportCaps,
+    Admission, ByteStream, DeviceSecret, Error, ErrorKind, Link, Listener, Places, Result, Retry, Signaling, Source,
+    Standing, StreamListener, StreamTransport, Transport, TransportCaps,
 };
 use peerloom_crypto_primitives::SigningKey;
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::link::{SecuredLink, Side};
+use crate::link::{LEAST_WINDOW, SecuredLink, Side};
 use crate::noise::{self, Identity};
 use crate::traffic::{Counted, Traffic};
 
@@ -34,6 +35,9 @@ const WAITING: usize = 64;
 pub struct Secured {
     inner: Arc<dyn StreamTransport>,
     own: Arc<Identity>,
+    windows: Windows,
+    /// Set by an engine.
+    admission: Arc<OnceLock<Arc<dyn Admission>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -42,11 +46,18 @@ impl Secured {
     /// Over these streams, as the device with this key.
     pub fn new(inner: Arc<dyn StreamTransport>, secret: &DeviceSecret) -> Result<Self> {
         let own = Arc::new(Identity::new(&SigningKey::from_seed(secret.expose()))?);
-        Ok(Self { inner, own, stop: CancellationToken::new(), tasks: TaskTracker::new() })
+        let (windows, admission) = (Windows::new(LEAST_WINDOW), Arc::default());
+        Ok(Self { inner, own, windows, admission, stop: CancellationToken::new(), tasks: TaskTracker::new() })
     }
 
     fn handshakes(&self) -> Handshakes {
-        Handshakes { own: self.own.clone(), stop: self.stop.clone(), tasks: self.tasks.clone() }
+        Handshakes {
+            own: self.own.clone(),
+            windows: self.windows.clone(),
+            admission: self.admission.clone(),
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+        }
     }
 }
 
@@ -54,6 +65,8 @@ impl Secured {
 #[derive(Clone)]
 struct Handshakes {
     own: Arc<Identity>,
+    windows: Windows,
+    admission: Arc<OnceLock<Arc<dyn Admission>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -67,13 +80,25 @@ impl Handshakes {
     ) -> Result<SecuredLink> {
         let traffic = Arc::new(Traffic::default());
         let encrypted = noise::initiate(Counted { stream, traffic: traffic.clone() }, &self.own, expected).await?;
-        Ok(SecuredLink::new(encrypted, traffic, Side::Dialed, to, self.stop.child_token(), &self.tasks))
+        let window = self.windows.take();
+        Ok(SecuredLink::new(encrypted, traffic, Side::Dialed, to, window, self.stop.child_token(), &self.tasks))
     }
 
     async fn accepted(&self, stream: Box<dyn ByteStream>, from: String) -> Result<SecuredLink> {
         let traffic = Arc::new(Traffic::default());
         let encrypted = noise::respond(Counted { stream, traffic: traffic.clone() }, &self.own).await?;
-        Ok(SecuredLink::new(encrypted, traffic, Side::Accepted, from, self.stop.child_token(), &self.tasks))
+        let window = self.window(&encrypted.remote_key);
+        Ok(SecuredLink::new(encrypted, traffic, Side::Accepted, from, window, self.stop.child_token(), &self.tasks))
+    }
+
+    /// yamux takes the size of a link's windows once, before the link is admitted: strangers leave the shares to
+    /// devices that are known.
+    fn window(&self, remote: &PublicKey) -> Window {
+        let standing = self.admission.get().map(|gate| gate.standing(&DeviceId::from_key(remote)));
+        match standing {
+            None | Some(Standing::Known) => self.windows.take(),
+            Some(Standing::Stranger | Standing::Unwelcome) => self.windows.least(),
+        }
     }
 }
 
@@ -90,6 +115,11 @@ impl Transport for Secured {
             needs_signaling: false,
             max_frame: limits::CHAT_FRAME,
         }
+    }
+
+    fn set_admission(&self, admission: Arc<dyn Admission>) {
+        // An engine sets it once.
+        let _ = self.admission.set(admission);
     }
 
     async fn listen(&self, _signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
@@ -266,6 +296,63 @@ mod tests {
         assert!(frame.is_ok_and(|f| f.is_some_and(|f| f.is_ok())));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(far.stats().bytes_received > before, "the rest follows");
+    }
+
+    struct Gate(Standing);
+
+    impl Admission for Gate {
+        fn standing(&self, _device: &DeviceId) -> Standing {
+            self.0
+        }
+    }
+
+    /// A link from one to another.
+    async fn link((dialer, listener): (&Handshakes, &Handshakes)) -> (SecuredLink, SecuredLink) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let dial = dialer.dialed(Box::new(near), "far".into(), None);
+        let (near, far) = tokio::join!(dial, listener.accepted(Box::new(far), "near".into()));
+        (near.expect("a link"), far.expect("a link"))
+    }
+
+    #[tokio::test]
+    async fn what_links_hold_unread_has_a_sum() {
+        let ((dialer, _), (listener, _)) = (handshakes(1), handshakes(2));
+        assert!(listener.admission.set(Arc::new(Gate(Standing::Stranger))).is_ok());
+        let mut strangers = Vec::new();
+        for _ in 0..40 {
+            strangers.push(link((&dialer, &listener)).await);
+        }
+        // Not a single one of all that has taken from what known devices share.
+        assert_eq!(listener.windows.take().bytes(), peerloom_core::windows::MOST);
+        // Admitted, such a link holds what it is granted, however many channels are filled.
+        let (near, far) = strangers.remove(0);
+        near.admit();
+        far.admit();
+        let mut filled = 0;
+        let fill = async {
+            while let Ok(mut channel) = near.open(ChannelClass::Bulk).await {
+                filled += 1;
+                let frame = bytes::Bytes::from(vec![1; 32 * 1024]);
+                let flood =
+                    async { while futures_util::SinkExt::send(&mut channel.sender, frame.clone()).await.is_ok() {} };
+                let _ = timeout(Duration::from_millis(100), flood).await;
+                std::mem::forget(channel);
+            }
+        };
+        assert!(timeout(TIMEOUT, fill).await.is_ok(), "any number of channels may be opened");
+        let held = far.stats().bytes_received;
+        assert!(filled > 2 && held < u64::from(LEAST_WINDOW) * 3 / 2, "{filled} channels hold {held} bytes");
+
+        // Devices that are known share a sum, which comes back.
+        let known = handshakes(2).0;
+        assert!(known.admission.set(Arc::new(Gate(Standing::Known))).is_ok());
+        let mut links = Vec::new();
+        for _ in 0..40 {
+            links.push(link((&dialer, &known)).await);
+        }
+        assert!(known.windows.take().bytes() < 2 * LEAST_WINDOW, "40 links have left all of it");
+        drop(links);
+        assert_eq!(known.windows.take().bytes(), peerloom_core::windows::MOST);
     }
 
     #[tokio::test]

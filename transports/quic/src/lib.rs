@@ -6,7 +6,6 @@ mod link;
 mod sockets;
 mod tls;
 mod transport;
-mod windows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use peerloom_core::names::canonical;
+use peerloom_core::windows::{Window, Windows};
 use peerloom_core::wire::{PublicKey, context};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, LinkStats, Result, framing};
 use quinn::{Connection, VarInt};
 
 use crate::channel::{channel, closed};
 use crate::tls;
-use crate::windows::{Window, Windows};
 
 /// How long a stream may take to say what it is for.
 const CLASS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,11 +22,20 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Streams that the other side may have open at once.
 pub(crate) const STREAMS: u32 = 16;
 
+/// What an admitted link may hold unread at least, in bytes.
+const LEAST_WINDOW: u32 = 256 * 1024;
+
 /// What the links of one transport share. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Links {
     windows: Windows,
     book: Arc<Mutex<Book>>,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { windows: Windows::new(LEAST_WINDOW), book: Arc::default() }
+    }
 }
 
 #[derive(Default)]

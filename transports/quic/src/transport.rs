@@ -21,7 +21,6 @@ use crate::QuicConfig;
 use crate::link::{Links, QuicLink};
 use crate::sockets::{Reached, Sockets};
 use crate::tls;
-use crate::windows::FOR_STRANGERS;
 
 /// TLS handshakes that run at once, and of one address; the oldest gives way to a newer one.
 const HANDSHAKES: usize = 64;
@@ -30,6 +29,8 @@ const HANDSHAKES_OF_ONE: usize = 32;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Links that wait for the engine.
 const BACKLOG: usize = 64;
+/// What a link may hold unread before it is admitted, in bytes: Peerloom's handshake fits.
+const FOR_STRANGERS: u32 = 64 * 1024;
 /// Streams that the other side may have open until its link is admitted: for control and chat.
 const STREAMS_FIRST: u32 = 2;
 /// Bytes that one channel may have on the way to us, within the link's window.
