@@ -79,6 +79,13 @@ pub fn is_own(ip: IpAddr) -> bool {
     own_addresses().is_ok_and(|own| own.iter().any(|own| own.ip == ip))
 }
 
+/// Whether a socket can't be bound to an address any more, since no interface of this machine has it. Doubtful ones,
+/// such as IPv6 link-local ones, count as not lost.
+pub fn has_lost(ip: IpAddr) -> bool {
+    let bound = UdpSocket::bind((ip.to_canonical(), 0));
+    bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 /// The addresses by which others can reach this machine, best first.
 ///
 /// Every interface gets in before one of them gets in with many addresses. First come the interface of the
@@ -108,7 +115,7 @@ pub fn source(remote: SocketAddr) -> io::Result<IpAddr> {
 /// Where others reach a socket that is bound here, best first; `takes_ipv4` says of one that is bound to `[::]`
 /// whether it gets IPv4 packets, too.
 ///
-/// Empty where no other machine can reach it. Only on a machine that has no address at all, a loopback one stands for it, so
+/// Empty where nobody can reach it. Only on a machine that has no address at all, a loopback one stands for it, so
 /// that nodes on that machine can meet.
 pub fn reachable_at(bound: SocketAddr, takes_ipv4: bool) -> io::Result<Vec<SocketAddr>> {
     let (ip, port) = (bound.ip().to_canonical(), bound.port());

@@ -69,7 +69,8 @@ pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-pub(crate) async fn connect(
+/// A link that both sides have admitted.
+pub async fn connect(
     dialer: &Side,
     listener: &Side,
     address: &Address,

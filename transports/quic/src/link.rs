@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use peerloom_core::interfaces::has_lost;
 use peerloom_core::names::canonical;
 use peerloom_core::windows::{Window, Windows};
 use peerloom_core::wire::{PublicKey, context};
@@ -56,6 +57,14 @@ impl Links {
         let up: Vec<Connection> = book.up.drain().map(|(_, connection)| connection).collect();
         up.iter().for_each(|connection| book.ends(connection));
         book.ended
+    }
+
+    /// Closes the links that came in at an address which the machine has lost: nothing arrives over them any more. A
+    /// link that was dialed goes on from another address by itself (RFC 9000 §9).
+    pub(crate) fn close_lost(&self) {
+        let up: Vec<Connection> = self.book().up.values().cloned().collect();
+        let lost = up.iter().filter(|connection| connection.local_ip().is_some_and(has_lost));
+        lost.for_each(|connection| connection.close(VarInt::from_u32(0), b"the machine has lost the address"));
     }
 }
 

@@ -168,6 +168,10 @@ impl Transport for QuicTransport {
         vec![Finding::good("QUIC", format!("listens at {local}"))]
     }
 
+    fn network_changed(&self) {
+        self.links.close_lost();
+    }
+
     async fn shutdown(&self) {
         self.sockets.close(&self.links).await;
     }
