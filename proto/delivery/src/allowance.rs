@@ -1,4 +1,4 @@
-//! A token bucket: how often something may be done.
+//! How often somebody may have something done.
 
 use std::time::Duration;
 

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::stranger::{hello, network, prove};
-use futures_util::SinkExt;
+use futures_util::{FutureExt, SinkExt};
 use peerloom_conformance::identity::identity;
 use peerloom_conformance::tcp::Tcp;
 use peerloom_core::memory::{MemoryCrypto, MemoryStorage};
 use peerloom_core::wire::{Address, Invitation, Verdict, store};
-use peerloom_core::{ChannelClass, Link, Transport};
+use peerloom_core::{Channel, ChannelClass, Link, Transport};
 use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
 use peerloom_secured::Secured;
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
@@ -151,8 +151,12 @@ async fn known_devices_get_past_a_crowd_over_secured_tcp() {
     known_devices_get_past_a_crowd(Kind::Tcp).await;
 }
 
-/// A link to a node as a contact, with a chat channel; the node may close it at any moment.
-async fn as_contact(dialer: &dyn Transport, door: &Address, token: Option<[u8; 16]>) -> Option<Arc<dyn Link>> {
+/// A link to a node as a contact, and its control and chat channels; the node may close it at any moment.
+async fn contact(
+    dialer: &dyn Transport,
+    door: &Address,
+    token: Option<[u8; 16]>,
+) -> Option<(Arc<dyn Link>, Channel, Channel)> {
     let who = identity(66);
     let link = dialer.dial(door, None, None).await.ok()?;
     let mut control = link.open(ChannelClass::Control).await.ok()?;
@@ -161,7 +165,13 @@ async fn as_contact(dialer: &dyn Transport, door: &Address, token: Option<[u8; 1
     }
     let verdict = prove(&link, &mut control, &who, &hello(&who), token).await?;
     assert_eq!(verdict, Verdict::Accepted);
-    let mut chat = link.open(ChannelClass::Chat).await.ok()?;
+    let chat = link.open(ChannelClass::Chat).await.ok()?;
+    Some((link, control, chat))
+}
+
+/// A contact's link that is filled, and never closed.
+async fn as_contact(dialer: &dyn Transport, door: &Address, token: Option<[u8; 16]>) -> Option<Arc<dyn Link>> {
+    let (link, control, mut chat) = contact(dialer, door, token).await?;
     // More channels than anybody expects, and more on each than anybody reads.
     tokio::spawn({
         let link = link.clone();
@@ -231,4 +241,40 @@ async fn a_contact_that_redials_keeps_few_links_over_quic() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_contact_that_redials_keeps_few_links_over_secured_tcp() {
     a_contact_that_redials_keeps_few_links(Kind::Tcp).await;
+}
+
+/// Nobody would read them: each is refused at once, and too many end the link.
+async fn channels_that_nobody_expects_are_refused(kind: Kind) {
+    let alice = node(kind, 1, &MemoryStorage::new()).await;
+    let door = address(&alice).await;
+    let signed = alice.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    let token = Invitation::open(&signed, |_, _, _| true).expect("a good one").0.token;
+    let dialer = transport(kind, 66, HERE);
+    let (link, _control, _chat) = contact(&*dialer, &door, Some(token)).await.expect("a link");
+    let frame = Bytes::from(vec![0xff; 60 * 1024]);
+    // As long as it takes to hear of the refusal.
+    let refused = async |class| {
+        let mut channel = link.open(class).await.ok()?;
+        while channel.sender.send(frame.clone()).await.is_ok() {}
+        Some(())
+    };
+    for class in [ChannelClass::Bulk, ChannelClass::Chat, ChannelClass::Control] {
+        let end = tokio::time::timeout(common::PATIENCE, refused(class)).await;
+        assert!(end.is_ok(), "a second {class:?} channel isn't refused");
+        assert!(link.closed().now_or_never().is_none(), "one is no reason to end the link");
+    }
+    let many = async { while refused(ChannelClass::Bulk).await.is_some() {} };
+    assert!(tokio::time::timeout(common::PATIENCE, many).await.is_ok(), "any number of channels may be opened");
+    assert!(tokio::time::timeout(common::PATIENCE, link.closed()).await.is_ok());
+    assert!(alice.refused() >= 16, "{} were counted", alice.refused());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_that_nobody_expects_are_refused_over_quic() {
+    channels_that_nobody_expects_are_refused(Kind::Quic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_that_nobody_expects_are_refused_over_secured_tcp() {
+    channels_that_nobody_expects_are_refused(Kind::Tcp).await;
 }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Control, Running, command, eventually, init, introduce, ok, ok_json, ok_lines, text};
+use common::{Control, Running, command, eventually, init, introduce, ok, ok_json, ok_lines, peak, text};
 use serde_json::{Value, json};
 
 fn full() -> Stdio {
@@ -374,13 +374,6 @@ fn what_is_sent_on_one_connection_keeps_its_order() {
     let newest = ok_lines(&bob, &["inbox", "--limit", "3"]);
     let newest: Vec<&str> = newest.iter().filter_map(|message| message["text"].as_str()).collect();
     assert_eq!(newest, ["10097", "10098", "10099"]);
-}
-
-/// The most memory that a process has had, in MiB.
-fn peak(pid: u32) -> usize {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    line.split_whitespace().next().and_then(|kib| kib.parse::<usize>().ok()).expect("a number") / 1024
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::wire::{DeviceId, UserId};
 use peerloom_core::{Error, ErrorKind, Link, LinkPath, Result};
 use peerloom_delivery::Rung;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::metrics;
@@ -148,7 +149,7 @@ pub struct PeerStatus {
     pub reason: Option<String>,
     /// The first of our crypto suites that the device offers in its signed record.
     pub suite: Option<&'static str>,
-    /// Whether the device signed a notice that its store was restored or copied.
+    /// Whether the device said that its store was restored or copied.
     pub restored: bool,
     /// When a link was last made, in milliseconds since the Unix epoch; 0 = never.
     pub last_seen_ms: u64,
@@ -380,5 +381,103 @@ impl Links {
     /// Links and frames refused since the start.
     pub(crate) fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use peerloom_core::Transport;
+    use peerloom_core::memory::{MemoryNetwork, MemoryTransport};
+    use peerloom_core::wire::PublicKey;
+
+    use tokio::task::unconstrained;
+
+    use super::*;
+
+    const OWN: DeviceId = DeviceId::from_bytes([0; 32]);
+    const MIB: usize = 1024 * 1024;
+
+    fn device(number: u8) -> DeviceId {
+        DeviceId::from_bytes([number; 32])
+    }
+
+    /// Links that came in, as many as are asked for.
+    async fn incoming(count: usize) -> Vec<Arc<dyn Link>> {
+        let network = MemoryNetwork::default();
+        let transport = |name: &str, key| {
+            MemoryTransport::new(&network, format!("memory://{name}").parse().unwrap(), PublicKey::ed25519([key; 32]))
+        };
+        let (near, far) = (transport("near", 1), transport("far", 2));
+        let mut listener = near.listen(None).await.unwrap();
+        let mut links = Vec::new();
+        for _ in 0..count {
+            let dialed = far.dial(&"memory://near".parse().unwrap(), None, None).await.unwrap();
+            links.push(listener.accept().await.unwrap());
+            // It lives as long as the test.
+            std::mem::forget(dialed);
+        }
+        links
+    }
+
+    fn open(links: &[Arc<dyn Link>]) -> usize {
+        links.iter().filter(|link| link.closed().now_or_never().is_none()).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_has_few_links_however_fast_it_dials() {
+        let (links, made) = (Links::default(), incoming(20).await);
+        let mut registered = Vec::new();
+        let mut register = |link| registered.extend(links.register(&OWN, device(1), false, link));
+        // All at once: the first few are taken, and no young one gives way.
+        made[..10].iter().for_each(&mut register);
+        assert_eq!(open(&made[..10]), 10, "those that weren't registered are their owner's to close");
+        assert!(!links.has_room_for(&device(1)));
+        // Later, each takes the oldest's place.
+        tokio::time::advance(YOUNG).await;
+        made[10..].iter().for_each(&mut register);
+        assert_eq!(registered.len(), 2 * OF_ONE);
+        assert_eq!(open(&made[..OF_ONE]), 0, "the oldest gave way");
+        assert_eq!(links.book().up[&device(1)].len(), OF_ONE);
+        // Another device isn't kept out.
+        assert!(links.has_room_for(&device(2)));
+    }
+
+    /// What a device holds that sends without end, frame by frame over two links, until it has to wait.
+    fn fill(budgets: [&Budget; 2], frame: usize) -> Vec<Held> {
+        let frames = budgets.into_iter().cycle().map_while(|budget| unconstrained(budget.hold(frame)).now_or_never());
+        frames.map(|held| held.expect("the node runs")).take(10_000).collect()
+    }
+
+    #[tokio::test]
+    async fn frames_of_one_device_wait_for_themselves_and_all_for_the_nodes_sum() {
+        let links = Links::default();
+        let made = incoming(2).await;
+        let budget = |number: u8, link| links.register(&OWN, device(number), false, link).expect("room").budget;
+        let budgets = |number: u8| [budget(number, &made[0]), budget(number, &made[1])];
+        let [first, second] = budgets(1);
+        let frame = MIB - 1;
+        let held = fill([&first, &second], frame);
+        assert_eq!(held.len() * MIB, DEVICE_BUDGET_KIB * 1024, "both links of a device have one budget");
+        assert!(unconstrained(first.hold(0)).now_or_never().is_none());
+        // Others don't wait for it, until all of them hold what the node may.
+        let mut all = held.len();
+        let mut kept = vec![held];
+        for number in 2..20 {
+            let [first, second] = budgets(number);
+            kept.push(fill([&first, &second], frame));
+            all += kept.last().map_or(0, Vec::len);
+        }
+        assert_eq!(all * MIB, NODE_BUDGET_KIB * 1024);
+        // What is done is given back.
+        kept[0].pop();
+        assert!(unconstrained(first.hold(frame)).now_or_never().is_some());
+        // A new link of the device doesn't bring it a new budget while frames of old ones wait.
+        drop([first, second]);
+        links.unregister(&device(1), 1);
+        links.unregister(&device(1), 2);
+        kept.drain(2..);
+        let later = budget(1, &made[0]);
+        assert_eq!(fill([&later, &later], frame).len(), DEVICE_BUDGET_KIB / 1024 - 7);
     }
 }

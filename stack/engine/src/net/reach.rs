@@ -22,7 +22,7 @@ enum Leads {
     Here,
     /// Another device answers.
     Elsewhere,
-    /// No answer, with the transport's reason.
+    /// Nobody answers, says the transport.
     Silent(String),
 }
 
