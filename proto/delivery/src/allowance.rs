@@ -1,4 +1,4 @@
-//! How often somebody may have something done.
+//! A token bucket: how often something may be done.
 
 use std::time::Duration;
 

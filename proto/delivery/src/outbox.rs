@@ -135,7 +135,7 @@ impl Outbox {
             }
             let kept = !entry.expired;
             if entry.expired {
-                // Whether a device showed it was known before; it isn't said twice.
+                // Whether a device showed it was known before; it isn't reported twice.
                 outbox.cursors.values_mut().filter(|c| c.has(position)).for_each(|c| c.void.insert(position, position));
             }
             outbox.track(
@@ -369,8 +369,8 @@ impl Outbox {
 
     /// A device on a link shows the newest header of this log that it holds; its signature has been
     /// checked with our own key. The first time on a link, everything that the device lacks is sent again
-    /// from the beginning. `false`: this log has no such entry, so this store is older than what the device has, or another
-    /// copy of it runs. Then nothing may be sent any more.
+    /// from the beginning. `false`: this log has no such entry, so this store is older than what the device
+    /// has, or another copy of it runs. Then nothing may be sent any more.
     pub fn on_held(&mut self, device: &DeviceId, held: Option<&SignedHeader>) -> bool {
         let other = |h: &SignedHeader| h.position > self.head || self.id_at(h.position).is_some_and(|id| id != h.id());
         if self.incomplete

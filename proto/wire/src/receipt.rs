@@ -67,7 +67,7 @@ impl CannotOpenReason {
     }
 }
 
-/// "I have this entry and can't decrypt it": the sender adds the device again and seals anew. Or, with
+/// "I have this entry and can't decrypt it": the sender adds the device again and seals again. Or, with
 /// [`CannotOpenReason::Expired`], "I don't show it": the sender withdraws it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CannotOpen {

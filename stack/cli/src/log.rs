@@ -91,7 +91,7 @@ impl Stderr {
                 let mut stderr = std::io::stderr().lock();
                 match output {
                     Output::Line(line) => drop(stderr.write_all(&line)),
-                    // Whoever waited has given up.
+                    // The one that waited has given up.
                     Output::Done(done) => drop(done.try_send(())),
                 }
                 match counted.swap(0, Ordering::Relaxed) {

@@ -56,14 +56,14 @@ impl Session {
         Self::open_as(folder, overrides, Owner::Command).await
     }
 
-    /// Opens it here, to run until somebody ends it. Another command that has it open for a moment is waited
+    /// Opens it here, to run until the user ends it. Another command that has it open for a moment is waited
     /// for.
     pub(crate) async fn own(folder: &Path, overrides: &[Override]) -> Result<Self> {
         Self::open_as(folder, overrides, Owner::Run).await
     }
 
     async fn open_as(folder: &Path, overrides: &[Override], owner: Owner) -> Result<Self> {
-        // Before anything is said to what listens there.
+        // Before anything is sent to what listens there.
         private::check_folder(folder)?;
         control::check_path(folder)?;
         let kinds = crate::kinds();

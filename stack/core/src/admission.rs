@@ -30,14 +30,14 @@ pub trait Admission: Send + Sync {
 pub enum Standing {
     /// A contact's device with room for another link: it has places of its own.
     Known,
-    /// Nobody's device here; an invitation is open, so it may be an invited one.
+    /// No contact's device; an invitation is open, so it may be an invited one.
     Stranger,
     /// No link will come of it: no invitation is open for a stranger, or a contact's device has as
     /// many links as one device may have.
     Unwelcome,
 }
 
-/// Where somebody unknown comes from: a device, any text, or an IP address, which counts for every network that
+/// Where an unknown peer comes from: a device, any text, or an IP address, which counts for every network that
 /// one client may have all of ([`networks`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source(Vec<(Group, u32)>);

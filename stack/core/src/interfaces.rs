@@ -115,7 +115,7 @@ pub fn source(remote: SocketAddr) -> io::Result<IpAddr> {
 /// Where others reach a socket that is bound here, best first; `takes_ipv4` says of one that is bound to `[::]`
 /// whether it gets IPv4 packets, too.
 ///
-/// Empty where nobody can reach it. Only on a machine that has no address at all, a loopback one stands for it, so
+/// Empty where no other machine can reach it. Only on a machine that has no address at all, a loopback one stands for it, so
 /// that nodes on that machine can meet.
 pub fn reachable_at(bound: SocketAddr, takes_ipv4: bool) -> io::Result<Vec<SocketAddr>> {
     let (ip, port) = (bound.ip().to_canonical(), bound.port());

@@ -75,7 +75,7 @@ pub fn canonical(place: SocketAddr) -> SocketAddr {
 
 /// Looks up names with the system's resolver, a bounded number at once.
 ///
-/// A look-up can't be broken off: its thread ends when the system gives up. So that whoever chooses names can't take
+/// A look-up can't be broken off: its thread ends when the system gives up. So that a peer that chooses names can't take
 /// all threads of the process, each user of names has a resolver of its own.
 #[derive(Debug, Clone)]
 pub struct Resolver(Arc<Semaphore>);

@@ -113,7 +113,7 @@ pub fn create(path: &Path, content: &[u8]) -> Result<()> {
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     check_place(path)?;
     let fresh = beside(path, ".new");
-    // Left by a crash, or a link that somebody put there: the name goes, not what it leads to.
+    // Left by a crash, or a link that another user put there: the name goes, not what it leads to.
     match fs::remove_file(&fresh) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&fresh, e)),
         _ => create(&fresh, content)?,

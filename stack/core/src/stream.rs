@@ -32,7 +32,7 @@ pub trait StreamTransport: Send + Sync {
 /// The accepting side. Dropping it stops listening; streams live on.
 #[async_trait]
 pub trait StreamListener: Send + Sync {
-    /// Where others can dial this device now, best first; empty where nobody can. It is asked again when the machine's
+    /// Where others can dial this device now, best first; empty where none can. It is asked again when the machine's
     /// addresses change, also while [`accept`](StreamListener::accept) waits. For a socket,
     /// [`reachable_at`](crate::interfaces::reachable_at) has the answer.
     fn addresses(&self) -> Vec<Address>;

@@ -95,7 +95,7 @@ pub struct TransportCaps {
 /// The accepting side of a transport. Dropping it stops accepting; links live on.
 #[async_trait]
 pub trait Listener: Send {
-    /// Where others can dial this device now, best first; empty where nobody can. It is asked again when the
+    /// Where others can dial this device now, best first; empty where none can. It is asked again when the
     /// machine's addresses change. For a socket, [`reachable_at`](crate::interfaces::reachable_at) has the answer.
     fn addresses(&self) -> Vec<Address>;
 

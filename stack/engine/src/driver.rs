@@ -457,7 +457,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// From now on somebody may hear what expires.
+    /// From now on a subscriber may receive what expires.
     pub(crate) fn start(&mut self) {
         self.state.started = true;
     }

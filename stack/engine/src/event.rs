@@ -184,7 +184,7 @@ pub(crate) struct EventSource {
     sender: broadcast::Sender<Passed>,
     /// Bytes of the messages in the channel.
     waiting: Arc<AtomicUsize>,
-    /// What must not be missed and happened while nobody listened; the first subscriber gets it.
+    /// Events that must not be missed and came while there was no subscriber; the first one gets them.
     unheard: Arc<Mutex<VecDeque<Event>>>,
 }
 
@@ -226,7 +226,7 @@ impl EventSource {
 }
 
 impl Event {
-    /// Whether it is said once, and not to be read anywhere later.
+    /// Whether it is sent once, and can't be read anywhere later.
     fn is_said_once(&self) -> bool {
         matches!(
             self,

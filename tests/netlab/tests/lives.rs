@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use peerloom_netlab::{Host, Lab, Nat, Node, Site};
+use peerloom_netlab::{Host, Lab, Nat, Node, Site, eventually};
 
 const LINK: Duration = Duration::from_secs(30);
 /// How long a relay is watched, and how long the server's nonces live meanwhile, in seconds.
@@ -29,10 +29,11 @@ fn relays_for_long(lab: &mut Lab, sites: [&mut Site; 2]) {
     assert_eq!(alice.connected("bob", LINK), "relayed by TURN");
     bob.send("alice", "first");
     alice.expect("first", LINK);
+    let said = |node: &Node| ["a link is up", "a link ended"].map(|what| said(node, what));
     // Both may have dialed; of two links one is closed soon.
     sleep(Duration::from_secs(5));
+    eventually("one link to be left", || [&alice, &bob].iter().all(|node| said(node)[0] == said(node)[1] + 1));
     lab.kill_registry();
-    let said = |node: &Node| ["a link is up", "a link ended"].map(|what| said(node, what));
     let before = [said(&alice), said(&bob)];
 
     let begin = Instant::now();

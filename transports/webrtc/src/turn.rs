@@ -2,7 +2,7 @@
 //!
 //! The `webrtc` crate has a TURN client that loses its relay at the first stale nonce (webrtc-rs/webrtc#542). So it talks
 //! to a TURN server of this process, on loopback ([`face`]), whose nonce never ends; behind it our own client
-//! ([`client`]) keeps the allocation on the true server. ADR 16 says why.
+//! ([`client`]) keeps the allocation on the true server. ADR 17 says why.
 
 mod client;
 mod face;

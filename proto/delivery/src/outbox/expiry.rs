@@ -1,4 +1,4 @@
-//! The end of entries that nobody needs any more because their time is over.
+//! The end of entries whose time is over.
 
 use peerloom_wire::{DeviceId, EntryClass, EntryId, Position};
 

@@ -21,7 +21,7 @@ const ONLINE: usize = 100;
 /// Until every contact was dialed once, and how long the node is then watched.
 const FIRST_ROUND: Duration = Duration::from_secs(45);
 const WATCH: Duration = Duration::from_secs(20);
-/// A message to somebody who is there takes no longer.
+/// A message to a contact that is online takes no longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 const NETWORK: &str = "peerloom-bench";
 
@@ -66,7 +66,7 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     Ok(figures)
 }
 
-/// Adds contacts that exist nowhere, at an address where nobody answers.
+/// Adds contacts that exist nowhere, at an address that never answers.
 async fn add_absent(node: &Node, address: &str, setup: &Setup) -> Result<()> {
     let address: Address = address.parse()?;
     for number in 0..CONTACTS - ONLINE {
@@ -76,7 +76,7 @@ async fn add_absent(node: &Node, address: &str, setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-/// An invitation of somebody made up.
+/// An invitation of a made-up user.
 fn made_up(number: usize, address: &Address) -> String {
     let key = |role: &str| SigningKey::from_seed(&sha256(&[role.as_bytes(), &number.to_be_bytes()]));
     let (user, recovery, device) = (key("user"), key("recovery"), key("device"));
@@ -101,7 +101,7 @@ fn made_up(number: usize, address: &Address) -> String {
     peerloom_discovery_invite::encode(&device.sign_object(context::INVITATION, invitation.encode()))
 }
 
-/// How long a message to somebody who is there takes right after the start.
+/// How long a message to a contact that is online takes right after the start.
 async fn send(client: &Client) -> Result<Duration> {
     let begin = Instant::now();
     let contact = format!("peer-{}", ONLINE - 1);

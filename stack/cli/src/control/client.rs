@@ -143,7 +143,7 @@ impl Client {
     }
 }
 
-/// Pings the node now and then, for as long as somebody has the client.
+/// Pings the node now and then, for as long as there is a client.
 async fn watch(client: Weak<Inner>) {
     loop {
         tokio::time::sleep(SILENT).await;
@@ -190,7 +190,7 @@ async fn read(reader: tokio::net::unix::OwnedReadHalf, waiting: &Mutex<Waiting>,
         let waiter = lock(waiting).answers.get(&id).cloned();
         let Some(waiter) = waiter else { continue };
         held_up.store(true, Ordering::Relaxed);
-        // Fails when whoever asked has given up.
+        // Fails when the caller has given up.
         if waiter.send(outcome).await.is_err() {
             lock(waiting).answers.remove(&id);
         }

@@ -178,7 +178,7 @@ fn answer(id: u64, result: Result<Value>) -> Answer {
     Answer { id: Some(id), outcome }
 }
 
-/// A request's result; a panic is an error, since somebody waits for the answer.
+/// A request's result; a panic is an error, since the client waits for the answer.
 async fn guarded<T>(request: impl Future<Output = Result<T>>) -> Result<T> {
     AssertUnwindSafe(request).catch_unwind().await.unwrap_or_else(|_| Err(panicked()))
 }

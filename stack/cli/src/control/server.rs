@@ -29,7 +29,7 @@ const MAX_PAGE: usize = 10_000;
 /// How long the node of a server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// `run`: until somebody ends it.
+    /// `run`: until the user ends it.
     Run,
     /// Another command: until that command is done.
     Command,
@@ -74,7 +74,7 @@ impl Server {
         self.task.abort();
         self.closing.cancel();
         self.connections.close();
-        // Whoever still waits hears that the connection ended.
+        // Clients that still wait see the end of the connection.
         let _ = tokio::time::timeout(GRACE, self.connections.wait()).await;
     }
 }

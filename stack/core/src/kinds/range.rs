@@ -1,4 +1,4 @@
-//! The ranges of numbers and durations in settings: said by the schema, and enforced before a kind sees a value.
+//! The ranges of numbers and durations in settings: stated in the schema, and enforced before a kind sees a value.
 
 use std::fmt;
 

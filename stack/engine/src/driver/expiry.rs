@@ -1,4 +1,4 @@
-//! The end of messages whose time is over, sealed or not: recorded with what drops them, and said once.
+//! The end of messages whose time is over, sealed or not: recorded with what drops them, and reported once.
 
 use peerloom_core::wire::store::{FAILURES, Failure, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record};
 use peerloom_core::wire::{ConversationId, MessageId, Position};

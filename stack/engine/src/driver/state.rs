@@ -71,7 +71,7 @@ pub(crate) struct State {
     pub(crate) pending: u64,
     /// This device's current record, to be told to peers.
     pub(crate) record: Option<Signed>,
-    /// Whether the node is started, so that somebody may hear what expires.
+    /// Whether the node is started, so that a subscriber may receive what expires.
     pub(crate) started: bool,
     /// Whether the last turn knew no time to decide expiry by.
     pub(crate) time_unknown: bool,

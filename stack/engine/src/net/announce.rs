@@ -31,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What an address takes in a record beside its own length, in bytes, at most.
 const FRAME_BYTES: usize = 3;
 
-/// Where each transport listens, as it last said.
+/// Where each transport listens, as it last reported.
 pub(crate) struct Addresses {
     by_transport: Mutex<Vec<Vec<Address>>>,
     /// What a record has left for them, in bytes.
@@ -262,7 +262,7 @@ impl Deliveries {
             }
             if let Err(error) = outcome {
                 failed = true;
-                // Said once, until it works again.
+                // Warned of once, until it works again.
                 match self.failing {
                     false => warn!(%error, "the record could not be announced; trying again"),
                     true => debug!(%error, "the record could still not be announced"),

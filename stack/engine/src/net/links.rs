@@ -149,7 +149,7 @@ pub struct PeerStatus {
     pub reason: Option<String>,
     /// The first of our crypto suites that the device offers in its signed record.
     pub suite: Option<&'static str>,
-    /// Whether the device said that its store was restored or copied.
+    /// Whether the device signed a notice that its store was restored or copied.
     pub restored: bool,
     /// When a link was last made, in milliseconds since the Unix epoch; 0 = never.
     pub last_seen_ms: u64,

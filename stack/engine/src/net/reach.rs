@@ -22,7 +22,7 @@ enum Leads {
     Here,
     /// Another device answers.
     Elsewhere,
-    /// Nobody answers, says the transport.
+    /// No answer, with the transport's reason.
     Silent(String),
 }
 

@@ -14,7 +14,8 @@ const TAKEN: [&str; 3] = [FILE_NAME, folder::NOTE, "node.sock"];
 /// Longest path, in bytes: less than systems allow, for names that begin with it.
 const LONGEST_PATH: usize = 1024;
 
-/// Whether settings of a store name a file that is the node's own, or one that is about to become one.
+/// Whether settings of a store name a file that is the node's own, or one that is about to become one. Every text among
+/// the settings may be a path.
 pub(super) fn clash(folder: &Path, settings: &Settings) -> Option<SettingsError> {
     let folder = resolved(folder);
     let mut paths = settings.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
@@ -49,7 +50,6 @@ fn resolved(path: &Path) -> PathBuf {
     }
 }
 
-/// The settings' values that could be paths are texts.
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
