@@ -33,6 +33,9 @@ pub struct EngineConfig {
     pub max_queued_messages: usize,
     /// Most bytes of one conversation that wait to be acknowledged.
     pub max_queued_bytes: usize,
+    /// Most bytes of all conversations that wait to be acknowledged; beyond them a conversation takes a message only
+    /// while nothing waits in it.
+    pub max_queued_bytes_in_all: usize,
     /// Most links to other devices.
     pub max_links: usize,
 }
@@ -46,6 +49,7 @@ impl EngineConfig {
             ttl: Duration::from_secs(7 * 24 * 3600),
             max_queued_messages: 100_000,
             max_queued_bytes: 256 * 1024 * 1024,
+            max_queued_bytes_in_all: 1024 * 1024 * 1024,
             max_links: 1024,
         }
     }

@@ -4,6 +4,7 @@
 //! committer together with what may be said once they are durable. While the disk works, the next
 //! turn gathers: that makes group commits and bundles without making a lone message wait.
 
+mod accepting;
 mod contact;
 mod damage;
 mod effects;
@@ -11,6 +12,7 @@ mod expiry;
 mod incoming;
 mod outgoing;
 mod patience;
+mod quarantine;
 mod queue;
 mod receipts;
 mod session;
@@ -49,6 +51,8 @@ const TURN: usize = 2048;
 const TURN_BYTES: usize = 1024 * 1024;
 /// Time after which a turn takes no more inputs.
 const TURN_TIME: Duration = Duration::from_millis(50);
+/// Bytes of messages that waited for a session, sealed in one turn beside what is accepted in it.
+const SEALED_IN_A_TURN: usize = 2 * TURN_BYTES;
 /// Inputs that wait for the thread.
 const WAITING: usize = 2048;
 /// How long acknowledgements of others may stay unwritten: losing them costs a duplicate, no more.
@@ -327,6 +331,7 @@ impl Driver {
             txn: self.view.begin(self.committer.done()),
             effects: Effects::default(),
             now,
+            may_seal: SEALED_IN_A_TURN,
         };
         if other_time || (now.wall_ms > 0 && std::mem::take(&mut turn.state.time_unknown)) {
             turn.state.touch_outboxes();
@@ -413,6 +418,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) txn: Txn<'a>,
     pub(crate) effects: Effects,
     pub(crate) now: Now,
+    /// Bytes of messages that waited for a session that may still be sealed.
+    may_seal: usize,
 }
 
 impl Turn<'_> {
@@ -450,6 +457,7 @@ impl Turn<'_> {
         self.acknowledge();
         self.send_held();
         self.state.refresh_timers(self.now);
+        self.state.queued_bytes = None;
         if self.state.started && self.now.wall_ms == 0 {
             // Started in this turn, or the clock isn't confirmed: the next turn may know the time.
             self.state.time_unknown = true;

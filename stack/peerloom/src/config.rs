@@ -137,6 +137,10 @@ pub struct Delivery {
     /// Most bytes of one conversation that wait to be acknowledged.
     #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
     pub max_queued_bytes: usize,
+    /// Most bytes of all conversations that wait to be acknowledged; beyond them a conversation takes a message only
+    /// while nothing waits in it.
+    #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
+    pub max_queued_bytes_in_all: usize,
     /// Most links to other devices.
     #[schemars(range(min = 1, max = 65_536))]
     pub max_links: usize,
@@ -151,6 +155,7 @@ impl Default for Delivery {
             retry_delays: rules.delivery.retry_delays.into_iter().map(DurationText).collect(),
             max_queued_messages: rules.max_queued_messages,
             max_queued_bytes: rules.max_queued_bytes,
+            max_queued_bytes_in_all: rules.max_queued_bytes_in_all,
             max_links: rules.max_links,
         }
     }
@@ -220,6 +225,7 @@ impl Config {
         engine.delivery.retry_delays = self.delivery.retry_delays.iter().map(|d| d.0).collect();
         engine.max_queued_messages = self.delivery.max_queued_messages;
         engine.max_queued_bytes = self.delivery.max_queued_bytes;
+        engine.max_queued_bytes_in_all = self.delivery.max_queued_bytes_in_all;
         engine.max_links = self.delivery.max_links;
         engine
     }

@@ -3,15 +3,20 @@
 #[path = "common/engines.rs"]
 mod engines;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use engines::{config, crypto, engine, eventually, meet, send, start, until};
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
+
+use peerloom_core::wire::store::HISTORY;
 use peerloom_core::wire::{CannotOpenReason, ConversationId, EntryClass, LogId, SuiteId};
-use peerloom_core::{Crypto, CryptoCaps, ErrorKind, Member, Opened, Prepared, Result, Sealed, Sealing, StateTxn};
+use peerloom_core::{
+    Batch, Crypto, CryptoCaps, ErrorKind, Member, Opened, Prepared, Result, Sealed, Sealing, Snapshot, StateTxn,
+    Storage, StorageCaps,
+};
 use peerloom_engine::{Cursor, Event};
 use rand::Rng;
 
@@ -143,4 +148,90 @@ async fn a_full_conversation_says_whose_since_when_and_what_helps() {
     }
     send(&alice, &of("node-3"), "you are not concerned").await.expect("accepted");
     eventually("the other contact's", &carol, &["you are not concerned"]).await;
+}
+
+/// Contacts that stay away fill this node's queue together. The error names what helps and the one for whom the most
+/// waits; a contact for whom nothing waits is still sent to, one message at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_queues_together_are_bounded_and_one_message_for_a_contact_always_fits() {
+    let links = MemoryNetwork::default();
+    let mut small = config();
+    small.max_queued_bytes_in_all = 1_000_000;
+    let alice = start(1, &links, Arc::new(MemoryStorage::new()), vec![crypto(1, true)], small).await;
+    let mut away = Vec::new();
+    for number in 2..5 {
+        let other = engine(number, &links, Arc::new(MemoryStorage::new()), true).await;
+        meet(&alice, &other).await;
+        let name = format!("node-{number}");
+        until("the contact", async || alice.find_contact(&name).is_ok()).await;
+        away.push((alice.find_contact(&name).expect("a contact"), other));
+    }
+    for (_, other) in &away {
+        other.shutdown().await;
+    }
+    until("their end", async || alice.peers().iter().all(|peer| peer.link.is_none())).await;
+    let text = "x".repeat(100_000);
+    let [to_bob, to_carol, to_dave] = [0, 1, 2].map(|number| &away[number].0);
+    for to in [to_bob, to_bob, to_bob, to_bob, to_bob, to_carol, to_carol, to_carol] {
+        send(&alice, to, &text).await.expect("accepted");
+    }
+    let mut refused = None;
+    for _ in 0..3 {
+        refused = send(&alice, to_carol, &text).await.err().or(refused);
+    }
+    let error = refused.expect("all queues are full");
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    for part in ["all contacts together", "the most for node-2", "max_queued_bytes_in_all"] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+    send(&alice, to_dave, &text).await.expect("nothing waits for this contact");
+    let error = send(&alice, to_dave, &text).await.expect_err("one waits now");
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+}
+
+/// A store that notes how many bytes of messages each batch adds to the history.
+struct Weighed {
+    inner: MemoryStorage,
+    batches: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Storage for Weighed {
+    fn caps(&self) -> StorageCaps {
+        self.inner.caps()
+    }
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.inner.snapshot()
+    }
+    fn commit(&self, batch: &Batch) -> Result<()> {
+        let history = batch.writes().iter().filter(|write| write.table == HISTORY);
+        let bytes = history.filter_map(|write| write.value.as_ref()).map(Bytes::len).sum();
+        self.batches.lock().expect("the weights").push(bytes);
+        self.inner.commit(batch)
+    }
+}
+
+/// What waited for a session is sealed a part in each turn, and arrives in its order.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_a_session_is_sealed_in_parts() {
+    const BODY: usize = 500_000;
+    let links = MemoryNetwork::default();
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let store = Weighed { inner: MemoryStorage::new(), batches: batches.clone() };
+    let alice = start(1, &links, Arc::new(store), vec![crypto(1, true)], config()).await;
+    let of_bob = MemoryStorage::new();
+    let bob = engine(2, &links, Arc::new(of_bob.clone()), true).await;
+    let invitation = bob.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    bob.shutdown().await;
+    let to_bob = alice.add_contact(invitation).await.expect("a contact");
+    let texts: Vec<String> = (0..30).map(|number| format!("{number} {}", "x".repeat(BODY))).collect();
+    for text in &texts {
+        send(&alice, &to_bob, text).await.expect("accepted");
+    }
+    assert_eq!(batches.lock().expect("the weights").iter().sum::<usize>(), 0, "nothing can be sealed yet");
+    let bob = engine(2, &links, Arc::new(of_bob), true).await;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    eventually("all messages", &bob, &texts).await;
+    let batches = batches.lock().expect("the weights").clone();
+    assert!(batches.iter().sum::<usize>() > texts.len() * BODY);
+    assert!(batches.iter().all(|bytes| *bytes < 4 * 1024 * 1024), "{batches:?}");
 }

@@ -14,7 +14,7 @@ use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
 use peerloom_core::storage::{Checked, scan_all};
 use peerloom_core::wire::store::{CONTACTS, FAILURES, IN_PARKED, META, QUARANTINE, TABLES, Table, VAULT, meta};
 use peerloom_core::wire::store::{Failure, KEY_PACKAGES, Quarantined, Record, ordered_key};
-use peerloom_core::wire::{CannotOpenReason, MessageId};
+use peerloom_core::wire::{CannotOpenReason, EntryId, MessageId};
 use peerloom_core::{Batch, KeyRange, Storage};
 use peerloom_engine::Engine;
 
@@ -105,7 +105,7 @@ async fn stores() -> [Rows; 3] {
     let (reason, since_ms) = (CannotOpenReason::Damaged, 1);
     let failure = Failure { messages: vec![MessageId::from_bytes([7; 16])], reason: "of old age".into() };
     let mut batch = Batch::default();
-    let quarantined = Quarantined { reason, since_ms, envelope: Bytes::from_static(b"an entry") };
+    let quarantined = Quarantined { reason, since_ms, id: EntryId::from_bytes([7; 32]) };
     batch.put(QUARANTINE, of_bob.clone(), quarantined.encode());
     batch.put(IN_PARKED, of_bob, &b"an entry that came too early"[..]);
     // Given out for a suite that isn't used any more.

@@ -475,8 +475,8 @@ pub struct Quarantined {
     pub reason: CannotOpenReason,
     /// Since when, in milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// The envelope, as it came.
-    pub envelope: Bytes,
+    /// The entry.
+    pub id: EntryId,
 }
 
 impl Record for Quarantined {
@@ -484,12 +484,12 @@ impl Record for Quarantined {
     type Pb = pb::Quarantined;
 
     fn to_pb(&self) -> Self::Pb {
-        pb::Quarantined { reason: self.reason.code(), since_ms: self.since_ms, envelope: self.envelope.clone() }
+        pb::Quarantined { reason: self.reason.code(), since_ms: self.since_ms, id: self.id.encode() }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         let reason = CannotOpenReason::from_code(pb.reason)?;
-        Ok(Self { reason, since_ms: pb.since_ms, envelope: pb.envelope })
+        Ok(Self { reason, since_ms: pb.since_ms, id: EntryId::decode(&pb.id)? })
     }
 }
 

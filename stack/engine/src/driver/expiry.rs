@@ -91,7 +91,8 @@ impl Turn<'_> {
                 conversation.pending -= 1;
                 conversation.pending_bytes -= length;
             }
-            self.fail_unsealed(id, Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
+            let Pending { item, expires_at_ms } = pending;
+            self.fail_unsealed(id, Queued { item, expires_at_ms, reply: None, order: None });
         }
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
             conversation.pending_expiry_ms = next_ms;

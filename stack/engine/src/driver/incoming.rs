@@ -1,7 +1,7 @@
 //! Peers' logs: opening, parking, acknowledging.
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, IN_PARKED, QUARANTINE, Quarantined, Record};
+use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, IN_PARKED, Record};
 use peerloom_core::wire::{
     Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position, Signed,
     Withdrawal, context,
@@ -236,7 +236,7 @@ impl Turn<'_> {
     fn keep(&mut self, envelope: &Envelope, bundle: Bytes) -> Result<()> {
         let log = envelope.header.log;
         let Ok(decoded) = Bundle::decode(bundle.clone()) else {
-            // Authentic, but nothing can ever be made of it: kept for a person to look at.
+            // Authentic, but nothing can ever be made of it: noted for a person to look at.
             return self.quarantine(envelope, CannotOpenReason::Damaged);
         };
         let mut hidden = Vec::new();
@@ -271,7 +271,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Keeps what can't be opened and tells the log's owner.
+    /// Notes what can't be opened and tells the log's owner.
     fn cannot_open(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
         let (log, position) = (envelope.header.log, envelope.header.position);
         warn!(device = ?log.device, position, ?reason, "an entry can't be opened; asking for it to be sealed anew");
@@ -289,31 +289,6 @@ impl Turn<'_> {
         let cannot = CannotOpen { log, position, id: envelope.header.id(), reason };
         let signed = self.state.own.key.sign_object(context::CANNOT_OPEN, cannot.encode());
         self.effects.control(log.device, &Frame::CannotOpen(signed));
-    }
-
-    fn quarantine(&mut self, envelope: &Envelope, reason: CannotOpenReason) -> Result<()> {
-        let log = envelope.header.log;
-        let key = entry_key(&log, envelope.header.position);
-        let count = self.state.quarantined.get(&log).copied().unwrap_or(0);
-        if count >= MAX_QUARANTINED || self.txn.sound(QUARANTINE, &key)?.is_some() {
-            return Ok(());
-        }
-        let kept = if count < MAX_QUARANTINED / 8 { envelope.encode() } else { Bytes::new() };
-        let row = Quarantined { reason, since_ms: system_ms(), envelope: kept };
-        self.txn.put(QUARANTINE, key, row.encode());
-        *self.state.quarantined.entry(log).or_default() += 1;
-        Ok(())
-    }
-
-    fn release_quarantine(&mut self, log: LogId, position: Position) -> Result<()> {
-        let key = entry_key(&log, position);
-        if self.txn.sound(QUARANTINE, &key)?.is_some() {
-            self.txn.delete(QUARANTINE, key);
-            if let Some(count) = self.state.quarantined.get_mut(&log) {
-                *count = count.saturating_sub(1);
-            }
-        }
-        Ok(())
     }
 
     /// The log's owner takes positions back.
@@ -370,7 +345,7 @@ impl Turn<'_> {
     pub(super) fn acknowledge(&mut self) {
         let changed = self.state.touched.iter().filter_map(|key| match key {
             TimerKey::Inbox(log) => Some(*log),
-            TimerKey::Outbox(_) | TimerKey::Session(_) => None,
+            TimerKey::Outbox(_) | TimerKey::Session(_) | TimerKey::Pending(_) => None,
         });
         for log in changed.collect::<Vec<_>>() {
             if let Some(stored) = self.state.inboxes.get_mut(&log).and_then(Inbox::take_dirty) {
@@ -393,6 +368,7 @@ impl Turn<'_> {
                 TimerKey::Outbox(id) => self.on_outbox_timer(id),
                 TimerKey::Inbox(log) => self.on_inbox_timer(log),
                 TimerKey::Session(id) => self.on_session_timer(id),
+                TimerKey::Pending(id) => self.seal_pending(id),
             };
             self.contain(outcome)?;
         }
@@ -402,9 +378,6 @@ impl Turn<'_> {
 
 /// How far the clocks of two devices may differ before an entry that is near its expiry is refused.
 const EXPIRY_TOLERANCE_MS: u64 = 30_000;
-
-/// Most entries of one log in quarantine; an eighth of them with their bytes.
-const MAX_QUARANTINED: usize = 512;
 
 /// Whether an entry says that our view of the log begins with it.
 fn joins(envelope: &Envelope, own: &DeviceId) -> bool {

@@ -1,120 +1,24 @@
-//! Our own logs: accepting, sealing, transmitting, and what receivers say.
+//! Our own logs: sealing, transmitting, and what receivers say.
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{
-    HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, SealedEntry, ordered_key,
+    HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, SealedEntry, key_order, ordered_key,
 };
 use peerloom_core::wire::{
-    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, Item, LogId, MessageId, Position, RangeSet,
+    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, LogId, MessageId, Position, RangeSet,
     UserId, Withdrawal, context, limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry, Transmit};
-use rand::Rng;
-use tracing::{debug, debug_span, error, warn};
+use tracing::{debug, debug_span, error};
 
-use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key, sooner};
-use super::{RESTORED, SendRequest, Turn};
+use super::Turn;
+use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key, sooner};
 use crate::clock::system_ms;
 use crate::event::Event;
 use crate::store::stored;
 
 impl Turn<'_> {
-    /// Accepts a message, or says why not. The reply to an accepted one waits for the disk.
-    pub(super) fn on_send(&mut self, request: SendRequest) {
-        let SendRequest { conversation, content_type, body, ttl, reply } = request;
-        if let Err(error) = self.check_room(&conversation, &content_type, body.len()) {
-            let _ = reply.send(Err(error));
-            return;
-        }
-        let mut id = [0; 16];
-        self.state.rng.fill_bytes(&mut id);
-        let item = Item {
-            id: MessageId::from_bytes(id),
-            sent_at_ms: system_ms(),
-            content_type,
-            body,
-            resealed_from: Vec::new(),
-        };
-        // While the clock isn't confirmed, and when it jumped, the later time: no message is to be lost.
-        let now_ms = self.now.wall_ms.max(system_ms());
-        let expires_at_ms = now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-        debug!(id = %item.id, %conversation, bytes = item.body.len(), "accepted");
-        if let Some(found) = self.state.conversations.get_mut(&conversation) {
-            found.queued_bytes += item.body.len();
-            found.queued.push(Queued { item, expires_at_ms, reply: Some(reply) });
-            self.state.touched.insert(TimerKey::Outbox(conversation));
-        }
-    }
-
-    fn check_room(&mut self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
-        let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
-        if self.state.standing.is_restored() {
-            return error(ErrorKind::Invalid, format!("nothing is sent from this folder any more: {RESTORED}"));
-        }
-        let Some(conversation) = self.state.conversations.get(id) else {
-            return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());
-        };
-        if length > limits::MESSAGE_BODY {
-            return error(
-                ErrorKind::TooLarge,
-                format!("a message has at most {} bytes, this one {length}", limits::MESSAGE_BODY),
-            );
-        }
-        if content_type.len() > limits::CONTENT_TYPE {
-            return error(ErrorKind::TooLarge, format!("a content type has at most {} bytes", limits::CONTENT_TYPE));
-        }
-        if conversation.has_room(length, &self.state.config) {
-            return Ok(());
-        }
-        self.make_room(*id);
-        match self.state.conversations.get(id) {
-            Some(conversation) if !conversation.has_room(length, &self.state.config) => {
-                error(ErrorKind::Overloaded, self.overloaded(id, conversation))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Devices that stay away keep nothing that their users have elsewhere, nor what has expired.
-    fn make_room(&mut self, id: ConversationId) {
-        let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return;
-        };
-        let before: Vec<DeviceId> = conversation.outbox.halted().collect();
-        let freed = conversation.outbox.make_room(self.now);
-        let halted: Vec<DeviceId> = conversation.outbox.halted().filter(|device| !before.contains(device)).collect();
-        for device in halted {
-            warn!(conversation = %id, ?device, entries = freed.len(), "a device was away too long; others get its room");
-            self.on_halted(id, device);
-        }
-        freed.into_iter().for_each(|position| self.drop_settled(id, position));
-    }
-
-    /// Whose messages fill a conversation, since when, and what helps.
-    fn overloaded(&self, id: &ConversationId, conversation: &Conversation) -> String {
-        let contact = self.state.contacts.by_conversation(id).map_or_else(|| "the contact".into(), |c| c.alias);
-        let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
-        let since = self.oldest_waiting(id, conversation).ok().flatten();
-        let age =
-            since.map(|at| format!(", the oldest for {}", age(system_ms().saturating_sub(at)))).unwrap_or_default();
-        format!(
-            "{messages} messages for {contact} wait already{age}; `peerloom peers` says how {contact} stands. \
-             Wait until {contact} can be reached or they expire, or raise delivery.max_queued_messages or \
-             delivery.max_queued_bytes"
-        )
-    }
-
-    /// When the oldest message that waits in a conversation was accepted.
-    fn oldest_waiting(&self, id: &ConversationId, conversation: &Conversation) -> Result<Option<u64>> {
-        if let Some((position, _)) = conversation.outbox.oldest_waiting() {
-            let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
-            return Ok(self.txn.record::<History>(HISTORY, &history_key(history))?.map(|row| row.stored_at_ms));
-        }
-        let first = self.txn.first(PENDING, &KeyRange::prefix(id.as_bytes()))?;
-        Ok(first.map(|row| stored::<Pending>(row.value)).transpose()?.map(|pending| pending.item.sent_at_ms))
-    }
-
     /// Seals what was accepted, or stores it to be sealed once there is a session.
     pub(super) fn seal_queues(&mut self) -> Result<()> {
         if self.state.standing.is_restored() {
@@ -126,7 +30,7 @@ impl Turn<'_> {
             .iter()
             .filter_map(|key| match key {
                 TimerKey::Outbox(id) => Some(*id),
-                TimerKey::Inbox(_) | TimerKey::Session(_) => None,
+                TimerKey::Inbox(_) | TimerKey::Session(_) | TimerKey::Pending(_) => None,
             })
             .collect();
         for id in touched {
@@ -179,9 +83,10 @@ impl Turn<'_> {
 
     /// Stores messages to be sealed once there is a session.
     fn store_pending(&mut self, id: ConversationId, queued: Vec<Queued>) {
-        let sequence = self.state.pending;
-        self.state.pending += queued.len() as u64;
-        for (queued, order) in queued.into_iter().zip(sequence + 1..) {
+        for queued in queued {
+            // What goes back keeps its place before those that weren't taken.
+            let order = queued.order.unwrap_or(self.state.pending + 1);
+            self.state.pending = self.state.pending.max(order);
             let message = queued.item.id;
             let value = Pending { item: queued.item, expires_at_ms: queued.expires_at_ms }.encode();
             if let Some(conversation) = self.state.conversations.get_mut(&id) {
@@ -196,7 +101,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Seals messages that waited for a session, before anything newer.
+    /// Seals messages that waited for a session, before anything newer: as many as the turn still may. The next turn
+    /// goes on.
     pub(super) fn seal_pending(&mut self, id: ConversationId) -> Result<()> {
         if self.state.standing.is_restored() {
             return Ok(());
@@ -208,11 +114,32 @@ impl Turn<'_> {
         if conversation.pending == 0 || !ready {
             return Ok(());
         }
-        (conversation.pending, conversation.pending_bytes, conversation.pending_expiry_ms) = (0, 0, 0);
-        let mut queued = Vec::new();
-        for (key, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
-            queued.push(Queued { item: pending.item, expires_at_ms: pending.expires_at_ms, reply: None });
-            self.txn.delete(PENDING, key);
+        let (mut queued, mut rest) = (Vec::new(), Some(KeyRange::prefix(id.as_bytes())));
+        while let Some(range) = rest.as_ref().filter(|_| self.may_seal > 0) {
+            let (part, next) = self.txn.part(PENDING, range)?;
+            rest = next;
+            for row in part {
+                if self.may_seal == 0 {
+                    rest = Some(KeyRange::prefix(id.as_bytes()));
+                    break;
+                }
+                self.may_seal = self.may_seal.saturating_sub(row.value.len());
+                if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                    conversation.pending = conversation.pending.saturating_sub(1);
+                    conversation.pending_bytes = conversation.pending_bytes.saturating_sub(row.value.len());
+                }
+                // A damaged row stays, for `db check` to list.
+                if let Ok(pending) = stored::<Pending>(row.value) {
+                    let Pending { item, expires_at_ms } = pending;
+                    queued.push(Queued { item, expires_at_ms, reply: None, order: Some(key_order(&row.key)?) });
+                    self.txn.delete(PENDING, row.key);
+                }
+            }
+        }
+        if rest.is_some() {
+            self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
+        } else if let Some(conversation) = self.state.conversations.get_mut(&id) {
+            (conversation.pending, conversation.pending_bytes, conversation.pending_expiry_ms) = (0, 0, 0);
         }
         self.seal(id, queued)
     }
@@ -249,12 +176,13 @@ impl Turn<'_> {
             self.store_pending(id, queued);
             return Ok(());
         }
-        let mut items = Vec::with_capacity(queued.len());
+        let (mut items, mut orders) = (Vec::with_capacity(queued.len()), Vec::with_capacity(queued.len()));
         for next in queued {
             if let Some(reply) = next.reply {
                 self.effects.sent(reply, next.item.id);
             }
             items.push(next.item);
+            orders.push(next.order);
         }
         let messages: Vec<MessageId> = items.iter().map(|item| item.id).collect();
         let bundle = Bundle { items }.encode();
@@ -265,7 +193,8 @@ impl Turn<'_> {
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 error!(conversation = %id, %error, "a session is damaged; making a new one");
                 let items = Bundle::decode(bundle)?.items;
-                let again = items.into_iter().map(|item| Queued { item, expires_at_ms, reply: None });
+                let again = items.into_iter().zip(orders);
+                let again = again.map(|(item, order)| Queued { item, expires_at_ms, reply: None, order });
                 self.store_pending(id, again.collect());
                 return self.prepare_session(id);
             }
@@ -508,17 +437,6 @@ impl Turn<'_> {
         }
         Ok(())
     }
-}
-
-/// A time that has passed, in the unit that a person would use.
-fn age(ms: u64) -> String {
-    let (number, unit) = match ms / 1000 {
-        seconds @ ..120 => (seconds, "seconds"),
-        seconds @ ..7200 => (seconds / 60, "minutes"),
-        seconds @ ..172_800 => (seconds / 3600, "hours"),
-        seconds => (seconds / 86_400, "days"),
-    };
-    format!("{number} {unit}")
 }
 
 /// What is in an entry, for our own records.

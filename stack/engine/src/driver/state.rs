@@ -22,6 +22,7 @@ use tracing::error;
 use super::Turn;
 use super::contact::open_invitations;
 use super::patience::{Faults, Refused};
+use super::quarantine::Quarantine;
 use super::session::SUITE_CHANGES;
 use super::standing::OwnStanding;
 use super::status::halted;
@@ -49,6 +50,8 @@ pub(crate) enum TimerKey {
     Inbox(LogId),
     /// A session that lacks members.
     Session(ConversationId),
+    /// Messages that waited for a session, and were too many to be sealed in one turn.
+    Pending(ConversationId),
 }
 
 /// The delivery thread's state.
@@ -88,10 +91,12 @@ pub(crate) struct State {
     pub(crate) to_show: BTreeSet<LogId>,
     /// Whether this store is the newest of its device.
     pub(crate) standing: OwnStanding,
-    /// Entries in quarantine, by log.
-    pub(crate) quarantined: HashMap<LogId, usize>,
+    pub(crate) quarantine: Quarantine,
     /// Devices that may have room for more of a conversation.
     pub(crate) ready: BTreeSet<(ConversationId, DeviceId)>,
+    /// The bytes of all conversations that wait to be acknowledged, and those accepted since they were counted; `None`
+    /// until a turn counts them.
+    pub(crate) queued_bytes: Option<usize>,
     /// Rows whose deletion may be written later.
     pub(crate) lazy_deletes: Vec<(Table, Bytes)>,
     /// Conversations whose cursors may be written later.
@@ -130,10 +135,14 @@ impl Conversation {
     /// has heard so, but not a message's.
     pub(crate) fn has_room(&self, length: usize, config: &EngineConfig) -> bool {
         let messages = self.outbox.messages() + self.pending + self.queued.len();
-        let bytes = self.outbox.bytes() + self.pending_bytes + self.queued_bytes;
         messages < config.max_queued_messages
             && self.outbox.entries() < config.max_queued_messages.saturating_mul(2)
-            && bytes + length <= config.max_queued_bytes
+            && self.bytes() + length <= config.max_queued_bytes
+    }
+
+    /// The bytes that wait to be acknowledged.
+    pub(crate) fn bytes(&self) -> usize {
+        self.outbox.bytes() + self.pending_bytes + self.queued_bytes
     }
 
     fn next_deadline(&self, now: Now) -> Option<Duration> {
@@ -214,6 +223,8 @@ pub(crate) struct Queued {
     pub(crate) item: Item,
     pub(crate) expires_at_ms: u64,
     pub(crate) reply: Option<oneshot::Sender<Result<MessageId>>>,
+    /// Its place among the messages that wait unsealed, if it had one.
+    pub(crate) order: Option<u64>,
 }
 
 impl State {
@@ -251,8 +262,9 @@ impl State {
             refused: Refused::default(),
             to_show: BTreeSet::new(),
             standing: OwnStanding::default(),
-            quarantined: HashMap::new(),
+            quarantine: Quarantine::default(),
             ready: BTreeSet::new(),
+            queued_bytes: None,
             lazy_deletes: Vec::new(),
             lazy_cursors: BTreeSet::new(),
         }
@@ -270,6 +282,7 @@ impl State {
         self.to_show.clear();
         self.standing = OwnStanding::load(txn)?;
         self.ready.clear();
+        self.queued_bytes = None;
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
         let contacts = txn.sound_records(CONTACTS, &KeyRange::all())?;
@@ -285,9 +298,9 @@ impl State {
             // Sessions that were being made are made anew.
             self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
         }
-        self.quarantined.clear();
+        self.quarantine = Quarantine::default();
         for row in txn.scan(QUARANTINE, &KeyRange::all())? {
-            *self.quarantined.entry(log_in(&row.key)?).or_default() += 1;
+            self.quarantine.add(log_in(&row.key)?);
         }
         self.load_inboxes(txn, now)?;
         let damaged = txn.snapshot()?.damaged();
@@ -340,12 +353,17 @@ impl State {
         entries.retain(|position, _| outbox.holds(*position));
         let (mut pending, mut pending_bytes) = (0, 0);
         let mut pending_expiry_ms = 0;
-        for row in txn.scan(PENDING, &range)? {
-            self.pending = self.pending.max(key_order(&row.key)?);
-            pending += 1;
-            pending_bytes += row.value.len();
-            let expires_at_ms = Pending::decode(row.value).map_or(0, |pending| pending.expires_at_ms);
-            pending_expiry_ms = sooner(pending_expiry_ms, expires_at_ms);
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            let part;
+            (part, rest) = txn.part(PENDING, &range)?;
+            for row in part {
+                self.pending = self.pending.max(key_order(&row.key)?);
+                pending += 1;
+                pending_bytes += row.value.len();
+                let expires_at_ms = Pending::decode(row.value).map_or(0, |pending| pending.expires_at_ms);
+                pending_expiry_ms = sooner(pending_expiry_ms, expires_at_ms);
+            }
         }
         let settled_head = outbox.head() > 0 && !outbox.holds(outbox.head());
         let conversation = Conversation {
@@ -406,7 +424,7 @@ impl State {
                 TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.next_deadline(now)),
                 TimerKey::Inbox(log) => self.inboxes.get(&log).and_then(Inbox::next_deadline),
                 // Set where it is needed.
-                TimerKey::Session(_) => continue,
+                TimerKey::Session(_) | TimerKey::Pending(_) => continue,
             };
             self.timers.set(key, deadline);
         }
@@ -419,6 +437,17 @@ impl State {
             self.touched.insert(TimerKey::Outbox(*id));
             self.timers.set(TimerKey::Outbox(*id), Some(now));
         }
+    }
+
+    /// Whether a message of this length may wait for a conversation as far as all others allow it. What one turn settles
+    /// counts until the next, unless it is missing.
+    pub(crate) fn has_room_in_all(&mut self, id: &ConversationId, length: usize) -> bool {
+        let most = self.config.max_queued_bytes_in_all;
+        let fits = |bytes: &usize| bytes + length <= most;
+        if !self.queued_bytes.is_some_and(|bytes| fits(&bytes)) {
+            self.queued_bytes = Some(self.conversations.values().map(Conversation::bytes).sum());
+        }
+        self.queued_bytes.as_ref().is_some_and(fits) || self.conversations.get(id).is_some_and(|c| c.bytes() == 0)
     }
 
     pub(crate) fn has_lazy(&self) -> bool {

@@ -165,7 +165,9 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
             }
         }
         records::IN_PARKED => check_envelope(row.value.clone(), true, keys)?,
-        records::QUARANTINE => drop(record::<records::Quarantined>(row)?),
+        records::QUARANTINE => {
+            record::<records::Quarantined>(row)?;
+        }
         records::HISTORY => drop(Bundle::decode(record::<records::History>(row)?.bundle)?),
         records::FAILURES => drop(record::<records::Failure>(row)?),
         // Numbers, key packages and the cryptos' own state.

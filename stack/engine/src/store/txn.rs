@@ -134,20 +134,27 @@ impl Txn<'_> {
 
     /// All rows of a range, in order: for what is short by design.
     pub(crate) fn scan(&self, table: Table, range: &KeyRange) -> Result<Vec<Row>> {
-        let mut rows = BTreeMap::new();
-        let mut rest = range.clone();
-        loop {
-            let page = self.snapshot()?.scan(table, &rest, Order::Ascending, Page::DEFAULT).map_err(own_fault)?;
-            let Some(last) = page.last() else { break };
-            rest = rest.after(&last.key);
-            rows.extend(page.into_iter().map(|row| (row.key, row.value)));
+        let (mut rows, mut rest) = (Vec::new(), Some(range.clone()));
+        while let Some(range) = rest {
+            let part;
+            (part, rest) = self.part(table, &range)?;
+            rows.extend(part);
         }
+        Ok(rows)
+    }
+
+    /// The first page of a range, in order, and the rest of the range, if there is one.
+    pub(crate) fn part(&self, table: Table, range: &KeyRange) -> Result<(Vec<Row>, Option<KeyRange>)> {
+        let page = self.snapshot()?.scan(table, range, Order::Ascending, Page::DEFAULT).map_err(own_fault)?;
+        let rest = page.last().map(|last| range.clone().after(&last.key));
+        let until = page.last().map(|last| last.key.clone());
+        let mut rows: BTreeMap<Bytes, Bytes> = page.into_iter().map(|row| (row.key, row.value)).collect();
         // Oldest layer first, so that the newest write wins.
         let layers: Vec<_> = self.layers().collect();
         for writes in layers.into_iter().rev() {
             let from = (table, Bytes::new());
             for ((_, key), value) in writes.range(from..).take_while(|((t, _), _)| *t == table) {
-                if !range.contains(key) {
+                if !range.contains(key) || until.as_ref().is_some_and(|until| key > until) {
                     continue;
                 }
                 match value {
@@ -156,7 +163,7 @@ impl Txn<'_> {
                 };
             }
         }
-        Ok(rows.into_iter().map(|(key, value)| Row { key, value }).collect())
+        Ok((rows.into_iter().map(|(key, value)| Row { key, value }).collect(), rest))
     }
 
     pub(crate) fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {

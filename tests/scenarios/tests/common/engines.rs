@@ -78,8 +78,13 @@ pub async fn send(from: &Engine, to: &Contact, text: &str) -> Result<()> {
 }
 
 pub async fn texts(engine: &Engine) -> Vec<String> {
-    let messages = engine.messages_after(Cursor::START, 10_000).await.expect("messages");
-    messages.iter().map(|m| m.text().expect("text").to_owned()).collect()
+    let (mut texts, mut after) = (Vec::new(), Cursor::START);
+    loop {
+        let page = engine.messages_after(after, 10_000).await.expect("messages");
+        let Some(last) = page.last() else { return texts };
+        after = last.cursor;
+        texts.extend(page.iter().map(|m| m.text().expect("text").to_owned()));
+    }
 }
 
 /// Waits until the engine shows these texts.
