@@ -272,9 +272,11 @@ impl Inbox {
                 || self.stored.beyond.contains(position))
     }
 
-    /// Whether a message sealed again from `position` was shown before we joined anew.
+    /// Whether a message sealed again from `position` was shown there. What its owner withdrew is settled
+    /// and wasn't shown.
     pub fn was_shown(&self, position: Position) -> bool {
-        position > 0 && (self.stored.before_join.contains(position) || self.is_settled(position))
+        let settled = self.stored.before_join.contains(position) || self.is_settled(position);
+        position > 0 && settled && !self.stored.withdrawn.contains(position)
     }
 
     /// What to acknowledge to the log's owner.
@@ -358,6 +360,16 @@ mod tests {
         assert!(inbox.on_joined(&entry(1)).is_empty());
         assert_eq!(inbox.on_settled(&entry(1), NOW), None);
         inbox
+    }
+
+    #[test]
+    fn what_was_withdrawn_was_not_shown() {
+        let mut inbox = joined();
+        inbox.on_withdrawn(&withdrawn(2, 3), NOW);
+        assert!(inbox.is_settled(2) && !inbox.was_shown(2) && !inbox.was_shown(3) && inbox.was_shown(1));
+        // Nor after joining again.
+        inbox.on_joined(&entry(6));
+        assert!(!inbox.was_shown(2) && !inbox.was_shown(3) && inbox.was_shown(1));
     }
 
     #[test]

@@ -129,3 +129,27 @@ fn copies_side_by_side_each_say_that_another_runs() {
     assert!(!texts(&bob).contains(&"from the copy".to_owned()));
     drop((first, running_bob));
 }
+
+/// A copy from before the two met knows nothing of the contact: a new invitation reaches it all the same,
+/// and then it learns that it is a copy.
+#[test]
+fn a_contact_that_was_lost_with_a_folder_takes_a_new_invitation() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let older = base.path().join("older");
+    copy(&alice, &older);
+    let running = Running::start(&alice);
+    introduce(&alice, &bob);
+    let _bob = Running::start(&bob);
+    eventually("each to know the other", || ok(&alice, &["contacts"]).contains("bob"));
+    ok(&alice, &["send", "bob", "first"]);
+    eventually("it to arrive", || texts(&bob) == ["first"] && waits(&alice) == 0);
+    running.interrupt();
+    std::fs::remove_dir_all(&alice).expect("it goes");
+    copy(&older, &alice);
+
+    let _alice = Running::start(&alice);
+    introduce(&alice, &bob);
+    eventually("the contact", || ok(&alice, &["contacts"]).contains("bob"));
+    eventually("the node to notice", || fails(&alice, &["send", "bob", "more"]).1.contains("put back"));
+}

@@ -89,11 +89,8 @@ impl Turn<'_> {
         if invitation.expires_at_ms < system_ms() {
             return error(ErrorKind::Invalid, "the invitation has expired; ask for a new one");
         }
-        let token = match self.state.contacts.by_user(&certificate.user) {
-            // Accepted already: nothing to show.
-            Some(known) if known.token.is_none() => None,
-            _ => Some(invitation.token),
-        };
+        // To a known contact as well, until the next link is up: it may have lost its store.
+        let token = Some(invitation.token);
         self.upsert(&certificate, record.certificate.clone(), Some(invitation.record), &invitation.name, token)
     }
 

@@ -86,7 +86,8 @@ impl Turn<'_> {
             let held = Held {
                 conversation: log.conversation,
                 header: inbox.and_then(Inbox::newest).cloned(),
-                time_ms: self.now.wall_ms,
+                // The system's, confirmed or not: two that agree confirm each other.
+                time_ms: system_ms(),
                 ack,
             };
             self.effects.control(log.device, &Frame::Held(held));
