@@ -11,6 +11,7 @@ mod effects;
 mod expiry;
 mod incoming;
 mod outgoing;
+mod parked;
 mod patience;
 mod quarantine;
 mod queue;

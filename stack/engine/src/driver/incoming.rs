@@ -95,7 +95,12 @@ impl Turn<'_> {
         let (log, position) = (envelope.header.log, envelope.header.position);
         let key = entry_key(&log, position);
         match self.txn.get(IN_PARKED, &key)?.map(Envelope::decode).transpose()? {
-            None => self.txn.put(IN_PARKED, key, envelope.encode()),
+            None => {
+                let encoded = envelope.encode();
+                self.state.parked.add(log, position, encoded.len());
+                self.txn.put(IN_PARKED, key, encoded);
+                self.bound_parked();
+            }
             Some(parked) if parked.header.id() == envelope.header.id() => {}
             Some(_) => self.conflict(log, position),
         }
@@ -110,7 +115,7 @@ impl Turn<'_> {
         self.state.to_show.insert(log);
     }
 
-    fn inbox(&mut self, log: LogId) -> &mut Inbox {
+    pub(super) fn inbox(&mut self, log: LogId) -> &mut Inbox {
         self.state.touched.insert(TimerKey::Inbox(log));
         let (config, now) = (&self.state.config.delivery, self.now);
         self.state.inboxes.entry(log).or_insert_with(|| Inbox::restore(log, config, Default::default(), [], now))
@@ -132,7 +137,7 @@ impl Turn<'_> {
     fn take_parked(&mut self, log: LogId, position: Position) -> Result<Option<Envelope>> {
         let key = entry_key(&log, position);
         let parked = self.txn.sound(IN_PARKED, &key)?;
-        self.txn.delete(IN_PARKED, key);
+        self.forget_parked(log, position);
         self.inbox(log).unpark(position);
         // What can't be understood is missing; its owner sends it again.
         Ok(parked.and_then(|row| Envelope::decode(row).ok()))
@@ -184,7 +189,7 @@ impl Turn<'_> {
             Opened::Joined if announced => {
                 self.state.refused.forget(&log);
                 let void = self.inbox(log).on_joined(&envelope.header);
-                void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
+                void.into_iter().for_each(|p| self.forget_parked(log, p));
                 self.spend_key_package(log.device, log.conversation, envelope.header.suite.0);
                 self.settle(&envelope)
             }
@@ -302,7 +307,7 @@ impl Turn<'_> {
         let now = self.now;
         self.state.to_acknowledge.insert(log);
         let (void, next) = self.inbox(log).on_withdrawn(&withdrawal.positions, now);
-        void.into_iter().for_each(|p| self.txn.delete(IN_PARKED, entry_key(&log, p)));
+        void.into_iter().for_each(|p| self.forget_parked(log, p));
         match next {
             Some(position) => match self.take_parked(log, position)? {
                 Some(envelope) => self.open_from(envelope),

@@ -21,6 +21,7 @@ use tracing::error;
 
 use super::Turn;
 use super::contact::open_invitations;
+use super::parked::Parked;
 use super::patience::{Faults, Refused};
 use super::quarantine::Quarantine;
 use super::session::SUITE_CHANGES;
@@ -91,6 +92,9 @@ pub(crate) struct State {
     pub(crate) to_show: BTreeSet<LogId>,
     /// Whether this store is the newest of its device.
     pub(crate) standing: OwnStanding,
+    /// How much is parked.
+    pub(crate) parked: Parked,
+    /// How many entries are in quarantine.
     pub(crate) quarantine: Quarantine,
     /// Devices that may have room for more of a conversation.
     pub(crate) ready: BTreeSet<(ConversationId, DeviceId)>,
@@ -262,6 +266,7 @@ impl State {
             refused: Refused::default(),
             to_show: BTreeSet::new(),
             standing: OwnStanding::default(),
+            parked: Parked::default(),
             quarantine: Quarantine::default(),
             ready: BTreeSet::new(),
             queued_bytes: None,
@@ -394,10 +399,16 @@ impl State {
     }
 
     fn load_inboxes(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
-        let mut parked: HashMap<LogId, Vec<Position>> = HashMap::new();
-        for row in txn.scan(IN_PARKED, &KeyRange::all())? {
-            parked.entry(log_in(&row.key)?).or_default().push(key_order(&row.key)?);
+        self.parked = Parked::default();
+        let mut rest = Some(KeyRange::all());
+        while let Some(range) = rest {
+            let part;
+            (part, rest) = txn.part(IN_PARKED, &range)?;
+            for row in part {
+                self.parked.add(log_in(&row.key)?, key_order(&row.key)?, row.value.len());
+            }
         }
+        let mut parked: HashMap<LogId, Vec<Position>> = self.parked.positions().collect();
         let mut known: HashMap<LogId, InLog> = HashMap::new();
         for (key, log) in txn.sound_records(IN_LOGS, &KeyRange::all())? {
             known.insert(log_in(&key)?, log);
