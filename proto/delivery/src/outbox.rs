@@ -391,11 +391,13 @@ impl Outbox {
         true
     }
 
-    /// Another link to a device took over: what was on its way may be lost. Does nothing before the device
-    /// has shown what it holds.
-    pub fn on_link_replaced(&mut self, device: &DeviceId) {
-        if let Some(cursor) = self.cursors.get_mut(device).filter(|_| self.up.contains(device)) {
+    /// Another link to a device took over: what was on its way may be lost. Unless the device has `shown` what it
+    /// holds on a link that is left, it counts as linked only once it does.
+    pub fn on_link_replaced(&mut self, device: &DeviceId, shown: bool) {
+        let was_up = if shown { self.up.contains(device) } else { self.up.remove(device) };
+        if let Some(cursor) = self.cursors.get_mut(device).filter(|_| was_up) {
             cursor.next = cursor.stored.through + 1;
+            cursor.deadline = cursor.deadline.filter(|_| shown);
         }
     }
 

@@ -70,9 +70,9 @@ const TIME_RECORDED_EVERY_MS: u64 = 60_000;
 pub(crate) enum Input {
     /// A message to send.
     Send(SendRequest),
-    /// A frame from a device, with what it holds of the budgets. The link's task has checked the
-    /// signatures in it.
-    Frame { device: DeviceId, frame: Box<Frame>, _held: Held },
+    /// A frame from a device, with the number of its link and what it holds of the budgets. The link's task
+    /// has checked the signatures in it.
+    Frame { device: DeviceId, link: u64, frame: Box<Frame>, _held: Held },
     /// A link came up, or another one took over.
     LinkUp(DeviceId),
     /// The last link went down.
@@ -88,7 +88,8 @@ pub(crate) enum Input {
 impl Input {
     fn lane(&self) -> Lane {
         match self {
-            Self::Frame { device, .. } => Some(*device),
+            // In one lane, so that a link comes up before its frames and goes down after them.
+            Self::Frame { device, .. } | Self::LinkUp(device) | Self::LinkDown(device, _) => Some(*device),
             _ => None,
         }
     }
@@ -196,6 +197,7 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
         committer,
         clock,
         broken: false,
+        look_at_links: false,
         lazy_since: None,
         clock_checked: Duration::ZERO,
         time_recorded_ms: 0,
@@ -245,6 +247,8 @@ struct Driver {
     clock: Clock,
     /// The store failed and its state could not be read again yet.
     broken: bool,
+    /// The store works again: what was decided and reported of links may be lost.
+    look_at_links: bool,
     /// Since when changes wait that may be written later.
     lazy_since: Option<Duration>,
     clock_checked: Duration,
@@ -341,6 +345,9 @@ impl Driver {
             turn.record_time(wall_ms);
             self.time_recorded_ms = wall_ms;
         }
+        if std::mem::take(&mut self.look_at_links) {
+            turn.look_at_links();
+        }
         let (mut outcome, mut stop) = (Ok(()), None);
         let (mut count, mut bytes, mut at) = (0, 0, now.mono);
         while outcome.is_ok() && count < TURN && bytes < TURN_BYTES && at < now.mono + TURN_TIME {
@@ -397,14 +404,18 @@ impl Driver {
         let loaded = self.state.load(&self.view.begin(self.committer.done()), now);
         self.broken = loaded.is_err();
         match loaded {
-            Ok(()) => info!("the store answers; state was read again"),
+            Ok(()) => {
+                self.look_at_links = true;
+                info!("the store answers; state was read again");
+            }
             Err(error) => error!(%error, "the store still fails"),
         }
         !self.broken
     }
 }
 
-/// Says no to an input. Frames are just dropped: their senders send them again.
+/// Says no to an input. Frames are just dropped: their senders send them again. News of links is taken from the links
+/// once the store works.
 fn refuse(input: Input, error: &Error) {
     match input {
         Input::Send(request) => drop(request.reply.send(Err(error.clone()))),
@@ -431,13 +442,13 @@ impl Turn<'_> {
                 self.on_send(request);
                 Ok(())
             }
-            Input::Frame { device, frame, _held } => {
-                let outcome = self.on_frame(device, *frame);
+            Input::Frame { device, link, frame, _held } => {
+                let outcome = self.on_frame(device, link, *frame);
                 self.contain(outcome)
             }
             Input::LinkUp(device) => {
-                let outcome = self.on_link_up(device);
-                self.contain(outcome)
+                self.on_link_up(device);
+                Ok(())
             }
             Input::LinkDown(device, reason) => {
                 self.on_link_down(device, &reason);

@@ -14,20 +14,24 @@ use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTr
 use peerloom_core::wire::handshake::{Role, auth_input};
 use peerloom_core::wire::{
     Ack, Auth, Chain, ConversationId, EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello,
-    Invitation, LogId, NetworkId, RangeSet, Refusal, Restored, Signed, Span, SuiteId, Verdict, Withdrawal, context,
-    store,
+    Invitation, KeyPackage, LogId, NetworkId, RangeSet, Refusal, Restored, Signed, Span, SuiteId, Verdict, Withdrawal,
+    context, store,
 };
-use peerloom_core::{Channel, ChannelClass, Link, Transport};
-use peerloom_engine::{Cursor, Engine, EngineConfig, Parts, StoreStanding};
+use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Transport};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Event, Parts, StoreStanding};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 async fn node(number: u8, links: &MemoryNetwork) -> Engine {
+    node_on(MemoryStorage::new(), number, links).await
+}
+
+async fn node_on(storage: MemoryStorage, number: u8, links: &MemoryNetwork) -> Engine {
     let made = identity(number);
     let parts = Parts {
         transports: vec![Arc::new(MemoryTransport::new(links, address(number), made.key.clone()))],
         discoveries: Vec::new(),
-        storage: Arc::new(MemoryStorage::new()),
+        storage: Arc::new(storage),
         cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
         identity: store::Identity {
             user_seed: Some([number; 32]),
@@ -170,6 +174,49 @@ async fn befriend(links: &MemoryNetwork, alice: &Engine, who: &Identity) -> (Arc
     (link, control, chat)
 }
 
+/// Another link from a contact. The node closes one too many, so that takes some attempts.
+async fn again(links: &MemoryNetwork, who: &Identity) -> (Arc<dyn Link>, Channel, Channel) {
+    let begin = Instant::now();
+    loop {
+        let (link, mut control) = knock(links, who).await;
+        let verdict = greet(&link, &mut control, who, &hello(who), None).await;
+        if verdict == Some(Verdict::Accepted)
+            && let Ok(chat) = link.open(ChannelClass::Chat).await
+        {
+            return (link, control, chat);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "no further link: {verdict:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What a device shows that holds nothing of our log.
+fn nothing_held(conversation: ConversationId) -> Bytes {
+    Frame::Held(Held { conversation, header: None, time_ms: 0, ack: None }).encode()
+}
+
+/// Hears until an entry comes, or the link ends.
+async fn an_entry_comes(chat: &mut Channel) -> bool {
+    while let Some(frame) = hear(chat).await {
+        if matches!(Frame::decode(frame), Ok(Some(Frame::Envelope(_)))) {
+            return true;
+        }
+    }
+    false
+}
+
+/// A contact, played by hand, to which the node sends an entry that is never acknowledged.
+async fn await_entry(links: &MemoryNetwork, alice: &Engine, mallory: &Identity) -> (Arc<dyn Link>, Channel, Channel) {
+    let conversation = ConversationId::direct(&network(), &mallory.user, &identity(1).user);
+    let (link, mut control, mut chat) = befriend(links, alice, mallory).await;
+    say(&mut control, nothing_held(conversation)).await;
+    let package = Bytes::copy_from_slice(mallory.device.as_bytes());
+    let package = KeyPackage { suite: MemoryCrypto::SUITE, conversation, package };
+    say(&mut control, Frame::KeyPackage(package).encode()).await;
+    assert!(an_entry_comes(&mut chat).await, "nothing is sent to a contact that shows what it holds");
+    (link, control, chat)
+}
+
 async fn still_works(links: &MemoryNetwork, alice: &Engine) {
     let bob = node(2, links).await;
     let invitation = alice.invite(Duration::from_secs(60), 1).await.expect("an invitation");
@@ -239,18 +286,14 @@ async fn a_malicious_contact_harms_only_itself() {
     let swapped =
         Envelope { payload: Bytes::from_static(b"another"), ..entry(1, EntryClass::Application, false, Bytes::new()) };
     let unsigned = header(1, EntryClass::Handshake, true).sign(b"", |_| Bytes::from_static(&[7; 64]));
-    for odd in [swapped, Envelope { header: unsigned, payload: Bytes::new(), hops: 0 }] {
-        say(&mut chat, Frame::Envelope(odd).encode()).await;
-    }
+    let unsigned = Envelope { header: unsigned, payload: Bytes::new(), hops: 0 };
     // Claims that alice's store is older than what mallory holds, and that a copy of it runs.
     let feigned = Header { log: log_of(own.device), ..header(1000, EntryClass::Application, false) };
     let feigned = feigned.sign(b"", |message| key(&mallory).sign(message));
     let held = Held { conversation, header: Some(feigned), time_ms: 1, ack: None };
-    say(&mut control, Frame::Held(held).encode()).await;
     let notice = Restored { device: own.device, since_ms: 1 };
-    say(&mut control, Frame::Restored(sign(context::RESTORED, notice.encode())).encode()).await;
+    let notice = sign(context::RESTORED, notice.encode());
     say(&mut control, Frame::Held(Held { conversation, header: None, time_ms: u64::MAX, ack: None }).encode()).await;
-    say(&mut chat, Frame::Envelope(other).encode()).await;
     say(&mut chat, Frame::Envelope(entry(u64::MAX - 1, EntryClass::Application, false, Bytes::new())).encode()).await;
     let ack = Ack {
         log: log_of(own.device),
@@ -259,7 +302,6 @@ async fn a_malicious_contact_harms_only_itself() {
         beyond: spans.clone(),
         withdrawn: huge.clone(),
     };
-    say(&mut control, Frame::Ack(forged(ack.encode())).encode()).await;
     say(&mut control, Frame::Ack(sign(context::ACK, ack.encode())).encode()).await;
     let withdrawal = Withdrawal { conversation, positions: spans };
     for _ in 0..50 {
@@ -267,13 +309,28 @@ async fn a_malicious_contact_harms_only_itself() {
         say(&mut control, Frame::GapRequest(GapRequest { conversation, positions: huge.clone() }).encode()).await;
     }
     say(&mut control, Frame::Record(record(&identity(5), 9, &[])).encode()).await;
-    let package = peerloom_core::wire::KeyPackage {
-        suite: MemoryCrypto::SUITE,
-        conversation,
-        package: Bytes::from_static(b"nonsense"),
-    };
+    let package = KeyPackage { suite: MemoryCrypto::SUITE, conversation, package: Bytes::from_static(b"nonsense") };
     say(&mut control, Frame::KeyPackage(package).encode()).await;
-    refused_grows(&alice, before + 7).await;
+    refused_grows(&alice, before).await;
+    // What isn't signed by the device that must have signed it ends the link, whatever it is.
+    let forgeries = [
+        Frame::Envelope(swapped),
+        Frame::Envelope(unsigned),
+        Frame::Envelope(other),
+        Frame::Held(held),
+        Frame::Restored(notice),
+        Frame::Ack(forged(ack.encode())),
+        Frame::CannotOpen(forged(Bytes::new())),
+        Frame::Withdrawal(forged(withdrawal.encode())),
+    ];
+    for frame in forgeries {
+        let before = alice.refused();
+        let (link, mut control, _chat) = again(&links, &mallory).await;
+        say(&mut control, frame.encode()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(20), link.closed()).await;
+        assert!(ended.is_ok() && alice.refused() > before, "a link lives on after {frame:?}");
+    }
+    let (_link, mut control, mut chat) = again(&links, &mallory).await;
     assert_eq!(alice.standing().await.expect("a standing"), StoreStanding::Newest, "no contact can feign it");
     // Longer than the gap waits, so that timers have had their turn with what was parked.
     tokio::time::sleep(Duration::from_secs(7)).await;
@@ -328,6 +385,81 @@ async fn what_was_refused_is_not_looked_at_again_and_many_faults_pause() {
     }
     assert!(alice.refused() < before + 500, "{} frames were looked at", alice.refused() - before);
     still_works(&links, &alice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_device_gets_what_waits_for_it_on_its_next_link() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let (mallory, own) = (identity(66), identity(1));
+    let (link, _control, mut chat) = await_entry(&links, &alice, &mallory).await;
+    let conversation = ConversationId::direct(&network(), &mallory.user, &own.user);
+    for number in 0..1000u32 {
+        let header = Header {
+            log: LogId { device: mallory.device, conversation },
+            position: 1,
+            class: EntryClass::Handshake,
+            suite: MemoryCrypto::SUITE,
+            expires_at_ms: 0,
+            recipients: vec![own.device],
+            joins: vec![own.device],
+            previous: None,
+        };
+        let payload = Bytes::copy_from_slice(&number.to_be_bytes());
+        let header = header.sign(&payload, |message| key(&mallory).sign(message));
+        say(&mut chat, Frame::Envelope(Envelope { header, payload, hops: 0 }).encode()).await;
+    }
+    let paused = || alice.peers().iter().any(|peer| peer.reason.as_ref().is_some_and(|r| r.starts_with("paused")));
+    let begin = Instant::now();
+    while !paused() {
+        assert!(begin.elapsed() < Duration::from_secs(15), "the device was never paused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    link.close("another one comes");
+    let (_link, mut control, mut chat) = again(&links, &mallory).await;
+    say(&mut control, nothing_held(conversation)).await;
+    assert!(an_entry_comes(&mut chat).await, "what a paused device shows is dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_unshown_after_the_store_failed() {
+    let links = MemoryNetwork::default();
+    let storage = MemoryStorage::new();
+    let faults = storage.faults();
+    let alice = node_on(storage, 1, &links).await;
+    let mallory = identity(66);
+    let (first, _control, _chat) = await_entry(&links, &alice, &mallory).await;
+    let mut events = alice.events(Cursor::START);
+    faults.fail_commits(Some(ErrorKind::Full));
+    first.close("another one comes");
+    // What comes up while the store fails shows nothing.
+    let (second, _control, mut chat) = again(&links, &mallory).await;
+    let conversation = ConversationId::direct(&network(), &mallory.user, &identity(1).user);
+    let send = || alice.send(conversation, String::new(), Bytes::from_static(b"hello"), None);
+    assert!(send().await.is_err(), "the store works");
+    faults.fail_commits(None);
+    let begin = Instant::now();
+    while send().await.is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the store never recovers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!an_entry_comes(&mut chat).await, "an entry is sent before the other side showed what it holds");
+    tokio::time::timeout(Duration::from_secs(60), second.closed()).await.expect("such a link ends");
+    // Where it does, everything comes.
+    let (third, mut control, mut chat) = again(&links, &mallory).await;
+    say(&mut control, nothing_held(conversation)).await;
+    assert!(an_entry_comes(&mut chat).await, "nothing is sent any more");
+    third.close("enough");
+    // Each link that went down had come up before.
+    let (mut up, mut ups) = (true, 0);
+    while ups < 1 || up {
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.expect("an event in time");
+        match event.expect("an event") {
+            Event::PeerUp { .. } => (up, ups) = (true, ups + 1),
+            Event::PeerDown { .. } => assert!(std::mem::take(&mut up), "a device went down that wasn't up"),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

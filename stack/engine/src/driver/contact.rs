@@ -252,56 +252,78 @@ impl Turn<'_> {
     }
 
     /// A link to a device came up, or another one took over.
-    pub(super) fn on_link_up(&mut self, device: DeviceId) -> Result<()> {
+    pub(super) fn on_link_up(&mut self, device: DeviceId) {
         // News may be late or out of order; the links themselves are not.
         if !self.state.links.is_up(&device) {
-            self.on_link_down(device, "the link is closed");
-            return Ok(());
+            return self.on_link_down(device, "the link is closed");
         }
+        let user = self.state.contacts.certificate(&device).map(|certificate| certificate.user);
+        if let Some(mut contact) = user.and_then(|user| self.state.contacts.by_user(&user)) {
+            contact.token = None;
+            if let Some(known) = contact.devices.iter_mut().find(|d| d.device == device) {
+                known.last_seen_ms = system_ms();
+            }
+            self.store_contact(contact);
+        }
+        self.begin_link(device);
+    }
+
+    /// Reports that a device is linked, and shows it what it has to know. Writes nothing.
+    fn begin_link(&mut self, device: DeviceId) {
         let Some(certificate) = self.state.contacts.certificate(&device) else {
-            return Ok(());
+            return;
         };
         if self.state.up.insert(device) {
             if self.state.up.len() == 1 {
-                self.effects.event(Event::Online);
+                self.effects.event_of_link(Event::Online);
             }
-            self.effects.event(Event::PeerUp { user: certificate.user, device });
+            self.effects.event_of_link(Event::PeerUp { user: certificate.user, device });
         }
         if let Some(record) = self.state.record.clone() {
             self.effects.control(device, &Frame::Record(record));
         }
-        let Some(mut contact) = self.state.contacts.by_user(&certificate.user) else {
-            return Ok(());
+        let Some(contact) = self.state.contacts.by_user(&certificate.user) else {
+            return;
         };
-        contact.token = None;
-        if let Some(known) = contact.devices.iter_mut().find(|d| d.device == device) {
-            known.last_seen_ms = system_ms();
-        }
         let id = contact.conversation;
-        self.store_contact(contact);
         self.state.touched.insert(TimerKey::Outbox(id));
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
-            conversation.outbox.on_link_replaced(&device);
+            conversation.outbox.on_link_replaced(&device, self.state.links.has_shown(&device));
             self.state.ready.insert((id, device));
         }
         self.show_held(device, id);
-        Ok(())
+    }
+
+    /// The store failed, and works again: news of links was lost, and so may be what followed from it. Each link
+    /// counts as if it had just come up; where nothing was shown yet, it is made again, since that may be lost.
+    pub(super) fn look_at_links(&mut self) {
+        self.state.links.reset_unshown();
+        for device in self.state.up.clone() {
+            self.on_link_down(device, "the link is closed");
+        }
+        for device in self.state.links.up() {
+            self.begin_link(device);
+        }
     }
 
     /// The last link to a device went down.
     pub(super) fn on_link_down(&mut self, device: DeviceId, reason: &str) {
-        if self.state.links.is_up(&device) || !self.state.up.remove(&device) {
+        if self.state.links.is_up(&device) {
             return;
         }
+        let was_up = self.state.up.remove(&device);
         let Some(certificate) = self.state.contacts.certificate(&device) else {
             return;
         };
-        self.effects.event(Event::PeerDown { user: certificate.user, device, reason: reason.into() });
-        if self.state.up.is_empty() {
-            self.effects.event(Event::Offline);
+        if was_up {
+            self.effects.event_of_link(Event::PeerDown { user: certificate.user, device, reason: reason.into() });
+            if self.state.up.is_empty() {
+                self.effects.event_of_link(Event::Offline);
+            }
         }
         if let Some(contact) = self.state.contacts.by_user(&certificate.user)
             && let Some(conversation) = self.state.conversations.get_mut(&contact.conversation)
+            && (was_up || conversation.outbox.is_up(&device))
         {
             conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
             self.state.touched.insert(TimerKey::Outbox(contact.conversation));

@@ -21,6 +21,8 @@ pub(crate) struct Effects {
     everywhere: Vec<(DeviceId, Bytes)>,
     chat: Vec<(DeviceId, Bytes)>,
     notices: Vec<Notice>,
+    /// Events that are true whatever becomes of the turn.
+    of_links: Vec<Event>,
     resets: Vec<DeviceId>,
     wanted: Vec<DeviceId>,
     targets: Option<(Links, EventSource)>,
@@ -63,6 +65,11 @@ impl Effects {
         self.notices.push(Notice::Other(event));
     }
 
+    /// A link came up or went down, which no store undoes: reported even if the turn fails.
+    pub(crate) fn event_of_link(&mut self, event: Event) {
+        self.of_links.push(event);
+    }
+
     pub(crate) fn notice(&mut self, notice: Notice) {
         if let Notice::Messages(messages) = &notice {
             self.figures.received += messages.len();
@@ -91,6 +98,7 @@ impl Effects {
             && self.everywhere.is_empty()
             && self.chat.is_empty()
             && self.notices.is_empty()
+            && self.of_links.is_empty()
             && self.resets.is_empty()
             && self.wanted.is_empty()
     }
@@ -114,12 +122,16 @@ impl Consequence for Effects {
         // Whoever asked may be gone.
         self.sends.into_iter().for_each(|(reply, id)| drop(reply.send(Ok(id))));
         self.replies.into_iter().for_each(|reply| reply(Ok(())));
-        self.notices.into_iter().for_each(|notice| events.send(notice));
+        let of_links = self.of_links.into_iter().map(Notice::Other);
+        of_links.chain(self.notices).for_each(|notice| events.send(notice));
         self.resets.iter().for_each(|device| links.reset(device));
         self.wanted.iter().for_each(|device| links.want(*device));
     }
 
     fn fail(self, error: &Error) {
+        if let Some((_, events)) = self.targets {
+            self.of_links.into_iter().for_each(|event| events.send(Notice::Other(event)));
+        }
         self.sends.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
         self.replies.into_iter().for_each(|reply| reply(Err(error.clone())));
     }

@@ -19,8 +19,9 @@ use crate::history::shown;
 impl Turn<'_> {
     /// A frame from a device of a contact. What is wrong with it is refused and logged; an error
     /// means that this node's store can't be read.
-    pub(super) fn on_frame(&mut self, device: DeviceId, frame: Frame) -> Result<()> {
-        if self.is_paused(&device) {
+    pub(super) fn on_frame(&mut self, device: DeviceId, link: u64, frame: Frame) -> Result<()> {
+        // What is shown is sent once on a link: without it nothing would ever be sent there.
+        if self.is_paused(&device) && !matches!(frame, Frame::Held(_) | Frame::Restored(_)) {
             return Ok(());
         }
         let outcome = match frame {
@@ -35,7 +36,7 @@ impl Turn<'_> {
             Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
             Frame::Record(record) => self.on_record(device, record),
-            Frame::Held(held) => self.on_held(device, held),
+            Frame::Held(held) => self.on_held(device, link, held),
             Frame::Restored(signed) => self.on_restored_notice(device, signed),
             // The network side keeps them.
             Frame::Signal(_) => Ok(()),

@@ -47,9 +47,12 @@ pub(crate) struct OwnStanding {
 }
 
 impl OwnStanding {
-    pub(crate) fn load(txn: &Txn<'_>) -> Result<Self> {
+    /// Reads what the store says. A proof that could not be written stays one.
+    pub(crate) fn load(&mut self, txn: &Txn<'_>) -> Result<()> {
         let notice = txn.get(META, meta::RESTORED)?.map(|bytes| Signed::decode(bytes, limits::RECEIPT)).transpose()?;
-        Ok(Self { restored: notice, copied: txn.get(META, meta::COPIED)?.is_some() })
+        self.restored = notice.or(self.restored.take());
+        self.copied |= txn.get(META, meta::COPIED)?.is_some();
+        Ok(())
     }
 
     /// Whether nothing may be sealed or sent.
@@ -95,7 +98,7 @@ impl Turn<'_> {
     }
 
     /// A device shows what it holds of our log. The link's task has checked that we signed it.
-    pub(super) fn on_held(&mut self, device: DeviceId, held: Held) -> Result<()> {
+    pub(super) fn on_held(&mut self, device: DeviceId, link: u64, held: Held) -> Result<()> {
         let id = held.conversation;
         let ours = LogId { device: self.state.own.device, conversation: id };
         if !self.state.contacts.shares(&device, &id) || held.header.as_ref().is_some_and(|h| h.log != ours) {
@@ -105,7 +108,8 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
-        let first = !conversation.outbox.is_up(&device);
+        // A link that is gone says nothing of the next one.
+        let Some(first) = self.state.links.note_shown(&device, link) else { return Ok(()) };
         if !conversation.outbox.on_held(&device, held.header.as_ref()) {
             self.on_restored();
         }

@@ -285,7 +285,7 @@ impl State {
         self.touched.clear();
         self.to_acknowledge.clear();
         self.to_show.clear();
-        self.standing = OwnStanding::load(txn)?;
+        self.standing.load(txn)?;
         self.ready.clear();
         self.queued_bytes = None;
         self.lazy_deletes.clear();
@@ -297,7 +297,6 @@ impl State {
         self.contacts.replace_invitations(open_invitations(txn).unwrap_or_else(unknown));
         self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
         self.pending = 0;
-        self.up = self.links.up();
         for contact in self.contacts.all() {
             self.load_conversation(txn, contact.conversation, now)?;
             // Sessions that were being made are made anew.
@@ -346,12 +345,15 @@ impl State {
             }
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
-        if txn.snapshot()?.damaged().contains(&OUT_ENTRIES) {
-            outbox.mark_incomplete();
-        }
+        let incomplete = txn.snapshot()?.damaged().contains(&OUT_ENTRIES);
+        incomplete.then(|| outbox.mark_incomplete());
         let devices = self.contacts.devices_in(&id);
-        for device in devices.iter().filter(|device| self.up.contains(*device)) {
-            // It showed what it holds when its link came up.
+        for device in devices.iter().filter(|device| self.links.has_shown(device)) {
+            if incomplete {
+                // Where the log ends is known by what it shows, which isn't kept.
+                self.links.reset(device);
+                continue;
+            }
             outbox.on_held(device, None);
             self.ready.insert((id, *device));
         }

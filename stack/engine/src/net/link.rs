@@ -21,8 +21,8 @@ use crate::driver::Input;
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the dialing side may take to open the chat channel.
 const CHAT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the other side may take to show what it holds of our log. Nothing is sent to it before that, so a
-/// link on which that frame was lost carries nothing for good.
+/// How long it may take until the delivery thread took in what the other side holds of our log. Nothing is sent
+/// before that, so a link on which that frame was lost, here or there, carries nothing for good.
 const HELD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Channels beside control and chat that the other side may try to open: each is refused.
 const UNEXPECTED: usize = 16;
@@ -73,8 +73,9 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
         Ok(()) => {
-            carry(&shared, &link, device, [control, chat], [registered.control, registered.chat], &registered.budget)
-                .await
+            let from = From { device, link: registered.id, budget: registered.budget };
+            let queues = [registered.control, registered.chat];
+            carry(&shared, &link, &from, [control, chat], queues, &registered.shown).await
         }
         Err(error) => error,
     };
@@ -99,22 +100,28 @@ async fn open_chat(link: &Arc<dyn Link>, initiator: bool) -> Result<Channel> {
     }
 }
 
+/// Where frames come from.
+struct From {
+    device: DeviceId,
+    link: u64,
+    budget: Budget,
+}
+
 /// Runs the four directions together; the first that ends ends the link.
 async fn carry(
     shared: &Shared,
     link: &Arc<dyn Link>,
-    device: DeviceId,
+    from: &From,
     [control, chat]: [Channel; 2],
     [control_queue, chat_queue]: [mpsc::Receiver<Bytes>; 2],
-    budget: &Budget,
+    shown: &CancellationToken,
 ) -> Error {
-    let shown = CancellationToken::new();
     let outcome = tokio::select! {
         end = write(control.sender, control_queue) => end,
         end = write(chat.sender, chat_queue) => end,
-        end = read(shared, device, control.receiver, budget, &shown) => end,
-        end = read(shared, device, chat.receiver, budget, &shown) => end,
-        error = shows_nothing(&shown) => Err(error),
+        end = read(shared, from, control.receiver) => end,
+        end = read(shared, from, chat.receiver) => end,
+        error = shows_nothing(shown) => Err(error),
         error = refuse_channels(shared, link) => Err(error),
         error = link.closed() => Err(error),
     };
@@ -155,13 +162,8 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
     Ok(())
 }
 
-async fn read(
-    shared: &Shared,
-    device: DeviceId,
-    mut channel: FrameReceiver,
-    budget: &Budget,
-    shown: &CancellationToken,
-) -> Result<()> {
+async fn read(shared: &Shared, from: &From, mut channel: FrameReceiver) -> Result<()> {
+    let From { device, link, ref budget } = *from;
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
         trace!(bytes = bytes.len(), "frame in");
@@ -178,19 +180,17 @@ async fn read(
         };
         if !is_genuine(shared, &device, &frame) {
             shared.links.count_refused();
-            warn!(?device, "a frame whose signature is wrong");
-            continue;
+            warn!(?device, "a frame whose signature is wrong; closing the link");
+            let message = "a frame isn't signed by the device that sends it";
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "link", message));
         }
         // Not the delivery thread's business: nothing of it is stored.
         if let Frame::Signal(signal) = frame {
             shared.carrier.on_frame(device, signal);
             continue;
         }
-        if matches!(frame, Frame::Held(_)) {
-            shown.cancel();
-        }
         let _held = budget.hold(size).await?;
-        shared.driver.input(Input::Frame { device, frame: Box::new(frame), _held }).await?;
+        shared.driver.input(Input::Frame { device, link, frame: Box::new(frame), _held }).await?;
     }
     Ok(())
 }

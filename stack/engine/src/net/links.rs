@@ -11,6 +11,7 @@ use peerloom_core::{Error, ErrorKind, Link, LinkPath, Result};
 use peerloom_delivery::Rung;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::metrics;
@@ -107,6 +108,8 @@ struct Entry {
     link: Arc<dyn Link>,
     control: mpsc::Sender<Bytes>,
     chat: mpsc::Sender<Bytes>,
+    /// Cancelled once the delivery thread took in what the other side holds of our log.
+    shown: CancellationToken,
 }
 
 /// The queues of a new link, to be written from.
@@ -115,6 +118,8 @@ pub(super) struct Registered {
     pub(super) control: mpsc::Receiver<Bytes>,
     pub(super) chat: mpsc::Receiver<Bytes>,
     pub(super) budget: Budget,
+    /// Cancelled once the delivery thread took in what the other side holds of our log.
+    pub(super) shown: CancellationToken,
     /// Links that this one makes redundant; it may be one of them.
     pub(super) redundant: Vec<Arc<dyn Link>>,
 }
@@ -199,13 +204,15 @@ impl Links {
             entries.remove(0).link.close("the device has links enough");
             metrics::link_down();
         }
-        entries.push(Entry { id, since: Instant::now(), initiated, link: link.clone(), control, chat });
+        let shown = CancellationToken::new();
+        let since = Instant::now();
+        entries.push(Entry { id, since, initiated, link: link.clone(), control, chat, shown: shown.clone() });
         metrics::link_up();
         self.0.dialer.notify_one();
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
         let yields = |e: &&Entry| e.id != id && e.initiated == initiated || e.initiated && ours_yields;
         let redundant = entries.iter().filter(yields).map(|e| e.link.clone()).collect();
-        Some(Registered { id, control: control_queue, chat: chat_queue, budget, redundant })
+        Some(Registered { id, control: control_queue, chat: chat_queue, budget, shown, redundant })
     }
 
     /// Removes a link. `true`: another one is left and takes over.
@@ -246,6 +253,28 @@ impl Links {
 
     pub(crate) fn is_up(&self, device: &DeviceId) -> bool {
         self.book().up.contains_key(device)
+    }
+
+    /// The delivery thread takes in what the other side of a link holds of our log. Returns whether that is the first
+    /// time on this link; `None`: the link is gone.
+    pub(crate) fn note_shown(&self, device: &DeviceId, id: u64) -> Option<bool> {
+        let book = self.book();
+        let entry = book.up.get(device)?.iter().find(|entry| entry.id == id)?;
+        let first = !entry.shown.is_cancelled();
+        entry.shown.cancel();
+        Some(first)
+    }
+
+    /// Whether a link to a device is up on which it has shown what it holds of our log.
+    pub(crate) fn has_shown(&self, device: &DeviceId) -> bool {
+        self.book().up.get(device).is_some_and(|entries| entries.iter().any(|e| e.shown.is_cancelled()))
+    }
+
+    /// Closes the links on which nothing was shown yet: it is lost, and nothing may be sent there.
+    pub(crate) fn reset_unshown(&self) {
+        let book = self.book();
+        let unshown = book.up.values().flatten().filter(|e| !e.shown.is_cancelled());
+        unshown.for_each(|e| e.link.close("reset"));
     }
 
     /// Queues a frame on the control channel; lost if there is no link, and then said again by the
