@@ -16,6 +16,7 @@ mod patience;
 mod quarantine;
 mod queue;
 mod receipts;
+mod recent;
 mod session;
 mod standing;
 mod state;

@@ -24,6 +24,7 @@ use super::contact::open_invitations;
 use super::parked::Parked;
 use super::patience::{Faults, Refused};
 use super::quarantine::Quarantine;
+use super::recent::Recent;
 use super::session::SUITE_CHANGES;
 use super::standing::OwnStanding;
 use super::status::halted;
@@ -181,43 +182,6 @@ impl OwnEntry {
             resealed_from: entry.resealed_from.clone(),
             left: entry.left,
             expired: entry.expired,
-        }
-    }
-}
-
-/// The newest sealed envelopes of all conversations, up to [`Recent::MAX`] bytes; the oldest go first.
-#[derive(Default)]
-pub(crate) struct Recent {
-    envelopes: HashMap<(ConversationId, Position), (u64, Bytes)>,
-    order: BTreeMap<u64, (ConversationId, Position)>,
-    next: u64,
-    bytes: usize,
-}
-
-impl Recent {
-    const MAX: usize = 16 * 1024 * 1024;
-
-    pub(crate) fn insert(&mut self, id: ConversationId, position: Position, envelope: Bytes) {
-        self.remove(id, position);
-        self.next += 1;
-        self.bytes += envelope.len();
-        self.order.insert(self.next, (id, position));
-        self.envelopes.insert((id, position), (self.next, envelope));
-        while self.bytes > Self::MAX
-            && let Some((_, (id, position))) = self.order.pop_first()
-        {
-            self.remove(id, position);
-        }
-    }
-
-    pub(crate) fn get(&self, id: ConversationId, position: Position) -> Option<Bytes> {
-        self.envelopes.get(&(id, position)).map(|(_, envelope)| envelope.clone())
-    }
-
-    pub(crate) fn remove(&mut self, id: ConversationId, position: Position) {
-        if let Some((number, envelope)) = self.envelopes.remove(&(id, position)) {
-            self.order.remove(&number);
-            self.bytes -= envelope.len();
         }
     }
 }
@@ -547,23 +511,4 @@ fn log_in(key: &[u8]) -> Result<LogId> {
 
 fn damaged_key() -> Error {
     Error::new(ErrorKind::Malformed, "store", "read", "a key is damaged; restore the store from a copy")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cache_of_envelopes_is_bounded_over_all_conversations() {
-        let mut recent = Recent::default();
-        let id = |number: u8| ConversationId::from_bytes([number; 32]);
-        for number in 0..100 {
-            (1..=5).for_each(|position| recent.insert(id(number), position, vec![number; 100_000].into()));
-        }
-        let kept: usize = recent.envelopes.values().map(|(_, envelope)| envelope.len()).sum();
-        assert!(kept == recent.bytes && kept <= Recent::MAX && kept > Recent::MAX - 100_000, "{kept}");
-        assert!(recent.get(id(99), 5).is_some() && recent.get(id(0), 1).is_none());
-        (0..100).for_each(|number| (1..=5).for_each(|position| recent.remove(id(number), position)));
-        assert!(recent.bytes == 0 && recent.order.is_empty());
-    }
 }
