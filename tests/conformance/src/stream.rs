@@ -14,7 +14,7 @@ use crate::transport::{self, Side, within};
 /// Runs the suite. `make` makes transports that can reach each other, each of them fresh.
 pub async fn run(make: impl Fn() -> Arc<dyn StreamTransport>) {
     plain(&*make(), &*make()).await;
-    transport::run(secured(make(), 1), secured(make(), 2)).await;
+    transport::run(secured(make(), 1), secured(make(), 2), 128 * 1024).await;
     strangers_hold_nobody_up(make(), make()).await;
 }
 

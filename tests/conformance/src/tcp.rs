@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
+use peerloom_core::accept::Accepting;
 use peerloom_core::interfaces::reachable_at;
 use peerloom_core::wire::Address;
 use peerloom_core::{ByteStream, Error, ErrorKind, Result, StreamListener, StreamTransport};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Mutex;
 
 /// Streams from and to this address of the machine; addresses are `tcp://IP:PORT`.
 pub struct Tcp(pub IpAddr);
@@ -24,7 +26,7 @@ impl StreamTransport for Tcp {
     async fn listen(&self) -> Result<Box<dyn StreamListener>> {
         let listener = TcpListener::bind((self.0, 0)).await.map_err(failed("listen"))?;
         let place = listener.local_addr().map_err(failed("listen"))?;
-        Ok(Box::new(Listening { listener, place }))
+        Ok(Box::new(Listening { listener, place, accepting: Mutex::new(Accepting::new("tcp")) }))
     }
 
     async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>> {
@@ -46,6 +48,7 @@ fn prepared(stream: TcpStream) -> TcpStream {
 struct Listening {
     listener: TcpListener,
     place: SocketAddr,
+    accepting: Mutex<Accepting>,
 }
 
 #[async_trait]
@@ -56,7 +59,7 @@ impl StreamListener for Listening {
     }
 
     async fn accept(&self) -> Option<(Box<dyn ByteStream>, String)> {
-        let (stream, from) = self.listener.accept().await.ok()?;
+        let (stream, from) = self.accepting.lock().await.next(|| self.listener.accept()).await;
         Some((Box::new(prepared(stream)), from.to_string()))
     }
 }

@@ -197,7 +197,7 @@ async fn transport_memory() {
             signaling: None,
         }
     };
-    transport::run(side(1), side(2)).await;
+    transport::run(side(1), side(2), 64 * 1024).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +220,7 @@ async fn transport_quic() {
             let transport = QuicTransport::new(config, &identity.secret).expect("a transport");
             Side { transport: Arc::new(transport), key: identity.key, signaling: None }
         };
-        transport::run(side(1), side(2)).await;
+        transport::run(side(1), side(2), 64 * 1024).await;
     }
 }
 
@@ -234,5 +234,6 @@ async fn transport_webrtc() {
         let signaling: Arc<dyn Signaling> = Arc::new(MemorySignaling::new(identity.device, &hub));
         Side { transport: Arc::new(transport), key: identity.key, signaling: Some(signaling) }
     };
-    transport::run(side(1), side(2)).await;
+    // 128 KiB for each of two channels.
+    transport::run(side(1), side(2), 2 * 128 * 1024).await;
 }
