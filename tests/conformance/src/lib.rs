@@ -6,6 +6,7 @@
 pub mod crypto;
 pub mod discovery;
 pub mod identity;
+pub mod lab;
 pub mod moves;
 pub mod signaling;
 pub mod storage;

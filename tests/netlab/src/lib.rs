@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 pub use lab::Lab;
 pub use namespace::Namespace;
 pub use node::Node;
+pub use peerloom_conformance::lab::{say, skip};
 pub use process::Process;
 pub use site::{Host, Nat, Site};
 
@@ -44,17 +45,4 @@ pub fn within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) -
         std::thread::sleep(Duration::from_millis(10));
     }
     begin.elapsed()
-}
-
-/// Tells whoever runs the tests something, such as how long it took.
-#[expect(clippy::print_stderr, reason = "it is for people")]
-pub fn say(text: &str) {
-    eprintln!("{text}");
-}
-
-/// Says why a test can't be run here; panics where it must be (`PEERLOOM_REQUIRE_LAB=1`).
-pub fn skip(why: &str) {
-    let required = std::env::var("PEERLOOM_REQUIRE_LAB").is_ok_and(|value| value == "1");
-    assert!(!required, "it must be possible here (PEERLOOM_REQUIRE_LAB=1), but {why}");
-    say(&format!("skipped: {why}"));
 }
