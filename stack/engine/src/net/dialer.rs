@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use peerloom_core::names::race;
 use peerloom_core::wire::store::ContactDevice;
 use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, UserId};
 use peerloom_core::{Discovery, Error, ErrorKind, Link, Result, Retry, Signaling, Target};
@@ -18,9 +17,8 @@ use tracing::debug;
 use super::{Shared, handshake, link};
 use crate::contacts::addresses;
 
-/// Addresses of one device that are tried, and the head start of each over the next.
+/// Addresses of one device that are tried.
 const ADDRESSES: usize = 8;
-const STAGGER: Duration = Duration::from_millis(200);
 /// How long one discovery may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -126,7 +124,7 @@ async fn reach(
     (id, attempt.await)
 }
 
-/// Dials every known address, each a little after the one before; then those that discoveries find,
+/// Dials the known addresses; then those that discoveries find,
 /// the cheapest discovery first.
 async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> Result<Arc<dyn Link>> {
     let known = addresses(device);
@@ -194,26 +192,16 @@ pub(crate) async fn find(
     Err(Error::new(ErrorKind::NotFound, "engine", "find", message).retry(Retry::Later))
 }
 
+/// Dials the device's first addresses that a transport of this node is for, as RFC 8305 has it.
 async fn dial_all(shared: &Shared, device: DeviceId, addresses: &[Address], key: &PublicKey) -> Result<Arc<dyn Link>> {
-    let mut attempts = FuturesUnordered::new();
-    for (address, number) in addresses.iter().take(ADDRESSES).zip(0u32..) {
-        let Some(transport) = shared.transports.iter().find(|t| t.scheme() == address.scheme()) else {
-            continue;
-        };
-        attempts.push(async move {
-            tokio::time::sleep(STAGGER * number).await;
-            let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
-            shared.links.advance(device, if signaling.is_some() { Rung::Signaling } else { Rung::Connecting });
-            transport.dial(address, Some(key), signaling).await
-        });
-    }
-    let mut last =
-        Error::new(ErrorKind::Unreachable, "engine", "dial", "no address of the device is known; it has to dial first");
-    while let Some(outcome) = attempts.next().await {
-        match outcome {
-            Ok(link) => return Ok(link),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let transport = |address: &Address| shared.transports.iter().find(|t| t.scheme() == address.scheme());
+    let first = addresses.iter().take(ADDRESSES);
+    let candidates = first.filter_map(|address| Some((address, transport(address)?))).collect();
+    let dialed = race(candidates, |(address, transport)| async move {
+        let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
+        shared.links.advance(device, if signaling.is_some() { Rung::Signaling } else { Rung::Connecting });
+        transport.dial(address, Some(key), signaling).await
+    });
+    let message = "no address of the device is known; it has to dial first";
+    dialed.await.unwrap_or_else(|| Err(Error::new(ErrorKind::Unreachable, "engine", "dial", message)))
 }
