@@ -146,7 +146,7 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
             qr::show(&link)?;
         }
         say(&link);
-        if let Session::Local { .. } = session {
+        if session.is_local() {
             note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");
         }
     }
@@ -239,7 +239,7 @@ async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Resul
         say_json(&answer);
     } else {
         say(&format!("accepted {} for {}", self::text(&answer, "id"), printable(&self::text(&answer, "contact"))));
-        if let Session::Local { .. } = *session {
+        if session.is_local() {
             note("note: no node runs on this folder; the message goes out once `peerloom run` does");
         }
     }
@@ -361,6 +361,9 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
         vec![printable(&text(peer, "contact")), device, text(peer, "state"), rtt, detail]
     };
     table(&["contact", "device", "state", "rtt", "where, or why not"], &rows(&answer).map(row).collect::<Vec<_>>());
+    if session.is_local() {
+        note("note: no node runs on this folder, so it has no links; start `peerloom run`");
+    }
     show_notices(&session.request(Request::Status).await?);
     Ok(())
 }
@@ -377,7 +380,7 @@ fn traffic(peer: &Value) -> String {
 
 async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<()> {
     let IceAction::Set { servers } = ice.action;
-    if let Session::Local { .. } = *session {
+    if session.is_local() {
         let message = "no node runs on this folder; write the servers into its file, at transport.ice_servers";
         return Err(Error::new(ErrorKind::NotFound, "ice", "set", message));
     }
@@ -409,8 +412,12 @@ fn check(dir: &Path, overrides: &[peerloom::Override], json: bool, check: Check)
 }
 
 /// What is wrong with a folder, this one or a contact's.
+fn notices(status: &Value) -> impl Iterator<Item = String> {
+    rows(&status["notices"]).filter_map(Value::as_str).map(printable)
+}
+
 fn show_notices(status: &Value) {
-    rows(&status["notices"]).filter_map(Value::as_str).for_each(|notice| note(&printable(notice)));
+    notices(status).for_each(|notice| note(&notice));
 }
 
 /// A string of an answer; empty where there is none.

@@ -107,6 +107,11 @@ impl Session {
         }
     }
 
+    /// Whether no node runs on the folder but this command's own.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Local { .. })
+    }
+
     /// Makes sure that the node is on the network.
     pub(crate) async fn start(&self) -> Result<()> {
         match self {

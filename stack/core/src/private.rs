@@ -67,6 +67,7 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<String>>> {
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
     let file = File::open(path).map_err(|e| failed(path, e))?;
     let found = metadata(path, &file)?;
+    check_named(path, &found)?;
     if found.uid() == 0 && user() != 0 {
         if found.mode() & OTHERS & !0o040 != 0 {
             return Err(exposed(path, &found));
@@ -91,6 +92,7 @@ pub struct Shared {
 pub fn read_shared(path: &Path) -> Result<Shared> {
     let file = File::open(path).map_err(|e| failed(path, e))?;
     let found = metadata(path, &file)?;
+    check_named(path, &found)?;
     check_owner(path, &found)?;
     if found.mode() & OTHERS_WRITE != 0 {
         return Err(exposed(path, &found));
@@ -135,7 +137,7 @@ pub fn check_folder(path: &Path) -> Result<()> {
         found => found.map_err(|e| failed(path, e))?,
     };
     check_owner(path, &found)?;
-    if found.mode() & OTHERS_WRITE == 0 { Ok(()) } else { Err(open_folder(path)) }
+    if found.mode() & OTHERS_WRITE == 0 { Ok(()) } else { Err(open_folder(path, &found)) }
 }
 
 /// Listens at a socket with mode 0600, in place of one that is there; nobody else can connect at any moment.
@@ -247,7 +249,7 @@ fn check_place(path: &Path) -> Result<()> {
         found => found.map_err(|e| failed(folder, e))?,
     };
     let guarded = found.mode() & OTHERS_WRITE == 0 || found.mode() & STICKY != 0;
-    if guarded { Ok(()) } else { Err(open_folder(folder)) }
+    if guarded { Ok(()) } else { Err(open_folder(folder, &found)) }
 }
 
 /// Refuses what belongs to another user than this one and root.
@@ -255,6 +257,10 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
     let (owner, us) = (found.uid(), user());
     if owner == us || owner == 0 {
         return Ok(());
+    }
+    if us == 0 || is_of_system(path) {
+        let advice = format!("user {owner} owns it; run this program as that user, or use another file or folder");
+        return Err(invalid(path, &advice));
     }
     let word = word(path);
     Err(invalid(path, &format!("user {owner} owns it, and this program runs as user {us}; do `chown {us} {word}`")))
@@ -265,23 +271,54 @@ fn check_file(path: &Path, found: &Metadata) -> Result<()> {
     if found.mode() & OTHERS == 0 { Ok(()) } else { Err(exposed(path, found)) }
 }
 
+/// Refuses what no operator means by a file; a pipe may be one.
+fn check_named(path: &Path, found: &Metadata) -> Result<()> {
+    let kind = found.file_type();
+    if found.is_dir() {
+        return Err(invalid(path, "it is a folder; name a file in it"));
+    }
+    if kind.is_char_device() || kind.is_block_device() || kind.is_socket() {
+        return Err(invalid(path, "it is no file; name another one"));
+    }
+    Ok(())
+}
+
 /// The same for a file that the node made itself.
 fn check_own(path: &Path, found: &Metadata) -> Result<()> {
     match found.is_file() {
         true => check_file(path, found),
-        false => Err(invalid(path, "it is no file; remove what stands there, or name another one")),
+        false => Err(invalid(path, "it is no file; name another one")),
     }
 }
 
 fn exposed(path: &Path, found: &Metadata) -> Error {
     let what = if found.mode() & OTHERS_WRITE == 0 { "read it" } else { "write to it" };
     let mode = found.mode() & 0o777;
-    invalid(path, &format!("other users can {what} (its mode is {mode:03o}); do `chmod 600 {}`", word(path)))
+    let remedy = match is_of_system(path) {
+        true => "it belongs to the system; name another file".to_owned(),
+        false => format!("if it is this node's own, do `chmod 600 {}`, else name another file", word(path)),
+    };
+    invalid(path, &format!("other users can {what} (its mode is {mode:03o}); {remedy}"))
 }
 
-fn open_folder(path: &Path) -> Error {
+fn open_folder(path: &Path, found: &Metadata) -> Error {
     let word = word(path);
-    invalid(path, &format!("other users can put files into this folder; do `chmod go-w {word}`, or `chmod 700 {word}`"))
+    let remedy = match found.mode() & STICKY != 0 || is_of_system(path) {
+        true => "it is shared by all users; use another folder".to_owned(),
+        false => format!("if it is this node's own, do `chmod go-w {word}`, or `chmod 700 {word}`; else use another"),
+    };
+    invalid(path, &format!("other users can put files into this folder; {remedy}"))
+}
+
+/// Whether the machine needs a file or folder as it is, so that no remedy may change it: the root, what stands in it,
+/// and everything in the folders of the system.
+fn is_of_system(path: &Path) -> bool {
+    const FOLDERS: [&str; 10] = ["bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr"];
+    // Where the name leads; what can't be resolved is taken for the system's.
+    let Ok(path) = fs::canonicalize(path) else { return true };
+    let mut names = path.iter().skip(1);
+    let top = names.next().and_then(|name| name.to_str());
+    names.next().is_none() || top.is_some_and(|top| FOLDERS.contains(&top))
 }
 
 fn link(path: &Path) -> Error {
@@ -406,7 +443,7 @@ mod tests {
         }
         // Like /tmp: nobody removes there what is another's, but it is no place for a node.
         set_mode(&folder, 0o1777);
-        refused(check_folder(&folder), "chmod 700");
+        refused(check_folder(&folder), "use another folder");
         open(&folder.join("file")).unwrap();
         for good in [0o700, 0o750, 0o755, 0o500] {
             set_mode(&folder, good);
@@ -457,9 +494,9 @@ mod tests {
             assert!(!required, "it must be possible here (PEERLOOM_REQUIRE_LAB=1), but only root gives files away");
             return;
         }
-        all(&file).into_iter().for_each(|outcome| refused(outcome, "chown 0"));
-        refused(read_shared(&file), "chown 0");
-        refused(check_folder(&folder), "chown 0");
+        all(&file).into_iter().for_each(|outcome| refused(outcome, "run this program as that user"));
+        refused(read_shared(&file), "run this program as that user");
+        refused(check_folder(&folder), "run this program as that user");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! What an engine is made of and tuned with.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerloom_core::wire::{NetworkId, store};
 use peerloom_core::{Crypto, Discovery, Storage, Transport};
+
+/// How long a message may wait to be delivered; an invitation lasts no longer.
+pub const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 
 /// The layers, as the configuration chose them.
 pub struct Parts {

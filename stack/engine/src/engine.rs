@@ -12,14 +12,14 @@ use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
-use peerloom_core::{Error, ErrorKind, Finding, FindingStatus, IceServer, Result, Target};
+use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Target};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::clock::Clock;
-use crate::config::{EngineConfig, Parts};
+use crate::config::{EngineConfig, Parts, TTL};
 use crate::contacts::{Contacts, suites};
 use crate::driver::{
     self, COPIED, DriverHandle, Input, Own, PEER_RESTORED, QueuedEntry, RESTORED, SendRequest, State, StoreStanding,
@@ -184,7 +184,7 @@ impl Engine {
 
     /// Hands over a message. Messages are sent in the order of these calls. Once what it returns completes,
     /// the message is durably in the log and will be delivered, or visibly fail when `ttl` (the configured
-    /// one by default) is over.
+    /// one by default) is over: from [`TTL`](crate::TTL), else `Invalid`.
     pub async fn submit(
         &self,
         conversation: ConversationId,
@@ -192,6 +192,10 @@ impl Engine {
         body: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Sending> {
+        if let Some(ttl) = ttl.filter(|ttl| !TTL.contains(ttl)) {
+            let message = format!("a message may wait from 1s to 365d to be delivered, and not {ttl:?}");
+            return Err(Error::new(ErrorKind::Invalid, "engine", "send", message));
+        }
         let (reply, answer) = oneshot::channel();
         let ttl = ttl.unwrap_or(self.config.ttl);
         self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply })).await?;
@@ -210,8 +214,13 @@ impl Engine {
         self.submit(conversation, content_type, body, ttl).await?.await
     }
 
-    /// Makes an invitation that lets `uses` contacts in during `lifetime`. The node must be started.
+    /// Makes an invitation that lets `uses` contacts in during `lifetime`, of at most 365 days. The node must be
+    /// started.
     pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Signed> {
+        if lifetime > *TTL.end() {
+            let message = "an invitation is good for at most 365d";
+            return Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
+        }
         let ttl_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         self.driver.call(move |turn| turn.invite(ttl_ms, uses)).await
     }
@@ -299,11 +308,15 @@ impl Engine {
         if self.network.lock().await.is_none() {
             return Err(ended());
         }
-        let finding = |detail: String| {
+        let own = self.own_notice().await?.map(|detail| {
             let remedy = "use the newest copy alone; or make a new folder with `peerloom init`, and invite again";
-            Finding { check: "folder".into(), status: FindingStatus::Bad, detail, remedy: remedy.into() }
-        };
-        let notices = self.notices().await?.into_iter().map(finding);
+            Finding::bad("folder", detail, remedy)
+        });
+        let theirs = self.restored_contacts().into_iter().map(|name| {
+            let remedy = format!("ask {name} for an invitation to the new folder, should nothing come any more");
+            Finding::note("folder", format!("{name}: {PEER_RESTORED}"), remedy)
+        });
+        let notices = own.into_iter().chain(theirs);
         let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
         Ok(notices.chain(network).collect())
     }
@@ -378,15 +391,22 @@ impl Engine {
 
     /// What is wrong with this node's store or a contact's, for people; empty when nothing is.
     pub async fn notices(&self) -> Result<Vec<String>> {
-        let own = match self.standing().await? {
+        let theirs = self.restored_contacts().into_iter().map(|name| format!("{name}: {PEER_RESTORED}"));
+        Ok(self.own_notice().await?.into_iter().chain(theirs).collect())
+    }
+
+    async fn own_notice(&self) -> Result<Option<String>> {
+        Ok(match self.standing().await? {
             StoreStanding::Newest => None,
             StoreStanding::Copied => Some(COPIED.to_owned()),
             StoreStanding::Restored => Some(format!("this node sends nothing any more: {RESTORED}")),
-        };
+        })
+    }
+
+    /// The names of contacts whose folder was put back, or is used twice.
+    fn restored_contacts(&self) -> Vec<String> {
         let restored = |contact: &Contact| contact.devices.iter().any(|d| d.restored.is_some());
-        let contacts = self.contacts.all();
-        let theirs = contacts.iter().filter(|c| restored(c)).map(|c| format!("{}: {PEER_RESTORED}", c.alias));
-        Ok(own.into_iter().chain(theirs).collect())
+        self.contacts.all().into_iter().filter(restored).map(|contact| contact.alias).collect()
     }
 
     /// Whether this node's store is the newest of its device.

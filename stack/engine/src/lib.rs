@@ -17,7 +17,7 @@ mod metrics;
 mod net;
 mod store;
 
-pub use config::{EngineConfig, Parts};
+pub use config::{EngineConfig, Parts, TTL};
 pub use contacts::{ID_MARK, ID_PREFIX};
 pub use driver::{QueuedEntry, StoreStanding};
 pub use engine::{Engine, Sending};

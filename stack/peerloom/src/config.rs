@@ -256,7 +256,8 @@ impl Reader<'_> {
             }
         }
         let delivery = match tree.take("delivery") {
-            Some(table) => self.section::<Delivery>(table, "delivery"),
+            Some(table) if table.is_table() => self.section::<Delivery>(table, "delivery"),
+            Some(other) => self.no_table(&other, "delivery"),
             None => Some(Delivery::default()),
         };
         let general = self.section::<General>(tree, "");
@@ -283,10 +284,14 @@ impl Reader<'_> {
         )
     }
 
+    fn no_table<T>(&mut self, other: &Tree, name: &str) -> Option<T> {
+        self.problems.add(format!("{}: `{name}` is not a table; write [{name}]", other.place()));
+        None
+    }
+
     fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
         if !table.is_table() {
-            self.problems.add(format!("{}: `{layer}` is not a table; write [{layer}]", table.place()));
-            return None;
+            return self.no_table(&table, &layer.to_string());
         }
         let place = table.place();
         let known: Vec<_> = self.kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();

@@ -153,6 +153,22 @@ fn links_are_checked() {
 }
 
 #[test]
+fn lifetimes_have_limits() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    introduce(&alice, &bob);
+    for ttl in ["0s", "999ms", "366d", "99999999d", "18446744073709551615s"] {
+        let (code, complaint) = fails(&bob, &["send", "alice", "hello", "--ttl", ttl]);
+        assert!(code == 2 && complaint.contains("from 1s to 365d"), "{ttl}: {complaint}");
+    }
+    for lifetime in ["0s", "366d", "99999999d"] {
+        let (code, complaint) = fails(&alice, &["invite", "--lifetime", lifetime]);
+        assert_eq!(code, 2, "{lifetime}: {complaint}");
+    }
+    assert!(!ok(&bob, &["queue"]).contains("alice"), "nothing was accepted");
+}
+
+#[test]
 fn messages_have_limits() {
     let base = tempfile::tempdir().expect("a folder");
     let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));

@@ -74,13 +74,15 @@ fn folders_that_others_can_change_are_refused() {
     let fresh = base.path().join("fresh");
     fs::create_dir(&fresh).expect("a folder");
     for wrong in [0o777, 0o1777, 0o770, 0o722] {
+        // In a folder such as /tmp the command would lock out everybody else.
+        let remedy = if wrong == 0o1777 { "use another folder" } else { "chmod 700" };
         [&folder, &fresh].into_iter().for_each(|folder| set_mode(folder, wrong));
         for command in [&["inbox"][..], &["run"], &["db"], &["send", "bob", "x"]] {
             let (code, complaint) = fails(&folder, command);
-            assert!(code == 2 && complaint.contains("chmod 700"), "{wrong:o} {command:?}: {complaint}");
+            assert!(code == 2 && complaint.contains(remedy), "{wrong:o} {command:?}: {complaint}");
         }
         let (code, complaint) = fails(&fresh, &["init"]);
-        assert!(code == 2 && complaint.contains("chmod 700"), "{complaint}");
+        assert!(code == 2 && complaint.contains(remedy), "{complaint}");
         assert_eq!(files(&fresh), Vec::<std::path::PathBuf>::new(), "nothing is left there");
     }
     set_mode(&folder, 0o700);
@@ -96,6 +98,26 @@ fn folders_that_others_can_change_are_refused() {
     set_mode(&folder, 0o755);
     drop(trap);
     ok(&folder, &["inbox"]);
+}
+
+/// No remedy changes a mode that the machine needs.
+#[test]
+fn remedies_leave_the_system_alone() {
+    let base = tempfile::tempdir().expect("a folder");
+    let folder = init(base.path(), "alice");
+    for path in ["/tmp", "/dev/zero", "/etc/passwd", "/"] {
+        let storage = format!("storage.path={path}");
+        for command in [&["check", path][..], &["id", "--set", &storage], &["-C", path, "init"]] {
+            if command[0] == "-C" && path == "/" {
+                continue;
+            }
+            let (code, complaint) = fails(&folder, command);
+            assert!(
+                code != 0 && !complaint.contains("chmod") && !complaint.contains("chown"),
+                "{command:?}: {complaint}"
+            );
+        }
+    }
 }
 
 /// Planted beside the files of a node, a link would have it write over another file, or into a place that others read.

@@ -185,7 +185,7 @@ fn a_chat_says_that_the_other_side_is_away() {
     let mut typed = chat.stdin.take().expect("its input");
     writeln!(typed, "are you there?").expect("a line");
     drop(typed);
-    assert_eq!(next(), "1 message is not delivered yet; `peerloom run` delivers it");
+    assert_eq!(next(), "1 message is not delivered yet and goes out when bob appears");
     assert!(chat.wait().expect("an end").success());
     // Renamed meanwhile, it is still the same person's.
     ok(&alice, &["contacts", "--rename", "bob=robert"]);

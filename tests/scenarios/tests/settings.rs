@@ -239,6 +239,12 @@ fn what_is_wrong_is_told_within_bounds() {
         let (_, complaint) = fails(&alice, &["check", "--set", &change]);
         assert!(complaint.len() < 3000, "{} bytes: {complaint:.500}", complaint.len());
     }
+    for name in ["storage", "transport", "discovery", "crypto", "delivery"] {
+        for value in ["", "3", "[]", "[{}]", "true"] {
+            let (code, complaint) = fails(&alice, &["check", "--set", &format!("{name}={value}")]);
+            assert!(code == 2 && complaint.contains(&format!("[{name}]")), "{name}={value}: {complaint}");
+        }
+    }
     for taken in ["node.sock", "peerloom.toml", "./store.id", "STORE.ID"] {
         let (code, complaint) = fails(&alice, &["check", "--set", &format!("storage.path={taken}")]);
         assert!(code == 2 && complaint.contains("a file that the node makes itself"), "{complaint}");

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::screen::{Screen, Typed};
 use super::show::message_line;
-use super::{rows, text};
+use super::{notices, rows, text};
 use crate::args::Chat;
 use crate::control::Request;
 use crate::output::{lost, note, printable};
@@ -67,6 +67,8 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
     let like = if like.is_empty() { like } else { format!(" not to be confused with {like},") };
     screen.note(&format!("chatting with {},{like} user {}; /help says more", with.name, with.user));
     screen.note(&presence(&with, &state));
+    let status = session.request(Request::Status).await?;
+    notices(&status).for_each(|notice| screen.note(&notice));
 
     let state = Mutex::new(state);
     tokio::select! {
@@ -81,11 +83,15 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
         () = lost() => Ok(()),
     }?;
     drop(screen);
-    match lock(&state).sending.len() {
-        0 => {}
-        1 => note("1 message is not delivered yet; `peerloom run` delivers it"),
-        waiting => note(&format!("{waiting} messages are not delivered yet; `peerloom run` delivers them")),
-    }
+    let waiting = match lock(&state).sending.len() {
+        0 => return Ok(()),
+        1 => "1 message is not delivered yet and goes".to_owned(),
+        waiting => format!("{waiting} messages are not delivered yet and go"),
+    };
+    note(&match session.is_local() {
+        true => format!("{waiting} out once `peerloom run` runs on this folder"),
+        false => format!("{waiting} out when {} appears", with.name),
+    });
     Ok(())
 }
 

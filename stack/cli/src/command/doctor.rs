@@ -34,9 +34,13 @@ pub(super) async fn run(session: Session, json: bool) -> Result<ExitCode> {
 async fn ask(session: &Session) -> Result<Vec<Finding>> {
     session.start().await?;
     let answer = session.request(Request::Doctor).await?;
-    serde_json::from_value(answer).map_err(|e| {
+    let found: Vec<Finding> = serde_json::from_value(answer).map_err(|e| {
         Error::new(ErrorKind::Bug, "doctor", "read the findings", "the node speaks another version").source(e)
-    })
+    })?;
+    let stopped = session.is_local().then(|| {
+        Finding::note("node", "no node runs on this folder; what follows holds while one does", "start `peerloom run`")
+    });
+    Ok(stopped.into_iter().chain(found).collect())
 }
 
 fn show(finding: &Finding) {
@@ -47,6 +51,6 @@ fn show(finding: &Finding) {
     };
     say(&format!("{status}  {:<9} {}", finding.check, printable(&finding.detail)));
     if !finding.remedy.is_empty() {
-        say(&format!("      {:<9} → {}", "", finding.remedy));
+        say(&format!("      {:<9} → {}", "", printable(&finding.remedy)));
     }
 }
