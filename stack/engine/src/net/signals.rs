@@ -8,7 +8,7 @@ mod replay;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use peerloom_core::{
     Admission, Carried, Error, ErrorKind, IceServer, Result, Signal, SignalCarrier, Signaling, Standing,
 };
 use peerloom_crypto_primitives::{SigningKey, verify};
+use peerloom_delivery::{Allowance, Now};
 use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
@@ -30,8 +31,9 @@ use crate::clock::system_ms;
 
 /// Signals that wait for a transport to look; more are dropped.
 const WAITING: usize = 256;
-/// Signatures of strangers that are verified at once, and in a second after that: some 100 µs each.
-const STRANGERS: Allowance = Allowance { burst: 256.0, rate: 256.0 };
+/// Signatures of strangers that are verified at once, some 100 µs each, and after how long one more is.
+const STRANGERS: u32 = 256;
+const STRANGER_EVERY: Duration = Duration::from_micros(3906);
 
 /// The one [`Signaling`] that transports see.
 pub struct Switchboard {
@@ -43,13 +45,14 @@ pub struct Switchboard {
     /// Of the last signal that was signed. It rises in every session, since it rises over all of them.
     serial: AtomicU64,
     book: Mutex<Book>,
+    /// What the allowance's time counts from.
+    begin: Instant,
 }
 
-#[derive(Default)]
 struct Book {
     receivers: Vec<mpsc::Sender<Signal>>,
     senders: Senders,
-    strangers: Bucket,
+    strangers: Allowance,
 }
 
 impl Switchboard {
@@ -62,7 +65,17 @@ impl Switchboard {
         carriers: Vec<Arc<dyn SignalCarrier>>,
     ) -> Self {
         let own = DeviceId::from_key(key.public());
-        Self { key, own, network, admission, carriers, serial: AtomicU64::new(0), book: Mutex::default() }
+        let book = Book { receivers: Vec::new(), senders: Senders::default(), strangers: Allowance::full(STRANGERS) };
+        Self {
+            key,
+            own,
+            network,
+            admission,
+            carriers,
+            serial: AtomicU64::new(0),
+            book: Mutex::new(book),
+            begin: Instant::now(),
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -124,7 +137,8 @@ impl Switchboard {
             if !book.senders.is_new(&from, signal, now) {
                 return Err("it came before");
             }
-            if standing == Standing::Stranger && !book.strangers.take(STRANGERS, Instant::now()) {
+            let mono = Now { mono: self.begin.elapsed(), wall_ms: now };
+            if standing == Standing::Stranger && !book.strangers.spend(mono, STRANGER_EVERY) {
                 return Err("too many strangers signal");
             }
         }
@@ -217,38 +231,8 @@ fn stream<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> BoxStream<'static, 
     .boxed()
 }
 
-/// How many of something may come at once, and in a second after that.
-#[derive(Debug, Clone, Copy)]
-struct Allowance {
-    burst: f64,
-    rate: f64,
-}
-
-/// What of an [`Allowance`] is used up.
-#[derive(Debug, Clone, Copy, Default)]
-struct Bucket {
-    used: f64,
-    at: Option<Instant>,
-}
-
-impl Bucket {
-    /// Takes one, if there is one left.
-    fn take(&mut self, allowance: Allowance, now: Instant) -> bool {
-        let passed = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
-        self.used = (self.used - passed * allowance.rate).max(0.0);
-        self.at = Some(now);
-        let left = self.used + 1.0 <= allowance.burst;
-        if left {
-            self.used += 1.0;
-        }
-        left
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::FutureExt;
     use peerloom_core::memory::{MemoryCarrier, SignalingHub};
 

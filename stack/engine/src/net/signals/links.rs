@@ -8,21 +8,24 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{DeviceId, Frame, Signed, SignedSignal};
 use peerloom_core::{Carried, Error, ErrorKind, Result, SignalCarrier};
+use peerloom_delivery::{Allowance, Now};
 use tokio::sync::mpsc;
 use tracing::trace;
 
-use super::{Allowance, Bucket, WAITING};
+use super::WAITING;
 use crate::net::Links;
 
 /// Contacts that are asked to carry a signal.
 const CARRIERS: usize = 32;
-/// Signals that one device may have carried on.
-const CARRIED_ON: Allowance = Allowance { burst: 64.0, rate: 16.0 };
-/// Signals that one device may bring, its own and others'.
-const BROUGHT: Allowance = Allowance { burst: 256.0, rate: 64.0 };
+/// Signals that one device may have carried on at once, and after how long it may one more.
+const CARRIED_ON: u32 = 64;
+const CARRIED_EVERY: Duration = Duration::from_micros(62_500);
+/// Signals that one device may bring at once, its own and others', and after how long one more.
+const BROUGHT: u32 = 256;
+const BROUGHT_EVERY: Duration = Duration::from_micros(15_625);
 /// Devices whose allowances are remembered, before those that are full again are forgotten.
 const DEVICES: usize = 1024;
-/// After so long an allowance is full again.
+/// After so long without a signal a device's allowances are full again.
 const FULL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Carries signals in frames on links.
@@ -30,18 +33,28 @@ pub(crate) struct LinkCarrier {
     own: DeviceId,
     links: Links,
     book: Mutex<Book>,
+    /// What the allowances' time counts from.
+    begin: Instant,
 }
 
 #[derive(Default)]
 struct Book {
     receivers: Vec<mpsc::Sender<Carried>>,
-    /// By the device at the other end of a link: what it brought, and what was carried on for it.
-    used: HashMap<DeviceId, (Bucket, Bucket)>,
+    /// By the device at the other end of a link.
+    used: HashMap<DeviceId, Used>,
+}
+
+/// What a device may still bring, and have carried on.
+struct Used {
+    brought: Allowance,
+    carried_on: Allowance,
+    /// When it last asked.
+    at: Duration,
 }
 
 impl LinkCarrier {
     pub(crate) fn new(own: DeviceId, links: Links) -> Self {
-        Self { own, links, book: Mutex::default() }
+        Self { own, links, book: Mutex::default(), begin: Instant::now() }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -59,7 +72,7 @@ impl LinkCarrier {
             return trace!(?device, to = ?signal.to, "a signal is not carried on");
         }
         let mut book = self.book();
-        if !book.may(device, for_us) {
+        if !book.may(device, for_us, Now { mono: self.begin.elapsed(), wall_ms: 0 }) {
             return trace!(?device, "too many signals; one is dropped");
         }
         if for_us {
@@ -86,14 +99,14 @@ impl LinkCarrier {
 }
 
 impl Book {
-    fn may(&mut self, device: DeviceId, bring: bool) -> bool {
-        let now = Instant::now();
+    fn may(&mut self, device: DeviceId, bring: bool, now: Now) -> bool {
         if self.used.len() >= DEVICES {
-            let recent = |bucket: &Bucket| bucket.at.is_some_and(|at| now.duration_since(at) < FULL_AGAIN);
-            self.used.retain(|_, (brought, carried)| recent(brought) || recent(carried));
+            self.used.retain(|_, used| now.mono.saturating_sub(used.at) < FULL_AGAIN);
         }
-        let (brought, carried_on) = self.used.entry(device).or_default();
-        if bring { brought.take(BROUGHT, now) } else { carried_on.take(CARRIED_ON, now) }
+        let full = || Used { brought: Allowance::full(BROUGHT), carried_on: Allowance::full(CARRIED_ON), at: now.mono };
+        let used = self.used.entry(device).or_insert_with(full);
+        used.at = now.mono;
+        if bring { used.brought.spend(now, BROUGHT_EVERY) } else { used.carried_on.spend(now, CARRIED_EVERY) }
     }
 }
 
@@ -125,22 +138,20 @@ mod tests {
     fn a_device_that_floods_uses_up_its_own_allowance() {
         let mut book = Book::default();
         let device = |number| DeviceId::from_bytes([number; 32]);
-        for (bring, allowance) in [(true, BROUGHT), (false, CARRIED_ON)] {
-            let carried = (0..10_000).filter(|_| book.may(device(2), bring)).count();
-            // Some more come back while the loop runs.
-            assert!((allowance.burst as usize..2 * allowance.burst as usize).contains(&carried), "{carried}");
-            assert!(book.may(device(3), bring), "another one's signals are not held up");
+        let at = |mono| Now { mono, wall_ms: 0 };
+        let begin = Duration::from_secs(100);
+        for (bring, most) in [(true, BROUGHT), (false, CARRIED_ON)] {
+            let mut flood = |time| (0..10_000).filter(|_| book.may(device(2), bring, at(time))).count();
+            assert_eq!(flood(begin), most as usize);
+            assert_eq!(flood(begin + FULL_AGAIN), most as usize, "it is full again");
+            assert!(book.may(device(3), bring, at(begin)), "another one's signals are not held up");
         }
         // Devices come and go: what is remembered of them is bounded.
-        let earlier = Instant::now().checked_sub(2 * FULL_AGAIN).expect("a time before");
         for number in 0..3 * DEVICES {
             let mut id = [9; 32];
             id[..8].copy_from_slice(&(number as u64).to_be_bytes());
-            assert!(book.may(DeviceId::from_bytes(id), true));
-            book.used.values_mut().for_each(|(brought, carried_on)| {
-                brought.at = Some(earlier);
-                carried_on.at = Some(earlier);
-            });
+            let later = begin + FULL_AGAIN * (number as u32 + 2);
+            assert!(book.may(DeviceId::from_bytes(id), true, at(later)));
             assert!(book.used.len() <= DEVICES);
         }
     }
