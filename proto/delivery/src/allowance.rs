@@ -21,13 +21,22 @@ impl Allowance {
 
     /// Takes one use, if there is one; one comes back in each `every`.
     pub fn spend(&mut self, now: Now, every: Duration) -> bool {
+        let may = self.left(now, every) > 0;
+        self.left -= u32::from(may);
+        may
+    }
+
+    /// Whether all uses are there; one comes back in each `every`.
+    pub fn is_full(&mut self, now: Now, every: Duration) -> bool {
+        self.left(now, every) == self.most
+    }
+
+    fn left(&mut self, now: Now, every: Duration) -> u32 {
         let passed = now.mono.saturating_sub(self.since).as_nanos() / every.as_nanos().max(1);
         let back = u32::try_from(passed).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(back).min(self.most);
         self.since = if self.left == self.most { now.mono } else { self.since + every.saturating_mul(back) };
-        let may = self.left > 0;
-        self.left -= u32::from(may);
-        may
+        self.left
     }
 }
 

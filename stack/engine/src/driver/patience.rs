@@ -1,6 +1,6 @@
 //! What a device may do wrong before it is paused, and before its link is closed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use peerloom_core::wire::{CannotOpenReason, DeviceId, EntryId, LogId, Position, SignedHeader};
@@ -26,24 +26,28 @@ pub(crate) struct Faults {
     left: Allowance,
     pauses: u32,
     paused_until: Duration,
+    /// Whether the list of peers says that it is paused.
+    shown: bool,
 }
 
-/// Entries that were refused, so that copies of them cost no more than a hash.
+/// The newest entries of each log that were refused, so that copies of them cost no more than a hash.
 #[derive(Default)]
-pub(crate) struct Refused(HashMap<LogId, BTreeMap<Position, (EntryId, Option<CannotOpenReason>)>>);
+pub(crate) struct Refused(HashMap<LogId, VecDeque<(Position, EntryId, Option<CannotOpenReason>)>>);
 
 impl Refused {
     /// Why these very bytes were refused at this place before; the reason is one for the log's owner.
     pub(super) fn before(&self, header: &SignedHeader) -> Option<Option<CannotOpenReason>> {
-        let (id, reason) = self.0.get(&header.log)?.get(&header.position)?;
+        let mut entries = self.0.get(&header.log)?.iter();
+        let (_, id, reason) = entries.find(|(position, ..)| *position == header.position)?;
         (*id == header.id()).then_some(*reason)
     }
 
     pub(super) fn note(&mut self, header: &SignedHeader, reason: Option<CannotOpenReason>) {
         let entries = self.0.entry(header.log).or_default();
-        entries.insert(header.position, (header.id(), reason));
+        entries.retain(|(position, ..)| *position != header.position);
+        entries.push_back((header.position, header.id(), reason));
         if entries.len() > REMEMBERED {
-            entries.pop_first();
+            entries.pop_front();
         }
     }
 
@@ -55,14 +59,22 @@ impl Refused {
 
 impl Faults {
     fn none() -> Self {
-        Self { left: Allowance::full(FAULTS), pauses: 0, paused_until: Duration::ZERO }
+        Self { left: Allowance::full(FAULTS), pauses: 0, paused_until: Duration::ZERO, shown: false }
     }
 
     /// One more; `Some`: how many pauses there were with the one that begins.
     fn add(&mut self, now: Now) -> Option<u32> {
-        if now.mono < self.paused_until || self.left.spend(now, FORGIVEN) {
+        if now.mono < self.paused_until {
             return None;
         }
+        // Time in a pause forgives no pause: nothing was read meanwhile.
+        if now.mono >= self.paused_until + FORGIVEN * FAULTS && self.left.is_full(now, FORGIVEN) {
+            self.pauses = 0;
+        }
+        if self.left.spend(now, FORGIVEN) {
+            return None;
+        }
+        self.shown = true;
         self.paused_until = now.mono + PAUSE * (1 << self.pauses.min(DOUBLINGS));
         self.pauses = self.pauses.saturating_add(1);
         Some(self.pauses)
@@ -86,13 +98,12 @@ impl Turn<'_> {
 
     /// Whether nothing of a device is read for now.
     pub(super) fn is_paused(&mut self, device: &DeviceId) -> bool {
-        let Some(faults) = self.state.faults.get_mut(device).filter(|faults| faults.paused_until > Duration::ZERO)
-        else {
+        let Some(faults) = self.state.faults.get_mut(device).filter(|faults| faults.shown) else {
             return false;
         };
         let paused = self.now.mono < faults.paused_until;
         if !paused {
-            faults.paused_until = Duration::ZERO;
+            faults.shown = false;
             self.state.links.set_trouble(*device, None);
         }
         paused
@@ -101,6 +112,8 @@ impl Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    use peerloom_core::wire::{ConversationId, EntryClass, Header, SuiteId};
+
     use super::*;
 
     /// However often it errs, a device costs so many faults an hour and no more, and its pauses grow.
@@ -120,5 +133,44 @@ mod tests {
         assert!(cost <= 256 + 3600 + 10, "{cost}");
         let waits: Vec<u64> = pauses.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(pauses.len() < 20 && waits.is_sorted(), "{pauses:?}");
+    }
+
+    /// A device that errs seldom is never worse off for what it did long ago.
+    #[test]
+    fn pauses_are_forgotten_with_the_last_fault() {
+        let mut faults = Faults::none();
+        let mut burst = |second| {
+            let now = Now { mono: Duration::from_secs(second), wall_ms: 0 };
+            (0..1000).find_map(|_| faults.add(now))
+        };
+        assert_eq!([0, 20, 60].map(&mut burst), [Some(1), Some(2), Some(3)]);
+        assert_eq!([1000, 1020, 2000].map(&mut burst), [Some(1), Some(2), Some(1)]);
+    }
+
+    #[test]
+    fn the_oldest_refusal_is_forgotten_wherever_it_stands() {
+        let header = |position: Position| {
+            let device = DeviceId::from_bytes([1; 32]);
+            let log = LogId { device, conversation: ConversationId::from_bytes([2; 32]) };
+            let header = Header {
+                log,
+                position,
+                class: EntryClass::Application,
+                suite: SuiteId(1),
+                expires_at_ms: 0,
+                recipients: vec![device],
+                joins: Vec::new(),
+                previous: None,
+            };
+            header.sign(b"", |_| vec![7; 64].into())
+        };
+        let mut refused = Refused::default();
+        let positions: Vec<Position> = (1..=200).rev().collect();
+        for (number, position) in positions.iter().enumerate() {
+            refused.note(&header(*position), None);
+            let remembered = |p: &&Position| refused.before(&header(**p)).is_some();
+            let known: Vec<Position> = positions[..=number].iter().filter(remembered).copied().collect();
+            assert_eq!(known, positions[(number + 1).saturating_sub(REMEMBERED)..=number]);
+        }
     }
 }

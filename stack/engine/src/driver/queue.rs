@@ -22,6 +22,8 @@ pub(super) struct FairQueue<T> {
     order: BTreeSet<(Duration, Lane)>,
     /// The time that the lane which was served last had had: nobody who comes later begins below.
     served: Duration,
+    /// With more lanes than this, those that are of no use are forgotten.
+    most: usize,
 }
 
 struct Waiting<T> {
@@ -31,7 +33,7 @@ struct Waiting<T> {
 
 impl<T> FairQueue<T> {
     pub(super) fn new() -> Self {
-        Self { lanes: HashMap::new(), order: BTreeSet::new(), served: Duration::ZERO }
+        Self { lanes: HashMap::new(), order: BTreeSet::new(), served: Duration::ZERO, most: IDLE }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -39,9 +41,11 @@ impl<T> FairQueue<T> {
     }
 
     pub(super) fn push(&mut self, lane: Lane, input: T) {
-        if self.lanes.len() > IDLE {
+        if self.lanes.len() > self.most {
             let served = self.served;
             self.lanes.retain(|_, waiting| !waiting.inputs.is_empty() || waiting.had > served);
+            // Looked at again only once there are twice as many: all of them may wait.
+            self.most = IDLE.max(self.lanes.len() * 2);
         }
         let waiting = self.lanes.entry(lane).or_insert_with(|| Waiting { inputs: VecDeque::new(), had: self.served });
         if waiting.inputs.is_empty() {

@@ -509,4 +509,22 @@ mod tests {
         let later = budget(1, &made[0]);
         assert_eq!(fill([&later, &later], frame).len(), DEVICE_BUDGET_KIB / 1024 - 7);
     }
+
+    /// What is shown counts for the link on which it was, as long as that is up.
+    #[tokio::test]
+    async fn what_is_shown_counts_for_its_link_alone() {
+        let made = incoming(2).await;
+        let (links, device) = (Links::default(), device(1));
+        let first = links.register(&OWN, device, false, &made[0]).unwrap();
+        assert!(!links.has_shown(&device));
+        assert_eq!([(); 2].map(|()| links.note_shown(&device, first.id)), [Some(true), Some(false)]);
+        let second = links.register(&OWN, device, false, &made[1]).unwrap();
+        assert!(links.has_shown(&device) && first.shown.is_cancelled() && !second.shown.is_cancelled());
+        assert!(links.unregister(&device, first.id));
+        assert!(!links.has_shown(&device), "the link on which it was shown is gone");
+        assert_eq!(links.note_shown(&device, first.id), None, "a frame of a link that is gone came late");
+        assert!(!links.has_shown(&device));
+        assert_eq!(links.note_shown(&device, second.id), Some(true));
+        assert!(links.has_shown(&device) && !links.unregister(&device, second.id) && !links.has_shown(&device));
+    }
 }
