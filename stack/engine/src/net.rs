@@ -31,7 +31,7 @@ use gate::Gate;
 pub(crate) use gate::SignalGate;
 
 pub(crate) use dialer::find;
-pub(crate) use links::{Held, Links};
+pub(crate) use links::{Held, Links, Trouble};
 pub use links::{LinkInfo, PeerStatus};
 pub(crate) use signals::LinkCarrier;
 pub use signals::Switchboard;

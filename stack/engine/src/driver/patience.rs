@@ -8,6 +8,7 @@ use peerloom_delivery::{Allowance, Now};
 use tracing::warn;
 
 use super::Turn;
+use crate::net::Trouble;
 
 /// Entries that can't be opened and frames that break a rule, at once, and the time in which one more is forgiven. A
 /// device that lost its state can't open what is in flight to it, which are 64 entries for each log.
@@ -90,7 +91,7 @@ impl Turn<'_> {
         };
         warn!(?device, pauses, "a device sends again and again what is of no use; nothing of it is read for a while");
         let trouble = "paused: it sends again and again what can't be opened; nothing of it is read for a while";
-        self.state.links.set_trouble(device, Some(trouble.into()));
+        self.state.links.set_trouble(device, Trouble::Paused, Some(trouble.into()));
         if pauses >= CLOSED_AFTER {
             self.effects.reset_link(device);
         }
@@ -104,7 +105,7 @@ impl Turn<'_> {
         let paused = self.now.mono < faults.paused_until;
         if !paused {
             faults.shown = false;
-            self.state.links.set_trouble(*device, None);
+            self.state.links.set_trouble(*device, Trouble::Paused, None);
         }
         paused
     }

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::Turn;
 use super::outgoing::{Contents, Sealed};
 use super::state::TimerKey;
+use crate::net::Trouble;
 
 /// After this time a key package is asked for again.
 const KEY_PACKAGE_RETRY: Duration = Duration::from_secs(5);
@@ -76,7 +77,7 @@ impl Turn<'_> {
             conversation.members = Some(prepared.members);
         }
         for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
-            self.state.links.set_trouble(*device, None);
+            self.state.links.set_trouble(*device, Trouble::Halted, None);
         }
         for outgoing in prepared.outgoing {
             let joins: Vec<(DeviceId, UserId)> = outgoing.joins.iter().map(|device| (*device, contact.user)).collect();
@@ -123,7 +124,7 @@ impl Turn<'_> {
         let trouble = (!may).then_some("its records name other suites again and again; the last one stays for now");
         let devices = self.state.contacts.by_conversation(&id).map(|contact| contact.devices).unwrap_or_default();
         for device in devices.iter().map(|d| d.device) {
-            self.state.links.set_trouble(device, trouble.map(Into::into));
+            self.state.links.set_trouble(device, Trouble::Suites, trouble.map(Into::into));
         }
         if !may {
             self.state.links.count_refused();

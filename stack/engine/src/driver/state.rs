@@ -32,7 +32,7 @@ use super::timers::Timers;
 use crate::config::EngineConfig;
 use crate::contacts::{Contacts, suites};
 use crate::event::EventSource;
-use crate::net::Links;
+use crate::net::{Links, Trouble};
 use crate::store::Txn;
 
 /// Who this node is.
@@ -353,7 +353,11 @@ impl State {
             rejoin: BTreeSet::new(),
         };
         for device in conversation.outbox.halted() {
-            self.links.set_trouble(device, conversation.outbox.halt(&device).map(|why| halted(why).into()));
+            self.links.set_trouble(
+                device,
+                Trouble::Halted,
+                conversation.outbox.halt(&device).map(|why| halted(why).into()),
+            );
         }
         if conversation.pending > 0 || conversation.outbox.entries() > 0 {
             // Something waits to be sent: they are dialed before others.

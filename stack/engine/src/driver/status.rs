@@ -10,6 +10,7 @@ use peerloom_delivery::Halt;
 use super::RESTORED;
 use super::Turn;
 use super::state::TimerKey;
+use crate::net::Trouble;
 
 /// A message that waits to be delivered to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +106,7 @@ impl Turn<'_> {
     /// Says in the list of peers that nothing is sent to a device, and why.
     pub(super) fn show_halted(&self, id: ConversationId, device: DeviceId) {
         let status = self.state.conversations.get(&id).and_then(|c| c.outbox.halt(&device));
-        self.state.links.set_trouble(device, status.map(|why| halted(why).into()));
+        self.state.links.set_trouble(device, Trouble::Halted, status.map(|why| halted(why).into()));
     }
 }
 
