@@ -10,6 +10,7 @@ mod links;
 mod machine;
 mod reach;
 mod signals;
+mod trouble;
 
 use std::sync::Arc;
 
@@ -31,10 +32,11 @@ use gate::Gate;
 pub(crate) use gate::SignalGate;
 
 pub(crate) use dialer::find;
-pub(crate) use links::{Held, Links, Trouble};
+pub(crate) use links::{Held, Links};
 pub use links::{LinkInfo, PeerStatus};
 pub(crate) use signals::LinkCarrier;
 pub use signals::Switchboard;
+pub(crate) use trouble::Trouble;
 
 /// What the network side works with.
 pub(crate) struct Shared {

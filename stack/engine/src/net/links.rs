@@ -1,6 +1,6 @@
 //! The links that are up, and how devices without one stand.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::trouble::{Trouble, Troubles};
 use crate::metrics;
 
 /// Frames that wait to be written to a link. The delivery windows keep below that.
@@ -84,19 +85,8 @@ struct Book {
     /// How devices without a link stand.
     rungs: HashMap<DeviceId, (Rung, Option<String>)>,
     /// What is wrong with devices, whether they have a link or not.
-    troubles: HashMap<DeviceId, BTreeMap<Trouble, String>>,
+    troubles: Troubles,
     next: u64,
-}
-
-/// What may be wrong with a device, the gravest last: that one is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Trouble {
-    /// Its records name other suites too often.
-    Suites,
-    /// Nothing of it is read for a while.
-    Paused,
-    /// Nothing is sent to it.
-    Halted,
 }
 
 /// What happened since the dialer looked last.
@@ -380,15 +370,7 @@ impl Links {
 
     /// Says what is wrong with a device that may well have a link; `None`: nothing any more.
     pub(crate) fn set_trouble(&self, device: DeviceId, kind: Trouble, trouble: Option<String>) {
-        let mut book = self.book();
-        let troubles = book.troubles.entry(device).or_default();
-        match trouble {
-            Some(trouble) => drop(troubles.insert(kind, trouble)),
-            None => drop(troubles.remove(&kind)),
-        }
-        if troubles.is_empty() {
-            book.troubles.remove(&device);
-        }
+        self.book().troubles.set(device, kind, trouble);
     }
 
     /// Why there is no link to a device.
@@ -412,12 +394,7 @@ impl Links {
             Some(_) => (Rung::Connected, None),
             None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
         };
-        let reason = book
-            .troubles
-            .get(&device)
-            .and_then(|troubles| troubles.last_key_value())
-            .map(|(_, t)| t.clone())
-            .or(reason);
+        let reason = book.troubles.gravest(&device).or(reason);
         PeerStatus { user, device, rung, link, reason, suite: None, restored: false, last_seen_ms }
     }
 
@@ -546,21 +523,5 @@ mod tests {
         assert!(!links.has_shown(&device));
         assert_eq!(links.note_shown(&device, second.id), Some(true));
         assert!(links.has_shown(&device) && !links.unregister(&device, second.id) && !links.has_shown(&device));
-    }
-
-    #[test]
-    fn the_end_of_one_trouble_leaves_the_others() {
-        let (links, user) = (Links::default(), UserId::from_bytes([9; 32]));
-        let reason = || links.status(user, device(1), 0).reason;
-        for kind in [Trouble::Halted, Trouble::Paused, Trouble::Suites] {
-            links.set_trouble(device(1), kind, Some(format!("{kind:?}")));
-            assert_eq!(reason().as_deref(), Some("Halted"));
-        }
-        for (ends, left) in
-            [(Trouble::Paused, Some("Halted")), (Trouble::Halted, Some("Suites")), (Trouble::Suites, None)]
-        {
-            links.set_trouble(device(1), ends, None);
-            assert_eq!(reason().as_deref(), left);
-        }
     }
 }
