@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use peerloom::Override;
 
@@ -200,7 +200,7 @@ pub(crate) struct Send {
     /// The contact's name, their user id, or @ and at least 16 characters of it.
     pub(crate) contact: String,
     /// The text; `-` reads it from standard input, without the line break at its end. Text that is an option itself, such
-    /// as --json, goes after `--`.
+    /// as --json or --help, goes after `--`.
     #[arg(allow_hyphen_values = true)]
     pub(crate) text: String,
     /// How long the message may wait to be delivered, instead of the configured time.
@@ -398,17 +398,34 @@ pub(crate) struct BenchPeer {
 /// Reads the command line.
 pub(crate) fn parse(words: &[OsString]) -> Result<Arguments, clap::Error> {
     let parsed = Arguments::try_parse_from(words);
-    let asks_for_help = parsed.as_ref().is_err_and(|e| e.kind() == clap::error::ErrorKind::DisplayHelp);
-    // Where `send` has its text, `-h` and `--help` are the text, and must not be lost.
+    let asks_for_help = parsed.as_ref().is_err_and(|e| e.kind() == ErrorKind::DisplayHelp);
+    // Where `send` has its text, `-hello` is the text, and must not be lost; `-h` and `--help` may be meant either way.
     let text = asks_for_help.then(|| {
         let command = Arguments::command().mut_subcommand("send", |send| send.disable_help_flag(true));
         let matches = command.try_get_matches_from(words).ok()?;
         Arguments::from_arg_matches(&matches).ok().filter(|arguments| matches!(arguments.command, Command::Send(_)))
     });
     match text.flatten() {
+        Some(Arguments { command: Command::Send(Send { text, .. }), .. }) if text == "-h" || text == "--help" => {
+            let message = format!("`{text}` is an option; see `peerloom send --help`, or put a text after `--`");
+            Err(Arguments::command().error(ErrorKind::InvalidValue, message))
+        }
         Some(arguments) => Ok(arguments),
-        None => parsed.map_err(without_far_guesses),
+        None => parsed.map_err(without_far_guesses).map_err(with_tip_for_texts),
     }
+}
+
+/// Says how `send` takes a text that isn't one word, or is an option.
+fn with_tip_for_texts(mut error: clap::Error) -> clap::Error {
+    let tip = match error.kind() {
+        ErrorKind::UnknownArgument => "put a text of several words in quotes, and one that is an option after `--`",
+        ErrorKind::MissingRequiredArgument => "put a text that is an option after `--`",
+        _ => return error,
+    };
+    if error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains(" send ")) {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// Drops suggestions that have little to do with what was written.

@@ -41,6 +41,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut overrides = peerloom::config::overrides_from(std::env::vars_os())?;
     overrides.extend(set);
     let opened = || Session::open(&dir, &overrides);
+    if json {
+        check_json(&command)?;
+    }
     let done = match command {
         Command::Init(init) => init::run(&dir, &overrides, json, init).await,
         Command::Run(run) => serve(Session::own(&dir, &overrides).await?, json, log, run).await,
@@ -82,6 +85,23 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::BenchPeer(peer) => bench::peer(&dir, peer.role).await,
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Refuses commands whose answer is no data.
+fn check_json(command: &Command) -> Result<()> {
+    let instead = match command {
+        Command::Chat(_) => "`chat` is for people; use `send` and `inbox --follow`",
+        Command::Completions { .. } => "`completions` prints a script",
+        Command::Man { .. } => "`man` writes pages",
+        Command::Kinds(kinds) if kinds.markdown => "`kinds --markdown` prints a page",
+        _ => return Ok(()),
+    };
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "command",
+        "read the arguments",
+        format!("--json can't be used here: {instead}"),
+    ))
 }
 
 /// Does something with a session and closes it, whatever came of it.
@@ -230,9 +250,6 @@ async fn names(session: &Session, rename: &str) -> Result<(String, String)> {
 
 async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Result<()> {
     let text = if send.text == "-" { read_message()? } else { send.text };
-    if text.trim().is_empty() {
-        return Err(Error::new(ErrorKind::Invalid, "send", "read the text", "the message is empty"));
-    }
     let ttl_ms = send.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let answer = session.request(Request::Send { contact: send.contact, text, ttl_ms }).await?;
     if json {

@@ -5,6 +5,7 @@
 //! makes the command's exit code 1 ([`exit_code`]).
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -74,14 +75,25 @@ pub(crate) fn note(message: &str) {
 
 /// A command on the same folder, as a person can paste it into a shell: nothing in it is expanded or taken for an option.
 pub(crate) fn hint(folder: &Path, words: &[&str]) -> String {
-    let folder = folder.to_string_lossy();
-    let folder = if folder == "." { vec![] } else { vec!["-C", &*folder] };
-    let words = ["peerloom"].into_iter().chain(folder).chain(words.iter().copied());
-    // A word with a zero byte can't be written in a shell at all.
-    words
-        .map(|word| shlex::try_quote(word).map_or_else(|_| "''".into(), |word| printable(&word)))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let folder = folder.as_os_str().as_bytes();
+    let folder = if folder == b"." { vec![] } else { vec![&b"-C"[..], folder] };
+    let words = [&b"peerloom"[..]].into_iter().chain(folder).chain(words.iter().map(|word| word.as_bytes()));
+    words.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it. One that can't be printed as it is gets `$'…'`, as bash, zsh and POSIX.1-2024 have it. A
+/// word with a zero byte can't be written in a shell at all.
+fn quoted(word: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(word)
+        && printable(text) == text
+    {
+        return shlex::try_quote(text).map_or_else(|_| "''".into(), Into::into);
+    }
+    let byte = |byte: &u8| match byte {
+        b' '..=b'~' if !b"'\\!".contains(byte) => char::from(*byte).to_string(),
+        other => format!("\\x{other:02x}"),
+    };
+    format!("$'{}'", word.iter().map(byte).collect::<String>())
 }
 
 /// A progress line that is overwritten; nothing when stderr isn't a terminal.
@@ -181,5 +193,6 @@ mod tests {
             ])
         );
         assert_eq!(super::hint(Path::new("."), &["run"]), "peerloom run");
+        assert_eq!(super::hint(Path::new("we\nird'"), &["run"]), r"peerloom -C $'we\x0aird\x27' run");
     }
 }

@@ -132,7 +132,7 @@ fn a_chat_shows_what_became_of_each_line() {
     assert_eq!(next().expect("the answer"), "bob: hello alice");
     // What is too long isn't sent in parts; words for the chat itself aren't sent; blank lines aren't either.
     typed.write_all(&vec![b'y'; 2 * 1024 * 1024 + 7]).expect("a line");
-    writeln!(typed, "\n/help\n   \n//help").expect("lines");
+    writeln!(typed, "\n/help\n   \n//help\n/hlep\n/QUIT\n/quit now\n//usr/bin").expect("lines");
     // The end of the input ends it; a long line is said to be on its way in few columns.
     let long = "x".repeat(2000);
     writeln!(typed, "{long}").expect("a line");
@@ -144,12 +144,20 @@ fn a_chat_shows_what_became_of_each_line() {
     assert!(output.status.success());
     let user = ok_json(&bob, &["id"])["user"].as_str().expect("an id").to_owned();
     let notes = common::text(&output.stderr);
-    for part in [&format!("chatting with bob, user {user}"), "bob is ", "/quit ends", "at most 1048576 bytes"] {
+    for part in [
+        &format!("chatting with bob, user {user}"),
+        "bob is ",
+        "/quit ends",
+        "/hlep is no command",
+        "/QUIT is no command",
+        "/quit is no command",
+        "at most 1048576 bytes",
+    ] {
         assert!(notes.contains(part), "{part}: {notes}");
     }
     let texts: Vec<String> =
         ok_lines(&bob, &["inbox"]).iter().map(|m| m["text"].as_str().expect("a text").to_owned()).collect();
-    assert_eq!(texts, ["hello bob", "/help", &long]);
+    assert_eq!(texts, ["hello bob", "/help", "/usr/bin", &long]);
 
     // Ctrl-C ends it cleanly too.
     let mut chat = common::command(&alice, &["chat", "bob"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();

@@ -19,7 +19,9 @@ use crate::signals::interrupted;
 
 /// Messages shown at the beginning.
 const BEFORE: usize = 10;
-const HELP: &str = "/help shows this, /quit ends as Ctrl-D and Ctrl-C do; after another slash they are sent, as //help.
+const HELP: &str =
+    "/help shows this, /quit ends as Ctrl-D and Ctrl-C do. A text that begins with a slash is sent after another, \
+                    as //help.
 An empty line does nothing. Marks: … on its way, ✓ delivered, ✗ failed.";
 
 /// Whom the chat is with; the user id, since names change.
@@ -171,7 +173,12 @@ async fn send_lines(
                 screen.note(HELP);
                 continue;
             }
-            line @ ("//help" | "//quit") => line.get(1..).unwrap_or_default(),
+            line if line.starts_with("//") => line.get(1..).unwrap_or_default(),
+            line if line.starts_with('/') => {
+                let word: String = line.split_whitespace().next().unwrap_or_default().chars().take(20).collect();
+                screen.note(&format!("  ✗ not sent: {word} is no command; see /help, or send it with another slash"));
+                continue;
+            }
             line => line,
         };
         let request = Request::Send { contact: with.user.clone(), text: line.into(), ttl_ms: None };

@@ -59,7 +59,8 @@ pub(crate) async fn init_folder(
     listen: &str,
 ) -> Result<Node> {
     let kinds = crate::kinds();
-    let (path, origin) = (folder.join(FILE_NAME), folder.join(FILE_NAME).to_string_lossy().into_owned());
+    let path = folder.join(FILE_NAME);
+    let origin = printable(&path.to_string_lossy());
     let text = template(name, network, listen);
     // Before anything is written: the file is good, and a node can run there. A problem names the override, not a line.
     Config::parse(&text, &origin, folder, overrides, &kinds)?;

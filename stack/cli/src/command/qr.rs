@@ -54,7 +54,13 @@ pub(super) fn write(text: &str, path: &Path) -> Result<()> {
     picture
         .write_to(&mut bytes, ImageFormat::Png)
         .map_err(|e| Error::new(ErrorKind::Bug, "qr", "write", "the picture can't be encoded").source(e))?;
-    private::create(path, bytes.get_ref())
+    private::create(path, bytes.get_ref()).map_err(|e| match e.kind() {
+        ErrorKind::Exists => {
+            let message = format!("{}: it is there already; take another name", path.display());
+            Error::new(ErrorKind::Exists, "qr", "write", message)
+        }
+        _ => e,
+    })
 }
 
 fn code(text: &str, correction: EcLevel) -> Result<QrCode> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerloom::core::accept::{self, Accepting};
 use peerloom::core::private::{self, Identity};
-use peerloom::core::wire::name::{NameError, check_name};
+use peerloom::core::wire::name::{NameError, check_name, is_shown};
 use peerloom::core::wire::pasted::read_id;
 use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, Sending, UserId};
 use serde_json::{Value, json};
@@ -212,6 +212,10 @@ pub(super) async fn accept_message(
     text: String,
     ttl_ms: Option<u64>,
 ) -> Result<(String, Sending)> {
+    if !text.chars().any(is_shown) {
+        let message = "the message is empty: nothing in it shows";
+        return Err(Error::new(ErrorKind::Invalid, "control", "send", message));
+    }
     let contact = node.find_contact(contact)?;
     let ttl = ttl_ms.map(Duration::from_millis);
     let sending = node.conversation(&contact).submit("", text.into(), ttl).await?;
