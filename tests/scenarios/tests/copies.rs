@@ -74,9 +74,8 @@ fn a_folder_put_back_sends_nothing_and_both_sides_say_so() {
     eventually("the contact to hear of it", || ok_json(&bob, &["peers"])[0]["restored"] == true);
     assert!(ok_doctor(&bob).contains("put back from an older copy"));
 
-    // It still receives; nothing of its own arrived.
+    // It takes nothing, either: what is for this device waits for the newest folder.
     ok(&bob, &["send", "alice", "are you there?"]);
-    eventually("the question", || texts(&alice) == ["welcome", "are you there?"] && waits(&bob) == 0);
     assert_eq!(texts(&bob), ["first", "2", "3", "4"]);
 
     // After a restart it is the same, without a contact to prove it again.
@@ -93,6 +92,7 @@ fn a_folder_put_back_sends_nothing_and_both_sides_say_so() {
     ok(&alice, &["send", "bob", "back"]);
     eventually("the newest to go on", || texts(&bob).last().is_some_and(|text| text == "back"));
     eventually("its acknowledgement", || waits(&alice) == 0);
+    eventually("the question", || texts(&alice) == ["welcome", "are you there?"] && waits(&bob) == 0);
     drop(running);
 }
 
@@ -122,11 +122,15 @@ fn copies_side_by_side_each_say_that_another_runs() {
     eventually("the original to say so", || says(&alice, "another copy of this folder was used"));
     eventually("the contact to say so", || says(&bob, "two copies of it are used"));
     assert_eq!(waits(&other), usize::from(accepted));
+    // The copy, which is still linked, takes nothing that is for the original.
+    ok(&bob, &["send", "alice", "for the original"]);
     second.interrupt();
     // The original goes on.
     ok(&alice, &["send", "bob", "still here"]);
     eventually("the original to go on", || texts(&bob).contains(&"still here".to_owned()) && waits(&alice) == 0);
     assert!(!texts(&bob).contains(&"from the copy".to_owned()));
+    eventually("the original to have it", || texts(&alice) == ["welcome", "for the original"] && waits(&bob) == 0);
+    assert_eq!(texts(&other), ["welcome"]);
     drop((first, running_bob));
 }
 

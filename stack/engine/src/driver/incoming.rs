@@ -24,6 +24,10 @@ impl Turn<'_> {
         if self.is_paused(&device) && !matches!(frame, Frame::Held(_) | Frame::Restored(_)) {
             return Ok(());
         }
+        // What comes to a store that isn't its device's newest waits at its sender for the newest one.
+        if self.state.standing.is_restored() && matches!(frame, Frame::Envelope(_) | Frame::Withdrawal(_)) {
+            return Ok(());
+        }
         let outcome = match frame {
             Frame::Envelope(envelope) => self.on_envelope(device, envelope),
             Frame::Ack(signed) => self.on_ack(device, &signed),
@@ -124,6 +128,9 @@ impl Turn<'_> {
 
     /// Opens an entry, and then the parked ones whose turn has come.
     fn open_from(&mut self, envelope: Envelope) -> Result<()> {
+        if self.state.standing.is_restored() {
+            return Ok(());
+        }
         let log = envelope.header.log;
         let mut next = self.open(envelope)?;
         while let Some(position) = next {

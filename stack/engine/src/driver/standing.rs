@@ -3,7 +3,7 @@
 //! A store that was put back from an older copy, or that is a copy beside another, would write other
 //! entries at positions that peers know, and seal them with keys that were used. It is recognised by
 //! proof: a peer shows a header that this device signed and this store doesn't know. Such a store seals
-//! and sends nothing any more; it still receives.
+//! and sends nothing any more, and neither shows nor acknowledges what comes: that waits for the newest one.
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{META, Record, meta};
