@@ -415,7 +415,10 @@ async fn a_paused_device_gets_what_waits_for_it_on_its_next_link() {
         assert!(begin.elapsed() < Duration::from_secs(15), "the device was never paused");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let mut events = alice.events(Cursor::START);
     link.close("another one comes");
+    // No link takes over from that one.
+    while !matches!(events.next().await, Some(Event::PeerDown { .. })) {}
     let (_link, mut control, mut chat) = again(&links, &mallory).await;
     say(&mut control, nothing_held(conversation)).await;
     assert!(an_entry_comes(&mut chat).await, "what a paused device shows is dropped");
