@@ -155,5 +155,6 @@ fn a_contact_that_was_lost_with_a_folder_takes_a_new_invitation() {
     let _alice = Running::start(&alice);
     introduce(&alice, &bob);
     eventually("the contact", || ok(&alice, &["contacts"]).contains("bob"));
-    eventually("the node to notice", || fails(&alice, &["send", "bob", "more"]).1.contains("put back"));
+    let says = || common::text(&common::peerloom(&alice, &["send", "bob", "more"]).stderr);
+    eventually("the node to notice", || says().contains("put back"));
 }
