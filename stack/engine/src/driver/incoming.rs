@@ -209,8 +209,11 @@ impl Turn<'_> {
                 self.reject(&envelope, "it joins where it doesn't say so, or the other way round")
             }
             Opened::Content(bundle) => {
-                self.keep(&envelope, bundle)?;
-                self.settle(&envelope)
+                if self.keep(&envelope, bundle)? {
+                    self.settle(&envelope)
+                } else {
+                    Ok(None)
+                }
             }
             Opened::Duplicate => self.settle(&envelope),
             Opened::NeedsEarlier => {
@@ -245,12 +248,13 @@ impl Turn<'_> {
         Ok(self.inbox(log).on_settled(&envelope.header, now))
     }
 
-    /// Stores an entry's messages and tells of them.
-    fn keep(&mut self, envelope: &Envelope, bundle: Bytes) -> Result<()> {
+    /// Stores an entry's messages and tells of them. `false`: there are none that could be shown, so the
+    /// entry isn't settled, and its owner hears that.
+    fn keep(&mut self, envelope: &Envelope, bundle: Bytes) -> Result<bool> {
         let log = envelope.header.log;
         let Ok(decoded) = Bundle::decode(bundle.clone()) else {
-            // Authentic, but nothing can ever be made of it: noted for a person to look at.
-            return self.quarantine(envelope, CannotOpenReason::Damaged);
+            self.cannot_open(envelope, CannotOpenReason::Damaged)?;
+            return Ok(false);
         };
         let mut hidden = Vec::new();
         for (item, index) in decoded.items.iter().zip(0u16..) {
@@ -263,7 +267,7 @@ impl Turn<'_> {
             }
         }
         let Some(certificate) = self.state.contacts.certificate(&log.device) else {
-            return Ok(());
+            return Ok(false);
         };
         let sequence = self.next_history();
         let row = History {
@@ -281,7 +285,7 @@ impl Turn<'_> {
         if !messages.is_empty() {
             self.effects.notice(Notice::Messages(messages.into()));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Notes what can't be opened and tells the log's owner.

@@ -169,6 +169,7 @@ impl Announcer {
                 self.made_at_ms = None;
                 self.deliveries.failed();
                 warn!(%error, "the record could not be renewed; trying again");
+                continue;
             }
             self.deliveries.attempt().await;
         }
