@@ -160,12 +160,14 @@ impl DeviceList {
         Ok(news)
     }
 
-    /// Whether one more certificate can be listed; those of revoked devices make room.
+    /// Makes room for one more certificate: those of revoked devices go, and hashes that nobody has shown a
+    /// certificate for, since anybody can name those.
     fn has_room(&mut self) -> bool {
         if self.certificates.len() >= limits::LISTED {
             let revoked = self.revoked();
-            self.certificates
-                .retain(|_, known| known.as_ref().is_none_or(|k| !revoked.contains(&k.certificate.device)));
+            let counts =
+                |known: &Option<Known>| known.as_ref().is_some_and(|k| !revoked.contains(&k.certificate.device));
+            self.certificates.retain(|_, known| counts(known));
         }
         self.certificates.len() < limits::LISTED
     }
@@ -255,7 +257,7 @@ impl DeviceList {
             news |= self.add_revocation(revocation, &verify).unwrap_or(false);
         }
         for hash in &other.certificates {
-            if !self.certificates.contains_key(hash) && self.has_room() {
+            if !self.certificates.contains_key(hash) && self.certificates.len() < limits::LISTED {
                 self.certificates.insert(*hash, None);
                 news = true;
             }

@@ -192,6 +192,19 @@ fn after_a_succession_the_earlier_key_says_nothing() {
 }
 
 #[test]
+fn hashes_that_anybody_made_up_keep_no_certificate_out() {
+    let mut list = DeviceList::new(keys());
+    let mut other = DeviceList::new(keys());
+    (0..64).for_each(|n| drop(other.add_certificate(&certificate(n, &keys().user, None), verify)));
+    // As a forger would fill it: hashes without certificates.
+    list.unite(&other.to_encoded(), verify).unwrap();
+    for number in 100..116 {
+        assert!(list.add_certificate(&certificate(number, &keys().user, None), verify).unwrap());
+    }
+    assert_eq!(devices(&list).len(), limits::DEVICES);
+}
+
+#[test]
 fn counts_are_bounded() {
     let mut list = DeviceList::new(keys());
     for number in 0..40 {

@@ -378,8 +378,9 @@ impl Engine {
 
     /// Messages that wait to be delivered.
     pub async fn queue(&self) -> Result<Vec<QueuedEntry>> {
-        let mut queue = self.driver.call(|turn| turn.queue()).await?;
-        if self.network.lock().await.is_none() {
+        let (mut queue, restored) =
+            self.driver.call(|turn| Ok((turn.queue()?, turn.state.standing.is_restored()))).await?;
+        if !restored && self.network.lock().await.is_none() {
             // Nothing is tried, whatever the schedule is.
             for entry in &mut queue {
                 entry.next_try = None;

@@ -29,6 +29,8 @@ struct Bound {
     listening: Option<Listening>,
     /// What is dialed only: over IPv4, over IPv6.
     dialing: [Option<Endpoint>; 2],
+    /// The transport is shut down: nothing is bound any more.
+    closed: bool,
 }
 
 /// The socket that is listened on.
@@ -71,6 +73,9 @@ impl Sockets {
         if let Some(listening) = &bound.listening {
             return Ok(listening.clone());
         }
+        if bound.closed {
+            return Err(Error::new(ErrorKind::Closed, "quic", "bind", "the transport is shut down"));
+        }
         let failed = |e| listen_error(self.listen, e);
         let (socket, takes_ipv4) = self.bind_listening().map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
@@ -103,6 +108,9 @@ impl Sockets {
             return Ok(listening.endpoint);
         }
         let mut bound = self.lock();
+        if bound.closed {
+            return Err(Error::new(ErrorKind::Closed, "quic", "dial", "the transport is shut down"));
+        }
         let [v4, v6] = &mut bound.dialing;
         let (slot, any): (_, IpAddr) =
             if remote.is_ipv4() { (v4, Ipv4Addr::UNSPECIFIED.into()) } else { (v6, Ipv6Addr::UNSPECIFIED.into()) };
@@ -127,7 +135,8 @@ impl Sockets {
     /// Closes all links and sockets, and waits for the peers to hear of it. Only links are waited for: an attempt
     /// that nobody answered would take three seconds to end.
     pub(crate) async fn close(&self, links: &Links) {
-        let Bound { listening, dialing } = std::mem::take(&mut *self.lock());
+        let closed = Bound { closed: true, ..Bound::default() };
+        let Bound { listening, dialing, .. } = std::mem::replace(&mut *self.lock(), closed);
         let endpoints = listening.into_iter().map(|l| l.endpoint).chain(dialing.into_iter().flatten());
         let endpoints: Vec<Endpoint> = endpoints.collect();
         endpoints.iter().for_each(|endpoint| endpoint.close(VarInt::from_u32(0), b"shutting down"));

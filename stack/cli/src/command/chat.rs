@@ -19,6 +19,8 @@ use crate::signals::interrupted;
 
 /// Messages shown at the beginning.
 const BEFORE: usize = 10;
+/// Receipts kept that came before the answer of their message's `send`.
+const EARLY: usize = 1024;
 const HELP: &str =
     "/help shows this, /quit ends as Ctrl-D and Ctrl-C do. A text that begins with a slash is sent after another, \
                     as //help.
@@ -134,7 +136,13 @@ fn settle(event: &Value, outcome: &Outcome, state: &Mutex<State>, screen: &Scree
     for id in event["messages"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         match state.sending.remove(id) {
             Some(line) => mark(id, &line, outcome, screen),
-            None => drop(state.early.insert(id.to_owned(), outcome.clone())),
+            None => {
+                // Most are of messages to others; what overtakes its answer does so by a moment.
+                if state.early.len() >= EARLY {
+                    state.early.clear();
+                }
+                state.early.insert(id.to_owned(), outcome.clone());
+            }
         }
     }
 }
@@ -193,7 +201,7 @@ async fn send_lines(
                 }
             }
             // The person can shorten it, or wait for room.
-            Err(error) if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Overloaded | ErrorKind::Invalid) => {
+            Err(error) if may_go_on(error.kind()) => {
                 screen.note(&format!("  ✗ not sent: {error}"));
             }
             Err(error) => return Err(error),
@@ -210,4 +218,9 @@ async fn send_lines(
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a message was refused and the chat may go on.
+fn may_go_on(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::TooLarge | ErrorKind::Overloaded | ErrorKind::Invalid | ErrorKind::Refused)
 }

@@ -43,7 +43,7 @@ impl Turn<'_> {
     fn check_room(&mut self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
         let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
         if self.state.standing.is_restored() {
-            return error(ErrorKind::Invalid, format!("nothing is sent from this folder any more: {RESTORED}"));
+            return error(ErrorKind::Refused, format!("nothing is sent from this folder any more: {RESTORED}"));
         }
         let Some(conversation) = self.state.conversations.get(id) else {
             return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());

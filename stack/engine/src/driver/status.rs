@@ -35,7 +35,11 @@ impl Turn<'_> {
     /// Every message that waits, oldest first in each conversation.
     pub(crate) fn queue(&mut self) -> Result<Vec<QueuedEntry>> {
         let mut queue = Vec::new();
-        let restored = self.state.standing.is_restored().then(|| format!("not sent: {RESTORED}"));
+        let restored = self
+            .state
+            .standing
+            .is_restored()
+            .then(|| format!("not sent, or sent before by the newer copy: {RESTORED}"));
         for (id, conversation) in &self.state.conversations {
             for status in conversation.outbox.status(self.now) {
                 let reason = match (status.halted, status.link_up, status.stalled) {

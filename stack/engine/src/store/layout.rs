@@ -67,11 +67,12 @@ fn version(value: &[u8]) -> u32 {
 
 fn number(snapshot: &dyn Snapshot, key: &[u8; 16]) -> Result<u64> {
     let value = match snapshot.get(META, key) {
-        // It only keeps the clock from going back.
-        Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Malformed) => None,
+        Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Malformed) => Some(Bytes::new()),
         value => value?,
     };
-    Ok(value.and_then(|v| v.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+    // Damaged, it is a time long ago: the clock wants confirming, as it does after a long pause.
+    let long_ago = u64::from(value.is_some());
+    Ok(value.and_then(|v| v.as_ref().try_into().ok()).map_or(long_ago, u64::from_be_bytes))
 }
 
 #[cfg(test)]
