@@ -16,7 +16,7 @@ use crate::{DecodeError, DeviceCertificate, DeviceId, PublicKey, Signed, UserId,
 
 /// The devices of one user, as far as they are known.
 ///
-/// Call order: [`DeviceList::new`] or [`DeviceList::decode`]; then [`DeviceList::unite`] with lists
+/// Call order: [`DeviceList::new`]; then [`DeviceList::unite`] with lists
 /// and [`DeviceList::add_certificate`] with certificates, in any order; [`DeviceList::devices`] at
 /// any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
