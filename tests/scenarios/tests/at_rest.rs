@@ -24,7 +24,7 @@ fn network() -> NetworkId {
     NetworkId::from_name("at-rest")
 }
 
-/// What somebody on the way could have kept of an entry.
+/// What a relay on the way could have kept of an entry.
 #[derive(Clone)]
 struct Seen {
     log: LogId,

@@ -170,7 +170,7 @@ impl Switchboard {
         self.sign(to, session, body, MANUAL_LIFETIME_MS)
     }
 
-    /// A signal that people carried here: its sender is whoever the text says, if the signature is right.
+    /// A signal that people carried here: its sender is the device that the text names, if the signature is right.
     pub(crate) fn open_manual(&self, signed: &Signed) -> Result<Signal> {
         let error = |kind, message: &str| Err(Error::new(kind, "engine", "connect by hand", message));
         let signal = SignedSignal::decode_unverified(signed)?;
