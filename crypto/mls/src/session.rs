@@ -345,7 +345,7 @@ impl Crypto for MlsCrypto {
         let provider = Provider::new(txn, rng);
         let log = LogId { device: self.device, conversation: sealing.conversation };
         let Some(mut group) = self.load(&provider, &group_id(log))? else {
-            return Err(Error::new(ErrorKind::Bug, "mls", "seal", "there is no send group; prepare one first"));
+            return Err(Error::new(ErrorKind::Internal, "mls", "seal", "there is no send group; prepare one first"));
         };
         let (carried, body) = payload::detach(sealing.plaintext, key);
         group.set_aad(sha256(&[sealing.associated_data]).to_vec());
@@ -477,5 +477,5 @@ fn state_failed(operation: &'static str, error: StateError) -> Error {
 }
 
 fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Bug, "mls", operation, "the MLS library refuses").source(error)
+    Error::new(ErrorKind::Internal, "mls", operation, "the MLS library refuses").source(error)
 }

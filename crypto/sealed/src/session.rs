@@ -132,7 +132,7 @@ impl Crypto for SealedCrypto {
     }
 
     fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
-        let bug = |message: &str| Error::new(ErrorKind::Bug, "sealed", "seal", message);
+        let bug = |message: &str| Error::new(ErrorKind::Internal, "sealed", "seal", message);
         let recipients = recipients(txn, sealing.conversation)?;
         let recipients = recipients.ok_or_else(|| bug("there is no send session; prepare one first"))?;
         let mut content_key = Zeroizing::new([0; 32]);

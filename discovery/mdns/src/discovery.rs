@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use mdns_sd::{IfKind, Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
 use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, PeerRecord, Signed};
-use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Finding, Result, Target};
+use peerloom_core::{CostTier, Diagnostic, Discovery, DiscoveryCaps, Error, ErrorKind, Result, Target};
 use peerloom_crypto_primitives::verify;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
@@ -96,7 +96,7 @@ impl MdnsDiscovery {
         let events = daemon.browse(SERVICE).map_err(failed)?;
         let seen = self.seen.clone();
         let thread = std::thread::Builder::new().name("peerloom-mdns".into()).spawn(move || seen.listen(&events));
-        thread.map_err(|e| Error::new(ErrorKind::Bug, "mdns", "start", "no thread can be made").source(e))?;
+        thread.map_err(|e| Error::new(ErrorKind::Internal, "mdns", "start", "no thread can be made").source(e))?;
         let since = Instant::now();
         *running = Running::Yes { daemon: daemon.clone(), since };
         Ok((daemon, since))
@@ -245,7 +245,7 @@ impl Discovery for MdnsDiscovery {
     }
 
     /// Whether anybody is heard: any service's name will do.
-    async fn diagnose(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Diagnostic> {
         const EVERY_SERVICE: &str = "_services._dns-sd._udp.local.";
         let browsed = self.daemon().and_then(|(daemon, _)| {
             let failed = |e| Error::new(ErrorKind::Unreachable, "mdns", "browse", "the responder is busy").source(e);
@@ -255,7 +255,7 @@ impl Discovery for MdnsDiscovery {
             Ok(browsed) => browsed,
             Err(error) => {
                 let remedy = "end the program that holds UDP port 5353 for itself, or set another discovery.port";
-                return vec![Finding::bad("mDNS", format!("can't be used: {error}"), remedy)];
+                return vec![Diagnostic::bad("mDNS", format!("can't be used: {error}"), remedy)];
             }
         };
         tokio::time::sleep(FIRST_ANSWERS).await;
@@ -269,10 +269,10 @@ impl Discovery for MdnsDiscovery {
         let devices = lock(&self.seen.devices).len();
         if names.is_empty() && devices == 0 {
             let remedy = "on a network that carries no multicast, such as a guest network, use a registry";
-            return vec![Finding::note("mDNS", "nothing was heard on the local network", remedy)];
+            return vec![Diagnostic::note("mDNS", "nothing was heard on the local network", remedy)];
         }
         let detail = format!("{} kinds of services heard, {devices} devices of this network", names.len());
-        vec![Finding::good("mDNS", detail)]
+        vec![Diagnostic::good("mDNS", detail)]
     }
 
     /// Says goodbye to the network, so that others forget the device at once.

@@ -118,11 +118,11 @@ impl State {
             let message = "the record has expired; sign a new one, and check the device's clock";
             return refuse(StatusCode::BAD_REQUEST, code::EXPIRED, message);
         }
-        self.inward.check_all(&record.addresses)?;
+        self.address_policy.check_all(&record.addresses)?;
         if let Some(text) = claim.signal_address {
             let malformed = |e: DecodeError| ApiError::malformed(format!("signalAddress: {e}"));
             let address: Address = text.parse().map_err(malformed)?;
-            self.inward.check(&address)?;
+            self.address_policy.check(&address)?;
         }
         let announcement = Announcement {
             network: claim.network,

@@ -33,7 +33,7 @@ async fn keep(state: &State, forget: bool) -> peerloom_core::Result<()> {
     if !forget {
         return Ok(());
     }
-    state.inward.refresh();
+    state.address_policy.refresh();
     state.by_address.purge();
     state.by_device.purge();
     state.by_sender.purge();

@@ -18,6 +18,7 @@
 //! ```
 
 mod access;
+mod address_policy;
 mod announce;
 mod api;
 mod config;
@@ -26,7 +27,6 @@ mod error;
 mod housekeeping;
 mod hub;
 mod ice;
-mod inward;
 mod limiter;
 mod metrics;
 mod server;

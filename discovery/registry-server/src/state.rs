@@ -12,10 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::RegistryConfig;
 use crate::access::Access;
+use crate::address_policy::AddressPolicy;
 use crate::announce::{Sequences, Verifier};
 use crate::connections::Connections;
 use crate::hub::Hub;
-use crate::inward::Inward;
 use crate::limiter::Keyed;
 use crate::metrics::Metrics;
 use crate::store::{Known, SqliteStore, Store};
@@ -28,7 +28,7 @@ pub(crate) struct State {
     pub(crate) store: Box<dyn Store>,
     pub(crate) hub: Hub,
     pub(crate) access: Access,
-    pub(crate) inward: Inward,
+    pub(crate) address_policy: AddressPolicy,
     pub(crate) verifier: Verifier,
     pub(crate) sequences: Sequences,
     pub(crate) by_address: Keyed<Network>,
@@ -59,7 +59,7 @@ impl State {
             store: Box::new(SqliteStore::open(&config.store, limits.devices)?),
             hub: Hub::default(),
             access: Access::new(&config.networks, config.only_listed),
-            inward: Inward::new(config.allow_local.unwrap_or(for_this_machine)),
+            address_policy: AddressPolicy::new(config.allow_local.unwrap_or(for_this_machine)),
             verifier: Verifier::new(),
             sequences: Sequences::new(),
             by_address: Keyed::new(limits.address_per_second, limits.address_burst),

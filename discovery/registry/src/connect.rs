@@ -109,7 +109,8 @@ fn tls(ca: Option<&Path>) -> Result<TlsConnector> {
             roots.add(certificate).map_err(|e| unusable(format!("a certificate can't be used ({e})")))?;
         }
     }
-    let failed = |e: rustls::Error| Error::new(ErrorKind::Bug, "registry", "configure", "no TLS versions").source(e);
+    let failed =
+        |e: rustls::Error| Error::new(ErrorKind::Internal, "registry", "configure", "no TLS versions").source(e);
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(failed)?

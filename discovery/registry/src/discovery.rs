@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use peerloom_core::kinds::KindConfig;
 use peerloom_core::wire::{NetworkId, PeerRecord, Signed};
 use peerloom_core::{
-    CostTier, DeviceSecret, Discovery, DiscoveryCaps, Error, ErrorKind, Finding, Result, SignalCarrier, Target,
+    CostTier, DeviceSecret, Diagnostic, Discovery, DiscoveryCaps, Error, ErrorKind, Result, SignalCarrier, Target,
 };
 use peerloom_crypto_primitives::{SigningKey, verify};
 use peerloom_registry_protocol::http::{Device, DeviceAnswer, UserAnswer};
@@ -27,7 +27,7 @@ use crate::health::Part;
 use crate::http::{Answer, Caller};
 use crate::shared::{Shared, lock};
 use crate::signaling::RegistrySignaling;
-use crate::{diagnosis, keeper, now_ms};
+use crate::{diagnosis, now_ms, reconnect};
 
 /// Watchers that lag further than this lose the oldest records.
 const WATCH_BUFFER: usize = 64;
@@ -48,7 +48,7 @@ pub struct RegistryDiscovery {
     asking: [tokio::sync::Mutex<()>; AT_ONCE],
     /// Gone once shut down, which ends all watches.
     news: Mutex<Option<broadcast::Sender<Signed>>>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    reconnect: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RegistryDiscovery {
@@ -67,7 +67,7 @@ impl RegistryDiscovery {
             shared,
             asking: Default::default(),
             news: Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0)),
-            keeper: Mutex::default(),
+            reconnect: Mutex::default(),
         })
     }
 
@@ -85,9 +85,9 @@ impl RegistryDiscovery {
 
     /// Keeps a session from now on.
     fn keep(&self) {
-        let mut keeper = lock(&self.keeper);
-        if keeper.is_none() {
-            *keeper = Some(tokio::spawn(keeper::run(self.shared.clone())));
+        let mut reconnect = lock(&self.reconnect);
+        if reconnect.is_none() {
+            *reconnect = Some(tokio::spawn(reconnect::run(self.shared.clone())));
         }
     }
 
@@ -297,7 +297,7 @@ impl Discovery for RegistryDiscovery {
         self.shared.network_changed();
     }
 
-    async fn diagnose(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Diagnostic> {
         diagnosis::diagnose(&self.shared).await
     }
 
@@ -305,10 +305,10 @@ impl Discovery for RegistryDiscovery {
     async fn shutdown(&self) {
         lock(&self.news).take();
         self.shared.close();
-        let keeper = lock(&self.keeper).take();
-        if let Some(keeper) = keeper {
+        let reconnect = lock(&self.reconnect).take();
+        if let Some(reconnect) = reconnect {
             // Fails only when it panicked or takes too long; then it ends by itself.
-            let _ = tokio::time::timeout(FAREWELL, keeper).await;
+            let _ = tokio::time::timeout(FAREWELL, reconnect).await;
         }
     }
 }

@@ -77,7 +77,7 @@ impl Caller {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Answer<T>> {
-        let bug = |e| Error::new(ErrorKind::Bug, "registry", call, "a body that is no JSON").source(e);
+        let bug = |e| Error::new(ErrorKind::Internal, "registry", call, "a body that is no JSON").source(e);
         self.call(call, Method::POST, path, serde_json::to_vec(body).map_err(bug)?.into()).await
     }
 
@@ -128,8 +128,9 @@ impl Caller {
             let advice = format!("the connection to the registry {} broke off; try again", self.name);
             Error::new(ErrorKind::Unreachable, "registry", call, advice).source(e)
         };
-        let bug =
-            |e: hyper::http::Error| Error::new(ErrorKind::Bug, "registry", call, "a request that is no HTTP").source(e);
+        let bug = |e: hyper::http::Error| {
+            Error::new(ErrorKind::Internal, "registry", call, "a request that is no HTTP").source(e)
+        };
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.name);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));

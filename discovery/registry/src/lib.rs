@@ -15,7 +15,7 @@ mod endpoint;
 mod health;
 mod http;
 mod ice;
-mod keeper;
+mod reconnect;
 mod session;
 mod shared;
 mod signaling;

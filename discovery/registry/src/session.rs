@@ -102,10 +102,11 @@ async fn greet(shared: &Shared) -> Result<(WebSocketStream<Box<dyn Stream>>, Sig
         return Err(Error::new(ErrorKind::Refused, "registry", "connect", message));
     }
     let record = shared.record.borrow().clone();
-    let record = record.ok_or_else(|| Error::new(ErrorKind::Bug, "registry", "connect", "there is no record yet"))?;
+    let record =
+        record.ok_or_else(|| Error::new(ErrorKind::Internal, "registry", "connect", "there is no record yet"))?;
     let work = shared.work(&record, work_bits).await?;
     let input = challenge_input(&nonce, name, &shared.network, &shared.device);
-    let bug = || Error::new(ErrorKind::Bug, "registry", "connect", "a signature of another length than Ed25519's");
+    let bug = || Error::new(ErrorKind::Internal, "registry", "connect", "a signature of another length than Ed25519's");
     let hello = Hello {
         network: shared.network,
         record: record.clone(),
@@ -245,7 +246,7 @@ fn signed(payload: &str) -> Result<Signed, DecodeError> {
 }
 
 async fn send(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>, message: &ClientMessage) -> Result<()> {
-    let bug = |e| Error::new(ErrorKind::Bug, "registry", "send", "a message that is no JSON").source(e);
+    let bug = |e| Error::new(ErrorKind::Internal, "registry", "send", "a message that is no JSON").source(e);
     let text = serde_json::to_string(message).map_err(bug)?;
     socket.send(Message::Text(text.into())).await.map_err(|e| lost(shared, "broke off the connection").source(e))
 }

@@ -218,7 +218,7 @@ impl Shared {
             return Ok(Some(*number));
         }
         let work = Work::new(record, bits);
-        let failed = || Error::new(ErrorKind::Bug, "registry", "announce", "the work couldn't be done");
+        let failed = || Error::new(ErrorKind::Internal, "registry", "announce", "the work couldn't be done");
         let number = tokio::task::spawn_blocking(move || work.find())
             .await
             .map_err(|e| failed().source(e))?

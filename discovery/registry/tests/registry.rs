@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::kinds::DurationText;
 use peerloom_core::wire::{NetworkId, Signed, limits};
-use peerloom_core::{Discovery, ErrorKind, FindingStatus, Target};
+use peerloom_core::{DiagnosticStatus, Discovery, ErrorKind, Target};
 use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
 use peerloom_registry_server::{IceConfig, Registry, TlsFiles};
 
@@ -250,19 +250,19 @@ async fn it_says_what_is_wrong() {
     let registry = start(server()).await;
     let alice = identity(1);
     let first = client(settings(registry.local_addr()), &alice);
-    let status = |findings: &[peerloom_core::Finding], check: &str| {
-        findings.iter().find(|finding| finding.check == check).map(|finding| finding.status)
+    let status = |diagnostics: &[peerloom_core::Diagnostic], check: &str| {
+        diagnostics.iter().find(|diagnostic| diagnostic.check == check).map(|diagnostic| diagnostic.status)
     };
     let before = first.diagnose().await;
-    assert_eq!(status(&before, "registry"), Some(FindingStatus::Good), "{before:?}");
-    assert_eq!(status(&before, "clock"), Some(FindingStatus::Good), "{before:?}");
-    assert_eq!(status(&before, "registry socket"), Some(FindingStatus::Note), "{before:?}");
+    assert_eq!(status(&before, "registry"), Some(DiagnosticStatus::Good), "{before:?}");
+    assert_eq!(status(&before, "clock"), Some(DiagnosticStatus::Good), "{before:?}");
+    assert_eq!(status(&before, "registry socket"), Some(DiagnosticStatus::Note), "{before:?}");
     first.announce(signed(&alice, 1)).await.expect("an announcement");
     let connected = first.diagnose().await;
-    assert_eq!(status(&connected, "registry socket"), Some(FindingStatus::Good), "{connected:?}");
+    assert_eq!(status(&connected, "registry socket"), Some(DiagnosticStatus::Good), "{connected:?}");
     registry.shutdown().await;
     let after = first.diagnose().await;
-    assert_eq!(status(&after, "registry"), Some(FindingStatus::Bad));
+    assert_eq!(status(&after, "registry"), Some(DiagnosticStatus::Bad));
     assert!(!after[0].remedy.is_empty());
 }
 
@@ -299,11 +299,11 @@ async fn a_refused_record_is_not_announced_again() {
         assert_eq!(refused.kind(), ErrorKind::Refused);
     }
     assert_eq!(first.calls(), 1);
-    let findings = first.diagnose().await;
-    let finding = findings.iter().find(|finding| finding.check == "registry record").expect("a finding");
-    assert!(finding.status == FindingStatus::Bad && finding.detail.contains("127.0.0.1"), "{finding:?}");
+    let diagnostics = first.diagnose().await;
+    let diagnostic = diagnostics.iter().find(|diagnostic| diagnostic.check == "registry record").expect("a diagnostic");
+    assert!(diagnostic.status == DiagnosticStatus::Bad && diagnostic.detail.contains("127.0.0.1"), "{diagnostic:?}");
     first.announce(outward(3)).await.expect("another one is taken");
-    assert!(first.diagnose().await.iter().all(|finding| finding.check != "registry record"));
+    assert!(first.diagnose().await.iter().all(|diagnostic| diagnostic.check != "registry record"));
 }
 
 #[tokio::test]

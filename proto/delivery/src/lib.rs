@@ -7,16 +7,16 @@
 //!
 //! - [`Outbox`]: one of our own logs, and how far each device has it.
 //! - [`Inbox`]: one log of a peer device, as far as we have it.
-//! - [`Ladders`]: getting links to devices, and getting them back.
+//! - [`ConnectionMachine`]: getting links to devices, and getting them back.
 
 mod allowance;
 mod config;
+mod connection;
 mod inbox;
-mod ladder;
 mod outbox;
 
 pub use allowance::Allowance;
 pub use config::{Config, Now};
+pub use connection::{ConnectionMachine, ConnectionState};
 pub use inbox::{Arrival, GapAction, Inbox};
-pub use ladder::{Ladders, Rung};
 pub use outbox::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, Halt, NewEntry, Outbox, Transmit};

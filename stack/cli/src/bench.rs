@@ -185,5 +185,5 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 }
 
 fn failed(message: &str) -> Error {
-    Error::new(ErrorKind::Bug, "bench", "measure", message)
+    Error::new(ErrorKind::Internal, "bench", "measure", message)
 }

@@ -142,7 +142,7 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
         });
         tokio::runtime::Handle::current().block_on(shown)
     };
-    let panicked = |e| Error::new(ErrorKind::Bug, "run", "show", "showing events panicked").source(e);
+    let panicked = |e| Error::new(ErrorKind::Internal, "run", "show", "showing events panicked").source(e);
     let ended = tokio::select! {
         ended = tokio::task::spawn_blocking(follow) => ended.map_err(panicked).flatten(),
         () = interrupted() => Ok(()),

@@ -317,5 +317,5 @@ fn report(summary: &Summary, json: bool, took: Duration) {
 }
 
 fn failed(message: &str) -> Error {
-    Error::new(ErrorKind::Bug, "demo", "run", message)
+    Error::new(ErrorKind::Internal, "demo", "run", message)
 }

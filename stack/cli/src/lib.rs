@@ -60,7 +60,7 @@ fn execute(arguments: Arguments) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let failed = Error::new(ErrorKind::Bug, "command", "start", "no threads can be made");
+            let failed = Error::new(ErrorKind::Internal, "command", "start", "no threads can be made");
             return fail(json, &failed.source(error));
         }
     };
@@ -68,8 +68,9 @@ fn execute(arguments: Arguments) -> ExitCode {
     let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(command::run(arguments))));
     // Threads that still wait for a disk or a terminal must not hold up the end.
     runtime.shutdown_background();
-    let bug =
-        |_| Err(Error::new(ErrorKind::Bug, "command", "run", "a bug in Peerloom: please report what stands above"));
+    let bug = |_| {
+        Err(Error::new(ErrorKind::Internal, "command", "run", "a bug in Peerloom: please report what stands above"))
+    };
     outcome.unwrap_or_else(bug).unwrap_or_else(|error| fail(json, &error))
 }
 

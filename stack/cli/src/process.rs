@@ -124,5 +124,5 @@ pub(crate) fn ticks(pid: u32) -> u64 {
 }
 
 fn failed(message: &str) -> Error {
-    Error::new(ErrorKind::Bug, "process", "run a node", message)
+    Error::new(ErrorKind::Internal, "process", "run a node", message)
 }

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 /// One answer to the question what works here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
+pub struct Diagnostic {
     /// What was looked at, such as "STUN".
     pub check: String,
     /// How it stands.
-    pub status: FindingStatus,
+    pub status: DiagnosticStatus,
     /// What was seen.
     pub detail: String,
     /// What to do about it; empty where there is nothing to do.
@@ -16,10 +16,10 @@ pub struct Finding {
     pub remedy: String,
 }
 
-/// How a [`Finding`] stands.
+/// How a [`Diagnostic`] stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum FindingStatus {
+pub enum DiagnosticStatus {
     /// It works.
     Good,
     /// It works, or could, with a limit worth knowing.
@@ -28,19 +28,19 @@ pub enum FindingStatus {
     Bad,
 }
 
-impl Finding {
+impl Diagnostic {
     /// Something that works.
     pub fn good(check: &str, detail: impl Into<String>) -> Self {
-        Self { check: check.into(), status: FindingStatus::Good, detail: detail.into(), remedy: String::new() }
+        Self { check: check.into(), status: DiagnosticStatus::Good, detail: detail.into(), remedy: String::new() }
     }
 
     /// Something worth knowing, and what may be done.
     pub fn note(check: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check: check.into(), status: FindingStatus::Note, detail: detail.into(), remedy: remedy.into() }
+        Self { check: check.into(), status: DiagnosticStatus::Note, detail: detail.into(), remedy: remedy.into() }
     }
 
     /// Something that doesn't work, and what to do.
     pub fn bad(check: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check: check.into(), status: FindingStatus::Bad, detail: detail.into(), remedy: remedy.into() }
+        Self { check: check.into(), status: DiagnosticStatus::Bad, detail: detail.into(), remedy: remedy.into() }
     }
 }

@@ -9,7 +9,7 @@ use peerloom_wire::{DeviceId, Signed, UserId};
 
 use tokio::sync::broadcast;
 
-use crate::{Finding, Result, SignalCarrier};
+use crate::{Diagnostic, Result, SignalCarrier};
 
 /// Finds the signed records of devices, and makes this device's own findable.
 ///
@@ -44,7 +44,7 @@ pub trait Discovery: Send + Sync {
     fn network_changed(&self) {}
 
     /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s.
-    async fn diagnose(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Diagnostic> {
         Vec::new()
     }
 

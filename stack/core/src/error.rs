@@ -16,7 +16,7 @@ pub enum ErrorKind {
     /// The thing asked for doesn't exist.
     NotFound,
     /// It exists already.
-    Exists,
+    AlreadyExists,
     /// Bytes from a peer or a file are not what they claim to be.
     Malformed,
     /// A signature, key or passphrase is wrong.
@@ -44,7 +44,7 @@ pub enum ErrorKind {
     /// Made by a version that this one doesn't understand.
     UnsupportedVersion,
     /// A bug in Peerloom or in an implementation.
-    Bug,
+    Internal,
 }
 
 /// Whether trying again can help.

@@ -29,7 +29,7 @@ pub mod windows;
 
 pub use admission::{Admission, Place, Places, Source, Standing};
 pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};
-pub use diagnosis::{Finding, FindingStatus};
+pub use diagnosis::{Diagnostic, DiagnosticStatus};
 pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use kinds::{Kinds, Layer, Settings};

@@ -344,7 +344,7 @@ fn failed(path: &Path, cause: io::Error) -> Error {
         // What `O_NOFOLLOW` answers.
         _ if cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => return link(path),
         Io::NotFound => (ErrorKind::NotFound, "it does not exist"),
-        Io::AlreadyExists => (ErrorKind::Exists, "it is there already"),
+        Io::AlreadyExists => (ErrorKind::AlreadyExists, "it is there already"),
         Io::PermissionDenied => (ErrorKind::Storage, "no permission; check who owns it and its folder"),
         Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Full, "the disk is full; free some space and try again"),
         Io::ReadOnlyFilesystem => (ErrorKind::Storage, "the file system can only be read; use another folder"),
@@ -397,7 +397,7 @@ mod tests {
         create(&created, b"text").unwrap();
         let _listener = bind(&socket).unwrap();
         assert_eq!([&opened, &created, &socket].map(|path| mode(path)), [0o600; 3]);
-        assert_eq!(create(&created, b"").err().map(|e| e.kind()), Some(ErrorKind::Exists));
+        assert_eq!(create(&created, b"").err().map(|e| e.kind()), Some(ErrorKind::AlreadyExists));
         replace(&created, b"another").unwrap();
         assert_eq!((mode(&created), read(&created).unwrap().unwrap().as_str()), (0o600, "another"));
         assert_eq!(open(&base.path().join("none/file")).err().map(|e| e.kind()), Some(ErrorKind::NotFound));

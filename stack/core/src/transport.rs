@@ -11,7 +11,7 @@ use futures_sink::Sink;
 use peerloom_wire::{Address, PublicKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{Admission, Error, ErrorKind, Finding, IceServer, Result, Signal, Signaling};
+use crate::{Admission, Diagnostic, Error, ErrorKind, IceServer, Result, Signal, Signaling};
 
 /// Makes links to other devices.
 ///
@@ -73,7 +73,7 @@ pub trait Transport: Send + Sync {
     }
 
     /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s.
-    async fn diagnose(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Diagnostic> {
         Vec::new()
     }
 }

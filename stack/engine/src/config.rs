@@ -11,7 +11,7 @@ use peerloom_core::{Crypto, Discovery, Storage, Transport};
 pub const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 
 /// The layers, as the configuration chose them.
-pub struct Parts {
+pub struct Layers {
     /// Transports, tried in this order.
     pub transports: Vec<Arc<dyn Transport>>,
     /// Discoveries; the cheapest are asked first.

@@ -44,7 +44,7 @@ pub(crate) use effects::Effects;
 use queue::{FairQueue, Lane};
 pub use standing::StoreStanding;
 pub(crate) use standing::{COPIED, PEER_RESTORED, RESTORED};
-pub(crate) use state::{Own, State};
+pub(crate) use state::{LocalIdentity, State};
 pub use status::QueuedEntry;
 
 /// Inputs, and bytes in them, handled in one turn, at most: a turn that is too long leaves the disk
@@ -204,7 +204,8 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
         time_recorded_ms: 0,
         other_time: false,
     };
-    let failed = |e: std::io::Error| Error::new(ErrorKind::Bug, "engine", "start", "no thread can be made").source(e);
+    let failed =
+        |e: std::io::Error| Error::new(ErrorKind::Internal, "engine", "start", "no thread can be made").source(e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let failure = Arc::new(OnceLock::new());
     let handle = DriverHandle { inputs: sender, failure: failure.clone() };
@@ -235,7 +236,7 @@ fn dead(thread: &str) -> Error {
     let message = format!(
         "the {thread} thread ended by a bug; what was accepted is safe: run the node again, and report the panic in its log"
     );
-    Error::new(ErrorKind::Bug, "engine", "deliver", message)
+    Error::new(ErrorKind::Internal, "engine", "deliver", message)
 }
 
 struct Driver {

@@ -12,23 +12,23 @@ use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
-use peerloom_core::{Error, ErrorKind, Finding, IceServer, Result, Target};
+use peerloom_core::{Diagnostic, Error, ErrorKind, IceServer, Result, Target};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::clock::Clock;
-use crate::config::{EngineConfig, Parts, TTL};
+use crate::config::{EngineConfig, Layers, TTL};
 use crate::contacts::{Contacts, suites};
 use crate::driver::{
-    self, COPIED, DriverHandle, Input, Own, PEER_RESTORED, QueuedEntry, RESTORED, SendRequest, State, StoreStanding,
-    Turn,
+    self, COPIED, DriverHandle, Input, LocalIdentity, PEER_RESTORED, QueuedEntry, RESTORED, SendRequest, State,
+    StoreStanding, Turn,
 };
 use crate::event::{EventSource, EventStream, Message};
 use crate::history::{Cursor, Reader, blocking};
-use crate::net::by_hand::Offer;
-use crate::net::{self, LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, Switchboard};
+use crate::net::manual::Offer;
+use crate::net::{self, LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, SignalingRouter};
 use crate::store;
 
 /// Offers by hand that wait for answers, at most.
@@ -50,7 +50,7 @@ impl Future for Sending {
 /// A node: its layers, its delivery thread, its links.
 pub struct Engine {
     driver: DriverHandle,
-    own: Arc<Own>,
+    own: Arc<LocalIdentity>,
     contacts: Contacts,
     links: Links,
     events: EventSource,
@@ -59,7 +59,7 @@ pub struct Engine {
     cryptos: Vec<Arc<dyn peerloom_core::Crypto>>,
     transports: Vec<Arc<dyn peerloom_core::Transport>>,
     discoveries: Vec<Arc<dyn peerloom_core::Discovery>>,
-    signals: Arc<Switchboard>,
+    signals: Arc<SignalingRouter>,
     carrier: Arc<LinkCarrier>,
     network: Mutex<Option<Network>>,
     /// Set while `network` is locked: nothing starts any more.
@@ -71,18 +71,18 @@ pub struct Engine {
 impl Engine {
     /// Takes the layers into use: reads the store, starts the delivery thread. Binds nothing yet, so
     /// messages can be read and queued, and [`Engine::start`] brings them on their way.
-    pub async fn open(parts: Parts, config: EngineConfig) -> Result<Self> {
-        blocking(move || Self::open_now(parts, config)).await
+    pub async fn open(layers: Layers, config: EngineConfig) -> Result<Self> {
+        blocking(move || Self::open_now(layers, config)).await
     }
 
-    fn open_now(parts: Parts, config: EngineConfig) -> Result<Self> {
-        let Parts { transports, discoveries, storage, cryptos, identity } = parts;
+    fn open_now(layers: Layers, config: EngineConfig) -> Result<Self> {
+        let Layers { transports, discoveries, storage, cryptos, identity } = layers;
         if identity.network != config.network {
             let message = "the folder's identity belongs to another network; set `network` back, or use another folder";
             return Err(Error::new(ErrorKind::Invalid, "engine", "open", message));
         }
         let certificate = DeviceCertificate::open(&identity.certificate, verify)?;
-        let own = Arc::new(Own {
+        let own = Arc::new(LocalIdentity {
             user: certificate.user,
             device: certificate.device,
             key: SigningKey::from_seed(&identity.device_seed),
@@ -92,7 +92,7 @@ impl Engine {
         });
         let opened = store::open(&*storage, store::MIGRATIONS, peerloom_wire::store::SCHEMA_VERSION)?;
         let no_randomness =
-            |_| Error::new(ErrorKind::Bug, "engine", "open", "the operating system gives no randomness");
+            |_| Error::new(ErrorKind::Internal, "engine", "open", "the operating system gives no randomness");
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(no_randomness)?;
         let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
         let state = State::new(
@@ -109,7 +109,7 @@ impl Engine {
         carriers.push(carrier.clone());
         let gate = Arc::new(SignalGate(contacts.clone()));
         let key = SigningKey::from_seed(&identity.device_seed);
-        let signals = Arc::new(Switchboard::new(key, identity.network, gate, carriers));
+        let signals = Arc::new(SignalingRouter::new(key, identity.network, gate, carriers));
         let reader = Reader::new(&storage, own.device);
         let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
@@ -238,12 +238,12 @@ impl Engine {
     }
 
     /// Makes an offer for a contact's device, which people carry there; the answer goes to
-    /// [`Engine::complete_by_hand`]. The node must be started. An earlier offer is given up.
-    pub async fn offer_by_hand(&self, contact: &Contact) -> Result<Signed> {
+    /// [`Engine::complete_manual`]. The node must be started. An earlier offer is given up.
+    pub async fn offer_manual(&self, contact: &Contact) -> Result<Signed> {
         let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
         let device = contact.devices.first().ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
         let shared = self.shared().await?;
-        let offer = Network::offer_by_hand(shared, contact.user, device).await?;
+        let offer = Network::offer_manual(shared, contact.user, device).await?;
         let signed = offer.signed.clone();
         let mut offers = self.offers.lock().await;
         if offers.len() >= MAX_OFFERS {
@@ -255,13 +255,13 @@ impl Engine {
 
     /// Takes an offer that somebody carried here, and returns the answer to be carried back. The link
     /// comes up by itself once the answer has arrived. The node must be started.
-    pub async fn answer_by_hand(&self, offer: &Signed) -> Result<Signed> {
+    pub async fn answer_manual(&self, offer: &Signed) -> Result<Signed> {
         let offer = self.signals.open_manual(offer)?;
-        Network::answer_by_hand(&*self.shared().await?, &offer).await
+        Network::answer_manual(&*self.shared().await?, &offer).await
     }
 
-    /// Takes the answer to an offer of [`Engine::offer_by_hand`]; returns once the link is up.
-    pub async fn complete_by_hand(&self, answer: &Signed) -> Result<()> {
+    /// Takes the answer to an offer of [`Engine::offer_manual`]; returns once the link is up.
+    pub async fn complete_manual(&self, answer: &Signed) -> Result<()> {
         let answer = self.signals.open_manual(answer)?;
         let from = answer.from;
         let none = "no offer waits for this answer; make a new offer, and use the answer within ten minutes";
@@ -297,7 +297,7 @@ impl Engine {
 
     /// What the network allows each transport and discovery, and who can reach this node; takes up to 10 s. The node
     /// must be started. Fails if it ends meanwhile: what a node that ends can't do says nothing.
-    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+    pub async fn diagnose(&self) -> Result<Vec<Diagnostic>> {
         let ended = || Error::new(ErrorKind::Closed, "engine", "diagnose", "the node is shut down, or isn't started");
         let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
         let (shared, addresses) = network.ok_or_else(ended)?;
@@ -310,11 +310,11 @@ impl Engine {
         }
         let own = self.own_notice().await?.map(|detail| {
             let remedy = "use the newest copy alone; or make a new folder with `peerloom init`, and invite again";
-            Finding::bad("folder", detail, remedy)
+            Diagnostic::bad("folder", detail, remedy)
         });
         let theirs = self.restored_contacts().into_iter().map(|name| {
             let remedy = format!("ask {name} for an invitation to the new folder, should nothing come any more");
-            Finding::note("folder", format!("{name}: {PEER_RESTORED}"), remedy)
+            Diagnostic::note("folder", format!("{name}: {PEER_RESTORED}"), remedy)
         });
         let notices = own.into_iter().chain(theirs);
         let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());

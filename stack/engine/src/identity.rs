@@ -26,10 +26,10 @@ pub(crate) fn chosen_name(name: &str, operation: &'static str) -> Result<String>
 pub fn create_identity(storage: &Arc<dyn Storage>, network: NetworkId, name: &str) -> Result<Identity> {
     if open_store(&**storage)?.is_some() {
         let message = "the store holds an identity already; use another folder for another one";
-        return Err(Error::new(ErrorKind::Exists, "engine", "make an identity", message));
+        return Err(Error::new(ErrorKind::AlreadyExists, "engine", "make an identity", message));
     }
     let name = if name.is_empty() { String::new() } else { chosen_name(name, "make an identity")? };
-    let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "make an identity", "no randomness").source(e);
+    let no_randomness = |e| Error::new(ErrorKind::Internal, "engine", "make an identity", "no randomness").source(e);
     let seed = || random().map_err(no_randomness);
     let (user_seed, recovery_seed, device_seed) = (seed()?, seed()?, seed()?);
     let [user, recovery, device] = [&user_seed, &recovery_seed, &device_seed].map(SigningKey::from_seed);

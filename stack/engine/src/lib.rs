@@ -3,7 +3,7 @@
 //! Two sides meet in a bounded queue. The *network side* ([`net`](self)) is async: it listens,
 //! dials, does the handshake and moves frames. The *delivery thread* is not: it alone writes the
 //! store and calls the crypto, a turn at a time, and says nothing before it is durable. The engine
-//! names no implementation; it gets them as [`Parts`].
+//! names no implementation; it gets them as [`Layers`].
 
 mod clock;
 mod config;
@@ -17,7 +17,7 @@ mod metrics;
 mod net;
 mod store;
 
-pub use config::{EngineConfig, Parts, TTL};
+pub use config::{EngineConfig, Layers, TTL};
 pub use contacts::{ID_MARK, ID_PREFIX};
 pub use driver::{QueuedEntry, StoreStanding};
 pub use engine::{Engine, Sending};
@@ -25,6 +25,6 @@ pub use event::{Event, EventStream, Message, MessageState};
 pub use history::Cursor;
 pub use identity::{create_identity, open_store};
 pub use metrics::describe_metrics;
-pub use net::{LinkInfo, PeerStatus, Switchboard};
-pub use peerloom_delivery::Rung;
+pub use net::{LinkInfo, PeerStatus, SignalingRouter};
+pub use peerloom_delivery::ConnectionState;
 pub use store::tools::{TableSize, check as check_store, copy as copy_store, table_sizes};

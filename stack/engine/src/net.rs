@@ -1,13 +1,13 @@
 //! Links to the devices of contacts: dialing, accepting, and what is said on them.
 
 mod announce;
-pub(crate) mod by_hand;
 mod dialer;
 mod gate;
 mod handshake;
+mod interfaces;
 mod link;
 mod links;
-mod machine;
+pub(crate) mod manual;
 mod reach;
 mod signals;
 mod trouble;
@@ -18,14 +18,14 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
-use peerloom_core::{Discovery, Finding, Link, Listener, Place, Result, Signal, Signaling, Transport};
+use peerloom_core::{Diagnostic, Discovery, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::contacts::Contacts;
-use crate::driver::{DriverHandle, Own};
+use crate::driver::{DriverHandle, LocalIdentity};
 pub(crate) use announce::Addresses;
 use announce::Announcer;
 use gate::Gate;
@@ -35,18 +35,18 @@ pub(crate) use dialer::find;
 pub(crate) use links::{Held, Links};
 pub use links::{LinkInfo, PeerStatus};
 pub(crate) use signals::LinkCarrier;
-pub use signals::Switchboard;
+pub use signals::SignalingRouter;
 pub(crate) use trouble::Trouble;
 
 /// What the network side works with.
 pub(crate) struct Shared {
-    pub(crate) own: Arc<Own>,
+    pub(crate) own: Arc<LocalIdentity>,
     pub(crate) suites: Vec<SuiteId>,
     pub(crate) transports: Vec<Arc<dyn Transport>>,
     pub(crate) discoveries: Vec<Arc<dyn Discovery>>,
     pub(crate) contacts: Contacts,
     pub(crate) links: Links,
-    pub(crate) signals: Arc<Switchboard>,
+    pub(crate) signals: Arc<SignalingRouter>,
     /// What carries signals over links, which brings it their frames.
     pub(crate) carrier: Arc<LinkCarrier>,
     pub(crate) driver: DriverHandle,
@@ -87,7 +87,7 @@ impl Network {
             tasks.spawn(accept(shared.clone(), listener, gate.clone(), news));
         }
         tasks.spawn(announcer.run(moved.subscribe()));
-        tasks.spawn(machine::watch(shared.clone(), moved));
+        tasks.spawn(interfaces::watch(shared.clone(), moved));
         tasks.spawn(dialer::run(shared.clone()));
         Ok(Self { shared, tasks, addresses })
     }
@@ -98,18 +98,18 @@ impl Network {
     }
 
     /// Who can reach this node, and whom it can't reach.
-    pub(crate) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Finding> {
+    pub(crate) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Diagnostic> {
         reach::diagnose(shared, addresses).await
     }
 
     /// Makes an offer for a device, to be carried by people.
-    pub(crate) async fn offer_by_hand(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<by_hand::Offer> {
-        by_hand::offer(shared, user, device).await
+    pub(crate) async fn offer_manual(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<manual::Offer> {
+        manual::offer(shared, user, device).await
     }
 
     /// Answers an offer that people carried here.
-    pub(crate) async fn answer_by_hand(shared: &Shared, offer: &Signal) -> Result<Signed> {
-        by_hand::answer(shared, offer).await
+    pub(crate) async fn answer_manual(shared: &Shared, offer: &Signal) -> Result<Signed> {
+        manual::answer(shared, offer).await
     }
 
     /// Closes all links and stops listening.

@@ -5,6 +5,6 @@ mod layout;
 pub(crate) mod tools;
 mod txn;
 
-pub(crate) use committer::{Committer, Consequence};
+pub(crate) use committer::{AfterCommit, Committer};
 pub(crate) use layout::{MIGRATIONS, open};
 pub(crate) use txn::{Txn, View, stored};

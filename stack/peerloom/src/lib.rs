@@ -14,19 +14,21 @@
 //! What happens afterwards comes as [`Event`]s from [`Node::events`].
 
 pub mod builtin;
-mod by_hand;
 pub mod config;
 mod folder;
+mod manual;
 mod node;
 mod store;
 
 pub use config::{Config, Override};
-pub use node::{ByHand, Contact, Conversation, Node};
+pub use node::{Contact, Conversation, Manual, Node};
 pub use peerloom_core as core;
 pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, UserId};
-pub use peerloom_core::{Error, ErrorKind, Finding, FindingStatus, IceServer, Kinds, Layer, LinkPath, Result, Retry};
+pub use peerloom_core::{
+    Diagnostic, DiagnosticStatus, Error, ErrorKind, IceServer, Kinds, Layer, LinkPath, Result, Retry,
+};
 pub use peerloom_engine::{
-    Cursor, Event, EventStream, ID_MARK, ID_PREFIX, LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Rung,
-    Sending, StoreStanding, TableSize, describe_metrics,
+    ConnectionState, Cursor, Event, EventStream, ID_MARK, ID_PREFIX, LinkInfo, Message, MessageState, PeerStatus,
+    QueuedEntry, Sending, StoreStanding, TableSize, describe_metrics,
 };
 pub use store::Store;

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
 use peerloom_core::wire::pasted::read_id;
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
-use peerloom_core::{DeviceSecret, Error, ErrorKind, Finding, IceServer, Kinds, Layer, Result, Target, Transport};
+use peerloom_core::{DeviceSecret, Diagnostic, Error, ErrorKind, IceServer, Kinds, Layer, Result, Target, Transport};
 use peerloom_discovery_invite as invite;
-use peerloom_engine::{Cursor, Engine, EventStream, Message, Parts, PeerStatus, QueuedEntry, Sending, StoreStanding};
+use peerloom_engine::{Cursor, Engine, EventStream, Layers, Message, PeerStatus, QueuedEntry, Sending, StoreStanding};
 use peerloom_secured::Secured;
 
-use crate::by_hand::Carried;
 use crate::config::{Choice, Config};
-use crate::{builtin, by_hand, folder};
+use crate::manual::Carried;
+use crate::{builtin, folder, manual};
 
 /// A node assembled from a configuration. Dropping it ends it; [`Node::shutdown`] ends it cleanly.
 #[derive(Clone)]
@@ -41,9 +41,9 @@ impl From<store::Contact> for Contact {
     }
 }
 
-/// What came of a text that people carried ([`Node::take_by_hand`]).
+/// What came of a text that people carried ([`Node::take_manual`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ByHand {
+pub enum Manual {
     /// It was an offer: this answer goes back to whoever made it.
     Answer(String),
     /// It was an answer: the link is up.
@@ -111,7 +111,7 @@ impl Node {
         let transport = TransportContext { secret: secret.clone(), device, network };
         let discovery = DiscoveryContext { secret: secret.clone(), network, addresses: Vec::new() };
         let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
-        let parts = Parts {
+        let layers = Layers {
             transports: build(config, Layer::Transport, |c| build_transport(kinds, c, &transport))?,
             discoveries: build(config, Layer::Discovery, |c| {
                 kinds.discoveries.build(&c.kind, &c.settings, &discovery)
@@ -120,7 +120,7 @@ impl Node {
             storage,
             identity,
         };
-        Ok(Self { engine: Arc::new(Engine::open(parts, config.engine()).await?) })
+        Ok(Self { engine: Arc::new(Engine::open(layers, config.engine()).await?) })
     }
 
     /// Listens, announces, and begins to reach for contacts. Does nothing when started already.
@@ -177,24 +177,24 @@ impl Node {
     }
 
     /// Makes an offer to a contact, as a text that people carry: chat, e-mail, a QR code. The contact's
-    /// node answers it ([`Node::take_by_hand`]), and the answer comes back here the same way, within ten
+    /// node answers it ([`Node::take_manual`]), and the answer comes back here the same way, within ten
     /// minutes. It takes a transport such as `webrtc`, and no server.
-    pub async fn offer_by_hand(&self, contact: &Contact) -> Result<String> {
+    pub async fn offer_manual(&self, contact: &Contact) -> Result<String> {
         let gone = || Error::new(ErrorKind::NotFound, "node", "connect by hand", "there is no such contact");
         let contact = self.engine.contact(&contact.user).ok_or_else(gone)?;
-        by_hand::encode(&Carried::Offer(self.engine.offer_by_hand(&contact).await?))
+        manual::encode(&Carried::Offer(self.engine.offer_manual(&contact).await?))
     }
 
     /// Takes an offer or an answer that people carried here.
-    pub async fn take_by_hand(&self, text: &str) -> Result<ByHand> {
-        match by_hand::decode(text)? {
+    pub async fn take_manual(&self, text: &str) -> Result<Manual> {
+        match manual::decode(text)? {
             Carried::Offer(offer) => {
-                let answer = self.engine.answer_by_hand(&offer).await?;
-                Ok(ByHand::Answer(by_hand::encode(&Carried::Answer(answer))?))
+                let answer = self.engine.answer_manual(&offer).await?;
+                Ok(Manual::Answer(manual::encode(&Carried::Answer(answer))?))
             }
             Carried::Answer(answer) => {
-                self.engine.complete_by_hand(&answer).await?;
-                Ok(ByHand::Connected)
+                self.engine.complete_manual(&answer).await?;
+                Ok(Manual::Connected)
             }
         }
     }
@@ -207,7 +207,7 @@ impl Node {
 
     /// What the network allows each transport and discovery, and who can reach this node; takes up to 10 s. The
     /// node must be started; fails if it is shut down meanwhile.
-    pub async fn diagnose(&self) -> Result<Vec<Finding>> {
+    pub async fn diagnose(&self) -> Result<Vec<Diagnostic>> {
         self.engine.diagnose().await
     }
 
@@ -330,6 +330,6 @@ fn build<T: ?Sized>(config: &Config, layer: Layer, one: impl Fn(&Choice) -> Resu
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let failed = |e| Error::new(ErrorKind::Bug, "node", "open", "opening the store panicked").source(e);
+    let failed = |e| Error::new(ErrorKind::Internal, "node", "open", "opening the store panicked").source(e);
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -92,7 +92,8 @@ impl Keys {
     /// Length of the id, id, value: a scan finds the row's own key there.
     fn seal(&self, table: Table, key: &[u8], hidden: &[u8], value: &[u8]) -> Result<Bytes> {
         let id = key.get(..table.id_len.min(key.len())).unwrap_or_default();
-        let length = u8::try_from(id.len()).map_err(|_| error(ErrorKind::Bug, "commit", "a table's id is too long"))?;
+        let length =
+            u8::try_from(id.len()).map_err(|_| error(ErrorKind::Internal, "commit", "a table's id is too long"))?;
         let sealed = self.values.seal(&associated_data(table, hidden), &[&[length], id, value]);
         let failed = |cause| error(ErrorKind::Storage, "commit", "the system gives no randomness").source(cause);
         Ok(sealed.map_err(failed)?.into())

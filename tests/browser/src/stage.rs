@@ -8,7 +8,7 @@ use peerloom_core::wire::NetworkId;
 use peerloom_core::{Discovery, Link, Listener, Signaling, Transport};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_discovery_registry::RegistryDiscovery;
-use peerloom_engine::Switchboard;
+use peerloom_engine::SignalingRouter;
 use peerloom_registry_server::{Registry, RegistryConfig};
 use peerloom_transport_webrtc::{WebRtcConfig, WebRtcTransport};
 
@@ -49,7 +49,7 @@ impl Stage {
         let transport = WebRtcTransport::new(config, host.device).expect("a transport");
         let carrier = discovery.signaling().expect("a registry carries signals");
         let key = SigningKey::from_seed(host.secret.expose());
-        let board = Arc::new(Switchboard::new(key, network(), Arc::new(AllKnown), vec![carrier]));
+        let board = Arc::new(SignalingRouter::new(key, network(), Arc::new(AllKnown), vec![carrier]));
         tokio::spawn(board.clone().run());
         let signaling: Arc<dyn Signaling> = board;
         let listener = transport.listen(Some(signaling.clone())).await.expect("it listens");

@@ -20,7 +20,7 @@ use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_invite::InviteDiscovery;
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
 use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
-use peerloom_engine::Switchboard;
+use peerloom_engine::SignalingRouter;
 use peerloom_registry_server::Registry;
 use peerloom_storage_redb::RedbStorage;
 use peerloom_storage_sqlite::SqliteStorage;
@@ -167,7 +167,7 @@ async fn signaling_registry_signed() {
 fn board(number: u8, carrier: Arc<dyn SignalCarrier>) -> Arc<dyn Signaling> {
     let key = SigningKey::from_seed(identity(number).secret.expose());
     let network = NetworkId::from_name("conformance");
-    let board = Arc::new(Switchboard::new(key, network, Arc::new(AllKnown), vec![carrier]));
+    let board = Arc::new(SignalingRouter::new(key, network, Arc::new(AllKnown), vec![carrier]));
     tokio::spawn(board.clone().run());
     board
 }

@@ -59,11 +59,11 @@ impl Node {
     pub fn doctor(&self, host: &Host) -> Vec<(String, String, String)> {
         // It complains by its exit code where something doesn't work; that's for the test to judge.
         let output = self.command(host, &["doctor", "--json"]).output().expect("the command runs");
-        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+        let diagnostics: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
             panic!("{e}: {} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
         });
-        let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
-        findings.iter().map(|f| (text(f, "check"), text(f, "status"), text(f, "detail"))).collect()
+        let text = |diagnostic: &Value, key: &str| diagnostic[key].as_str().unwrap_or_default().to_owned();
+        diagnostics.iter().map(|f| (text(f, "check"), text(f, "status"), text(f, "detail"))).collect()
     }
 
     /// Starts it on a host.

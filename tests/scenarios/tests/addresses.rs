@@ -23,23 +23,24 @@ fn nodes_that_leave_their_ports_to_the_system_find_each_other_after_both_have_re
     eventually("the second message", || ok(&alice, &["inbox"]).contains("after"));
 }
 
-fn findings(folder: &std::path::Path, more: &[&str]) -> (Option<i32>, Vec<Value>, String) {
+fn diagnostics(folder: &std::path::Path, more: &[&str]) -> (Option<i32>, Vec<Value>, String) {
     let output = peerloom(folder, &[&["doctor", "--json"], more].concat());
-    let findings = serde_json::from_slice(&output.stdout).expect("JSON");
-    (output.status.code(), findings, text(&output.stderr))
+    let diagnostics = serde_json::from_slice(&output.stdout).expect("JSON");
+    (output.status.code(), diagnostics, text(&output.stderr))
 }
 
-fn status(findings: &[Value], check: &str, detail: &str) -> Option<String> {
-    let of =
-        |finding: &&Value| finding["check"] == check && finding["detail"].as_str().is_some_and(|d| d.contains(detail));
-    findings.iter().find(of).and_then(|finding| finding["status"].as_str()).map(Into::into)
+fn status(diagnostics: &[Value], check: &str, detail: &str) -> Option<String> {
+    let of = |diagnostic: &&Value| {
+        diagnostic["check"] == check && diagnostic["detail"].as_str().is_some_and(|d| d.contains(detail))
+    };
+    diagnostics.iter().find(of).and_then(|diagnostic| diagnostic["status"].as_str()).map(Into::into)
 }
 
 #[test]
 fn doctor_dials_what_is_announced() {
     let base = tempfile::tempdir().expect("a folder");
     let [alice, bob] = ["alice", "bob"].map(|name| init_with(base.path(), name, &[]));
-    let (code, seen, _) = findings(&alice, &[]);
+    let (code, seen, _) = diagnostics(&alice, &[]);
     assert_eq!((code, status(&seen, "addresses", "to this node").as_deref()), (Some(0), Some("good")), "{seen:?}");
     assert_eq!(status(&seen, "reach", "only nodes on this machine").as_deref(), Some("note"), "{seen:?}");
     let said = text(&peerloom(&alice, &["doctor"]).stderr);
@@ -50,7 +51,7 @@ fn doctor_dials_what_is_announced() {
     let listen = listen[0]["detail"].as_str().expect("a place").trim_start_matches("listens at ").to_owned();
     for (place, why) in [(listen.as_str(), "leads to another device"), ("127.0.0.1:9", "doesn't lead to this node")] {
         let advertise = format!("transport.0.advertise=[\"{place}\"]");
-        let (code, seen, _) = findings(&alice, &["--set", &advertise]);
+        let (code, seen, _) = diagnostics(&alice, &["--set", &advertise]);
         assert_eq!((code, status(&seen, "addresses", why).as_deref()), (Some(1), Some("bad")), "{place}: {seen:?}");
         assert_eq!(status(&seen, "reach", ""), None, "it doesn't say that others can dial it: {seen:?}");
     }

@@ -14,7 +14,7 @@ use peerloom_core::{
 };
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_primitives::sha256;
-use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Layers};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -119,7 +119,7 @@ impl Node {
         let (storage, seen, recipes) = (MemoryStorage::new(), Arc::default(), Arc::default());
         let crypto = Tapped { inner: mls(number), seen: Arc::clone(&seen), recipes: Arc::clone(&recipes) };
         let address = format!("memory://{number}").parse().expect("an address");
-        let parts = Parts {
+        let layers = Layers {
             transports: vec![Arc::new(MemoryTransport::new(links, address, made.key))],
             discoveries: Vec::new(),
             storage: Arc::new(storage.clone()),
@@ -133,7 +133,7 @@ impl Node {
                 name: format!("node-{number}"),
             },
         };
-        let engine = Engine::open(parts, EngineConfig::new(network())).await.expect("an engine");
+        let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
         engine.start().await.expect("a network");
         Self { number, engine, storage, seen, recipes }
     }

@@ -69,8 +69,8 @@ fn a_folder_put_back_sends_nothing_and_both_sides_say_so() {
     assert!(reasons.iter().all(|reason| reason.contains("older copy")), "{reasons:?}");
     let (_, complaint) = fails(&alice, &["send", "bob", "9"]);
     assert!(complaint.contains("older copy") && complaint.contains("new folder"), "{complaint}");
-    let findings = ok_doctor(&alice);
-    assert!(findings.contains("sends nothing any more") && findings.contains("peerloom init"), "{findings}");
+    let diagnostics = ok_doctor(&alice);
+    assert!(diagnostics.contains("sends nothing any more") && diagnostics.contains("peerloom init"), "{diagnostics}");
     eventually("the contact to hear of it", || ok_json(&bob, &["peers"])[0]["restored"] == true);
     assert!(ok_doctor(&bob).contains("put back from an older copy"));
 

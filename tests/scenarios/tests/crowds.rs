@@ -15,7 +15,7 @@ use peerloom_conformance::tcp::Tcp;
 use peerloom_core::memory::{MemoryCrypto, MemoryStorage};
 use peerloom_core::wire::{Address, Invitation, Verdict, store};
 use peerloom_core::{Channel, ChannelClass, Link, Transport};
-use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Layers};
 use peerloom_secured::Secured;
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
 use tokio::task::JoinSet;
@@ -42,7 +42,7 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 async fn node(kind: Kind, number: u8, storage: &MemoryStorage) -> Engine {
     let made = identity(number);
-    let parts = Parts {
+    let layers = Layers {
         transports: vec![transport(kind, number, HERE)],
         discoveries: Vec::new(),
         storage: Arc::new(storage.clone()),
@@ -56,7 +56,7 @@ async fn node(kind: Kind, number: u8, storage: &MemoryStorage) -> Engine {
             name: format!("node-{number}"),
         },
     };
-    let engine = Engine::open(parts, EngineConfig::new(network())).await.expect("an engine");
+    let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
     engine.start().await.expect("a network");
     engine
 }

@@ -19,7 +19,7 @@ use peerloom_core::wire::{
     store,
 };
 use peerloom_core::{Channel, ChannelClass, Discovery, KeyRange, Link, Listener, Storage, Transport};
-use peerloom_engine::{Engine, EngineConfig, Parts};
+use peerloom_engine::{Engine, EngineConfig, Layers};
 
 /// Node 1, and what it stands on.
 struct Alice {
@@ -33,7 +33,7 @@ impl Alice {
     async fn start() -> Self {
         let made = identity(1);
         let (storage, links, directory) = (MemoryStorage::new(), MemoryNetwork::default(), MemoryDirectory::default());
-        let parts = Parts {
+        let layers = Layers {
             transports: vec![Arc::new(MemoryTransport::new(&links, address("alice"), made.key.clone()))],
             discoveries: vec![Arc::new(MemoryDiscovery::new(&directory))],
             storage: Arc::new(storage.clone()),
@@ -47,7 +47,7 @@ impl Alice {
                 name: "alice".into(),
             },
         };
-        let engine = Engine::open(parts, EngineConfig::new(network())).await.expect("an engine");
+        let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
         engine.start().await.expect("a network");
         Self { engine, storage, links, directory }
     }

@@ -197,11 +197,11 @@ async fn a_thread_that_dies_ends_the_node_with_an_error() {
             }
         }
         let kinds: Vec<ErrorKind> = errors.iter().map(|error| error.kind()).collect();
-        assert!(kinds.contains(&ErrorKind::Bug), "{thread}: {errors:?}");
+        assert!(kinds.contains(&ErrorKind::Internal), "{thread}: {errors:?}");
         let ended = async { while events.next().await.is_some() {} };
         tokio::time::timeout(PATIENCE, ended).await.expect("events end");
-        assert_eq!(bob.failure().expect("a failure").kind(), ErrorKind::Bug);
-        assert_eq!(bob.queue().await.expect_err("no more").kind(), ErrorKind::Bug);
+        assert_eq!(bob.failure().expect("a failure").kind(), ErrorKind::Internal);
+        assert_eq!(bob.queue().await.expect_err("no more").kind(), ErrorKind::Internal);
         tokio::time::timeout(PATIENCE, bob.shutdown()).await.expect("an end");
         alice.shutdown().await;
     }

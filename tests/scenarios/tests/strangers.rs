@@ -18,7 +18,7 @@ use peerloom_core::wire::{
     context, store,
 };
 use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Transport};
-use peerloom_engine::{Cursor, Engine, EngineConfig, Event, Parts, StoreStanding};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Event, Layers, StoreStanding};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -28,7 +28,7 @@ async fn node(number: u8, links: &MemoryNetwork) -> Engine {
 
 async fn node_on(storage: MemoryStorage, number: u8, links: &MemoryNetwork) -> Engine {
     let made = identity(number);
-    let parts = Parts {
+    let layers = Layers {
         transports: vec![Arc::new(MemoryTransport::new(links, address(number), made.key.clone()))],
         discoveries: Vec::new(),
         storage: Arc::new(storage),
@@ -42,7 +42,7 @@ async fn node_on(storage: MemoryStorage, number: u8, links: &MemoryNetwork) -> E
             name: format!("node-{number}"),
         },
     };
-    let engine = Engine::open(parts, EngineConfig::new(network())).await.expect("an engine");
+    let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
     engine.start().await.expect("a network");
     engine
 }

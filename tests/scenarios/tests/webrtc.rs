@@ -99,20 +99,21 @@ fn doctor_says_what_works_and_what_to_do() {
     let base = tempfile::tempdir().expect("a folder");
     let registry = Registry::start(base.path());
     let folder = init_webrtc(base.path(), "alice", &registry);
-    let findings = ok_json(&folder, &["doctor"]);
-    let of = |check: &str| findings.as_array().expect("findings").iter().find(|f| f["check"] == check).cloned();
-    assert_eq!(of("UDP").expect("UDP")["status"], "good", "{findings}");
-    assert!(!of("STUN").expect("STUN")["remedy"].as_str().expect("a remedy").is_empty(), "{findings}");
-    assert_eq!(of("registry").expect("the registry")["status"], "good", "{findings}");
+    let diagnostics = ok_json(&folder, &["doctor"]);
+    let of = |check: &str| diagnostics.as_array().expect("diagnostics").iter().find(|f| f["check"] == check).cloned();
+    assert_eq!(of("UDP").expect("UDP")["status"], "good", "{diagnostics}");
+    assert!(!of("STUN").expect("STUN")["remedy"].as_str().expect("a remedy").is_empty(), "{diagnostics}");
+    assert_eq!(of("registry").expect("the registry")["status"], "good", "{diagnostics}");
     drop(registry);
     // A server that doesn't answer, and no registry.
     let closed = "transport.0.ice_servers=[\"stun:127.0.0.1:1\"]";
     let output = peerloom(&folder, &["doctor", "--json", "--set", closed]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let bad: Vec<&Value> = findings.as_array().expect("findings").iter().filter(|f| f["status"] == "bad").collect();
-    assert!(bad.iter().any(|f| f["check"] == "STUN") && bad.iter().any(|f| f["check"] == "registry"), "{findings}");
-    assert!(bad.iter().all(|f| !f["remedy"].as_str().unwrap_or_default().is_empty()), "{findings}");
+    let diagnostics: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let bad: Vec<&Value> =
+        diagnostics.as_array().expect("diagnostics").iter().filter(|f| f["status"] == "bad").collect();
+    assert!(bad.iter().any(|f| f["check"] == "STUN") && bad.iter().any(|f| f["check"] == "registry"), "{diagnostics}");
+    assert!(bad.iter().all(|f| !f["remedy"].as_str().unwrap_or_default().is_empty()), "{diagnostics}");
 }
 
 #[test]

@@ -184,9 +184,9 @@ fn troubleshooting_knows_every_message() {
             continue;
         }
         let logged = ["warn!(", "info!(", "debug!("].into_iter().flat_map(|name| text.split(name).skip(1));
-        let found = ["Finding::bad(", "Finding::note(", "Finding::good("];
+        let found = ["Diagnostic::bad(", "Diagnostic::note(", "Diagnostic::good("];
         let found = found.into_iter().flat_map(|name| text.split(name).skip(1));
-        // The text is the call's last string; a finding's check its first.
+        // The text is the call's last string; a diagnostic's check its first.
         let call = |rest: &str| rest.split(");").next().unwrap_or_default().to_owned();
         let strings = |call: String| call.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
         let messages = logged

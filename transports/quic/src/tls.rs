@@ -255,13 +255,13 @@ mod tests {
         let mut server = Connection::from(ServerConnection::new(Arc::new(server)).unwrap());
         let mut outcome = Ok(());
         for _ in 0..10 {
-            let carried = carry(&mut client, &mut server);
-            outcome = outcome.and(carried).and(carry(&mut server, &mut client));
+            let carried = pump(&mut client, &mut server);
+            outcome = outcome.and(carried).and(pump(&mut server, &mut client));
         }
         Met { client, server, outcome }
     }
 
-    fn carry(from: &mut Connection, to: &mut Connection) -> Result<(), Error> {
+    fn pump(from: &mut Connection, to: &mut Connection) -> Result<(), Error> {
         let mut bytes = Vec::new();
         while from.wants_write() {
             from.write_tls(&mut bytes).unwrap();

@@ -9,7 +9,7 @@ use peerloom_core::interfaces::source;
 use peerloom_core::names::{HostPort, Resolver, race};
 use peerloom_core::wire::{Address, DeviceId, PublicKey, limits};
 use peerloom_core::{
-    DeviceSecret, Error, ErrorKind, Finding, Link, Listener, Places, Result, Signaling, Source, Transport,
+    DeviceSecret, Diagnostic, Error, ErrorKind, Link, Listener, Places, Result, Signaling, Source, Transport,
     TransportCaps,
 };
 use peerloom_crypto_primitives::SigningKey;
@@ -56,8 +56,9 @@ pub struct QuicTransport {
 impl QuicTransport {
     /// A transport with the device's key. Binds nothing yet.
     pub fn new(config: QuicConfig, secret: &DeviceSecret) -> Result<Self> {
-        let wrong =
-            |e: rustls::Error| Error::new(ErrorKind::Bug, "quic", "configure", "TLS refuses its settings").source(e);
+        let wrong = |e: rustls::Error| {
+            Error::new(ErrorKind::Internal, "quic", "configure", "TLS refuses its settings").source(e)
+        };
         let (server_tls, client_tls) = tls::configs(secret, config.require_post_quantum).map_err(wrong)?;
         let transport = Arc::new(transport_config(&config)?);
 
@@ -154,18 +155,18 @@ impl Transport for QuicTransport {
         tokio::time::timeout(DIAL_TIMEOUT, dial).await.map_err(|_| unreachable("nobody answers in time"))?
     }
 
-    async fn diagnose(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Diagnostic> {
         let Some(reached) = self.reached.get().filter(|_| self.sockets.is_listening()) else {
-            return vec![Finding::bad("QUIC", "doesn't listen", "start the node; it says why it can't")];
+            return vec![Diagnostic::bad("QUIC", "doesn't listen", "start the node; it says why it can't")];
         };
         let local = reached.local();
         if reached.now().is_empty() {
             let remedy = "set transport.listen to [::] and the port, which takes IPv4 and IPv6, or to an address \
                           that this machine has";
             let detail = format!("listens at {local}, and this machine has no such address by which others could come");
-            return vec![Finding::bad("QUIC", detail, remedy)];
+            return vec![Diagnostic::bad("QUIC", detail, remedy)];
         }
-        vec![Finding::good("QUIC", format!("listens at {local}"))]
+        vec![Diagnostic::good("QUIC", format!("listens at {local}"))]
     }
 
     fn network_changed(&self) {

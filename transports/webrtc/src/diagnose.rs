@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use futures_util::future::join_all;
 use peerloom_core::interfaces::is_own;
 use peerloom_core::names::Resolver;
-use peerloom_core::{Finding, IceServer};
+use peerloom_core::{Diagnostic, IceServer};
 use tokio::net::UdpSocket;
 
 use crate::ice::{self, Role, Server, Servers};
@@ -15,7 +15,7 @@ use crate::stun;
 const STUN_SERVERS: usize = 5;
 
 /// Asks every server, and compares what they saw.
-pub(crate) async fn run(servers: &Servers, offered: Vec<IceServer>, ip: IpAddr) -> Vec<Finding> {
+pub(crate) async fn run(servers: &Servers, offered: Vec<IceServer>, ip: IpAddr) -> Vec<Diagnostic> {
     let resolver = servers.resolver();
     let mut servers = servers.configured();
     servers.extend(offered.iter().filter_map(|server| ice::read(std::slice::from_ref(server)).ok()).flatten());
@@ -24,28 +24,28 @@ pub(crate) async fn run(servers: &Servers, offered: Vec<IceServer>, ip: IpAddr) 
         Ok(socket) => socket,
         Err(error) => {
             let remedy = "set transport.listen to an address of this machine, or to 0.0.0.0";
-            return vec![Finding::bad("UDP", format!("no socket can be opened at {ip}: {error}"), remedy)];
+            return vec![Diagnostic::bad("UDP", format!("no socket can be opened at {ip}: {error}"), remedy)];
         }
     };
     let local = socket.local_addr().map_or_else(|_| ip.to_string(), |address| address.to_string());
-    let mut findings = vec![Finding::good("UDP", format!("a socket can be opened ({local})"))];
+    let mut diagnostics = vec![Diagnostic::good("UDP", format!("a socket can be opened ({local})"))];
     let (stun, turn) =
         tokio::join!(stun_servers(&servers, resolver, &socket, ip), turn_servers(&servers, resolver, ip));
-    findings.extend(stun.into_iter().chain(turn));
-    findings
+    diagnostics.extend(stun.into_iter().chain(turn));
+    diagnostics
 }
 
 /// Which address each STUN server sees, from one and the same socket: that tells how the NAT maps
 /// (RFC 5780 §4.3, with two servers in place of one with two addresses).
-async fn stun_servers(servers: &[Server], resolver: &Resolver, socket: &UdpSocket, ip: IpAddr) -> Vec<Finding> {
+async fn stun_servers(servers: &[Server], resolver: &Resolver, socket: &UdpSocket, ip: IpAddr) -> Vec<Diagnostic> {
     let remedy = "add STUN servers to transport.ice_servers, or use a registry that names some";
     // TURN servers answer binding requests as well.
     let asked: Vec<&Server> = servers.iter().filter(|server| server.role != Role::TurnTcp).collect();
     if asked.is_empty() {
         let detail = "no STUN server is known, so links work inside one network or with public addresses only";
-        return vec![Finding::note("STUN", detail, remedy)];
+        return vec![Diagnostic::note("STUN", detail, remedy)];
     }
-    let mut findings = Vec::new();
+    let mut diagnostics = Vec::new();
     let mut seen = Vec::new();
     // Of several addresses, the first that answers.
     let addresses = join_all(asked.iter().map(|server| async {
@@ -58,7 +58,7 @@ async fn stun_servers(servers: &[Server], resolver: &Resolver, socket: &UdpSocke
     for (server, address) in asked.into_iter().zip(addresses).take(STUN_SERVERS) {
         let Some(address) = address else {
             let remedy = "check the server's name, and this machine's DNS";
-            findings.push(Finding::bad("STUN", format!("{server}: the name can't be resolved"), remedy));
+            diagnostics.push(Diagnostic::bad("STUN", format!("{server}: the name can't be resolved"), remedy));
             continue;
         };
         let asked = match stun::socket(address).await {
@@ -71,7 +71,7 @@ async fn stun_servers(servers: &[Server], resolver: &Resolver, socket: &UdpSocke
             Some(binding) => {
                 let rtt = binding.round_trip.as_millis();
                 let detail = format!("{server} sees {} (round trip {rtt} ms)", binding.seen);
-                findings.push(Finding::good("STUN", detail));
+                diagnostics.push(Diagnostic::good("STUN", detail));
                 if !seen.iter().any(|(from, _)| *from == address) {
                     seen.push((address, binding.seen));
                 }
@@ -79,54 +79,54 @@ async fn stun_servers(servers: &[Server], resolver: &Resolver, socket: &UdpSocke
             None => {
                 let remedy = "the server is down, or a firewall blocks UDP: try another server, or \
                               turn:…?transport=tcp";
-                findings.push(Finding::bad("STUN", format!("{server} doesn't answer"), remedy));
+                diagnostics.push(Diagnostic::bad("STUN", format!("{server} doesn't answer"), remedy));
             }
         }
     }
-    findings.extend(mapping(&seen, socket));
-    findings
+    diagnostics.extend(mapping(&seen, socket));
+    diagnostics
 }
 
-fn mapping(seen: &[(SocketAddr, SocketAddr)], socket: &UdpSocket) -> Option<Finding> {
+fn mapping(seen: &[(SocketAddr, SocketAddr)], socket: &UdpSocket) -> Option<Diagnostic> {
     let (_, first) = seen.first()?;
     let here = socket.local_addr().ok()?.port();
     if is_own(first.ip()) && first.port() == here {
-        return Some(Finding::good("NAT", "none: this machine has a public address"));
+        return Some(Diagnostic::good("NAT", "none: this machine has a public address"));
     }
     if seen.len() < 2 {
         let detail = "how it maps can't be told with one server";
-        return Some(Finding::note("NAT", detail, "add a second STUN server at another address"));
+        return Some(Diagnostic::note("NAT", detail, "add a second STUN server at another address"));
     }
     if seen.iter().all(|(_, address)| address == first) {
         let detail = "endpoint-independent mapping: holes can be punched, links are direct";
-        return Some(Finding::good("NAT", detail));
+        return Some(Diagnostic::good("NAT", detail));
     }
     let detail = "symmetric mapping: each destination sees another address, so most links need TURN";
-    Some(Finding::note("NAT", detail, "add a TURN server to transport.ice_servers, or forward UDP ports"))
+    Some(Diagnostic::note("NAT", detail, "add a TURN server to transport.ice_servers, or forward UDP ports"))
 }
 
-async fn turn_servers(servers: &[Server], resolver: &Resolver, ip: IpAddr) -> Vec<Finding> {
+async fn turn_servers(servers: &[Server], resolver: &Resolver, ip: IpAddr) -> Vec<Diagnostic> {
     let turn: Vec<&Server> = servers.iter().filter(|server| server.role != Role::Stun).collect();
     if turn.is_empty() {
         let detail = "no TURN server is known: two devices behind strict NATs can't reach each other";
-        return vec![Finding::note(
+        return vec![Diagnostic::note(
             "TURN",
             detail,
             "add one to transport.ice_servers, or use a registry that names one",
         )];
     }
-    let mut findings = Vec::new();
+    let mut diagnostics = Vec::new();
     let measured = join_all(turn.iter().map(|server| server.measure(resolver, ip))).await;
     for (server, measured) in turn.into_iter().zip(measured) {
-        findings.push(match measured {
+        diagnostics.push(match measured {
             Some((address, rtt)) => {
-                Finding::good("TURN", format!("{server} answers ({address}, {} ms)", rtt.as_millis()))
+                Diagnostic::good("TURN", format!("{server} answers ({address}, {} ms)", rtt.as_millis()))
             }
             None => {
                 let remedy = "check its address, and that UDP (or TCP, as written) to its port is allowed out";
-                Finding::bad("TURN", format!("{server} doesn't answer"), remedy)
+                Diagnostic::bad("TURN", format!("{server} doesn't answer"), remedy)
             }
         });
     }
-    findings
+    diagnostics
 }

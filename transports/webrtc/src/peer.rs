@@ -190,7 +190,7 @@ fn provider() -> Arc<dyn crypto::RTCCryptoProvider> {
 /// A certificate of this connection's own: two links never have the same, and nobody can tell by it
 /// that two are one device's.
 fn certificate() -> Result<(RTCCertificate, [u8; 32])> {
-    let bug = |message: String| Error::new(ErrorKind::Bug, "webrtc", "make a certificate", message);
+    let bug = |message: String| Error::new(ErrorKind::Internal, "webrtc", "make a certificate", message);
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| bug(e.to_string()))?;
     let params = rcgen::CertificateParams::new(vec!["peerloom".into()]).map_err(|e| bug(e.to_string()))?;
     let made = params.self_signed(&key).map_err(|e| bug(e.to_string()))?;
@@ -212,7 +212,7 @@ fn address(binding: &Binding) -> Result<SocketAddr> {
         return Ok(SocketAddr::new(binding.ip, 0));
     };
     let random: [u8; 2] = peerloom_crypto_primitives::random()
-        .map_err(|e| Error::new(ErrorKind::Bug, "webrtc", "bind", "no randomness").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::Internal, "webrtc", "bind", "no randomness").source(e))?;
     let count = u32::from(last - first) + 1;
     let start = u32::from(u16::from_be_bytes(random));
     for number in 0..u32::from(PORT_TRIES).min(count) {

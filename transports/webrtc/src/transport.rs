@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use peerloom_core::wire::{Address, DeviceId, PublicKey, SessionId, limits};
 use peerloom_core::{
-    Admission, Error, ErrorKind, Finding, IceServer, Link, Listener, Places, Result, Signal, Signaling, Source,
+    Admission, Diagnostic, Error, ErrorKind, IceServer, Link, Listener, Places, Result, Signal, Signaling, Source,
     Standing, Transport, TransportCaps,
 };
 use tokio::sync::{mpsc, watch};
@@ -33,7 +33,7 @@ const ANSWERS_OF_ONE: usize = 4;
 const STRANGERS: usize = 64;
 const STRANGERS_OF_ONE: usize = 2;
 /// Offers that people carried here and that wait for them to carry the answer back.
-const BY_HAND: usize = 16;
+const MANUAL: usize = 16;
 /// Most bytes that SCTP keeps for a stranger.
 const STRANGERS_WINDOW: u32 = 256 * 1024;
 /// Devices whose budgets are remembered, before those that are as good as new are forgotten.
@@ -65,7 +65,7 @@ struct Inner {
     /// For offers that are answered now, by who made them.
     contacts: Places,
     strangers: Places,
-    by_hand: Places,
+    manual: Places,
     budgets: Mutex<HashMap<DeviceId, Budget>>,
     moved: watch::Sender<()>,
     stop: CancellationToken,
@@ -99,7 +99,7 @@ impl WebRtcTransport {
             admission: Mutex::default(),
             contacts: Places::new(ANSWERS, ANSWERS_OF_ONE),
             strangers: Places::new(STRANGERS, STRANGERS_OF_ONE),
-            by_hand: Places::new(BY_HAND, BY_HAND),
+            manual: Places::new(MANUAL, MANUAL),
             budgets: Mutex::default(),
             moved: watch::Sender::new(()),
             stop: CancellationToken::new(),
@@ -214,14 +214,14 @@ impl Inner {
         link
     }
 
-    /// Gives a signal to its session; an offer of a new session is answered. `by_hand`: a person brought it, who
+    /// Gives a signal to its session; an offer of a new session is answered. `manual`: a person brought it, who
     /// answers for it.
     fn on_signal(
         self: &Arc<Self>,
         signal: &Signal,
         signaling: &Arc<dyn Signaling>,
         links: &mpsc::Sender<Arc<dyn Link>>,
-        by_hand: bool,
+        manual: bool,
     ) {
         let body = match SignalBody::decode(&signal.payload) {
             Ok(body) => body,
@@ -237,9 +237,9 @@ impl Inner {
             return;
         };
         let (inner, signaling, links, from) = (self.clone(), signaling.clone(), links.clone(), signal.from);
-        let standing = if by_hand { Standing::Known } else { self.standing(&from) };
+        let standing = if manual { Standing::Known } else { self.standing(&from) };
         let pool = match standing {
-            Standing::Known if by_hand => &self.by_hand,
+            Standing::Known if manual => &self.manual,
             Standing::Known => &self.contacts,
             Standing::Stranger => &self.strangers,
             Standing::Unwelcome => {
@@ -336,7 +336,7 @@ impl Transport for WebRtcTransport {
         let signaling = signaling.ok_or_else(|| Error::new(ErrorKind::Invalid, "webrtc", "dial", nothing))?;
         let random = peerloom_crypto_primitives::random();
         let id = random.map(SessionId::from_bytes);
-        let id = id.map_err(|e| Error::new(ErrorKind::Bug, "webrtc", "dial", "no randomness").source(e))?;
+        let id = id.map_err(|e| Error::new(ErrorKind::Internal, "webrtc", "dial", "no randomness").source(e))?;
         let patience = signaling.caps().patience;
         let listens = lock(&self.0.listening).as_ref().is_some_and(|listening| Arc::ptr_eq(listening, &signaling));
         // Whoever listens gives the answers to their sessions already.
@@ -378,7 +378,7 @@ impl Transport for WebRtcTransport {
         Ok(())
     }
 
-    async fn diagnose(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Diagnostic> {
         let signaling = lock(&self.0.listening).clone();
         let offered = match signaling {
             Some(signaling) => signaling.ice_servers().await,

@@ -124,7 +124,7 @@ struct Local {
 /// Keeps one allocation, until its local socket's queue is closed.
 async fn serve(local: Local, server: Server, guard: Arc<Guard>, queue: mpsc::Receiver<Vec<u8>>) {
     let outcome = match Upstream::connect(&server, local.client.ip()).await {
-        Ok(upstream) => carry(&local, &server, &guard, queue, upstream).await,
+        Ok(upstream) => pump(&local, &server, &guard, queue, upstream).await,
         Err(error) => Err(error),
     };
     if let Err(error) = outcome {
@@ -132,7 +132,7 @@ async fn serve(local: Local, server: Server, guard: Arc<Guard>, queue: mpsc::Rec
     }
 }
 
-async fn carry(
+async fn pump(
     local: &Local,
     server: &Server,
     guard: &Guard,

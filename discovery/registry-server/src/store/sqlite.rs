@@ -59,7 +59,7 @@ impl SqliteStore {
         let (calls, waiting) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new().name("registry-store".into());
         let spawned = thread.spawn(move || serve(&connection, waiting));
-        spawned.map_err(|e| Error::new(ErrorKind::Bug, "registry", "open", "no thread can be made").source(e))?;
+        spawned.map_err(|e| Error::new(ErrorKind::Internal, "registry", "open", "no thread can be made").source(e))?;
         Ok(Self { calls, devices, most })
     }
 

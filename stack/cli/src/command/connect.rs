@@ -41,7 +41,7 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
     };
     note("connecting …");
     let connect = async {
-        session.request(Request::TakeByHand { text: answer }).await?;
+        session.request(Request::TakeManual { text: answer }).await?;
         link_to(session, &user).await
     };
     let link = tokio::select! {
@@ -60,7 +60,7 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
 async fn answer(session: &Session, json: bool, connect: &Connect, offer: &str) -> Result<()> {
     let offer = if offer == "-" { read_text().await? } else { offer.to_owned() };
     note("finding out how this machine can be reached …");
-    let answer = session.request(Request::TakeByHand { text: offer }).await?;
+    let answer = session.request(Request::TakeManual { text: offer }).await?;
     if answer["answer"].is_null() {
         let message = "this is an answer, not an offer; paste it where the offer was made";
         return Err(Error::new(ErrorKind::Invalid, "connect", "answer", message));

@@ -42,7 +42,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
             }
         }
     };
-    let panicked = |e| Error::new(ErrorKind::Bug, "db", "run", "reading the store panicked").source(e);
+    let panicked = |e| Error::new(ErrorKind::Internal, "db", "run", "reading the store panicked").source(e);
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 

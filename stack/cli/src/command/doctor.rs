@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use peerloom::{Error, ErrorKind, Finding, FindingStatus, Result};
+use peerloom::{Diagnostic, DiagnosticStatus, Error, ErrorKind, Result};
 
 use crate::control::Request;
 use crate::output::{Progress, note, printable, say, say_json};
@@ -14,13 +14,13 @@ pub(super) async fn run(session: Session, json: bool) -> Result<ExitCode> {
     let asked = ask(&session).await;
     session.close().await;
     drop(progress);
-    let findings = asked?;
-    let count = |status| findings.iter().filter(|finding| finding.status == status).count();
-    let (bad, notes) = (count(FindingStatus::Bad), count(FindingStatus::Note));
+    let diagnostics = asked?;
+    let count = |status| diagnostics.iter().filter(|diagnostic| diagnostic.status == status).count();
+    let (bad, notes) = (count(DiagnosticStatus::Bad), count(DiagnosticStatus::Note));
     if json {
-        say_json(&findings);
+        say_json(&diagnostics);
     } else {
-        findings.iter().for_each(show);
+        diagnostics.iter().for_each(show);
         note(match (bad, notes) {
             (0, 0) => "nothing is wrong",
             (0, _) => "nothing is broken; see the notes for what is limited",
@@ -31,26 +31,30 @@ pub(super) async fn run(session: Session, json: bool) -> Result<ExitCode> {
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn ask(session: &Session) -> Result<Vec<Finding>> {
+async fn ask(session: &Session) -> Result<Vec<Diagnostic>> {
     session.start().await?;
     let answer = session.request(Request::Doctor).await?;
-    let found: Vec<Finding> = serde_json::from_value(answer).map_err(|e| {
-        Error::new(ErrorKind::Bug, "doctor", "read the findings", "the node speaks another version").source(e)
+    let found: Vec<Diagnostic> = serde_json::from_value(answer).map_err(|e| {
+        Error::new(ErrorKind::Internal, "doctor", "read the diagnostics", "the node speaks another version").source(e)
     })?;
     let stopped = session.is_local().then(|| {
-        Finding::note("node", "no node runs on this folder; what follows holds while one does", "start `peerloom run`")
+        Diagnostic::note(
+            "node",
+            "no node runs on this folder; what follows holds while one does",
+            "start `peerloom run`",
+        )
     });
     Ok(stopped.into_iter().chain(found).collect())
 }
 
-fn show(finding: &Finding) {
-    let status = match finding.status {
-        FindingStatus::Good => "good",
-        FindingStatus::Note => "note",
-        FindingStatus::Bad => "BAD ",
+fn show(diagnostic: &Diagnostic) {
+    let status = match diagnostic.status {
+        DiagnosticStatus::Good => "good",
+        DiagnosticStatus::Note => "note",
+        DiagnosticStatus::Bad => "BAD ",
     };
-    say(&format!("{status}  {:<9} {}", finding.check, printable(&finding.detail)));
-    if !finding.remedy.is_empty() {
-        say(&format!("      {:<9} → {}", "", printable(&finding.remedy)));
+    say(&format!("{status}  {:<9} {}", diagnostic.check, printable(&diagnostic.detail)));
+    if !diagnostic.remedy.is_empty() {
+        say(&format!("      {:<9} → {}", "", printable(&diagnostic.remedy)));
     }
 }

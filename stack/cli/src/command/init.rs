@@ -72,9 +72,9 @@ pub(crate) async fn init_folder(
     let written = private::make_folder(folder).and_then(|()| private::create(&path, text.as_bytes()));
     written
         .map_err(|e| match e.kind() {
-            ErrorKind::Exists => {
+            ErrorKind::AlreadyExists => {
                 let message = format!("{origin}: it is there already; edit it, or use another folder");
-                Error::new(ErrorKind::Exists, "init", "write", message)
+                Error::new(ErrorKind::AlreadyExists, "init", "write", message)
             }
             _ => e,
         })

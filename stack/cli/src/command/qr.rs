@@ -53,11 +53,11 @@ pub(super) fn write(text: &str, path: &Path) -> Result<()> {
     let mut bytes = Cursor::new(Vec::new());
     picture
         .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|e| Error::new(ErrorKind::Bug, "qr", "write", "the picture can't be encoded").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::Internal, "qr", "write", "the picture can't be encoded").source(e))?;
     private::create(path, bytes.get_ref()).map_err(|e| match e.kind() {
-        ErrorKind::Exists => {
+        ErrorKind::AlreadyExists => {
             let message = format!("{}: it is there already; take another name", path.display());
-            Error::new(ErrorKind::Exists, "qr", "write", message)
+            Error::new(ErrorKind::AlreadyExists, "qr", "write", message)
         }
         _ => e,
     })

@@ -185,7 +185,7 @@ async fn guarded<T>(request: impl Future<Output = Result<T>>) -> Result<T> {
 
 fn panicked() -> Error {
     let message = "the request met a bug and was given up; the node's log says where, please report it";
-    Error::new(ErrorKind::Bug, "control", "answer", message)
+    Error::new(ErrorKind::Internal, "control", "answer", message)
 }
 
 async fn follow(id: u64, node: &Node, after: Option<String>, answers: &Answers, over: &CancellationToken) {
@@ -229,6 +229,6 @@ mod tests {
             tokio::task::yield_now().await;
             panic!("as a bug would")
         };
-        assert_eq!(guarded::<Value>(request).await.unwrap_err().kind(), ErrorKind::Bug);
+        assert_eq!(guarded::<Value>(request).await.unwrap_err().kind(), ErrorKind::Internal);
     }
 }

@@ -59,7 +59,7 @@ pub(crate) enum Request {
         contact: String,
     },
     /// Take an offer or an answer that was carried by hand.
-    TakeByHand {
+    TakeManual {
         text: String,
     },
     Doctor,
@@ -73,7 +73,7 @@ impl Request {
     pub(super) fn waits_for_the_network(&self) -> bool {
         match self {
             Self::Add { link, .. } => is_id(link),
-            Self::Invite { .. } | Self::Offer { .. } | Self::TakeByHand { .. } | Self::Doctor => true,
+            Self::Invite { .. } | Self::Offer { .. } | Self::TakeManual { .. } | Self::Doctor => true,
             _ => false,
         }
     }
@@ -119,7 +119,7 @@ pub(crate) struct Failure {
 const KINDS: [ErrorKind; 16] = [
     ErrorKind::Invalid,
     ErrorKind::NotFound,
-    ErrorKind::Exists,
+    ErrorKind::AlreadyExists,
     ErrorKind::Malformed,
     ErrorKind::Unauthenticated,
     ErrorKind::Refused,
@@ -150,7 +150,7 @@ impl From<&Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Bug);
+        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Internal);
         let retry = match failure.retry.as_str() {
             "Later" => Retry::Later,
             "AfterChange" => Retry::AfterChange,

@@ -8,7 +8,7 @@ use peerloom::core::accept::{self, Accepting};
 use peerloom::core::private::{self, Identity};
 use peerloom::core::wire::name::{NameError, check_name, is_shown};
 use peerloom::core::wire::pasted::read_id;
-use peerloom::{ByHand, Error, ErrorKind, Node, Result, Rung, Sending, UserId};
+use peerloom::{ConnectionState, Error, ErrorKind, Manual, Node, Result, Sending, UserId};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -171,11 +171,12 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 None => node.messages_after(after, limit).await?,
             };
             let views: Vec<_> = messages.iter().map(|m| message_view(node, m)).collect();
-            serde_json::to_value(views)
-                .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a message can't be written").source(e))
+            serde_json::to_value(views).map_err(|e| {
+                Error::new(ErrorKind::Internal, "control", "answer", "a message can't be written").source(e)
+            })
         }
         Request::Ping | Request::Follow { .. } => {
-            Err(Error::new(ErrorKind::Bug, "control", "answer", "the connection answers this itself"))
+            Err(Error::new(ErrorKind::Internal, "control", "answer", "the connection answers this itself"))
         }
         Request::Queue => queue(node).await,
         Request::Retry { contact } => {
@@ -186,20 +187,21 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
         Request::Offer { contact } => {
             node.start().await?;
             let contact = node.find_contact(&contact)?;
-            let offer = node.offer_by_hand(&contact).await?;
+            let offer = node.offer_manual(&contact).await?;
             Ok(json!({ "offer": offer, "contact": contact.alias, "user": contact.user.to_string() }))
         }
-        Request::TakeByHand { text } => {
+        Request::TakeManual { text } => {
             node.start().await?;
-            match node.take_by_hand(&text).await? {
-                ByHand::Answer(answer) => Ok(json!({ "answer": answer })),
-                ByHand::Connected => Ok(json!({ "connected": true })),
+            match node.take_manual(&text).await? {
+                Manual::Answer(answer) => Ok(json!({ "answer": answer })),
+                Manual::Connected => Ok(json!({ "connected": true })),
             }
         }
         Request::Doctor => {
             node.start().await?;
-            serde_json::to_value(node.diagnose().await?)
-                .map_err(|e| Error::new(ErrorKind::Bug, "control", "answer", "a finding can't be written").source(e))
+            serde_json::to_value(node.diagnose().await?).map_err(|e| {
+                Error::new(ErrorKind::Internal, "control", "answer", "a diagnostic can't be written").source(e)
+            })
         }
         Request::SetIceServers { servers } => Ok(json!({ "transports": node.set_ice_servers(&servers)? })),
     }
@@ -250,12 +252,12 @@ fn peers(node: &Node) -> Value {
             "contact": node.contact(&peer.user).map(|c| c.alias),
             "user": peer.user.to_string(),
             "device": peer.device.to_string(),
-            "state": match peer.rung {
-                Rung::Connected => "connected",
-                Rung::Connecting => "connecting",
-                Rung::Signaling => "signaling",
-                Rung::Discovering => "discovering",
-                Rung::Disconnected => "disconnected",
+            "state": match peer.state {
+                ConnectionState::Connected => "connected",
+                ConnectionState::Connecting => "connecting",
+                ConnectionState::Signaling => "signaling",
+                ConnectionState::Discovering => "discovering",
+                ConnectionState::Disconnected => "disconnected",
             },
             "address": peer.link.as_ref().map(|l| l.address.clone()),
             "path": peer.link.as_ref().map(|l| l.path.to_string()),

@@ -103,7 +103,7 @@ impl Crypto for MemoryCrypto {
     fn seal(&self, txn: &mut dyn StateTxn, _rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
         if txn.get(&session_key(sealing.conversation))?.is_none() {
             let message = "there is no send session; prepare one first";
-            return Err(Error::new(ErrorKind::Bug, "memory", "seal", message));
+            return Err(Error::new(ErrorKind::Internal, "memory", "seal", message));
         }
         let sum = checksum(&self.device, sealing.associated_data, sealing.plaintext);
         let payload = [&sum, sealing.plaintext].concat().into();

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::event::{Event, EventSource, MessageState, Notice};
 use crate::metrics::TurnFigures;
 use crate::net::Links;
-use crate::store::Consequence;
+use crate::store::AfterCommit;
 
 type Reply = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -105,12 +105,12 @@ impl Effects {
 
     /// Nothing of the turn happened.
     pub(crate) fn abandon(self, error: &Error) {
-        self.fail(error);
+        self.failed(error);
     }
 }
 
-impl Consequence for Effects {
-    fn release(self) {
+impl AfterCommit for Effects {
+    fn committed(self) {
         let Some((links, events)) = self.targets else {
             return;
         };
@@ -128,7 +128,7 @@ impl Consequence for Effects {
         self.wanted.iter().for_each(|device| links.want(*device));
     }
 
-    fn fail(self, error: &Error) {
+    fn failed(self, error: &Error) {
         if let Some((_, events)) = self.targets {
             self.of_links.into_iter().for_each(|event| events.send(Notice::Other(event)));
         }

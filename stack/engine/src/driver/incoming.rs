@@ -45,11 +45,11 @@ impl Turn<'_> {
             // The network side keeps them.
             Frame::Signal(_) => Ok(()),
         };
-        self.tolerate(device, outcome)
+        self.drop_peer_fault(device, outcome)
     }
 
     /// Refuses what a peer did wrong, and goes on; an error of this node's own stays one.
-    fn tolerate(&mut self, device: DeviceId, outcome: Result<()>) -> Result<()> {
+    fn drop_peer_fault(&mut self, device: DeviceId, outcome: Result<()>) -> Result<()> {
         match outcome {
             Err(error) if is_peers_fault(&error) => {
                 warn!(?device, %error, "refused what a peer sent");
@@ -349,7 +349,7 @@ impl Turn<'_> {
                 for position in positions {
                     if let Some(envelope) = self.take_parked(log, position)? {
                         let opened = self.open_from(envelope);
-                        self.tolerate(log.device, opened)?;
+                        self.drop_peer_fault(log.device, opened)?;
                     }
                 }
                 Ok(())

@@ -226,7 +226,7 @@ impl Turn<'_> {
         let own = self.state.own.clone();
         let crypto = self.state.crypto(id)?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
+            return Err(Error::new(ErrorKind::Internal, "engine", "append", "the conversation is gone"));
         };
         let class = sealed.class();
         let recipients = match &sealed {
@@ -271,7 +271,7 @@ impl Turn<'_> {
         let entry_id = header.id();
         let envelope = Envelope { header, payload, hops: 0 };
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Err(Error::new(ErrorKind::Bug, "engine", "append", "the conversation is gone"));
+            return Err(Error::new(ErrorKind::Internal, "engine", "append", "the conversation is gone"));
         };
         if std::mem::take(&mut conversation.settled_head) {
             self.txn.delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));

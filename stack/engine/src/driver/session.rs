@@ -47,7 +47,7 @@ impl Turn<'_> {
         };
         let mut prepared = prepare(self);
         if let Err(error) = prepared.as_ref()
-            && matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Bug)
+            && matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Internal)
         {
             let own = LogId { device: self.state.own.device, conversation: id };
             self.discard_session(own, crypto.suite(), error.clone())?;

@@ -36,7 +36,7 @@ use crate::net::{Links, Trouble};
 use crate::store::Txn;
 
 /// Who this node is.
-pub(crate) struct Own {
+pub(crate) struct LocalIdentity {
     pub(crate) user: UserId,
     pub(crate) device: DeviceId,
     pub(crate) key: SigningKey,
@@ -59,7 +59,7 @@ pub(crate) enum TimerKey {
 /// The delivery thread's state.
 pub(crate) struct State {
     pub(crate) config: EngineConfig,
-    pub(crate) own: Arc<Own>,
+    pub(crate) own: Arc<LocalIdentity>,
     pub(crate) cryptos: Vec<Arc<dyn Crypto>>,
     pub(crate) contacts: Contacts,
     pub(crate) links: Links,
@@ -199,7 +199,7 @@ impl State {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         config: EngineConfig,
-        own: Arc<Own>,
+        own: Arc<LocalIdentity>,
         cryptos: Vec<Arc<dyn Crypto>>,
         contacts: Contacts,
         links: Links,

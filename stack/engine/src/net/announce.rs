@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use crate::clock::system_ms;
-use crate::driver::Own;
+use crate::driver::LocalIdentity;
 
 /// How long our record is valid; it is announced again at every link.
 const LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -49,7 +49,7 @@ pub(super) struct Chosen {
 }
 
 impl Addresses {
-    pub(super) fn new(by_transport: Vec<Vec<Address>>, own: &Own, suites: &[SuiteId]) -> Self {
+    pub(super) fn new(by_transport: Vec<Vec<Address>>, own: &LocalIdentity, suites: &[SuiteId]) -> Self {
         Self { by_transport: Mutex::new(by_transport), room: room(own, suites), changed: Notify::new() }
     }
 
@@ -70,7 +70,7 @@ impl Addresses {
 }
 
 /// This device's record.
-fn record(own: &Own, suites: &[SuiteId], addresses: Vec<Address>, expires_at_ms: u64) -> PeerRecord {
+fn record(own: &LocalIdentity, suites: &[SuiteId], addresses: Vec<Address>, expires_at_ms: u64) -> PeerRecord {
     PeerRecord {
         network: own.network,
         certificate: own.certificate.clone(),
@@ -84,7 +84,7 @@ fn record(own: &Own, suites: &[SuiteId], addresses: Vec<Address>, expires_at_ms:
 }
 
 /// How many bytes of addresses fit into this device's record.
-fn room(own: &Own, suites: &[SuiteId]) -> usize {
+fn room(own: &LocalIdentity, suites: &[SuiteId]) -> usize {
     let bare = PeerRecord { sequence: u64::MAX, ..record(own, suites, Vec::new(), u64::MAX) };
     let bare = own.key.sign_object(context::PEER_RECORD, bare.encode()).encode().len();
     // The lengths of what is around the addresses grow with them.
@@ -323,7 +323,7 @@ mod tests {
         let [user, recovery, device] = [1, 2, 3].map(|seed| SigningKey::from_seed(&[seed; 32]));
         let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
         let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, u64::MAX);
-        let own = Own {
+        let own = LocalIdentity {
             user: certificate.user,
             device: certificate.device,
             certificate: certificate.sign(|m| user.sign(m), |m| device.sign(m)),

@@ -8,7 +8,7 @@ use peerloom_core::wire::store::ContactDevice;
 use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, UserId};
 use peerloom_core::{Discovery, Error, ErrorKind, Link, Result, Retry, Signaling, Target};
 use peerloom_crypto_primitives::verify;
-use peerloom_delivery::{Ladders, Now, Rung};
+use peerloom_delivery::{ConnectionMachine, ConnectionState, Now};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::task::JoinSet;
@@ -25,29 +25,29 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 type Outcome = (DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>);
 
 /// Keeps a link to every device of every contact, as far as they can be reached. Who is dialed when is
-/// the ladders' business; a device costs nothing here while it waits.
+/// the machine' business; a device costs nothing here while it waits.
 pub(super) async fn run(shared: Arc<Shared>) {
     let start = Instant::now();
     let now = || Now { mono: start.elapsed(), wall_ms: 0 };
     // Only jitter comes out of it.
     let mut rng =
         StdRng::try_from_rng(&mut SysRng).unwrap_or_else(|_| StdRng::seed_from_u64(start.elapsed().as_nanos() as u64));
-    let mut ladders = Ladders::default();
-    shared.contacts.device_ids().into_iter().for_each(|device| ladders.insert(device, now()));
+    let mut machine = ConnectionMachine::default();
+    shared.contacts.device_ids().into_iter().for_each(|device| machine.insert(device, now()));
     let mut dials: JoinSet<Outcome> = JoinSet::new();
     let mut running = JoinSet::new();
     loop {
-        hear(&shared, &mut ladders, now(), &mut rng);
-        while let Some(device) = ladders.next(now()) {
+        hear(&shared, &mut machine, now(), &mut rng);
+        while let Some(device) = machine.next(now()) {
             let Some((user, known)) = shared.contacts.device(&device) else {
-                ladders.remove(&device);
+                machine.remove(&device);
                 continue;
             };
-            shared.links.set_rung(device, Rung::Discovering, shared.links.reason(&device));
+            shared.links.set_state(device, ConnectionState::Discovering, shared.links.reason(&device));
             dials.spawn(reach(shared.clone(), user, known));
         }
         let due = async {
-            match ladders.next_deadline() {
+            match machine.next_deadline() {
                 Some(at) => tokio::time::sleep(at.saturating_sub(now().mono)).await,
                 None => std::future::pending().await,
             }
@@ -59,13 +59,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Some(Ok((device, outcome))) = dials.join_next() => match outcome {
                 Ok((link, ready)) => {
                     // When the link ends, before it is registered even, there is news.
-                    ladders.on_link_up(&device, now());
+                    machine.on_link_up(&device, now());
                     running.spawn(link::run(shared.clone(), link, ready, None));
                 }
                 Err(error) => {
                     debug!(?device, %error, "a device can't be reached");
-                    ladders.on_failed(&device, now(), &shared.delivery, &mut rng);
-                    shared.links.set_rung(device, Rung::Disconnected, Some(error.to_string()));
+                    machine.on_failed(&device, now(), &shared.delivery, &mut rng);
+                    shared.links.set_state(device, ConnectionState::Disconnected, Some(error.to_string()));
                 }
             },
         }
@@ -73,21 +73,21 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Takes in what happened meanwhile.
-fn hear(shared: &Shared, ladders: &mut Ladders, now: Now, rng: &mut StdRng) {
+fn hear(shared: &Shared, machine: &mut ConnectionMachine, now: Now, rng: &mut StdRng) {
     let news = shared.links.take_news();
     for device in news.wanted.iter().chain(&news.found).filter(|device| shared.contacts.knows(device)) {
-        ladders.insert(*device, now);
+        machine.insert(*device, now);
     }
     for device in &news.changed {
         match shared.links.is_up(device) {
-            true => ladders.on_link_up(device, now),
-            false => ladders.on_link_down(device, now, &shared.delivery, rng),
+            true => machine.on_link_up(device, now),
+            false => machine.on_link_down(device, now, &shared.delivery, rng),
         }
     }
-    news.found.iter().for_each(|device| ladders.on_found(device, now));
-    news.wanted.iter().for_each(|device| ladders.want(device, now));
+    news.found.iter().for_each(|device| machine.on_found(device, now));
+    news.wanted.iter().for_each(|device| machine.want(device, now));
     if news.moved {
-        ladders.on_moved(now);
+        machine.on_moved(now);
     }
 }
 
@@ -132,7 +132,7 @@ async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> R
         Ok(link) => return Ok(link),
         Err(error) => error,
     };
-    shared.links.set_rung(device.device, Rung::Discovering, Some(last.to_string()));
+    shared.links.set_state(device.device, ConnectionState::Discovering, Some(last.to_string()));
     for discovery in cheapest_first(&shared.discoveries) {
         let records = resolve(discovery, shared.own.network, Target::Device(device.device)).await;
         let mut fresh: Vec<Address> = records.into_iter().flat_map(|(_, record, _)| record.addresses).collect();
@@ -199,7 +199,10 @@ async fn dial_all(shared: &Shared, device: DeviceId, addresses: &[Address], key:
     let candidates = first.filter_map(|address| Some((address, transport(address)?))).collect();
     let dialed = race(candidates, |(address, transport)| async move {
         let signaling = transport.caps().needs_signaling.then(|| shared.signals.clone() as Arc<dyn Signaling>);
-        shared.links.advance(device, if signaling.is_some() { Rung::Signaling } else { Rung::Connecting });
+        shared.links.advance(
+            device,
+            if signaling.is_some() { ConnectionState::Signaling } else { ConnectionState::Connecting },
+        );
         transport.dial(address, Some(key), signaling).await
     });
     let message = "no address of the device is known; it has to dial first";

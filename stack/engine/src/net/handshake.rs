@@ -82,7 +82,7 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>, place: &Place
         let binding = link.channel_binding()?;
         let signature = shared.own.key.sign(&auth_input(Role::Responder, &received, &sent, &binding));
         send(&mut control, Auth { signature, token: None, name: String::new() }.encode()).await?;
-        let verdict = judge(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
+        let verdict = verify_initiator(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
         match verdict {
             Ok(device) => {
                 link.admit();
@@ -101,7 +101,7 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>, place: &Place
 }
 
 #[allow(clippy::too_many_arguments)]
-async fn judge(
+async fn verify_initiator(
     shared: &Shared,
     link: &Arc<dyn Link>,
     ours: &Hello,
@@ -132,7 +132,7 @@ async fn judge(
 }
 
 fn hello(shared: &Shared) -> Result<Hello> {
-    let no_randomness = |e| Error::new(ErrorKind::Bug, "engine", "handshake", "no randomness").source(e);
+    let no_randomness = |e| Error::new(ErrorKind::Internal, "engine", "handshake", "no randomness").source(e);
     Ok(Hello {
         nonce: random().map_err(no_randomness)?,
         version_min: WIRE_VERSION_MIN,

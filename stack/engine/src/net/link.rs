@@ -75,7 +75,7 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
         Ok(()) => {
             let from = From { device, link: registered.id, budget: registered.budget };
             let queues = [registered.control, registered.chat];
-            carry(&shared, &link, &from, [control, chat], queues, &registered.shown).await
+            pump(&shared, &link, &from, [control, chat], queues, &registered.shown).await
         }
         Err(error) => error,
     };
@@ -108,7 +108,7 @@ struct From {
 }
 
 /// Runs the four directions together; the first that ends ends the link.
-async fn carry(
+async fn pump(
     shared: &Shared,
     link: &Arc<dyn Link>,
     from: &From,

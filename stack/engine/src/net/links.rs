@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::wire::{DeviceId, UserId};
 use peerloom_core::{Error, ErrorKind, Link, LinkPath, Result};
-use peerloom_delivery::Rung;
+use peerloom_delivery::ConnectionState;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +83,7 @@ struct Book {
     /// What the dialer hasn't heard of yet.
     news: News,
     /// How devices without a link stand.
-    rungs: HashMap<DeviceId, (Rung, Option<String>)>,
+    states: HashMap<DeviceId, (ConnectionState, Option<String>)>,
     /// What is wrong with devices, whether they have a link or not.
     troubles: Troubles,
     next: u64,
@@ -148,7 +148,7 @@ pub struct PeerStatus {
     /// The device.
     pub device: DeviceId,
     /// Where it stands on the way to a link.
-    pub rung: Rung,
+    pub state: ConnectionState,
     /// The link, if one is up.
     pub link: Option<LinkInfo>,
     /// Why nothing is sent to it, or why the last attempt to make a link failed.
@@ -197,7 +197,7 @@ impl Links {
         let mut book = self.book();
         book.next += 1;
         let id = book.next;
-        book.rungs.remove(&device);
+        book.states.remove(&device);
         book.news.changed.insert(device);
         let budget = Budget { device: book.budget(device), node: self.0.budget.clone() };
         let entries = book.up.entry(device).or_default();
@@ -354,17 +354,17 @@ impl Links {
         self.0.dialer.notified().await;
     }
 
-    pub(super) fn set_rung(&self, device: DeviceId, rung: Rung, reason: Option<String>) {
+    pub(super) fn set_state(&self, device: DeviceId, state: ConnectionState, reason: Option<String>) {
         let mut book = self.book();
         if !book.up.contains_key(&device) {
-            book.rungs.insert(device, (rung, reason));
+            book.states.insert(device, (state, reason));
         }
     }
 
     /// The same attempt goes on; the reason of the last one stays.
-    pub(super) fn advance(&self, device: DeviceId, rung: Rung) {
-        if let Some((known, _)) = self.book().rungs.get_mut(&device) {
-            *known = rung;
+    pub(super) fn advance(&self, device: DeviceId, state: ConnectionState) {
+        if let Some((known, _)) = self.book().states.get_mut(&device) {
+            *known = state;
         }
     }
 
@@ -375,7 +375,7 @@ impl Links {
 
     /// Why there is no link to a device.
     pub(crate) fn reason(&self, device: &DeviceId) -> Option<String> {
-        self.book().rungs.get(device).and_then(|(_, reason)| reason.clone())
+        self.book().states.get(device).and_then(|(_, reason)| reason.clone())
     }
 
     pub(crate) fn status(&self, user: UserId, device: DeviceId, last_seen_ms: u64) -> PeerStatus {
@@ -390,12 +390,12 @@ impl Links {
                 bytes_received: stats.bytes_received,
             }
         });
-        let (rung, reason) = match &link {
-            Some(_) => (Rung::Connected, None),
-            None => book.rungs.get(&device).cloned().unwrap_or((Rung::Disconnected, None)),
+        let (state, reason) = match &link {
+            Some(_) => (ConnectionState::Connected, None),
+            None => book.states.get(&device).cloned().unwrap_or((ConnectionState::Disconnected, None)),
         };
         let reason = book.troubles.gravest(&device).or(reason);
-        PeerStatus { user, device, rung, link, reason, suite: None, restored: false, last_seen_ms }
+        PeerStatus { user, device, state, link, reason, suite: None, restored: false, last_seen_ms }
     }
 
     /// Something from outside was refused.

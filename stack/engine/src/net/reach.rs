@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use peerloom_core::interfaces::{Scope, is_own};
 use peerloom_core::names::HostPort;
 use peerloom_core::wire::Address;
-use peerloom_core::{ErrorKind, Finding, FindingStatus, Transport};
-use peerloom_delivery::Rung;
+use peerloom_core::{Diagnostic, DiagnosticStatus, ErrorKind, Transport};
+use peerloom_delivery::ConnectionState;
 
 use super::Shared;
 use super::announce::{Addresses, Chosen, leads};
@@ -27,54 +27,57 @@ enum Leads {
 }
 
 /// Looks at the announced addresses and at the contacts; takes up to 6 s.
-pub(super) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Finding> {
+pub(super) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Diagnostic> {
     let Chosen { announced, left_out } = addresses.choose();
-    let mut findings = where_they_lead(shared, &announced).await;
+    let mut diagnostics = where_they_lead(shared, &announced).await;
     // If the addresses lead elsewhere, it doesn't count who could use them.
-    if !findings.iter().any(|finding| finding.status == FindingStatus::Bad) {
-        findings.push(who_can_dial(shared, &announced));
+    if !diagnostics.iter().any(|diagnostic| diagnostic.status == DiagnosticStatus::Bad) {
+        diagnostics.push(who_can_dial(shared, &announced));
     }
     if !left_out.is_empty() {
         let detail = format!("a record has no room for all; left out: {}", list(&left_out));
         let remedy = "nothing, if contacts come by the others; otherwise listen on one address only";
-        findings.push(Finding::note("addresses", detail, remedy));
+        diagnostics.push(Diagnostic::note("addresses", detail, remedy));
     }
-    findings.extend(out_of_reach(shared));
-    findings
+    diagnostics.extend(out_of_reach(shared));
+    diagnostics
 }
 
-fn who_can_dial(shared: &Shared, announced: &[Address]) -> Finding {
+fn who_can_dial(shared: &Shared, announced: &[Address]) -> Diagnostic {
     let by_signals = |address: &Address| {
         shared.transports.iter().any(|t| t.scheme() == address.scheme() && t.caps().needs_signaling)
     };
     if announced.iter().any(by_signals) {
-        return Finding::good("reach", "contacts come through NATs, as far as something carries signals to this node");
+        return Diagnostic::good(
+            "reach",
+            "contacts come through NATs, as far as something carries signals to this node",
+        );
     }
     let remedy = "forward a port and set transport.advertise, or use webrtc, if contacts elsewhere shall dial";
     match announced.iter().map(leads).max() {
         Some(Scope::Public) => {
-            Finding::good("reach", "contacts can dial this node, as far as no firewall is in the way")
+            Diagnostic::good("reach", "contacts can dial this node, as far as no firewall is in the way")
         }
         Some(Scope::Private | Scope::Link) => {
             let detail = "only contacts in the same network can dial this node; it dials the others";
-            Finding::note("reach", detail, remedy)
+            Diagnostic::note("reach", detail, remedy)
         }
         Some(Scope::Loopback) => {
             let detail = "only nodes on this machine can dial this node; it dials the others";
             let remedy = "connect the machine to a network, and let transport.listen be 0.0.0.0 or [::] and the port";
-            Finding::note("reach", detail, remedy)
+            Diagnostic::note("reach", detail, remedy)
         }
         Some(Scope::Nowhere) | None => {
             let detail = "nobody can dial this node: no address leads to it";
             let remedy = "connect the machine to a network, and let transport.listen be [::] and the port, which takes \
                           IPv4 and IPv6";
-            Finding::bad("reach", detail, remedy)
+            Diagnostic::bad("reach", detail, remedy)
         }
     }
 }
 
 /// Dials this node at its own addresses.
-async fn where_they_lead(shared: &Shared, announced: &[Address]) -> Vec<Finding> {
+async fn where_they_lead(shared: &Shared, announced: &[Address]) -> Vec<Diagnostic> {
     let dialed = announced.iter().filter_map(|address| {
         let transport = shared.transports.iter().find(|t| t.scheme() == address.scheme())?;
         (!transport.caps().needs_signaling)
@@ -82,35 +85,35 @@ async fn where_they_lead(shared: &Shared, announced: &[Address]) -> Vec<Finding>
     });
     let dialed = join_all(dialed).await;
     let here: Vec<_> = dialed.iter().filter(|(_, leads)| matches!(leads, Leads::Here)).map(|(a, _)| *a).collect();
-    let mut findings = Vec::new();
+    let mut diagnostics = Vec::new();
     if !here.is_empty() {
         let lead = if here.len() == 1 { "leads" } else { "lead" };
-        findings.push(Finding::good("addresses", format!("{} {lead} to this node", list(here.iter().copied()))));
+        diagnostics.push(Diagnostic::good("addresses", format!("{} {lead} to this node", list(here.iter().copied()))));
     }
     for (address, leads) in &dialed {
         let own = matches!(address.rest().parse(), Ok(HostPort::Ip(place)) if is_own(place.ip()));
-        findings.extend(match leads {
+        diagnostics.extend(match leads {
             Leads::Here => None,
             Leads::Elsewhere => {
                 let remedy = "take it out of transport.advertise, or let the router forward that port to this machine";
-                Some(Finding::bad("addresses", format!("{address} leads to another device"), remedy))
+                Some(Diagnostic::bad("addresses", format!("{address} leads to another device"), remedy))
             }
             Leads::Silent(why) if own => {
                 let remedy = "a firewall on this machine seems to drop its packets; let the port through";
-                Some(Finding::bad("addresses", format!("{address} doesn't lead to this node: {why}"), remedy))
+                Some(Diagnostic::bad("addresses", format!("{address} doesn't lead to this node: {why}"), remedy))
             }
             Leads::Silent(why) => {
                 let detail = format!("{address} doesn't lead to this node, as far as can be told from here: {why}");
                 let remedy = "check transport.advertise and the router's forwarding; many routers let nobody inside \
                               come by the outer address, so let a contact outside try";
                 match here.is_empty() {
-                    true => Some(Finding::bad("addresses", detail, remedy)),
-                    false => Some(Finding::note("addresses", detail, remedy)),
+                    true => Some(Diagnostic::bad("addresses", detail, remedy)),
+                    false => Some(Diagnostic::note("addresses", detail, remedy)),
                 }
             }
         });
     }
-    findings
+    diagnostics
 }
 
 async fn dial(shared: &Shared, transport: &dyn Transport, address: &Address) -> Leads {
@@ -128,11 +131,11 @@ async fn dial(shared: &Shared, transport: &dyn Transport, address: &Address) -> 
 }
 
 /// Contacts' devices that were dialed in vain where they last were.
-fn out_of_reach(shared: &Shared) -> Option<Finding> {
+fn out_of_reach(shared: &Shared) -> Option<Diagnostic> {
     let devices = shared.contacts.devices();
     let failed = |(user, device): &(peerloom_wire::UserId, peerloom_wire::store::ContactDevice)| {
         let status = shared.links.status(*user, device.device, 0);
-        (status.rung != Rung::Connected && status.reason.is_some()).then_some(*user)
+        (status.state != ConnectionState::Connected && status.reason.is_some()).then_some(*user)
     };
     let mut names: Vec<String> =
         devices.iter().filter_map(failed).filter_map(|user| Some(shared.contacts.by_user(&user)?.alias)).collect();
@@ -147,7 +150,7 @@ fn out_of_reach(shared: &Shared) -> Option<Finding> {
         let detail = format!("not reached where last seen: {}{more}", names.join(", "));
         let remedy = "if the nodes run, both sides may have moved: ask for a new invitation and `add` it, which keeps \
                       the conversation; a discovery such as mdns or registry finds those who move by itself";
-        Finding::note("contacts", detail, remedy)
+        Diagnostic::note("contacts", detail, remedy)
     })
 }
 

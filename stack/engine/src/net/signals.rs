@@ -36,7 +36,7 @@ const STRANGERS: u32 = 256;
 const STRANGER_EVERY: Duration = Duration::from_micros(3906);
 
 /// The one [`Signaling`] that transports see.
-pub struct Switchboard {
+pub struct SignalingRouter {
     key: SigningKey,
     own: DeviceId,
     network: NetworkId,
@@ -55,7 +55,7 @@ struct Book {
     strangers: Allowance,
 }
 
-impl Switchboard {
+impl SignalingRouter {
     /// Signs with this device's key, and sends over the first of these carriers that takes a signal. Signals of
     /// devices that `admission` doesn't welcome are dropped before they cost anything.
     pub fn new(
@@ -194,7 +194,7 @@ impl Switchboard {
 }
 
 #[async_trait]
-impl Signaling for Switchboard {
+impl Signaling for SignalingRouter {
     async fn send(&self, to: DeviceId, session: SessionId, payload: Bytes) -> Result<()> {
         let signed = self.sign(to, session, payload, LIFETIME_MS)?;
         let mut first = None;
@@ -270,9 +270,9 @@ mod tests {
     }
 
     /// Node 1's board: it knows the devices 2 and 3; others are what `others` says.
-    fn board(others: Standing) -> (Switchboard, BoxStream<'static, Signal>) {
+    fn board(others: Standing) -> (SignalingRouter, BoxStream<'static, Signal>) {
         let gate = Arc::new(Gate { known: vec![device(2), device(3)], others });
-        let board = Switchboard::new(key(1), network(), gate, Vec::new());
+        let board = SignalingRouter::new(key(1), network(), gate, Vec::new());
         let received = board.receive();
         (board, received)
     }
@@ -422,7 +422,7 @@ mod tests {
     #[tokio::test]
     async fn a_text_of_people_proves_its_author_and_ends_after_ten_minutes() {
         let (board, _) = board(Standing::Unwelcome);
-        let other = Switchboard::new(key(8), network(), all_are(Standing::Unwelcome), Vec::new());
+        let other = SignalingRouter::new(key(8), network(), all_are(Standing::Unwelcome), Vec::new());
         let text = other.sign_manual(device(1), session(1), Bytes::from_static(b"offer")).unwrap();
         assert_eq!(board.open_manual(&text).unwrap().from, device(8));
         let refused = |carried: Carried| board.open_manual(&carried.signal).map_err(|e| e.kind()).unwrap_err();
@@ -437,7 +437,7 @@ mod tests {
         let hub = SignalingHub::default();
         let make = |own: u8| {
             let carrier: Arc<dyn SignalCarrier> = Arc::new(MemoryCarrier::new(device(own), &hub));
-            let board = Arc::new(Switchboard::new(key(own), network(), all_are(Standing::Known), vec![carrier]));
+            let board = Arc::new(SignalingRouter::new(key(own), network(), all_are(Standing::Known), vec![carrier]));
             tokio::spawn(board.clone().run());
             board
         };

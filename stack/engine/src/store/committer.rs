@@ -15,25 +15,25 @@ use crate::metrics;
 const WAITING: usize = 1;
 
 /// What a batch makes true, to be said once it is durable.
-pub(crate) trait Consequence: Send + 'static {
+pub(crate) trait AfterCommit: Send + 'static {
     /// The batch is durable.
-    fn release(self);
+    fn committed(self);
     /// It isn't, and never will be.
-    fn fail(self, error: &Error);
+    fn failed(self, error: &Error);
 }
 
 struct Job<C> {
     sequence: u64,
     epoch: u64,
     batch: Batch,
-    consequence: C,
+    after: C,
 }
 
 #[derive(Default)]
 struct Progress {
     /// Every batch up to this sequence is done, durable or failed.
     done: AtomicU64,
-    /// The same, and its consequence was let go: what is said must come in order, too.
+    /// The same, and its `AfterCommit` ran: what is said must come in order, too.
     released: AtomicU64,
     /// Batches of this epoch and before fail.
     failed_epoch: AtomicU64,
@@ -56,7 +56,7 @@ impl Drop for Going {
 
 /// The store's writing. Batches go to a thread of their own while there is more to do, so that the
 /// next is made while the disk works; a lone one is committed at once, which saves it two hand-overs.
-pub(crate) struct Committer<C: Consequence> {
+pub(crate) struct Committer<C: AfterCommit> {
     storage: Arc<dyn Storage>,
     on_failure: Arc<dyn Fn() + Send + Sync>,
     jobs: Option<mpsc::SyncSender<Job<C>>>,
@@ -66,7 +66,7 @@ pub(crate) struct Committer<C: Consequence> {
     epoch: u64,
 }
 
-impl<C: Consequence> Committer<C> {
+impl<C: AfterCommit> Committer<C> {
     /// Starts the thread. `on_failure` is called when a commit failed.
     pub(crate) fn start(storage: Arc<dyn Storage>, on_failure: impl Fn() + Send + Sync + 'static) -> Result<Self> {
         let (sender, jobs) = mpsc::sync_channel::<Job<C>>(WAITING);
@@ -82,7 +82,7 @@ impl<C: Consequence> Committer<C> {
                 commit(&*store, group, &shared, &*failure);
             }
         };
-        let failed = |e| Error::new(ErrorKind::Bug, "store", "start", "no thread can be made").source(e);
+        let failed = |e| Error::new(ErrorKind::Internal, "store", "start", "no thread can be made").source(e);
         let thread = std::thread::Builder::new().name("peerloom-commit".into()).spawn(run).map_err(failed)?;
         Ok(Self { storage, on_failure, jobs: Some(sender), progress, thread: Some(thread), next: 0, epoch: 1 })
     }
@@ -98,7 +98,7 @@ impl<C: Consequence> Committer<C> {
         self.progress.failed_epoch.load(Ordering::Acquire) >= self.epoch
     }
 
-    /// Whether the thread has ended, which only a panic inside the store or a consequence does: nothing is
+    /// Whether the thread has ended, which only a panic inside the store or its follow-up does: nothing is
     /// committed any more.
     pub(crate) fn is_gone(&self) -> bool {
         self.progress.gone.load(Ordering::Acquire)
@@ -116,10 +116,10 @@ impl<C: Consequence> Committer<C> {
 
     /// Hands over a batch; waits while one is being committed and another waits. `lone`: nothing
     /// else is to be done meanwhile.
-    pub(crate) fn submit(&mut self, batch: Batch, consequence: C, lone: bool) {
+    pub(crate) fn submit(&mut self, batch: Batch, after: C, lone: bool) {
         let idle = self.progress.released.load(Ordering::Acquire) == self.next;
         self.next += 1;
-        let job = Job { sequence: self.next, epoch: self.epoch, batch, consequence };
+        let job = Job { sequence: self.next, epoch: self.epoch, batch, after };
         if idle && (lone || job.batch.is_empty()) {
             commit(&*self.storage, vec![job], &self.progress, &*self.on_failure);
             return;
@@ -128,12 +128,12 @@ impl<C: Consequence> Committer<C> {
             let error =
                 Error::new(ErrorKind::Storage, "store", "commit", "the store's thread is gone; restart the node");
             self.progress.failed_epoch.store(job.epoch, Ordering::Release);
-            job.consequence.fail(&error);
+            job.after.failed(&error);
         }
     }
 }
 
-impl<C: Consequence> Drop for Committer<C> {
+impl<C: AfterCommit> Drop for Committer<C> {
     /// Waits until everything submitted is done.
     fn drop(&mut self) {
         self.jobs.take();
@@ -143,12 +143,12 @@ impl<C: Consequence> Drop for Committer<C> {
     }
 }
 
-fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &Progress, on_failure: &dyn Fn()) {
+fn commit<C: AfterCommit>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &Progress, on_failure: &dyn Fn()) {
     let last = group.last().map_or(0, |job| job.sequence);
     let failed_epoch = progress.failed_epoch.load(Ordering::Acquire);
     let (late, mut good): (Vec<_>, Vec<_>) = group.into_iter().partition(|job| job.epoch <= failed_epoch);
     let follows = Error::new(ErrorKind::Storage, "store", "commit", "an earlier write failed; try again");
-    late.into_iter().for_each(|job| job.consequence.fail(&follows));
+    late.into_iter().for_each(|job| job.after.failed(&follows));
 
     let mut batch = Batch::default();
     good.iter_mut().for_each(|job| batch.append(std::mem::take(&mut job.batch)));
@@ -157,7 +157,7 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
         Ok(()) => {
             // First the mark, then the word: whoever hears of it may look.
             progress.done.store(last, Ordering::Release);
-            good.into_iter().for_each(|job| job.consequence.release());
+            good.into_iter().for_each(|job| job.after.committed());
             progress.released.store(last, Ordering::Release);
             if let Err(error) = storage.settle() {
                 error!(%error, "the store failed after a commit; it is read again");
@@ -169,7 +169,7 @@ fn commit<C: Consequence>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
             if let Some(epoch) = good.iter().map(|job| job.epoch).max() {
                 progress.failed_epoch.store(epoch, Ordering::Release);
             }
-            good.into_iter().for_each(|job| job.consequence.fail(&error));
+            good.into_iter().for_each(|job| job.after.failed(&error));
             progress.done.store(last, Ordering::Release);
             progress.released.store(last, Ordering::Release);
             on_failure();
@@ -200,13 +200,13 @@ mod tests {
     /// Takes its time to say that it is durable.
     struct Slow(u64, Duration, Arc<Mutex<Vec<u64>>>);
 
-    impl Consequence for Slow {
-        fn release(self) {
+    impl AfterCommit for Slow {
+        fn committed(self) {
             std::thread::sleep(self.1);
             self.2.lock().unwrap().push(self.0);
         }
 
-        fn fail(self, _: &Error) {}
+        fn failed(self, _: &Error) {}
     }
 
     #[test]

@@ -181,7 +181,7 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
 pub fn copy(from: &dyn Storage, to: &dyn Storage, mut progress: impl FnMut(u64)) -> Result<u64> {
     if to.snapshot()?.get(META, meta::SCHEMA)?.is_some() {
         let message = "the store to copy to is not empty; delete it, or choose another path";
-        return Err(Error::new(ErrorKind::Exists, "store", "copy", message));
+        return Err(Error::new(ErrorKind::AlreadyExists, "store", "copy", message));
     }
     let no_random = |e| Error::new(ErrorKind::Storage, "store", "copy", "the system gives no randomness").source(e);
     let instance = Bytes::copy_from_slice(&random::<16>().map_err(no_random)?);

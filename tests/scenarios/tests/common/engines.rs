@@ -11,7 +11,7 @@ use peerloom_core::wire::store::Contact;
 use peerloom_core::wire::{NetworkId, store};
 use peerloom_core::{Crypto, DeviceSecret, Result, Storage};
 use peerloom_crypto_mls::MlsCrypto;
-use peerloom_engine::{Cursor, Engine, EngineConfig, Parts};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Layers};
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -57,8 +57,8 @@ pub async fn start(
     };
     let transports: Vec<Arc<dyn peerloom_core::Transport>> =
         vec![Arc::new(MemoryTransport::new(links, address, made.key))];
-    let parts = Parts { transports, discoveries: Vec::new(), storage, cryptos, identity };
-    let engine = Engine::open(parts, config).await.expect("an engine");
+    let layers = Layers { transports, discoveries: Vec::new(), storage, cryptos, identity };
+    let engine = Engine::open(layers, config).await.expect("an engine");
     engine.start().await.expect("a network");
     engine
 }

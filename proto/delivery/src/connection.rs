@@ -11,7 +11,7 @@ use crate::{Config, Now};
 
 /// Where a device stands on the way to a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rung {
+pub enum ConnectionState {
     /// No link; the next attempt waits.
     Disconnected,
     /// Its address is being looked up.
@@ -48,11 +48,12 @@ const SPACING: Duration = Duration::from_millis(250);
 /// have slots of their own; among them those with the fewest attempts since they were wanted, then the one
 /// wanted last.
 ///
-/// Call order: what happened ([`insert`](Ladders::insert), [`want`](Ladders::want), the `on_…`), then
-/// [`next`](Ladders::next) until it gives none, then wait for [`next_deadline`](Ladders::next_deadline).
+/// Call order: what happened ([`insert`](ConnectionMachine::insert), [`want`](ConnectionMachine::want), the
+/// `on_…`), then [`next`](ConnectionMachine::next) until it gives none, then wait for
+/// [`next_deadline`](ConnectionMachine::next_deadline).
 #[derive(Debug, Default)]
-pub struct Ladders {
-    devices: HashMap<DeviceId, Ladder>,
+pub struct ConnectionMachine {
+    devices: HashMap<DeviceId, Peer>,
     /// Devices that wait for their next attempt, by its time.
     wanted: BTreeSet<(Duration, DeviceId)>,
     /// Wanted devices whose time has come, in their order.
@@ -71,7 +72,7 @@ pub struct Ladders {
 type Urgency = (u32, Reverse<u64>);
 
 #[derive(Debug)]
-struct Ladder {
+struct Peer {
     state: State,
     wanted: Option<Urgency>,
     failures: u32,
@@ -91,19 +92,19 @@ enum State {
     Connected(Duration),
 }
 
-impl Ladders {
+impl ConnectionMachine {
     /// A device to be reached at once; known ones stay as they are.
     pub fn insert(&mut self, device: DeviceId, now: Now) {
         self.devices.entry(device).or_insert_with(|| {
             self.others.insert((now.mono, device));
-            Ladder { state: State::Waiting(now.mono), wanted: None, failures: 0, tried: None }
+            Peer { state: State::Waiting(now.mono), wanted: None, failures: 0, tried: None }
         });
     }
 
     /// A device that is no contact's any more.
     pub fn remove(&mut self, device: &DeviceId) {
-        if let Some(ladder) = self.devices.get(device) {
-            let state = ladder.state;
+        if let Some(peer) = self.devices.get(device) {
+            let state = peer.state;
             self.leave(*device, state);
             self.devices.remove(device);
         }
@@ -116,14 +117,14 @@ impl Ladders {
 
     /// Something waits to be sent to the device, until a link is up.
     pub fn want(&mut self, device: &DeviceId, now: Now) {
-        let Some(ladder) = self.devices.get_mut(device) else { return };
-        if matches!(ladder.state, State::Connected(_)) {
+        let Some(peer) = self.devices.get_mut(device) else { return };
+        if matches!(peer.state, State::Connected(_)) {
             return;
         }
         self.wants += 1;
-        ladder.wanted = Some((0, Reverse(self.wants)));
-        let sooner = ladder.tried.map_or(now.mono, |tried| tried + PAUSE).max(now.mono);
-        match ladder.state {
+        peer.wanted = Some((0, Reverse(self.wants)));
+        let sooner = peer.tried.map_or(now.mono, |tried| tried + PAUSE).max(now.mono);
+        match peer.state {
             State::Waiting(at) => self.change(*device, State::Waiting(at.min(sooner))),
             State::Due(_) => self.change(*device, State::Waiting(now.mono)),
             State::Attempting(..) | State::Connected(_) => {}
@@ -132,10 +133,10 @@ impl Ladders {
 
     /// The device may be reachable now, or elsewhere than before: it is worth a first attempt.
     pub fn on_found(&mut self, device: &DeviceId, now: Now) {
-        let Some(ladder) = self.devices.get_mut(device) else { return };
-        if let State::Waiting(at) = ladder.state {
-            ladder.failures = 0;
-            let sooner = ladder.tried.map_or(now.mono, |tried| tried + PAUSE).max(now.mono);
+        let Some(peer) = self.devices.get_mut(device) else { return };
+        if let State::Waiting(at) = peer.state {
+            peer.failures = 0;
+            let sooner = peer.tried.map_or(now.mono, |tried| tried + PAUSE).max(now.mono);
             self.change(*device, State::Waiting(at.min(sooner)));
         }
     }
@@ -144,8 +145,8 @@ impl Ladders {
     pub fn on_moved(&mut self, now: Now) {
         let waiting: Vec<DeviceId> = self.wanted.iter().chain(&self.others).map(|(_, device)| *device).collect();
         for device in waiting {
-            if let Some(ladder) = self.devices.get_mut(&device) {
-                ladder.failures = 0;
+            if let Some(peer) = self.devices.get_mut(&device) {
+                peer.failures = 0;
                 self.change(device, State::Waiting(now.mono));
             }
         }
@@ -154,36 +155,36 @@ impl Ladders {
     /// A link came up, whichever side dialed. An attempt of ours may still run: its end is reported as
     /// any other.
     pub fn on_link_up(&mut self, device: &DeviceId, now: Now) {
-        let Some(ladder) = self.devices.get_mut(device) else { return };
-        ladder.wanted = None;
-        if !matches!(ladder.state, State::Connected(_)) {
+        let Some(peer) = self.devices.get_mut(device) else { return };
+        peer.wanted = None;
+        if !matches!(peer.state, State::Connected(_)) {
             self.change(*device, State::Connected(now.mono));
         }
     }
 
     /// The last link went down: the first attempt comes soon, unless links keep dying young.
     pub fn on_link_down(&mut self, device: &DeviceId, now: Now, config: &Config, rng: &mut dyn Rng) {
-        let Some(ladder) = self.devices.get_mut(device) else { return };
-        let State::Connected(since) = ladder.state else { return };
+        let Some(peer) = self.devices.get_mut(device) else { return };
+        let State::Connected(since) = peer.state else { return };
         if now.mono.saturating_sub(since) >= STEADY {
-            ladder.failures = 0;
+            peer.failures = 0;
         }
         self.wait(device, FIRST_WAIT / 5, now, config, rng);
     }
 
-    /// An attempt that [`next`](Ladders::next) asked for failed.
+    /// An attempt that [`next`](ConnectionMachine::next) asked for failed.
     pub fn on_failed(&mut self, device: &DeviceId, now: Now, config: &Config, rng: &mut dyn Rng) {
-        let Some(ladder) = self.devices.get_mut(device) else { return };
-        if matches!(ladder.state, State::Attempting(..)) {
-            ladder.tried = Some(now.mono);
+        let Some(peer) = self.devices.get_mut(device) else { return };
+        if matches!(peer.state, State::Attempting(..)) {
+            peer.tried = Some(now.mono);
             self.wait(device, FIRST_WAIT, now, config, rng);
         }
     }
 
     fn wait(&mut self, device: &DeviceId, first: Duration, now: Now, config: &Config, rng: &mut dyn Rng) {
-        let Some(ladder) = self.devices.get_mut(device) else { return };
-        let wait = first.saturating_mul(1 << ladder.failures.min(10)).min(LONGEST_WAIT);
-        ladder.failures = ladder.failures.saturating_add(1);
+        let Some(peer) = self.devices.get_mut(device) else { return };
+        let wait = first.saturating_mul(1 << peer.failures.min(10)).min(LONGEST_WAIT);
+        peer.failures = peer.failures.saturating_add(1);
         self.change(*device, State::Waiting(now.mono + config.jittered(wait, rng)));
     }
 
@@ -194,7 +195,7 @@ impl Ladders {
         if room(&self.young_wanted, self.attempts, 2 * ATTEMPTS)
             && let Some((_, device)) = self.due.first().copied()
         {
-            if let Some((tries, _)) = self.devices.get_mut(&device).and_then(|ladder| ladder.wanted.as_mut()) {
+            if let Some((tries, _)) = self.devices.get_mut(&device).and_then(|peer| peer.wanted.as_mut()) {
                 *tries += 1;
             }
             self.change(device, State::Attempting(now.mono, true));
@@ -213,7 +214,7 @@ impl Ladders {
         None
     }
 
-    /// When [`next`](Ladders::next) is to be asked again, if nothing happens before; never in the past,
+    /// When [`next`](ConnectionMachine::next) is to be asked again, if nothing happens before; never in the past,
     /// if it was asked until it gave none.
     pub fn next_deadline(&self) -> Option<Duration> {
         // While all slots are taken, a device waits until the oldest attempt is young no more. While there
@@ -233,7 +234,7 @@ impl Ladders {
     }
 
     fn is_retry(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(|ladder| ladder.failures > 0)
+        self.devices.get(device).is_some_and(|peer| peer.failures > 0)
     }
 
     /// When a device that nobody wants may be dialed.
@@ -244,7 +245,7 @@ impl Ladders {
     /// Attempts that are young no more give their slots back, and the time of wanted devices comes.
     fn age(&mut self, now: Now) {
         while let Some((_, device)) = self.wanted.first().copied().filter(|(at, _)| *at <= now.mono) {
-            let urgency = self.devices.get(&device).and_then(|ladder| ladder.wanted).unwrap_or_default();
+            let urgency = self.devices.get(&device).and_then(|peer| peer.wanted).unwrap_or_default();
             self.change(device, State::Due(urgency));
         }
         for young in [&mut self.young_wanted, &mut self.young_others] {
@@ -255,8 +256,8 @@ impl Ladders {
     }
 
     fn change(&mut self, device: DeviceId, state: State) {
-        let Some(ladder) = self.devices.get_mut(&device) else { return };
-        let (before, wanted) = (std::mem::replace(&mut ladder.state, state), ladder.wanted);
+        let Some(peer) = self.devices.get_mut(&device) else { return };
+        let (before, wanted) = (std::mem::replace(&mut peer.state, state), peer.wanted);
         self.leave(device, before);
         match state {
             State::Waiting(at) if wanted.is_some() => drop(self.wanted.insert((at, device))),
@@ -310,7 +311,7 @@ mod tests {
 
     /// A node with dead devices, in virtual time.
     struct Node {
-        ladders: Ladders,
+        machine: ConnectionMachine,
         rng: StdRng,
         now: Now,
         /// Attempts that run, by their end.
@@ -321,20 +322,20 @@ mod tests {
 
     impl Node {
         fn new(devices: u32) -> Self {
-            let mut ladders = Ladders::default();
-            (0..devices).for_each(|number| ladders.insert(device(number), at(0)));
+            let mut machine = ConnectionMachine::default();
+            (0..devices).for_each(|number| machine.insert(device(number), at(0)));
             let rng = StdRng::seed_from_u64(7);
-            Self { ladders, rng, now: at(0), dials: BTreeSet::new(), begun: Vec::new(), wakes: 0 }
+            Self { machine, rng, now: at(0), dials: BTreeSet::new(), begun: Vec::new(), wakes: 0 }
         }
 
         fn run_until(&mut self, end: Duration) {
             loop {
                 self.wakes += 1;
-                while let Some(device) = self.ladders.next(self.now) {
+                while let Some(device) = self.machine.next(self.now) {
                     self.begun.push((self.now.mono, device));
                     self.dials.insert((self.now.mono + DIAL, device));
                 }
-                let deadline = self.ladders.next_deadline();
+                let deadline = self.machine.next_deadline();
                 assert!(deadline.is_none_or(|at| at > self.now.mono), "a deadline in the past: {deadline:?}");
                 let dial = self.dials.first().map(|(at, _)| *at);
                 let next = deadline.into_iter().chain(dial).min().unwrap_or(end);
@@ -345,7 +346,7 @@ mod tests {
                 self.now.mono = next;
                 while let Some((_, device)) = self.dials.first().copied().filter(|(at, _)| *at <= next) {
                     self.dials.pop_first();
-                    self.ladders.on_failed(&device, self.now, &Config::default(), &mut self.rng);
+                    self.machine.on_failed(&device, self.now, &Config::default(), &mut self.rng);
                 }
             }
         }
@@ -361,12 +362,12 @@ mod tests {
             let mut node = Node::new(dead);
             node.run_until(Duration::from_secs(begin));
             // Everybody else is wanted, too, and was before.
-            (0..dead).for_each(|number| node.ladders.want(&device(number), node.now));
+            (0..dead).for_each(|number| node.machine.want(&device(number), node.now));
             node.run_until(Duration::from_secs(begin + 30));
             let before = node.now.mono;
             let lucky = device(dead);
-            node.ladders.insert(lucky, node.now);
-            node.ladders.want(&lucky, node.now);
+            node.machine.insert(lucky, node.now);
+            node.machine.want(&lucky, node.now);
             node.run_until(before + Duration::from_secs(2));
             let first = node.attempts_at(lucky).first().copied().expect("an attempt");
             assert!(first - before <= YOUNG, "{dead} dead ones: {:?}", first - before);
@@ -404,34 +405,34 @@ mod tests {
     fn links_that_come_and_go_keep_the_books_right() {
         let mut rng = StdRng::seed_from_u64(11);
         let config = Config::default();
-        let mut ladders = Ladders::default();
+        let mut machine = ConnectionMachine::default();
         let mut now = at(0);
         let mut running = BTreeSet::new();
         for _ in 0..50_000 {
             now.mono += Duration::from_millis(rng.random_range(0..50));
             let any = device(rng.random_range(0..60));
             match rng.random_range(0..8) {
-                0 => ladders.insert(any, now),
-                1 => ladders.want(&any, now),
-                2 => ladders.on_link_up(&any, now),
-                3 => ladders.on_link_down(&any, now, &config, &mut rng),
-                4 if rng.random_range(0..100) == 0 => ladders.on_moved(now),
-                5 if rng.random_range(0..20) == 0 => ladders.remove(&any),
+                0 => machine.insert(any, now),
+                1 => machine.want(&any, now),
+                2 => machine.on_link_up(&any, now),
+                3 => machine.on_link_down(&any, now, &config, &mut rng),
+                4 if rng.random_range(0..100) == 0 => machine.on_moved(now),
+                5 if rng.random_range(0..20) == 0 => machine.remove(&any),
                 6 => {
                     if let Some(device) = running.pop_first() {
-                        ladders.on_failed(&device, now, &config, &mut rng);
+                        machine.on_failed(&device, now, &config, &mut rng);
                     }
                 }
                 _ => {
-                    while let Some(device) = ladders.next(now) {
+                    while let Some(device) = machine.next(now) {
                         running.insert(device);
                     }
-                    assert!(ladders.next_deadline().is_none_or(|at| at > now.mono));
+                    assert!(machine.next_deadline().is_none_or(|at| at > now.mono));
                 }
             }
-            let waiting = ladders.wanted.len() + ladders.due.len() + ladders.others.len();
-            let connected = ladders.devices.values().filter(|l| matches!(l.state, State::Connected(_))).count();
-            assert_eq!(waiting + ladders.attempts + connected, ladders.devices.len());
+            let waiting = machine.wanted.len() + machine.due.len() + machine.others.len();
+            let connected = machine.devices.values().filter(|l| matches!(l.state, State::Connected(_))).count();
+            assert_eq!(waiting + machine.attempts + connected, machine.devices.len());
         }
     }
 }

@@ -12,7 +12,7 @@ use peerloom_registry_protocol::code;
 use crate::error::ApiError;
 
 /// Which addresses may be announced.
-pub(crate) struct Inward {
+pub(crate) struct AddressPolicy {
     allow: bool,
     /// The machine's own networks, as address and length of the prefix in bits.
     lans: RwLock<Vec<(IpAddr, u32)>>,
@@ -37,12 +37,12 @@ impl Fault {
     }
 }
 
-impl Inward {
+impl AddressPolicy {
     /// With `allow`, everything may be announced.
     pub(crate) fn new(allow: bool) -> Self {
-        let inward = Self { allow, lans: RwLock::default() };
-        inward.refresh();
-        inward
+        let policy = Self { allow, lans: RwLock::default() };
+        policy.refresh();
+        policy
     }
 
     /// Looks at the machine's networks anew.
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn what_points_inward_is_refused() {
         let lans = vec![("192.168.7.1".parse().unwrap(), 24), ("2001:db8:7::1".parse().unwrap(), 64)];
-        let inward = Inward { allow: false, lans: RwLock::new(lans) };
-        let refused = |text: &str| inward.check(&text.parse().unwrap()).is_err();
+        let policy = AddressPolicy { allow: false, lans: RwLock::new(lans) };
+        let refused = |text: &str| policy.check(&text.parse().unwrap()).is_err();
         for text in [
             "quic://127.0.0.1:1",
             "quic://127.9.9.9:1",
@@ -270,10 +270,10 @@ mod tests {
 
     #[test]
     fn a_shared_private_network_spoils_no_record() {
-        let inward = Inward { allow: false, lans: RwLock::new(vec![("172.17.0.1".parse().unwrap(), 16)]) };
+        let policy = AddressPolicy { allow: false, lans: RwLock::new(vec![("172.17.0.1".parse().unwrap(), 16)]) };
         let refused = |texts: &[&str]| {
             let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            inward.check_all(&addresses).is_err()
+            policy.check_all(&addresses).is_err()
         };
         assert!(!refused(&[]));
         assert!(!refused(&["quic://172.17.0.2:1", "quic://192.0.2.1:1"]));

@@ -12,7 +12,7 @@ use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling, Sign
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{Shared, Switchboard, dialer, handshake, link};
+use super::{Shared, SignalingRouter, dialer, handshake, link};
 
 /// How long a transport may gather all its candidates.
 pub(super) const GATHERING: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ pub(super) async fn answer(shared: &Shared, offer: &Signal) -> Result<Signed> {
         fail(ErrorKind::Invalid, "no transport of this node takes offers by hand; add one such as webrtc to the file");
     for transport in shared.transports.iter().filter(|t| t.caps().needs_signaling) {
         let signer = shared.signals.clone();
-        let signaling = ByHand { signer, signed: sender.clone(), answers: Mutex::new(None), servers: servers.clone() };
+        let signaling = Manual { signer, signed: sender.clone(), answers: Mutex::new(None), servers: servers.clone() };
         match transport.answer(offer, Arc::new(signaling)) {
             Ok(()) => {
                 let silent = "the offer isn't answered in time; run `peerloom doctor`";
@@ -87,7 +87,7 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
     let (answer, answers) = mpsc::channel(1);
     let servers = shared.signals.ice_servers().await;
     let signer = shared.signals.clone();
-    let signaling = Arc::new(ByHand { signer, signed: sender, answers: Mutex::new(Some(answers)), servers });
+    let signaling = Arc::new(Manual { signer, signed: sender, answers: Mutex::new(Some(answers)), servers });
     let attempt = tokio::spawn(async move {
         let link = transport.dial(&address, Some(&key), Some(signaling)).await?;
         let token = shared.contacts.by_user(&user).and_then(|c| c.token);
@@ -108,7 +108,7 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
         // The dial ended before it made an offer.
         Ok(None) => Err(match attempt.await {
             Ok(Err(error)) => error,
-            _ => fail(ErrorKind::Bug, "the transport made no offer"),
+            _ => fail(ErrorKind::Internal, "the transport made no offer"),
         }),
         Err(_) => {
             attempt.abort();
@@ -118,15 +118,15 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
 }
 
 /// One offer out, one answer in.
-struct ByHand {
-    signer: Arc<Switchboard>,
+struct Manual {
+    signer: Arc<SignalingRouter>,
     signed: mpsc::Sender<Signed>,
     answers: Mutex<Option<mpsc::Receiver<Signal>>>,
     servers: Vec<IceServer>,
 }
 
 #[async_trait]
-impl Signaling for ByHand {
+impl Signaling for Manual {
     fn caps(&self) -> SignalingCaps {
         SignalingCaps { trickles: false, patience: PATIENCE }
     }
