@@ -10,6 +10,7 @@ mod damage;
 mod effects;
 mod expiry;
 mod incoming;
+mod loading;
 mod outgoing;
 mod parked;
 mod patience;

@@ -1,39 +1,31 @@
-//! Everything the delivery thread knows, rebuilt from the store whenever that fails.
+//! Everything the delivery thread knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{
-    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry, PENDING,
-    Pending, QUARANTINE, Record, Table, key_order, ordered_key,
-};
+use peerloom_core::wire::store::{OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, RangeSet, Signed, SuiteId, UserId,
+    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, SuiteId, UserId,
 };
-use peerloom_core::{Crypto, Error, ErrorKind, KeyRange, Result};
+use peerloom_core::{Crypto, Error, ErrorKind, Result};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
-use tracing::error;
 
 use super::Turn;
-use super::contact::open_invitations;
 use super::parked::Parked;
 use super::patience::{Faults, Refused};
 use super::quarantine::Quarantine;
 use super::recent::Recent;
-use super::session::SUITE_CHANGES;
 use super::standing::OwnStanding;
-use super::status::halted;
 use super::timers::Timers;
 use crate::config::EngineConfig;
 use crate::contacts::{Contacts, suites};
 use crate::event::EventSource;
-use crate::net::{Links, Trouble};
-use crate::store::Txn;
+use crate::net::Links;
 
 /// Who this node is.
 pub(crate) struct LocalIdentity {
@@ -239,165 +231,6 @@ impl State {
         }
     }
 
-    /// Reads everything from the store, in place of what is known.
-    pub(crate) fn load(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
-        self.cryptos.iter().for_each(|crypto| crypto.forget());
-        self.conversations.clear();
-        self.recent = Recent::default();
-        self.inboxes.clear();
-        self.timers = Timers::new();
-        self.touched.clear();
-        self.to_acknowledge.clear();
-        self.to_show.clear();
-        self.standing.load(txn)?;
-        self.ready.clear();
-        self.queued_bytes = None;
-        self.lazy_deletes.clear();
-        self.lazy_cursors.clear();
-        let contacts = txn.sound_records(CONTACTS, &KeyRange::all())?;
-        self.contacts.replace(contacts.into_iter().map(|(_, contact)| contact).collect());
-        // A damaged row must not keep the invited out; using an invitation looks at its own row anyway.
-        let unknown = |_| BTreeSet::from([(u64::MAX, [0; 32])]);
-        self.contacts.replace_invitations(open_invitations(txn).unwrap_or_else(unknown));
-        self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
-        self.pending = 0;
-        for contact in self.contacts.all() {
-            self.load_conversation(txn, contact.conversation, now)?;
-            // Sessions that were being made are made anew.
-            self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
-        }
-        self.quarantine = Quarantine::default();
-        for row in txn.scan(QUARANTINE, &KeyRange::all())? {
-            self.quarantine.add(log_in(&row.key)?);
-        }
-        self.load_inboxes(txn, now)?;
-        let damaged = txn.snapshot()?.damaged();
-        if !damaged.is_empty() {
-            let tables: BTreeSet<_> = damaged.iter().map(|table| table.name).collect();
-            error!(
-                rows = damaged.len(),
-                ?tables,
-                "damaged rows of the store are left out; `peerloom db check` lists them"
-            );
-        }
-        Ok(())
-    }
-
-    pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
-        let range = KeyRange::prefix(id.as_bytes());
-        let mut entries = BTreeMap::new();
-        let mut restored = Vec::new();
-        for (key, entry) in txn.sound_records::<OutEntry>(OUT_ENTRIES, &range)? {
-            let position = key_order(&key)?;
-            // Should the last row of the history be damaged: its place is taken.
-            self.history = self.history.max(entry.history);
-            entries.insert(position, OwnEntry::new(&entry));
-            restored.push((position, entry));
-        }
-        let mut cursors: HashMap<DeviceId, OutCursor> = HashMap::new();
-        for (key, cursor) in txn.sound_records::<OutCursor>(OUT_CURSORS, &range)? {
-            cursors.insert(device_in(&key, 32)?, cursor);
-        }
-        // A recipient whose cursor is damaged gets everything again that is still here.
-        for (position, entry) in &restored {
-            for device in &entry.recipients {
-                let Some(certificate) = self.contacts.certificate(device) else { continue };
-                let (base, beyond) = (*position, RangeSet::default());
-                let again =
-                    OutCursor { user: certificate.user, base, through: base - 1, beyond, rejoins: 0, halted: false };
-                cursors.entry(*device).or_insert(again);
-            }
-        }
-        let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
-        let incomplete = txn.snapshot()?.damaged().contains(&OUT_ENTRIES);
-        incomplete.then(|| outbox.mark_incomplete());
-        let devices = self.contacts.devices_in(&id);
-        for device in devices.iter().filter(|device| self.links.has_shown(device)) {
-            if incomplete {
-                // Where the log ends is known by what it shows, which isn't kept.
-                self.links.reset(device);
-                continue;
-            }
-            outbox.on_held(device, None);
-            self.ready.insert((id, *device));
-        }
-        entries.retain(|position, _| outbox.holds(*position));
-        let (mut pending, mut pending_bytes) = (0, 0);
-        let mut pending_expiry_ms = 0;
-        let mut rest = Some(range);
-        while let Some(range) = rest {
-            let part;
-            (part, rest) = txn.part(PENDING, &range)?;
-            for row in part {
-                self.pending = self.pending.max(key_order(&row.key)?);
-                pending += 1;
-                pending_bytes += row.value.len();
-                let expires_at_ms = Pending::decode(row.value).map_or(0, |pending| pending.expires_at_ms);
-                pending_expiry_ms = sooner(pending_expiry_ms, expires_at_ms);
-            }
-        }
-        let settled_head = outbox.head() > 0 && !outbox.holds(outbox.head());
-        let conversation = Conversation {
-            outbox,
-            entries,
-            settled_head,
-            queued: Vec::new(),
-            queued_bytes: 0,
-            pending,
-            pending_bytes,
-            pending_expiry_ms,
-            members: None,
-            suite: None,
-            suite_changes: Allowance::full(SUITE_CHANGES),
-            key_packages: HashMap::new(),
-            rejoin: BTreeSet::new(),
-        };
-        for device in conversation.outbox.halted() {
-            self.links.set_trouble(
-                device,
-                Trouble::Halted,
-                conversation.outbox.halt(&device).map(|why| halted(why).into()),
-            );
-        }
-        if conversation.pending > 0 || conversation.outbox.entries() > 0 {
-            // Something waits to be sent: they are dialed before others.
-            devices.iter().for_each(|device| self.links.want(*device));
-        }
-        self.conversations.insert(id, conversation);
-        self.touched.insert(TimerKey::Outbox(id));
-        Ok(())
-    }
-
-    fn load_inboxes(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
-        self.parked = Parked::default();
-        let mut rest = Some(KeyRange::all());
-        while let Some(range) = rest {
-            let part;
-            (part, rest) = txn.part(IN_PARKED, &range)?;
-            for row in part {
-                self.parked.add(log_in(&row.key)?, key_order(&row.key)?, row.value.len());
-            }
-        }
-        let mut parked: HashMap<LogId, Vec<Position>> = self.parked.positions().collect();
-        let mut known: HashMap<LogId, InLog> = HashMap::new();
-        for (key, log) in txn.sound_records(IN_LOGS, &KeyRange::all())? {
-            known.insert(log_in(&key)?, log);
-        }
-        let logs: HashSet<LogId> = parked.keys().chain(known.keys()).copied().collect();
-        for log in logs {
-            let inbox = Inbox::restore(
-                log,
-                &self.config.delivery,
-                known.remove(&log).unwrap_or_default(),
-                parked.remove(&log).unwrap_or_default(),
-                now,
-            );
-            self.inboxes.insert(log, inbox);
-            self.touched.insert(TimerKey::Inbox(log));
-        }
-        Ok(())
-    }
-
     /// Sets the deadlines of what this turn touched.
     pub(crate) fn refresh_timers(&mut self, now: Now) {
         for key in std::mem::take(&mut self.touched) {
@@ -501,18 +334,4 @@ pub(super) fn sealed_row(conversation: &ConversationId, position: Position) -> (
 
 pub(super) fn history_key(sequence: u64) -> Bytes {
     ordered_key(&[], sequence)
-}
-
-fn device_in(key: &[u8], at: usize) -> Result<DeviceId> {
-    let bytes = key.get(at..at + 32).and_then(|b| b.try_into().ok());
-    bytes.map(DeviceId::from_bytes).ok_or_else(damaged_key)
-}
-
-fn log_in(key: &[u8]) -> Result<LogId> {
-    let conversation = key.get(32..64).and_then(|b| b.try_into().ok()).map(ConversationId::from_bytes);
-    Ok(LogId { device: device_in(key, 0)?, conversation: conversation.ok_or_else(damaged_key)? })
-}
-
-fn damaged_key() -> Error {
-    Error::new(ErrorKind::Malformed, "store", "read", "a key is damaged; restore the store from a copy")
 }
