@@ -6,10 +6,12 @@
 
 mod codec;
 mod groups;
+mod members;
 mod payload;
 mod provider;
 mod session;
 mod suite;
+mod timeless;
 
 use std::sync::Arc;
 

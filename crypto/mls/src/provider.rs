@@ -22,8 +22,8 @@ use rand_core::{Rng, SeedableRng};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec;
-
 use crate::suite::SuiteCrypto;
+use crate::timeless::Timeless;
 
 pub(crate) type StateResult<T> = Result<T, StateError>;
 
@@ -270,13 +270,20 @@ impl StorageProvider<V1> for Store<'_> {
         write_context<K: GroupId, V: GroupContext> = CONTEXT;
         write_confirmation_tag<K: GroupId, V: ConfirmationTag> = CONFIRMATION_TAG;
         write_group_state<V: GroupState, K: GroupId> = GROUP_STATE;
-        write_message_secrets<K: GroupId, V: MessageSecrets> = MESSAGE_SECRETS;
         write_own_leaf_index<K: GroupId, V: LeafNodeIndex> = OWN_LEAF_INDEX;
         write_group_epoch_secrets<K: GroupId, V: GroupEpochSecrets> = EPOCH_SECRETS;
         write_signature_key_pair<K: SignaturePublicKey, V: SignatureKeyPair> = SIG_KEY_PAIR;
         write_encryption_key_pair<K: EncryptionKey, V: HpkeKeyPair> = ENC_KEY_PAIR;
         write_key_package<K: HashReference, V: KeyPackage> = KEY_PACKAGE;
         write_psk<K: PskId, V: PskBundle> = PSK;
+    }
+    // They have a time in them.
+    fn write_message_secrets<K: traits::GroupId<V1>, V: traits::MessageSecrets<V1>>(
+        &self,
+        group: &K,
+        secrets: &V,
+    ) -> StateResult<()> {
+        self.write(MESSAGE_SECRETS, group, &Timeless(secrets))
     }
     // `openmls` keeps the secrets of a created group's last 32 epochs whatever its configuration says. Nothing here
     // resumes from them, so what is stored is the store that holds none: room for 0, no secrets, next place 0.

@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use openmls::framing::errors::{MessageDecryptionError, SecretTreeError};
 use openmls::group::{
-    MlsGroup, MlsGroupJoinConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessMessageError, StagedCommit, StagedWelcome,
+    MlsGroup, MlsGroupJoinConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessMessageError, StagedWelcome,
     ValidationError, WelcomeError,
 };
 use openmls::prelude::{
-    BasicCredential, Capabilities, Credential, CredentialWithKey, ExtensionType, GroupId, KeyPackage, KeyPackageIn,
-    LeafNodeIndex, Lifetime, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, ProtocolVersion, Sender,
-    SenderRatchetConfiguration,
+    BasicCredential, CredentialWithKey, GroupId, KeyPackage, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn,
+    ProcessedMessageContent, Sender, SenderRatchetConfiguration,
 };
 use openmls_traits::OpenMlsProvider;
 use peerloom_core::wire::{
@@ -25,6 +24,7 @@ use rand_core::{Rng, SeedableRng};
 use tls_codec::{DeserializeBytes, Serialize};
 
 use crate::groups::Groups;
+use crate::members::{always, capabilities, certified, group_id, keeps_owner, key_package_of, members, owner_index};
 use crate::payload;
 use crate::provider::{DeviceSigner, Provider, StateError};
 use crate::suite::SUITE;
@@ -83,6 +83,38 @@ impl MlsCrypto {
             .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
             .build(provider, &self.signer, self.credential())
             .map_err(|e| bug("make a group", e))
+    }
+
+    /// Moves a group to its next epoch, with a new path of ours: the payload that brings the others along.
+    fn commit(
+        &self,
+        provider: &Provider<'_>,
+        group: &mut MlsGroup,
+        remove: Option<LeafNodeIndex>,
+        adds: Vec<KeyPackage>,
+    ) -> Result<Bytes> {
+        let staged = group
+            .commit_builder()
+            .propose_removals(remove)
+            .propose_adds(adds)
+            .force_self_update(true)
+            .load_psks(provider.storage())
+            .map_err(|e| bug("commit", e))?
+            .build(provider.rand(), provider.crypto(), &self.signer, |_| true)
+            // The key packages are all in it that comes from outside.
+            .map_err(|e| {
+                Error::new(ErrorKind::Unauthenticated, "mls", "add devices", "a key package doesn't fit the group")
+                    .source(e)
+            })?
+            .stage_commit(provider)
+            .map_err(|e| bug("commit", e))?;
+        // The group info would let its holder join by itself; it stays here.
+        let (commit, welcome, _) = staged.into_messages();
+        let encode =
+            |message: openmls::prelude::MlsMessageOut| message.tls_serialize_detached().map_err(|e| bug("commit", e));
+        let (commit, welcome) = (encode(commit)?, welcome.map(encode).transpose()?.unwrap_or_default());
+        group.merge_pending_commit(provider).map_err(|e| bug("commit", e))?;
+        Ok(payload::join(&commit, &welcome))
     }
 
     fn join(&self, provider: &Provider<'_>, log: LogId, welcome: &[u8]) -> Result<Joined> {
@@ -306,33 +338,18 @@ impl Crypto for MlsCrypto {
             Some(group) => group,
             None => self.new_group(&provider, &id)?,
         };
-        let staged = group
-            .commit_builder()
-            .propose_removals(removes)
-            .propose_adds(adds)
-            .force_self_update(true)
-            .load_psks(provider.storage())
-            .map_err(|e| bug("commit", e))?
-            .build(provider.rand(), provider.crypto(), &self.signer, |_| true)
-            // The key packages are all in it that comes from outside.
-            .map_err(|e| {
-                Error::new(ErrorKind::Unauthenticated, "mls", "add devices", "a key package doesn't fit the group")
-                    .source(e)
-            })?
-            .stage_commit(&provider)
-            .map_err(|e| bug("commit", e))?;
-        // The group info would let its holder join by itself; it stays here.
-        let (commit, welcome, _) = staged.into_messages();
-        let encode =
-            |message: openmls::prelude::MlsMessageOut| message.tls_serialize_detached().map_err(|e| bug("commit", e));
-        let (commit, welcome) = (encode(commit)?, welcome.map(encode).transpose()?.unwrap_or_default());
-        group.merge_pending_commit(&provider).map_err(|e| bug("commit", e))?;
+        let stay: Vec<DeviceId> = prepared.members.iter().filter(|device| !joins.contains(device)).copied().collect();
+        // `openmls` brings the removals of one commit into an order of the system's randomness: each has its own commit.
+        let last = removes.pop();
+        for leaf in removes {
+            let payload = self.commit(&provider, &mut group, Some(leaf), Vec::new())?;
+            if !stay.is_empty() {
+                prepared.outgoing.push(Outgoing { devices: stay.clone(), joins: Vec::new(), payload });
+            }
+        }
+        let payload = self.commit(&provider, &mut group, last, adds)?;
         provider.flush();
-        prepared.outgoing.push(Outgoing {
-            devices: prepared.members.clone(),
-            joins,
-            payload: payload::join(&commit, &welcome),
-        });
+        prepared.outgoing.push(Outgoing { devices: prepared.members.clone(), joins, payload });
         Ok(prepared)
     }
 
@@ -396,61 +413,6 @@ enum Joined {
     Yes,
     NotForUs,
     Bad(&'static str),
-}
-
-/// The MLS group of a log.
-fn group_id(log: LogId) -> GroupId {
-    GroupId::from_slice(&[log.device.as_bytes().as_slice(), log.conversation.as_bytes()].concat())
-}
-
-/// Who makes a group is its first leaf, and stays there.
-fn owner_index() -> LeafNodeIndex {
-    LeafNodeIndex::new(0)
-}
-
-/// Certificates carry no expiry yet, and clocks of peers differ: MLS lifetimes are not used.
-fn always() -> Lifetime {
-    Lifetime::init(0, u64::MAX)
-}
-
-fn capabilities() -> Capabilities {
-    Capabilities::new(None, Some(&[SUITE]), Some(&[ExtensionType::LastResort]), None, None)
-}
-
-/// The device that a credential certifies, if its certificate is good and its key is the leaf's.
-fn certified(credential: &Credential, signature_key: &[u8]) -> Option<DeviceId> {
-    let blob = Bytes::copy_from_slice(credential.serialized_content());
-    let signed = Signed::decode(blob, limits::CERTIFICATE).ok()?;
-    let certificate = DeviceCertificate::open(&signed, verify).ok()?;
-    (certificate.device_key.as_bytes() == signature_key).then_some(certificate.device)
-}
-
-/// The other devices of a group, with their leaves.
-fn members(group: &MlsGroup) -> impl Iterator<Item = (DeviceId, LeafNodeIndex)> + '_ {
-    let other = |m: &openmls::prelude::Member| m.index != owner_index();
-    group.members().filter(other).filter_map(|m| Some((certified(&m.credential, &m.signature_key)?, m.index)))
-}
-
-fn key_package_of(provider: &Provider<'_>, bytes: &[u8], device: DeviceId) -> Result<KeyPackage> {
-    let bad = |message: &str| Error::new(ErrorKind::Unauthenticated, "mls", "add a device", message);
-    let parsed = KeyPackageIn::tls_deserialize_exact_bytes(bytes).map_err(|_| bad("the key package is malformed"))?;
-    let package =
-        parsed.validate(provider.crypto(), ProtocolVersion::Mls10).map_err(|_| bad("the key package is invalid"))?;
-    if package.ciphersuite() != SUITE {
-        return Err(bad("the key package is for another suite"));
-    }
-    let leaf = package.leaf_node();
-    if certified(leaf.credential(), leaf.signature_key().as_slice()) != Some(device) {
-        return Err(bad("the key package belongs to another device"));
-    }
-    Ok(package)
-}
-
-/// Whether the first leaf stays the log's owner.
-fn keeps_owner(commit: &StagedCommit, log: LogId) -> bool {
-    commit
-        .update_path_leaf_node()
-        .is_none_or(|leaf| certified(leaf.credential(), leaf.signature_key().as_slice()) == Some(log.device))
 }
 
 fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Result<Opened> {
