@@ -154,11 +154,6 @@ impl DeviceCertificate {
             .ok_or(wrong("the device's signature is wrong"))?;
         Ok(certificate)
     }
-
-    /// The hash by which lists name a signed certificate.
-    pub fn hash(signed: &Signed) -> ObjectHash {
-        Sha256::digest(signed.encode()).into()
-    }
 }
 
 /// "Another user key is in force", signed by the recovery key.

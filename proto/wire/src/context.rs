@@ -61,15 +61,24 @@ pub const SIGNAL: &[u8] = b"peerloom/v1/signal\0";
 /// certificate ‖ SHA-256 of the answerer's)`.
 pub const WEBRTC_BINDING: &[u8] = b"peerloom/v1/webrtc-binding\0";
 
+/// A published key package, signed by its device's key.
+pub const KEY_PACKAGE: &[u8] = b"peerloom/v1/key-package\0";
+/// A service offer, signed by the device's key.
+pub const SERVICE_OFFER: &[u8] = b"peerloom/v1/service-offer\0";
+/// Beginning of the contexts of discoveries that other authors write.
+pub const DISCOVERY: &[u8] = b"peerloom/v1/discovery/";
+
 /// A registry's challenge, answered with a signature by the device's key.
 pub const REGISTRY_CHALLENGE: &[u8] = b"peerloom/v1/registry-challenge\0";
 /// A coordinator's heartbeat to a registry, signed by the device's key.
 pub const REGISTRY_HEARTBEAT: &[u8] = b"peerloom/v1/registry-heartbeat\0";
+/// An item for a registry, signed by the publishing device's key.
+pub const REGISTRY_ITEM: &[u8] = b"peerloom/v1/registry-item\0";
 /// Prefix of a proof of work for a registry: `SHA-256(REGISTRY_WORK ‖ SHA-256(record) ‖ number)`.
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 29] = [
+pub const ALL: [&[u8]; 33] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -96,10 +105,17 @@ pub const ALL: [&[u8]; 29] = [
     NOISE_KEY,
     SIGNAL,
     WEBRTC_BINDING,
+    KEY_PACKAGE,
+    SERVICE_OFFER,
+    DISCOVERY,
     REGISTRY_CHALLENGE,
     REGISTRY_HEARTBEAT,
+    REGISTRY_ITEM,
     REGISTRY_WORK,
 ];
+
+/// What a discovery may have signed with the device's key; nothing else of the stack is signed under these.
+pub const OF_DISCOVERIES: [&[u8]; 4] = [DISCOVERY, REGISTRY_CHALLENGE, REGISTRY_HEARTBEAT, REGISTRY_ITEM];
 
 #[cfg(test)]
 mod tests {

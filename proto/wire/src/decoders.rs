@@ -5,15 +5,16 @@ use bytes::Bytes;
 
 use crate::store::Record;
 use crate::{
-    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, EncodedDeviceList, Envelope, Frame, Hello, Invitation,
-    PeerRecord, Restored, Revocation, Signed, SignedHeader, SignedSignal, Verdict, Withdrawal, limits, store,
+    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, DiscoveryItem, EncodedDeviceList, Envelope, Frame, Hello,
+    Invitation, PeerRecord, Restored, Revocation, Signed, SignedHeader, SignedSignal, Verdict, Withdrawal, limits,
+    store,
 };
 
 /// Feeds bytes to a decoder and drops what comes out.
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const ALL: [(&str, Decoder); 18] = [
+pub const ALL: [(&str, Decoder); 19] = [
     ("frame", |b| drop(Frame::decode(copy(b)))),
     ("envelope", |b| drop(Envelope::decode(copy(b)))),
     ("hello", |b| drop(Hello::decode(copy(b)))),
@@ -22,6 +23,11 @@ pub const ALL: [(&str, Decoder); 18] = [
     ("bundle", |b| drop(Bundle::decode(copy(b)))),
     ("certificate", |b| with_signed(b, |s| drop(DeviceCertificate::open(s, |_, _, _| true)))),
     ("device_list", |b| drop(EncodedDeviceList::decode(copy(b)))),
+    ("discovery_item", |b| {
+        if let Ok(Some(item)) = DiscoveryItem::decode(copy(b)) {
+            drop(item.open(|_, _, _| true));
+        }
+    }),
     ("revocation", |b| with_signed(b, |s| drop(Revocation::open(s, |_, _| true)))),
     ("record", |b| with_signed(b, |s| drop(PeerRecord::open(s, |_, _, _| true)))),
     ("invitation", |b| with_signed(b, |s| drop(Invitation::open(s, |_, _, _| true)))),

@@ -50,7 +50,7 @@ struct Known {
     certificate: DeviceCertificate,
 }
 
-static LIST: Shape = Shape {
+pub(crate) static LIST: Shape = Shape {
     what: "device list",
     max_len: limits::DEVICE_LIST,
     fields: &[
@@ -139,7 +139,7 @@ impl DeviceList {
         if certificate.keys != self.keys {
             return Err(DecodeError::invalid("device certificate", "it is another user's"));
         }
-        let hash = DeviceCertificate::hash(signed);
+        let hash = signed.hash();
         let mut news = match &certificate.succession {
             Some(succession) => self.succeed(succession, BTreeSet::new(), &verify)?,
             None => false,
@@ -190,7 +190,7 @@ impl DeviceList {
         if self.revocations.len() >= limits::REVOCATIONS {
             return Err(DecodeError::TooMany { what: "revocations", max: limits::REVOCATIONS });
         }
-        self.revocations.insert(DeviceCertificate::hash(signed), revocation);
+        self.revocations.insert(signed.hash(), revocation);
         Ok(news)
     }
 
@@ -220,7 +220,7 @@ impl DeviceList {
     ) -> Result<bool, DecodeError> {
         let succession = Succession::open(signed, &self.keys, &verify)?;
         let kept = if kept_hash(&kept) == succession.kept { kept } else { BTreeSet::new() };
-        let rank = |s: &Succession, signed: &Signed| (s.sequence, DeviceCertificate::hash(signed));
+        let rank = |s: &Succession, signed: &Signed| (s.sequence, signed.hash());
         if let Some(known) = &mut self.succession {
             if known.signed == *signed {
                 let news = known.kept.is_empty() && !kept.is_empty();
@@ -297,22 +297,33 @@ pub struct EncodedDeviceList {
 impl EncodedDeviceList {
     /// Its bytes.
     pub fn encode(&self) -> Bytes {
+        self.to_pb().encode_to_vec().into()
+    }
+
+    /// Decodes a list.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        LIST.check(&bytes)?;
+        Self::from_pb(pb::DeviceList::decode(bytes).map_err(|_| DecodeError::Malformed { what: LIST.what })?)
+    }
+
+    /// Whether the certificate with this hash is in it.
+    pub fn names(&self, certificate: &ObjectHash) -> bool {
+        self.certificates.contains(certificate)
+    }
+
+    pub(crate) fn to_pb(&self) -> pb::DeviceList {
         let hashes = |set: &BTreeSet<ObjectHash>| set.iter().map(|h| Bytes::copy_from_slice(h)).collect();
-        let list = pb::DeviceList {
+        pb::DeviceList {
             user_key: Some(self.keys.user.to_pb()),
             recovery_key: Some(self.keys.recovery.to_pb()),
             succession: self.succession.as_ref().map(Signed::to_pb),
             kept: hashes(&self.kept),
             certificates: hashes(&self.certificates),
             revocations: self.revocations.iter().map(Signed::to_pb).collect(),
-        };
-        list.encode_to_vec().into()
+        }
     }
 
-    /// Decodes a list.
-    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        LIST.check(&bytes)?;
-        let pb = pb::DeviceList::decode(bytes).map_err(|_| DecodeError::Malformed { what: LIST.what })?;
+    pub(crate) fn from_pb(pb: pb::DeviceList) -> Result<Self, DecodeError> {
         let hashes = |list: &[Bytes]| list.iter().map(|h| decode_hash(h, LIST.what)).collect::<Result<_, _>>();
         Ok(Self {
             keys: UserKeys { user: PublicKey::decode(pb.user_key)?, recovery: PublicKey::decode(pb.recovery_key)? },

@@ -10,6 +10,7 @@ pub mod chain;
 pub mod context;
 pub mod decoders;
 pub mod device_list;
+pub mod discovery;
 pub mod entry;
 pub mod error;
 pub mod frame;
@@ -34,9 +35,13 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/peerloom.v1.rs"));
 }
 
-pub use certificate::{DeviceCertificate, Revocation, Roles, Succession, UserKeys};
+pub use certificate::{DeviceCertificate, ObjectHash, Revocation, Roles, Succession, UserKeys};
 pub use chain::{Chain, Span};
 pub use device_list::{DeviceList, EncodedDeviceList};
+pub use discovery::{
+    DiscoveryItem, DiscoveryKey, ItemKind, ItemSlot, OpenItem, PublishedDevices, PublishedKeyPackage, ServiceKind,
+    ServiceOffer,
+};
 pub use entry::{Bundle, EntryClass, Envelope, Header, Item, LogId, Position, SignedHeader};
 pub use error::DecodeError;
 pub use frame::{Frame, GapRequest, Held, KeyPackage, KeyPackageRequest};

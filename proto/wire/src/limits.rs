@@ -70,6 +70,13 @@ pub const RECEIPT: usize = 6 * 1024;
 /// Longest key package, in bytes: a hybrid post-quantum one takes 2,640.
 pub const KEY_PACKAGE: usize = 4096;
 
+/// Longest published key package with its signature, in bytes.
+pub const PUBLISHED_KEY_PACKAGE: usize = KEY_PACKAGE + 512;
+/// Longest service offer with its signature, in bytes.
+pub const SERVICE_OFFER: usize = RECORD;
+/// Longest item of a discovery, in bytes: a device list with all certificates and some 500 revoked devices.
+pub const DISCOVERY_ITEM: usize = 32 * 1024;
+
 /// Longest body of a signal between two devices, in bytes: an offer with its candidates takes 1 to 3 KiB.
 pub const SIGNAL: usize = 16 * 1024;
 /// Longest signal with what is signed beside it and its signature, in bytes.

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use prost::Message;
+use sha2::{Digest, Sha256};
 
+use crate::certificate::ObjectHash;
 use crate::shape::{Field, Shape};
 use crate::{DecodeError, limits, pb};
 
@@ -55,6 +57,11 @@ impl Signed {
     /// The object's bytes.
     pub fn encode(&self) -> Bytes {
         self.to_pb().encode_to_vec().into()
+    }
+
+    /// SHA-256 of its bytes, by which others name it.
+    pub fn hash(&self) -> ObjectHash {
+        Sha256::digest(self.encode()).into()
     }
 
     pub(crate) fn from_pb(signed: pb::Signed) -> Self {

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
-    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, EntryClass, EntryId, Envelope,
-    Frame, GapRequest, Header, Held, Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId, NetworkId,
-    PublicKey, RangeSet, Refusal, Restored, SessionId, Signed, SignedHeader, SignedSignal, Span, SuiteId, Verdict,
-    Withdrawal,
+    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DiscoveryItem, EntryClass,
+    EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId,
+    NetworkId, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, SessionId, Signed, SignedHeader,
+    SignedSignal, Span, SuiteId, Verdict, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -58,6 +58,17 @@ fn signal() -> SignedSignal {
         expires_at_ms: 1_800_000_000_000,
         body: Bytes::from_static(b"offer"),
     }
+}
+
+fn discovery_item() -> DiscoveryItem {
+    let package = PublishedKeyPackage {
+        network: NetworkId::from_name("test"),
+        key: PublicKey::ed25519([4; 32]),
+        suite: SuiteId(3),
+        package: Bytes::from_static(b"package"),
+        expires_at_ms: 1_800_000_000_000,
+    };
+    DiscoveryItem::KeyPackage(signed(package.encode()))
 }
 
 fn positions() -> RangeSet {
@@ -141,6 +152,7 @@ fn examples() -> Vec<Bytes> {
     assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
     let mut all: Vec<Bytes> = frames.iter().map(Frame::encode).collect();
     all.extend([envelope().encode(), bundle().encode(), hello().encode(), auth.encode(), verdict.encode()]);
+    all.push(discovery_item().encode());
     all.extend([signed(ack.encode()).encode(), signed(cannot.encode()).encode(), signed(withdrawal.encode()).encode()]);
     all
 }
@@ -239,6 +251,7 @@ fn vectors_stay_as_they_are() {
         ("ack", hex(&ack().encode())),
         ("frame", hex(&Frame::Envelope(envelope()).encode())),
         ("signal", hex(&signal().encode())),
+        ("discovery_item", hex(&discovery_item().encode())),
     ];
     let actual: String = named.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
     assert_eq!(actual, expected, "the format is frozen: tests/vectors/wire.txt may only grow");
@@ -251,7 +264,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_harmless(which in 0usize..17, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
+    fn damage_is_harmless(which in 0usize..21, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
         let examples = examples();
         let mut bytes = examples[which % examples.len()].to_vec();
         for (at, value) in changes {

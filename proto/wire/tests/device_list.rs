@@ -1,43 +1,17 @@
 //! The laws of device lists: what order statements arrive in doesn't matter, a revocation wins, and
 //! nothing counts that the right key didn't sign.
 
+mod common;
+
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
+use common::{certificate, device, key, keys, sign, verify};
 use peerloom_wire::certificate::{ObjectHash, kept_hash};
 use peerloom_wire::{
     DeviceCertificate, DeviceId, DeviceList, EncodedDeviceList, PublicKey, Revocation, Roles, Signed, Succession,
     UserKeys, context, limits,
 };
 use proptest::prelude::*;
-use sha2::{Digest, Sha256};
-
-/// A signature that anybody could make, but that belongs to one key and one message.
-fn sign(key: &PublicKey, message: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(&Sha256::digest([key.as_bytes(), message].concat()))
-}
-
-fn verify(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    sign(key, message) == signature
-}
-
-fn key(number: u8) -> PublicKey {
-    PublicKey::ed25519([number; 32])
-}
-
-fn keys() -> UserKeys {
-    UserKeys { user: key(200), recovery: key(201) }
-}
-
-fn device(number: u8) -> DeviceId {
-    DeviceId::from_key(&key(number))
-}
-
-fn certificate(number: u8, signer: &PublicKey, succession: Option<Signed>) -> Signed {
-    let certificate =
-        DeviceCertificate { succession, ..DeviceCertificate::new(keys(), key(number), Roles::ALL, number.into()) };
-    certificate.sign(|m| sign(signer, m), |m| sign(&key(number), m))
-}
 
 fn revocation(devices: &[u8], signer: &PublicKey) -> Signed {
     let devices = devices.iter().map(|n| device(*n)).collect();
@@ -65,7 +39,7 @@ enum Statement {
 }
 
 fn kept() -> BTreeSet<ObjectHash> {
-    [DeviceCertificate::hash(&certificate(1, &keys().user, None))].into()
+    [certificate(1, &keys().user, None).hash()].into()
 }
 
 fn apply(list: &mut DeviceList, statement: &Statement) {
