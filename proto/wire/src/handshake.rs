@@ -173,15 +173,22 @@ pub enum Refusal {
 }
 
 /// The responder's last word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The link is up.
     Accepted,
     /// It isn't.
     Refused(Refusal),
+    /// Nor ever will be: the responder's store isn't its device's newest. Its signed [`crate::Restored`].
+    Restored(Signed),
 }
 
-static VERDICT: Shape = Shape { what: "verdict", max_len: limits::HANDSHAKE_FRAME, fields: &[Field::one(1, 0)] };
+static NOTICE: Shape = Shape { what: "notice", max_len: limits::HANDSHAKE_FRAME, fields: signed::SHAPE.fields };
+static VERDICT: Shape = Shape {
+    what: "verdict",
+    max_len: limits::HANDSHAKE_FRAME,
+    fields: &[Field::one(1, 0), Field::nested(2, 1, &NOTICE)],
+};
 
 impl Verdict {
     /// Its bytes on the wire.
@@ -194,8 +201,13 @@ impl Verdict {
             Self::Refused(Refusal::Network) => 4,
             Self::Refused(Refusal::Busy) => 5,
             Self::Refused(Refusal::Unauthenticated) => 6,
+            Self::Restored(_) => 7,
         };
-        pb::Verdict { code }.encode_to_vec().into()
+        let notice = match self {
+            Self::Restored(notice) => Some(notice.to_pb()),
+            Self::Accepted | Self::Refused(_) => None,
+        };
+        pb::Verdict { code, notice }.encode_to_vec().into()
     }
 
     /// Decodes a verdict.
@@ -210,6 +222,7 @@ impl Verdict {
             4 => Self::Refused(Refusal::Network),
             5 => Self::Refused(Refusal::Busy),
             6 => Self::Refused(Refusal::Unauthenticated),
+            7 => Self::Restored(Signed::required(pb.notice, VERDICT.what)?),
             found => {
                 return Err(DecodeError::UnsupportedVersion { what: VERDICT.what, found });
             }

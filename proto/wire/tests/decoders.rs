@@ -143,13 +143,16 @@ fn examples() -> Vec<Bytes> {
     assert_eq!(CannotOpen::decode(&signed(cannot.encode())), Ok(cannot.clone()));
     assert_eq!(Withdrawal::decode(&signed(withdrawal.encode())), Ok(withdrawal.clone()));
     assert_eq!(SignedSignal::decode_unverified(&signed(signal().encode())), Ok(signal()));
-    assert_eq!(Restored::decode(&signed(restored.encode())), Ok(restored));
+    let restored_bytes = restored.encode();
+    assert_eq!(Restored::decode(&signed(restored_bytes.clone())), Ok(restored));
     assert_eq!(SignedHeader::decode(envelope().header.signed().clone()), Ok(envelope().header));
     assert_eq!(Hello::decode(hello().encode()), Ok(hello()));
     let auth = Auth { signature: Bytes::from_static(&[7; 64]), token: Some([5; 16]), name: "bob".into() };
     assert_eq!(Auth::decode(auth.encode()), Ok(auth.clone()));
-    let verdict = Verdict::Refused(Refusal::NotAContact);
-    assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
+    let verdict = Verdict::Restored(signed(restored_bytes));
+    for verdict in [Verdict::Accepted, Verdict::Refused(Refusal::NotAContact), verdict.clone()] {
+        assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
+    }
     let mut all: Vec<Bytes> = frames.iter().map(Frame::encode).collect();
     all.extend([envelope().encode(), bundle().encode(), hello().encode(), auth.encode(), verdict.encode()]);
     all.push(discovery_item().encode());

@@ -242,7 +242,7 @@ impl Engine {
     pub async fn offer_manual(&self, contact: &Contact) -> Result<Signed> {
         let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
         let device = contact.devices.first().ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
-        let shared = self.shared().await?;
+        let shared = self.shared_of_the_newest().await?;
         let offer = Network::offer_manual(shared, contact.user, device).await?;
         let signed = offer.signed.clone();
         let mut offers = self.offers.lock().await;
@@ -257,7 +257,7 @@ impl Engine {
     /// comes up by itself once the answer has arrived. The node must be started.
     pub async fn answer_manual(&self, offer: &Signed) -> Result<Signed> {
         let offer = self.signals.open_manual(offer)?;
-        Network::answer_manual(&*self.shared().await?, &offer).await
+        Network::answer_manual(&*self.shared_of_the_newest().await?, &offer).await
     }
 
     /// Takes the answer to an offer of [`Engine::offer_manual`]; returns once the link is up.
@@ -274,8 +274,9 @@ impl Engine {
         done
     }
 
-    /// The network side of a node that is started.
-    async fn shared(&self) -> Result<Arc<Shared>> {
+    /// The network side of a node that is started, and whose store is its device's newest.
+    async fn shared_of_the_newest(&self) -> Result<Arc<Shared>> {
+        self.driver.call(|turn| turn.refuse_if_restored("connect by hand")).await?;
         let stopped = || Error::new(ErrorKind::Invalid, "engine", "connect by hand", "the node isn't started");
         self.network.lock().await.as_ref().map(|network| network.shared.clone()).ok_or_else(stopped)
     }
@@ -301,6 +302,11 @@ impl Engine {
         let ended = || Error::new(ErrorKind::Closed, "engine", "diagnose", "the node is shut down, or isn't started");
         let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
         let (shared, addresses) = network.ok_or_else(ended)?;
+        let standing = self.standing().await?;
+        if standing == StoreStanding::Restored {
+            // It left the network: what that would allow it says nothing.
+            return Ok(self.diagnose_folders(standing));
+        }
         let transports = join_all(self.transports.iter().map(|t| t.diagnose()));
         let discoveries = join_all(self.discoveries.iter().map(|d| d.diagnose()));
         let (transports, reach, discoveries) =
@@ -308,17 +314,24 @@ impl Engine {
         if self.network.lock().await.is_none() {
             return Err(ended());
         }
-        let own = self.own_notice().await?.map(|detail| {
-            let remedy = "use the newest copy alone; or make a new folder with `peerloom init`, and invite again";
+        let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
+        Ok(self.diagnose_folders(standing).into_iter().chain(network).collect())
+    }
+
+    /// What is wrong with this node's store and with those of contacts, and what helps.
+    fn diagnose_folders(&self, standing: StoreStanding) -> Vec<Diagnostic> {
+        let own = own_notice(standing).map(|detail| {
+            let remedy = match standing {
+                StoreStanding::Copied => "end the other copy, and delete it; ask for what only that one has",
+                _ => "use the newest copy alone; or make a new folder with `peerloom init`, and invite again",
+            };
             Diagnostic::bad("folder", detail, remedy)
         });
         let theirs = self.restored_contacts().into_iter().map(|name| {
             let remedy = format!("ask {name} for an invitation to the new folder, should nothing come any more");
             Diagnostic::note("folder", format!("{name}: {PEER_RESTORED}"), remedy)
         });
-        let notices = own.into_iter().chain(theirs);
-        let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
-        Ok(notices.chain(network).collect())
+        own.into_iter().chain(theirs).collect()
     }
 
     /// Gives a contact another name; returns the one it got, which looks like no other contact's: perhaps the one
@@ -393,15 +406,7 @@ impl Engine {
     /// What is wrong with this node's store or a contact's, for people; empty when nothing is.
     pub async fn notices(&self) -> Result<Vec<String>> {
         let theirs = self.restored_contacts().into_iter().map(|name| format!("{name}: {PEER_RESTORED}"));
-        Ok(self.own_notice().await?.into_iter().chain(theirs).collect())
-    }
-
-    async fn own_notice(&self) -> Result<Option<String>> {
-        Ok(match self.standing().await? {
-            StoreStanding::Newest => None,
-            StoreStanding::Copied => Some(COPIED.to_owned()),
-            StoreStanding::Restored => Some(format!("this node sends nothing any more: {RESTORED}")),
-        })
+        Ok(own_notice(self.standing().await?).into_iter().chain(theirs).collect())
     }
 
     /// The names of contacts whose folder was put back, or is used twice.
@@ -462,5 +467,14 @@ impl Engine {
             // Fails only when the thread has ended already.
             let _ = wait.await;
         }
+    }
+}
+
+/// What is wrong with a node's own store, for people.
+fn own_notice(standing: StoreStanding) -> Option<String> {
+    match standing {
+        StoreStanding::Newest => None,
+        StoreStanding::Copied => Some(COPIED.to_owned()),
+        StoreStanding::Restored => Some(format!("this node sends nothing any more: {RESTORED}")),
     }
 }

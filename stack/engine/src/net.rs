@@ -75,18 +75,20 @@ impl Network {
         let places = listeners.iter().map(|listener| listener.addresses()).collect();
         let addresses = Arc::new(Addresses::new(places, &shared.own, &shared.suites));
         let mut tasks = JoinSet::new();
-        for discovery in &shared.discoveries {
-            tasks.spawn(take_records(shared.clone(), discovery.watch()));
-        }
-        tasks.spawn(shared.signals.clone().run());
-        let announcer = Announcer::start(shared.clone(), addresses.clone()).await?;
-
         let moved = watch::Sender::new(());
+        if shared.links.notice().is_none() {
+            for discovery in &shared.discoveries {
+                tasks.spawn(until_left(shared.clone(), take_records(shared.clone(), discovery.watch())));
+            }
+            tasks.spawn(until_left(shared.clone(), shared.signals.clone().run()));
+            let announcer = Announcer::start(shared.clone(), addresses.clone()).await?;
+            tasks.spawn(until_left(shared.clone(), announcer.run(moved.subscribe())));
+        }
+        tasks.spawn(leave_discoveries(shared.clone()));
         for (transport, listener) in listeners.into_iter().enumerate() {
             let news = Moved { machine: moved.subscribe(), addresses: addresses.clone(), transport };
             tasks.spawn(accept(shared.clone(), listener, gate.clone(), news));
         }
-        tasks.spawn(announcer.run(moved.subscribe()));
         tasks.spawn(interfaces::watch(shared.clone(), moved));
         tasks.spawn(dialer::run(shared.clone()));
         Ok(Self { shared, tasks, addresses })
@@ -121,6 +123,20 @@ impl Network {
         tokio::join!(transports, discoveries);
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// Runs until this node leaves the network.
+async fn until_left(shared: Arc<Shared>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        () = shared.links.left() => {}
+    }
+}
+
+/// A node that leaves the network isn't found any more, and takes no signals: they are for the newest copy.
+async fn leave_discoveries(shared: Arc<Shared>) {
+    shared.links.left().await;
+    join_all(shared.discoveries.iter().map(|discovery| discovery.shutdown())).await;
 }
 
 /// Takes in records of contacts' devices that a discovery comes to know, and dials those devices.

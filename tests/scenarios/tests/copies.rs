@@ -77,6 +77,9 @@ fn a_folder_put_back_sends_nothing_and_both_sides_say_so() {
     // It takes nothing, either: what is for this device waits for the newest folder.
     ok(&bob, &["send", "alice", "are you there?"]);
     assert_eq!(texts(&bob), ["first", "2", "3", "4"]);
+    eventually("a dial to be answered by the notice", || {
+        ok(&bob, &["peers", "--json"]).contains("isn't its newest, and takes no links")
+    });
 
     // After a restart it is the same, without a contact to prove it again.
     running.interrupt();
@@ -122,16 +125,51 @@ fn copies_side_by_side_each_say_that_another_runs() {
     eventually("the original to say so", || says(&alice, "another copy of this folder was used"));
     eventually("the contact to say so", || says(&bob, "two copies of it are used"));
     assert_eq!(waits(&other), usize::from(accepted));
-    // The copy, which is still linked, takes nothing that is for the original.
-    ok(&bob, &["send", "alice", "for the original"]);
-    second.interrupt();
-    // The original goes on.
-    ok(&alice, &["send", "bob", "still here"]);
-    eventually("the original to go on", || texts(&bob).contains(&"still here".to_owned()) && waits(&alice) == 0);
-    assert!(!texts(&bob).contains(&"from the copy".to_owned()));
-    eventually("the original to have it", || texts(&alice) == ["welcome", "for the original"] && waits(&bob) == 0);
+
+    // The copy leaves the network, and the original has its link to itself.
+    let state = |folder: &Path| ok_json(folder, &["peers"])[0]["state"].clone();
+    eventually("the copy to be gone", || state(&other) != "connected");
+    let exchange = |there: &str, back: &str| {
+        ok(&alice, &["send", "bob", there]);
+        ok(&bob, &["send", "alice", back]);
+        eventually("both to arrive", || {
+            texts(&bob).contains(&there.to_owned()) && texts(&alice).contains(&back.to_owned())
+        });
+        eventually("their receipts", || waits(&alice) + waits(&bob) == 0);
+    };
+    let attempts = || logged(&other, "a link is up") + logged(&other, "a device can't be reached");
+    let before = attempts();
+    for round in 0..20 {
+        exchange(&format!("there {round}"), &format!("back {round}"));
+        ok(&other, &["queue", "retry"]);
+    }
+    assert_eq!(attempts(), before, "the copy disturbs the original's link");
+    assert_ne!(state(&other), "connected");
+
+    // Its commands work, and say what is the matter; what others would hear of is refused.
     assert_eq!(texts(&other), ["welcome"]);
-    drop((first, running_bob));
+    assert!(ok(&other, &["contacts"]).contains("bob"));
+    let queue = ok_json(&other, &["queue"]);
+    assert!(queue.as_array().expect("a list").iter().all(|entry| entry["next_try_ms"].is_null()), "{queue}");
+    assert!(ok_doctor(&other).contains("has left the network"));
+    for refused in [&["send", "bob", "more"][..], &["invite"]] {
+        let (_, complaint) = fails(&other, refused);
+        assert!(complaint.contains("new folder"), "{refused:?}: {complaint}");
+    }
+    // So it is after a restart.
+    second.interrupt();
+    let second = Running::start_with(&other, &["--set", "transport.0.listen=127.0.0.1:0"]);
+    exchange("still here", "here as well");
+    assert_eq!(attempts(), before, "the copy disturbs the original's link");
+    assert!(!texts(&bob).contains(&"from the copy".to_owned()));
+    assert_eq!(texts(&other), ["welcome"]);
+    drop((first, second, running_bob));
+}
+
+/// How often a node has logged something.
+fn logged(folder: &Path, what: &str) -> usize {
+    let log = std::fs::read_to_string(folder.with_extension("log")).expect("a log");
+    log.lines().filter(|line| line.contains(what)).count()
 }
 
 /// A copy from before the two met knows nothing of the contact: a new invitation reaches it all the same,

@@ -80,7 +80,7 @@ async fn an_invitation_lets_in_as_many_as_it_says_until_it_expires() {
     let refused = Some(Verdict::Refused(Refusal::NotAContact));
     let alice = Alice::start().await;
     let token = alice.token(Duration::from_secs(600), 2).await;
-    for (number, expected) in [(50, Some(Verdict::Accepted)), (51, Some(Verdict::Accepted)), (52, refused)] {
+    for (number, expected) in [(50, Some(Verdict::Accepted)), (51, Some(Verdict::Accepted)), (52, refused.clone())] {
         assert_eq!(alice.verdict(number, token).await, expected, "{number}");
     }
     // Not for others, and not for longer.

@@ -34,13 +34,16 @@ pub(super) fn show_event(event: &Value, json: bool) {
             format!("{contact} accepted an invitation of yours and is a contact now{like}")
         }
         EventView::Gap { contact, first, last } => format!("{contact}: entries {first} to {last} are missing"),
-        EventView::StoreRestored => "this node sends nothing any more: its folder was put back from an older copy, or \
-                                     two copies of it are used; `peerloom doctor` says what to do"
+        EventView::StoreRestored => "this node sends and receives nothing any more, and has left the network: its \
+                                     folder was put back from an older copy, or two copies of it are used. Go on with \
+                                     the newest copy alone; or make a new folder with `peerloom init`, and invite again"
             .into(),
-        EventView::StoreCopied => "another copy of this folder runs, or ran; use one folder only".into(),
+        EventView::StoreCopied => "another copy of this folder runs, or ran, and sends nothing any more; delete it. \
+                                   What it received is in it alone"
+            .into(),
         EventView::PeerRestored { contact, .. } => format!(
-            "{contact}: the contact's folder was put back from an older copy, or two copies of it are used; if nothing \
-             comes from there any more, ask for a new invitation"
+            "{contact}: the contact's folder was put back from an older copy, or two copies of it are used; what was \
+             delivered may be in the other one alone. If nothing comes from there any more, ask for a new invitation"
         ),
         EventView::Lagged { missed } => format!("{missed} events were missed"),
     };

@@ -7,7 +7,7 @@ use rand::Rng;
 use tracing::{debug, warn};
 
 use super::state::{Conversation, Queued, TimerKey, history_key};
-use super::{RESTORED, SendRequest, Turn};
+use super::{SendRequest, Turn};
 use crate::clock::system_ms;
 use crate::store::stored;
 
@@ -42,9 +42,7 @@ impl Turn<'_> {
 
     fn check_room(&mut self, id: &ConversationId, content_type: &str, length: usize) -> Result<()> {
         let error = |kind, message: String| Err(Error::new(kind, "engine", "send", message));
-        if self.state.standing.is_restored() {
-            return error(ErrorKind::Refused, format!("nothing is sent from this folder any more: {RESTORED}"));
-        }
+        self.refuse_if_restored("send")?;
         let Some(conversation) = self.state.conversations.get(id) else {
             return error(ErrorKind::NotFound, "there is no such conversation; add the contact first".into());
         };

@@ -38,6 +38,7 @@ pub(super) fn open_invitations(txn: &Txn<'_>) -> Result<BTreeSet<(u64, [u8; 32])
 impl Turn<'_> {
     /// Makes an invitation around this device's current record.
     pub(crate) fn invite(&mut self, ttl_ms: u64, uses: u32) -> Result<Signed> {
+        self.refuse_if_restored("invite")?;
         let error = |message: &str| Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
         let Some(record) = self.state.record.clone() else {
             return error("this node doesn't listen yet, so nobody could reach it; start it first");
@@ -121,6 +122,9 @@ impl Turn<'_> {
         if self.state.contacts.certificate(&certificate.device).is_some() {
             return Ok(true);
         }
+        if self.state.standing.is_restored() {
+            return Ok(false);
+        }
         let Some(token) = token else { return Ok(false) };
         let hash = sha256(&[&token]);
         let key = Bytes::from(hash.to_vec());
@@ -155,6 +159,7 @@ impl Turn<'_> {
         name: &str,
         token: Option<[u8; 16]>,
     ) -> Result<Contact> {
+        self.refuse_if_restored("add a contact")?;
         let (user, device) = (certificate.user, certificate.device);
         let mut contact = self.state.contacts.by_user(&user).unwrap_or_else(|| Contact {
             user,
@@ -279,7 +284,7 @@ impl Turn<'_> {
             }
             self.effects.event_of_link(Event::PeerUp { user: certificate.user, device });
         }
-        if let Some(record) = self.state.record.clone() {
+        if let Some(record) = self.state.record.clone().filter(|_| !self.state.standing.is_restored()) {
             self.effects.control(device, &Frame::Record(record));
         }
         let Some(contact) = self.state.contacts.by_user(&certificate.user) else {

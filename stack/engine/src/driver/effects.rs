@@ -1,7 +1,7 @@
 //! What a turn makes true, said once it is durable.
 
 use bytes::Bytes;
-use peerloom_core::wire::{DeviceId, Frame, MessageId};
+use peerloom_core::wire::{DeviceId, Frame, MessageId, Signed};
 use peerloom_core::{Error, Result};
 use tokio::sync::oneshot;
 
@@ -25,6 +25,7 @@ pub(crate) struct Effects {
     of_links: Vec<Event>,
     resets: Vec<DeviceId>,
     wanted: Vec<DeviceId>,
+    leaves: Option<Signed>,
     targets: Option<(Links, EventSource)>,
     figures: TurnFigures,
 }
@@ -87,6 +88,11 @@ impl Effects {
         self.wanted.push(device);
     }
 
+    /// Leaves the network, with a last notice to those who are linked.
+    pub(crate) fn leave(&mut self, notice: Signed) {
+        self.leaves = Some(notice);
+    }
+
     pub(crate) fn attach(&mut self, links: &Links, events: &EventSource) {
         self.targets = Some((links.clone(), events.clone()));
     }
@@ -101,6 +107,7 @@ impl Effects {
             && self.of_links.is_empty()
             && self.resets.is_empty()
             && self.wanted.is_empty()
+            && self.leaves.is_none()
     }
 
     /// Nothing of the turn happened.
@@ -126,6 +133,7 @@ impl AfterCommit for Effects {
         of_links.chain(self.notices).for_each(|notice| events.send(notice));
         self.resets.iter().for_each(|device| links.reset(device));
         self.wanted.iter().for_each(|device| links.want(*device));
+        self.leaves.into_iter().for_each(|notice| links.leave(notice));
     }
 
     fn failed(self, error: &Error) {

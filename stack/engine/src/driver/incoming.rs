@@ -24,8 +24,8 @@ impl Turn<'_> {
         if self.is_paused(&device) && !matches!(frame, Frame::Held(_) | Frame::Restored(_)) {
             return Ok(());
         }
-        // What comes to a store that isn't its device's newest waits at its sender for the newest one.
-        if self.state.standing.is_restored() && matches!(frame, Frame::Envelope(_) | Frame::Withdrawal(_)) {
+        // What comes to a store that isn't its device's newest is for the newest one: it waits at its sender.
+        if self.state.standing.is_restored() {
             return Ok(());
         }
         let outcome = match frame {
@@ -332,6 +332,9 @@ impl Turn<'_> {
     /// What a gap in a peer's log calls for now.
     pub(super) fn on_inbox_timer(&mut self, log: LogId) -> Result<()> {
         let now = self.now;
+        if self.state.standing.is_restored() {
+            return Ok(());
+        }
         match self.inbox(log).on_timer(now) {
             None => Ok(()),
             Some(GapAction::Ask(positions)) => {

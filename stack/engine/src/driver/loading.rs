@@ -34,6 +34,7 @@ impl State {
         self.to_acknowledge.clear();
         self.to_show.clear();
         self.standing.load(txn)?;
+        self.standing.notice().into_iter().for_each(|notice| self.links.leave(notice.clone()));
         self.ready.clear();
         self.queued_bytes = None;
         self.lazy_deletes.clear();

@@ -19,13 +19,15 @@ use crate::event::Event;
 use crate::store::Txn;
 
 /// What happened to a store that sends nothing any more, and what to do.
-pub(crate) const RESTORED: &str = "this folder was put back from an older copy, or two copies of it are used; go on \
-                                   with the newest one, or make a new folder and invite your contacts again";
+pub(crate) const RESTORED: &str = "this folder was put back from an older copy, or two copies of it are used; it \
+     lacks what the newest one has, and has left the network. Go on with the newest one alone, or make a new folder \
+     and invite your contacts again";
 
 /// The same of a store that may go on, and of a contact's.
-pub(crate) const COPIED: &str = "another copy of this folder was used, and knows that it is one; use one folder only";
+pub(crate) const COPIED: &str = "another copy of this folder was used, and knows that it is one; use one folder only. \
+     What the other one received before is in it alone";
 pub(crate) const PEER_RESTORED: &str = "the contact's folder was put back from an older copy, or two copies of it are used; \
-     if nothing comes from there any more, ask for a new invitation";
+     what was delivered may be in the other one alone. If nothing comes from there any more, ask for a new invitation";
 
 /// Whether this store is the newest of its device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,7 +57,12 @@ impl OwnStanding {
         Ok(())
     }
 
-    /// Whether nothing may be sealed or sent.
+    /// What to say of a store that isn't its device's newest.
+    pub(crate) fn notice(&self) -> Option<&Signed> {
+        self.restored.as_ref()
+    }
+
+    /// Whether nothing may be sealed, sent or taken in.
     pub(crate) fn is_restored(&self) -> bool {
         self.restored.is_some()
     }
@@ -70,9 +77,20 @@ impl OwnStanding {
 }
 
 impl Turn<'_> {
+    /// A store that isn't its device's newest does nothing that others would hear of.
+    pub(crate) fn refuse_if_restored(&self, operation: &'static str) -> Result<()> {
+        if !self.state.standing.is_restored() {
+            return Ok(());
+        }
+        let message = format!("nothing is sent from this folder any more: {RESTORED}");
+        Err(Error::new(ErrorKind::Refused, "engine", operation, message))
+    }
+
     /// Shows a device what is held of its logs, and what is known of its store, when its link comes up.
     pub(super) fn show_held(&mut self, device: DeviceId, conversation: ConversationId) {
-        self.state.to_show.insert(LogId { device, conversation });
+        if !self.state.standing.is_restored() {
+            self.state.to_show.insert(LogId { device, conversation });
+        }
         let contact = self.state.contacts.certificate(&device).and_then(|c| self.state.contacts.by_user(&c.user));
         let known = contact.and_then(|c| c.devices.into_iter().find(|d| d.device == device)?.restored);
         // Our own for the contact to know, its own for a copy of it to hear.
@@ -140,11 +158,12 @@ impl Turn<'_> {
         self.effects.event(Event::StoreRestored);
         let up: Vec<DeviceId> = self.state.up.iter().copied().collect();
         up.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(signed.clone())));
+        self.effects.leave(signed);
     }
 
     /// A device says that its store was restored or copied; or a contact passes on what another copy of
     /// this store said. The link's task has checked the signature.
-    pub(super) fn on_restored_notice(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
+    pub(crate) fn on_restored_notice(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
         let notice = Restored::decode(&signed)?;
         if notice.device == self.state.own.device {
             if self.state.standing.get() == StoreStanding::Newest {

@@ -57,8 +57,8 @@ impl Turn<'_> {
                     message: *message,
                     device: Some(status.device),
                     attempts: status.attempts,
-                    next_try: status.next_try,
-                    stalled: status.stalled,
+                    next_try: status.next_try.filter(|_| restored.is_none()),
+                    stalled: status.stalled && restored.is_none(),
                     reason: reason.clone(),
                 }));
             }

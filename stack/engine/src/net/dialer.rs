@@ -38,7 +38,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut running = JoinSet::new();
     loop {
         hear(&shared, &mut machine, now(), &mut rng);
-        while let Some(device) = machine.next(now()) {
+        let left = shared.links.notice().is_some();
+        while let Some(device) = machine.next(now()).filter(|_| !left) {
             let Some((user, known)) = shared.contacts.device(&device) else {
                 machine.remove(&device);
                 continue;
@@ -47,7 +48,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             dials.spawn(reach(shared.clone(), user, known));
         }
         let due = async {
-            match machine.next_deadline() {
+            match machine.next_deadline().filter(|_| !left) {
                 Some(at) => tokio::time::sleep(at.saturating_sub(now().mono)).await,
                 None => std::future::pending().await,
             }

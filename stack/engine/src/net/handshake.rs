@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::handshake::{Role, auth_input, negotiate_version};
 use peerloom_core::wire::{
-    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, limits,
+    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Signed, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, context, limits,
 };
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Place, Result, Retry};
 use peerloom_crypto_primitives::{random, verify};
@@ -16,7 +16,7 @@ use super::Shared;
 
 /// How long a handshake may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a refused link stays open for the verdict to arrive.
+/// How long a refused link stays open for the verdict to arrive, and one that ends for a notice.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
 
 /// A link whose other side is known.
@@ -59,6 +59,14 @@ pub(super) async fn initiate(
                 Ok(Ready { device: certificate.device, initiator: true, control })
             }
             Verdict::Refused(refusal) => Err(refused(refusal)),
+            Verdict::Restored(notice) => {
+                let device = certificate.device;
+                if !is_signed(&notice, &certificate) {
+                    return Err(unauthenticated("the other side's notice isn't its own"));
+                }
+                shared.driver.call(move |turn| turn.on_restored_notice(device, notice)).await?;
+                Err(restored())
+            }
         }
     })
     .await
@@ -84,11 +92,18 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>, place: &Place
         send(&mut control, Auth { signature, token: None, name: String::new() }.encode()).await?;
         let verdict = verify_initiator(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
         match verdict {
-            Ok(device) => {
-                link.admit();
-                send(&mut control, Verdict::Accepted.encode()).await?;
-                Ok(Ready { device, initiator: false, control })
-            }
+            Ok(device) => match shared.links.notice() {
+                None => {
+                    link.admit();
+                    send(&mut control, Verdict::Accepted.encode()).await?;
+                    Ok(Ready { device, initiator: false, control })
+                }
+                Some(notice) => {
+                    send(&mut control, Verdict::Restored(notice).encode()).await?;
+                    let message = "this folder isn't its device's newest, and takes no links";
+                    Err(Error::new(ErrorKind::Refused, "engine", "handshake", message))
+                }
+            },
             Err((refusal, error)) => {
                 if let Some(refusal) = refusal {
                     send(&mut control, Verdict::Refused(refusal).encode()).await?;
@@ -198,6 +213,16 @@ async fn receive(control: &mut Channel) -> Result<Bytes> {
         return Err(Error::new(ErrorKind::TooLarge, "engine", "handshake", "a message is longer than its limit"));
     }
     Ok(frame)
+}
+
+/// Whether a notice is signed by the device that it comes from. What it says is checked where it is taken in.
+fn is_signed(notice: &Signed, by: &DeviceCertificate) -> bool {
+    notice.verify(context::RESTORED, |message, signature| verify(&by.device_key, message, signature)).is_some()
+}
+
+fn restored() -> Error {
+    let message = "the contact's folder there isn't its newest, and takes no links";
+    Error::new(ErrorKind::Refused, "engine", "handshake", message).retry(Retry::Later)
 }
 
 fn unauthenticated(message: &str) -> Error {

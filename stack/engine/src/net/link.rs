@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, trace, warn};
 
 use super::Shared;
-use super::handshake::Ready;
+use super::handshake::{LINGER, Ready};
 use super::links::Budget;
 use crate::driver::Input;
 
@@ -122,6 +122,7 @@ async fn pump(
         end = read(shared, from, control.receiver) => end,
         end = read(shared, from, chat.receiver) => end,
         error = shows_nothing(shown) => Err(error),
+        error = leaves(shared) => Err(error),
         error = refuse_channels(shared, link) => Err(error),
         error = link.closed() => Err(error),
     };
@@ -134,6 +135,13 @@ async fn shows_nothing(shown: &CancellationToken) -> Error {
         return std::future::pending().await;
     }
     Error::new(ErrorKind::Timeout, "engine", "link", "the other side doesn't show what it holds of this node's log")
+}
+
+/// Ends once this node leaves the network, and its notice had time to arrive.
+async fn leaves(shared: &Shared) -> Error {
+    shared.links.left().await;
+    tokio::time::sleep(LINGER).await;
+    Error::new(ErrorKind::Closed, "engine", "link", "this folder isn't its device's newest, and has no links")
 }
 
 /// Refuses further channels, so that nothing piles up on one that nobody reads; ends with too many.

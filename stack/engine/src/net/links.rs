@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::{DeviceId, UserId};
+use peerloom_core::wire::{DeviceId, Signed, UserId};
 use peerloom_core::{Error, ErrorKind, Link, LinkPath, Result};
 use peerloom_delivery::ConnectionState;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -37,6 +37,9 @@ struct Inner {
     refused: AtomicU64,
     dialer: Notify,
     budget: Arc<Semaphore>,
+    /// The notice of a store that isn't its device's newest, and that it is known.
+    notice: OnceLock<Signed>,
+    left: CancellationToken,
 }
 
 impl Default for Inner {
@@ -46,6 +49,8 @@ impl Default for Inner {
             refused: AtomicU64::default(),
             dialer: Notify::default(),
             budget: Arc::new(Semaphore::new(NODE_BUDGET_KIB)),
+            notice: OnceLock::new(),
+            left: CancellationToken::new(),
         }
     }
 }
@@ -311,6 +316,24 @@ impl Links {
         if let Some(entries) = self.book().up.get(device) {
             entries.iter().for_each(|e| e.link.close("reset"));
         }
+    }
+
+    /// This node's store isn't its device's newest: it leaves the network for good, so that it doesn't come between
+    /// the newest one and the contacts. Links that are up end once the notice is through.
+    pub(crate) fn leave(&self, notice: Signed) {
+        // The first one counts; it says the same.
+        let _ = self.0.notice.set(notice);
+        self.0.left.cancel();
+    }
+
+    /// What a node that left the network has to say.
+    pub(super) fn notice(&self) -> Option<Signed> {
+        self.0.notice.get().cloned()
+    }
+
+    /// Completes when this node leaves the network.
+    pub(super) async fn left(&self) {
+        self.0.left.cancelled().await;
     }
 
     pub(super) fn close_all(&self, reason: &str) {
