@@ -4,6 +4,7 @@
 //! fixed length followed by an optional big-endian order, so that an encrypting store can hide the
 //! id and keep the order.
 
+mod pending;
 mod records;
 
 use bytes::Bytes;
@@ -11,9 +12,10 @@ use prost::Message;
 
 use crate::DecodeError;
 
+pub use pending::{Pending, PendingHead};
 pub use records::{
-    Contact, ContactDevice, Failure, History, Identity, InLog, OutCursor, OutEntry, OutstandingInvitation, Pending,
-    Quarantined, SealedEntry, VaultHeader,
+    Contact, ContactDevice, Failure, History, Identity, InLog, OutCursor, OutEntry, OutstandingInvitation, Quarantined,
+    SealedEntry, VaultHeader,
 };
 
 /// Version of the store's layout: tables, keys and record versions together.
@@ -37,8 +39,10 @@ pub const META: Table = Table { name: "meta", id_len: 16 };
 pub const CONTACTS: Table = Table { name: "contacts", id_len: 32 };
 /// [`OutstandingInvitation`] by the SHA-256 of its token.
 pub const INVITATIONS: Table = Table { name: "invitations", id_len: 32 };
-/// [`Pending`] by conversation and sequence.
+/// [`PendingHead`] by conversation and sequence.
 pub const PENDING: Table = Table { name: "pending", id_len: 32 };
+/// [`Pending`] by conversation and sequence; written and deleted with its head.
+pub const PENDING_BODIES: Table = Table { name: "pending_bodies", id_len: 32 };
 /// [`OutEntry`] by conversation and position: our own logs.
 pub const OUT_ENTRIES: Table = Table { name: "out_entries", id_len: 32 };
 /// [`SealedEntry`] by conversation and position; gone once all devices have it.
@@ -66,12 +70,13 @@ pub const VAULT: Table = Table { name: "vault", id_len: 0 };
 pub const VAULT_HEADER: &[u8] = b"header";
 
 /// All tables, in the order in which a copy writes them.
-pub const TABLES: [Table; 15] = [
+pub const TABLES: [Table; 16] = [
     VAULT,
     META,
     CONTACTS,
     INVITATIONS,
     PENDING,
+    PENDING_BODIES,
     OUT_ENTRIES,
     OUT_SEALED,
     OUT_CURSORS,

@@ -14,6 +14,7 @@ mod loading;
 mod outgoing;
 mod parked;
 mod patience;
+mod pending;
 mod quarantine;
 mod queue;
 mod receipts;
@@ -33,7 +34,7 @@ use peerloom_core::wire::store::{META, meta};
 use peerloom_core::wire::{ConversationId, DeviceId, Frame, MessageId};
 use peerloom_core::{Error, ErrorKind, Result, Storage};
 use peerloom_delivery::Now;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
 use crate::clock::Clock;
@@ -58,6 +59,9 @@ const TURN_TIME: Duration = Duration::from_millis(50);
 const SEALED_IN_A_TURN: usize = 2 * TURN_BYTES;
 /// Inputs that wait for the thread.
 const WAITING: usize = 2048;
+/// Bytes of messages of this node's own that wait for their turn, and what each counts beside its text.
+const SENDS: u32 = 8 * 1024 * 1024;
+const SEND: usize = 256;
 /// How long acknowledgements of others may stay unwritten: losing them costs a duplicate, no more.
 const LAZY: Duration = Duration::from_millis(100);
 /// How long an answer that doesn't come waits to hear why.
@@ -119,12 +123,15 @@ pub(crate) struct SendRequest {
     pub(crate) body: Bytes,
     pub(crate) ttl: Duration,
     pub(crate) reply: oneshot::Sender<Result<MessageId>>,
+    /// Its share of what may wait, until it has its turn.
+    pub(crate) room: OwnedSemaphorePermit,
 }
 
 /// The way to the delivery thread.
 #[derive(Clone)]
 pub(crate) struct DriverHandle {
     inputs: mpsc::Sender<Input>,
+    sends: Arc<Semaphore>,
     /// Why the thread ended by itself, once it did.
     failure: Arc<OnceLock<Error>>,
 }
@@ -133,6 +140,14 @@ impl DriverHandle {
     /// Waits while the thread has too much to do.
     pub(crate) async fn input(&self, input: Input) -> Result<()> {
         self.inputs.send(input).await.map_err(|_| self.ended())
+    }
+
+    /// Waits while too many bytes wait to be sent, in the order of the calls; then there is room for a message with so
+    /// many.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        // One that is too long has its turn, too, to hear so.
+        let share = u32::try_from(bytes.saturating_add(SEND)).unwrap_or(SENDS).min(SENDS);
+        self.sends.clone().acquire_many_owned(share).await.map_err(|_| self.ended())
     }
 
     /// Waits for the answer to an input.
@@ -209,7 +224,8 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
         |e: std::io::Error| Error::new(ErrorKind::Internal, "engine", "start", "no thread can be made").source(e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let failure = Arc::new(OnceLock::new());
-    let handle = DriverHandle { inputs: sender, failure: failure.clone() };
+    let sends = Arc::new(Semaphore::new(SENDS as usize));
+    let handle = DriverHandle { inputs: sender, sends, failure: failure.clone() };
     let run = move || {
         let mut driver = driver;
         let events = driver.state.events.clone();
@@ -242,7 +258,8 @@ fn dead(thread: &str) -> Error {
 
 struct Driver {
     inputs: mpsc::Receiver<Input>,
-    /// Received, and not handled yet. Its bounds are those of the budgets that frames hold, and of the callers.
+    /// Received, and not handled yet. Its bounds are those of the budgets that frames and messages to send hold; any
+    /// other call has a caller that waits for the answer.
     waiting: FairQueue<Input>,
     state: State,
     view: View,
@@ -276,7 +293,7 @@ impl Driver {
                 }
             }
             // Whatever came meanwhile takes part, too: a call doesn't wait for the frames before it.
-            received.extend(std::iter::from_fn(|| self.inputs.try_recv().ok()));
+            received.extend(std::iter::from_fn(|| self.inputs.try_recv().ok()).take(TURN));
             for input in received.drain(..) {
                 if let Input::Frame { frame, .. } = &input
                     && let Frame::Held(held) = &**frame

@@ -182,9 +182,12 @@ impl Engine {
         self.network.lock().await.as_ref().map(Network::addresses).unwrap_or_default()
     }
 
-    /// Hands over a message. Messages are sent in the order of these calls. Once what it returns completes,
-    /// the message is durably in the log and will be delivered, or visibly fail when `ttl` (the configured
-    /// one by default) is over: from [`TTL`](crate::TTL), else `Invalid`.
+    /// Hands over a message; waits while 8 MiB of messages wait for the delivery thread. Messages are sent in the
+    /// order in which these calls return. Once what it returns completes, the message is durably in the log and will
+    /// be delivered, or visibly fail when `ttl` (the configured one by default) is over: from [`TTL`](crate::TTL),
+    /// else `Invalid`.
+    ///
+    /// Cancel safe: a call that is dropped before it returns hands nothing over.
     pub async fn submit(
         &self,
         conversation: ConversationId,
@@ -196,14 +199,18 @@ impl Engine {
             let message = format!("a message may wait from 1s to 365d to be delivered, and not {ttl:?}");
             return Err(Error::new(ErrorKind::Invalid, "engine", "send", message));
         }
+        let room = self.driver.room(body.len() + content_type.len()).await?;
         let (reply, answer) = oneshot::channel();
         let ttl = ttl.unwrap_or(self.config.ttl);
-        self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply })).await?;
+        self.driver.input(Input::Send(SendRequest { conversation, content_type, body, ttl, reply, room })).await?;
         let driver = self.driver.clone();
         Ok(Sending(Box::pin(async move { driver.answer(answer).await? })))
     }
 
     /// Sends a message. Once this returns, the message is durably in the log; see [`Engine::submit`].
+    ///
+    /// Not cancel safe: a call that is dropped before it returns may have sent the message. Who has to know uses
+    /// [`Engine::submit`].
     pub async fn send(
         &self,
         conversation: ConversationId,

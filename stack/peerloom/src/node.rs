@@ -58,19 +58,21 @@ pub struct Conversation<'a> {
 
 impl Conversation<'_> {
     /// Sends a text. Once this returns, the message is durably stored and will be delivered, or
-    /// visibly fail when the configured `delivery.ttl` is over.
+    /// visibly fail when the configured `delivery.ttl` is over. Not cancel safe: a call that is dropped before it
+    /// returns may have sent the message; [`submit`](Self::submit) is.
     pub async fn send(&self, text: impl Into<String>) -> Result<MessageId> {
         self.send_bytes("", Bytes::from(text.into()), None).await
     }
 
     /// Sends a body of at most 1 MiB with a media type (RFC 6838; empty means plain text), and
-    /// perhaps another lifetime than the configured one.
+    /// perhaps another lifetime than the configured one. Cancelled, it is like [`send`](Self::send).
     pub async fn send_bytes(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<MessageId> {
         self.submit(content_type, body, ttl).await?.await
     }
 
     /// Hands a message over without waiting for the disk: many that are handed over one after the other are
-    /// sent in that order, and share commits. Each is accepted once what this returns completes.
+    /// sent in that order, and share commits. Each is accepted once what this returns completes. Waits while 8 MiB
+    /// of messages wait to be accepted. Cancel safe: a call that is dropped before it returns hands nothing over.
     pub async fn submit(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<Sending> {
         if body.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "node", "send", "the message is empty"));

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use peerloom_conformance::identity::identity;
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage, MemoryTransport};
 use peerloom_core::storage::scan_all;
-use peerloom_core::wire::store::{self, CRYPTO, Contact, HISTORY, IN_PARKED, OUT_SEALED, PENDING, QUARANTINE, TABLES};
+use peerloom_core::wire::store::{
+    self, CRYPTO, Contact, HISTORY, IN_PARKED, OUT_SEALED, PENDING, PENDING_BODIES, QUARANTINE, TABLES,
+};
 use peerloom_core::wire::{ConversationId, EntryClass, LogId, NetworkId, SuiteId};
 use peerloom_core::{
     Crypto, CryptoCaps, KeyRange, Member, Opened, Prepared, Result, Sealed, Sealing, StateTxn, Storage,
@@ -241,7 +243,9 @@ async fn a_stolen_store_opens_nothing_that_was_opened_before() {
         bob.has(&format!("{text} of alice")).await;
     }
     until("everything to be settled", async || {
-        [&alice, &bob].iter().all(|node| node.rows(&[PENDING, OUT_SEALED, IN_PARKED, QUARANTINE]).is_empty())
+        [&alice, &bob]
+            .iter()
+            .all(|node| node.rows(&[PENDING, PENDING_BODIES, OUT_SEALED, IN_PARKED, QUARANTINE]).is_empty())
     })
     .await;
 

@@ -3,27 +3,30 @@
 #[path = "common/engines.rs"]
 mod engines;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use engines::{config, crypto, engine, eventually, meet, send, start, until};
+use futures_util::FutureExt;
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
 
-use peerloom_core::wire::store::HISTORY;
+use peerloom_core::wire::store::{HISTORY, OUT_SEALED, PENDING, PENDING_BODIES, Table};
 use peerloom_core::wire::{CannotOpenReason, ConversationId, EntryClass, LogId, SuiteId};
 use peerloom_core::{
-    Batch, Crypto, CryptoCaps, ErrorKind, Member, Opened, Prepared, Result, Sealed, Sealing, Snapshot, StateTxn,
-    Storage, StorageCaps,
+    Batch, Crypto, CryptoCaps, Error, ErrorKind, KeyRange, Member, Opened, Order, Page, Prepared, Result, Row, Sealed,
+    Sealing, Snapshot, StateTxn, Storage, StorageCaps,
 };
 use peerloom_engine::{Cursor, Event};
 use rand::Rng;
 
-/// A crypto that opens no messages while it is told so.
+/// A crypto that doesn't open the next so many messages.
 struct Blind {
     inner: Arc<dyn Crypto>,
-    blind: Arc<AtomicBool>,
+    blind: Arc<AtomicUsize>,
 }
 
 impl Crypto for Blind {
@@ -64,7 +67,12 @@ impl Crypto for Blind {
         payload: &[u8],
     ) -> Result<Opened> {
         match class {
-            EntryClass::Application if self.blind.load(Ordering::Relaxed) => {
+            EntryClass::Application
+                if self
+                    .blind
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok() =>
+            {
                 Ok(Opened::CannotOpen(CannotOpenReason::KeyGone))
             }
             _ => self.inner.open(txn, rng, log, class, associated_data, payload),
@@ -83,7 +91,7 @@ impl Crypto for Blind {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_opens_nothing_is_left_in_peace_and_shown() {
     let links = MemoryNetwork::default();
-    let blind = Arc::new(AtomicBool::new(true));
+    let blind = Arc::new(AtomicUsize::new(usize::MAX));
     let eyes: Arc<dyn Crypto> = Arc::new(Blind { inner: crypto(2, true), blind: blind.clone() });
     let alice = engine(1, &links, Arc::new(MemoryStorage::new()), true).await;
     let bob = start(2, &links, Arc::new(MemoryStorage::new()), vec![eyes], config()).await;
@@ -112,7 +120,7 @@ async fn a_device_that_opens_nothing_is_left_in_peace_and_shown() {
     send(&bob, &to_alice, "I can't read you").await.expect("accepted");
     eventually("the other direction", &alice, &["I can't read you"]).await;
 
-    blind.store(false, Ordering::Relaxed);
+    blind.store(0, Ordering::Relaxed);
     assert_eq!(alice.retry(Some(to_bob.conversation)).await.expect("an answer"), 1);
     eventually("the message", &bob, &["hello"]).await;
     until("the acknowledgement", async || alice.queue().await.expect("a queue").is_empty()).await;
@@ -189,24 +197,62 @@ async fn all_queues_together_are_bounded_and_one_message_for_a_contact_always_fi
     assert_eq!(error.kind(), ErrorKind::Overloaded);
 }
 
-/// A store that notes how many bytes of messages each batch adds to the history.
-struct Weighed {
+type BeforeCommit = Box<dyn Fn(&Batch) -> Result<()> + Send + Sync>;
+
+/// A store that is watched: each batch before it is committed, and which tables are read.
+struct Watched {
     inner: MemoryStorage,
-    batches: Arc<Mutex<Vec<usize>>>,
+    before: BeforeCommit,
+    read: Arc<Mutex<BTreeSet<Table>>>,
 }
 
-impl Storage for Weighed {
+impl Watched {
+    fn over(inner: &MemoryStorage, before: impl Fn(&Batch) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self { inner: inner.clone(), before: Box::new(before), read: Arc::default() }
+    }
+
+    /// Notes how many bytes each batch adds to a table.
+    fn weighed(inner: &MemoryStorage, table: Table, weights: &Arc<Mutex<Vec<usize>>>) -> Self {
+        let weights = weights.clone();
+        Self::over(inner, move |batch| {
+            weights.lock().expect("the weights").push(weight(batch, table));
+            Ok(())
+        })
+    }
+}
+
+/// The bytes that a batch adds to a table.
+fn weight(batch: &Batch, table: Table) -> usize {
+    let writes = batch.writes().iter().filter(|write| write.table == table);
+    writes.filter_map(|write| write.value.as_ref()).map(Bytes::len).sum()
+}
+
+impl Storage for Watched {
     fn caps(&self) -> StorageCaps {
         self.inner.caps()
     }
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        self.inner.snapshot()
+        Ok(Box::new(WatchedSnapshot { inner: self.inner.snapshot()?, read: self.read.clone() }))
     }
     fn commit(&self, batch: &Batch) -> Result<()> {
-        let history = batch.writes().iter().filter(|write| write.table == HISTORY);
-        let bytes = history.filter_map(|write| write.value.as_ref()).map(Bytes::len).sum();
-        self.batches.lock().expect("the weights").push(bytes);
+        (self.before)(batch)?;
         self.inner.commit(batch)
+    }
+}
+
+struct WatchedSnapshot {
+    inner: Box<dyn Snapshot>,
+    read: Arc<Mutex<BTreeSet<Table>>>,
+}
+
+impl Snapshot for WatchedSnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        self.read.lock().expect("the tables").insert(table);
+        self.inner.get(table, key)
+    }
+    fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>> {
+        self.read.lock().expect("the tables").insert(table);
+        self.inner.scan(table, range, order, page)
     }
 }
 
@@ -216,7 +262,7 @@ async fn what_waited_for_a_session_is_sealed_in_parts() {
     const BODY: usize = 500_000;
     let links = MemoryNetwork::default();
     let batches = Arc::new(Mutex::new(Vec::new()));
-    let store = Weighed { inner: MemoryStorage::new(), batches: batches.clone() };
+    let store = Watched::weighed(&MemoryStorage::new(), HISTORY, &batches);
     let alice = start(1, &links, Arc::new(store), vec![crypto(1, true)], config()).await;
     let of_bob = MemoryStorage::new();
     let bob = engine(2, &links, Arc::new(of_bob.clone()), true).await;
@@ -234,4 +280,158 @@ async fn what_waited_for_a_session_is_sealed_in_parts() {
     let batches = batches.lock().expect("the weights").clone();
     assert!(batches.iter().sum::<usize>() > texts.len() * BODY);
     assert!(batches.iter().all(|bytes| *bytes < 4 * 1024 * 1024), "{batches:?}");
+}
+
+/// What a device lacks when it is added again is sealed for it a part in each turn, in its order; a store that fails in
+/// between loses nothing and sends nothing twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sealed_again_is_sealed_in_parts_and_survives_a_crash() {
+    const BODY: usize = 500_000;
+    let links = MemoryNetwork::default();
+    let (of_alice, of_bob) = (MemoryStorage::new(), MemoryStorage::new());
+    let (weights, crashed) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+    let parts = Arc::new(AtomicUsize::new(usize::MAX));
+    let store = Watched::over(&of_alice, {
+        let (weights, crashed, parts): (Arc<Mutex<Vec<usize>>>, _, _) =
+            (Arc::clone(&weights), crashed.clone(), parts.clone());
+        move |batch| {
+            let weight = weight(batch, OUT_SEALED);
+            weights.lock().expect("the weights").push(weight);
+            let part = weight > BODY;
+            let may = |left: usize| if part { left.checked_sub(1) } else { Some(left) };
+            if crashed.load(Ordering::Relaxed) || parts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, may).is_err()
+            {
+                crashed.store(true, Ordering::Relaxed);
+                return Err(Error::new(ErrorKind::Storage, "test", "commit", "the store is gone"));
+            }
+            Ok(())
+        }
+    });
+    let alice = start(1, &links, Arc::new(store), vec![crypto(1, true)], config()).await;
+    let bob = engine(2, &links, Arc::new(of_bob.clone()), true).await;
+    meet(&alice, &bob).await;
+    until("the contact", async || !alice.contacts().is_empty()).await;
+    let to_bob = alice.contacts().remove(0);
+    send(&alice, &to_bob, "before").await.expect("accepted");
+    eventually("the first", &bob, &["before"]).await;
+    bob.shutdown().await;
+    until("bob's end", async || alice.peers().iter().all(|peer| peer.link.is_none())).await;
+    let mut texts = vec!["before".to_owned()];
+    for number in 0..40 {
+        texts.push(format!("{number} {}", "x".repeat(BODY)));
+        send(&alice, &to_bob, &texts[number + 1]).await.expect("accepted");
+    }
+    weights.lock().expect("the weights").clear();
+    parts.store(3, Ordering::Relaxed);
+    let mut patient = config();
+    // What comes after the entry that can't be opened waits for it.
+    patient.delivery.gap_wait = Duration::from_secs(600);
+    let eyes: Arc<dyn Crypto> = Arc::new(Blind { inner: crypto(2, true), blind: Arc::new(AtomicUsize::new(1)) });
+    let bob = start(2, &links, Arc::new(of_bob), vec![eyes], patient).await;
+    until("the crash", async || crashed.load(Ordering::Relaxed)).await;
+    alice.shutdown().await;
+    let store = Watched::weighed(&of_alice, OUT_SEALED, &weights);
+    let alice = start(1, &links, Arc::new(store), vec![crypto(1, true)], config()).await;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    eventually("all messages, once", &bob, &texts).await;
+    until("the acknowledgements", async || alice.queue().await.expect("a queue").is_empty()).await;
+    let weights = weights.lock().expect("the weights").clone();
+    assert!(weights.iter().sum::<usize>() > 40 * BODY, "they were sealed again");
+    assert!(weights.iter().all(|bytes| *bytes < 8 * 1024 * 1024), "{weights:?}");
+}
+
+/// Holds up commits while it is closed.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+    waits: AtomicBool,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut closed = self.closed.lock().expect("the gate");
+        while *closed {
+            self.waits.store(true, Ordering::Relaxed);
+            closed = self.opened.wait(closed).expect("the gate");
+        }
+    }
+    fn set(&self, closed: bool) {
+        *self.closed.lock().expect("the gate") = closed;
+        self.opened.notify_all();
+    }
+}
+
+/// This node's own messages that wait for their turn are bounded by bytes: then the sender waits. What is accepted keeps
+/// its order, and a call that is dropped meanwhile hands nothing over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_waits_when_too_many_bytes_wait_for_their_turn() {
+    const BODY: usize = 64 * 1024;
+    let links = MemoryNetwork::default();
+    let gate = Arc::new(Gate::default());
+    let store = Watched::over(&MemoryStorage::new(), {
+        let gate = gate.clone();
+        move |_| {
+            gate.pass();
+            Ok(())
+        }
+    });
+    let alice = start(1, &links, Arc::new(store), vec![crypto(1, true)], config()).await;
+    let bob = engine(2, &links, Arc::new(MemoryStorage::new()), true).await;
+    meet(&alice, &bob).await;
+    until("the contact", async || !alice.contacts().is_empty()).await;
+    let to_bob = alice.contacts().remove(0);
+    send(&alice, &to_bob, "before").await.expect("accepted");
+    eventually("the first", &bob, &["before"]).await;
+
+    gate.set(true);
+    let submit = |text: &str| alice.submit(to_bob.conversation, String::new(), Bytes::from(text.to_owned()), None);
+    let (mut texts, mut accepted) = (vec!["before".to_owned()], Vec::new());
+    texts.push("the disk stands still".into());
+    accepted.push(submit(&texts[1]).await.expect("handed over"));
+    until("the disk", async || gate.waits.load(Ordering::Relaxed)).await;
+    loop {
+        let text = format!("{} {}", texts.len(), "x".repeat(BODY));
+        let call = pin!(tokio::task::unconstrained(submit(&text)));
+        let Some(sending) = call.now_or_never() else { break };
+        accepted.push(sending.expect("handed over"));
+        texts.push(text);
+        assert!(texts.len() * BODY < 32 * 1024 * 1024, "any number of bytes may wait");
+    }
+    assert!(texts.len() * BODY > 4 * 1024 * 1024, "only {} may wait", texts.len());
+    gate.set(false);
+    for sending in accepted {
+        sending.await.expect("accepted");
+    }
+    texts.push("after".into());
+    send(&alice, &to_bob, "after").await.expect("accepted");
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    eventually("all that was handed over, in its order", &bob, &texts).await;
+}
+
+/// What waits for a session is read when it is sealed: a start, the list of what waits, and an expiry look at heads.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_wait_are_not_read_before_they_are_sealed() {
+    let links = MemoryNetwork::default();
+    let (of_alice, of_bob) = (MemoryStorage::new(), MemoryStorage::new());
+    let bob = engine(2, &links, Arc::new(of_bob.clone()), true).await;
+    let invitation = bob.invite(Duration::from_secs(600), 1).await.expect("an invitation");
+    bob.shutdown().await;
+    let alice = engine(1, &links, Arc::new(of_alice.clone()), true).await;
+    let to_bob = alice.add_contact(invitation).await.expect("a contact");
+    let brief = Bytes::from_static(b"brief");
+    alice.send(to_bob.conversation, String::new(), brief, Some(Duration::from_secs(2))).await.expect("accepted");
+    for text in ["one", "two"] {
+        send(&alice, &to_bob, text).await.expect("accepted");
+    }
+    alice.shutdown().await;
+
+    let store = Watched::over(&of_alice, |_| Ok(()));
+    let read = store.read.clone();
+    let alice = start(1, &links, Arc::new(store), vec![crypto(1, true)], config()).await;
+    until("the expiry", async || alice.queue().await.expect("a queue").len() == 2).await;
+    let tables = read.lock().expect("the tables").clone();
+    assert!(tables.contains(&PENDING) && !tables.contains(&PENDING_BODIES), "{tables:?}");
+    let bob = engine(2, &links, Arc::new(of_bob), true).await;
+    eventually("what is left", &bob, &["one", "two"]).await;
 }

@@ -13,10 +13,10 @@ use engines::{config, crypto, eventually, meet, send, start, texts, until};
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
 use peerloom_core::storage::{Checked, scan_all};
 use peerloom_core::wire::store::{CONTACTS, FAILURES, IN_PARKED, META, QUARANTINE, TABLES, Table, VAULT, meta};
-use peerloom_core::wire::store::{Failure, KEY_PACKAGES, Quarantined, Record, ordered_key};
+use peerloom_core::wire::store::{Failure, KEY_PACKAGES, PENDING, PENDING_BODIES, Quarantined, Record, ordered_key};
 use peerloom_core::wire::{CannotOpenReason, EntryId, MessageId};
 use peerloom_core::{Batch, KeyRange, Storage};
-use peerloom_engine::Engine;
+use peerloom_engine::{Cursor, Engine, Event, MessageState};
 
 type Rows = Vec<(Table, Bytes, Bytes)>;
 
@@ -113,6 +113,53 @@ async fn stores() -> [Rows; 3] {
     batch.put(FAILURES, ordered_key(&[to_bob.conversation.as_bytes()], 900), failure.encode());
     Checked::over(Arc::new(stores[0].clone())).commit(&batch).expect("rows");
     stores.map(|store| rows(&store))
+}
+
+/// A message that waits for a session has a head and a body. Without the head it is sent all the same; without the body it
+/// fails, and says so. The others arrive in their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_message_that_waits_arrives_or_fails() {
+    let links = MemoryNetwork::default();
+    let stores = [(); 2].map(|()| MemoryStorage::new());
+    let bob = node(2, &links, &stores[1]).await;
+    let invitation = bob.invite(Duration::from_secs(600), 100).await.expect("an invitation");
+    bob.shutdown().await;
+    let alice = node(1, &links, &stores[0]).await;
+    let to_bob = alice.add_contact(invitation).await.expect("a contact");
+    let sent = ["one", "two", "three"];
+    for text in sent {
+        send(&alice, &to_bob, text).await.expect("accepted");
+    }
+    alice.shutdown().await;
+    let [of_alice, of_bob] = stores.map(|store| rows(&store));
+    let waits = |table: &Table| [PENDING, PENDING_BODIES].contains(table);
+    let damaged: Vec<usize> = (0..of_alice.len()).filter(|at| waits(&of_alice[*at].0)).collect();
+    assert_eq!(damaged.len(), 6);
+    for (number, at) in damaged.into_iter().enumerate() {
+        let links = MemoryNetwork::default();
+        let alice = node(1, &links, &store(&of_alice, Some(at))).await;
+        let mut events = alice.events(Cursor::START);
+        assert_eq!(alice.queue().await.expect("a queue").len(), 3, "all of them wait");
+        let bob = node(2, &links, &store(&of_bob, None)).await;
+        let lost = (of_alice[at].0 == PENDING_BODIES).then(|| sent[number % 3]);
+        let expected: Vec<&str> = sent.into_iter().filter(|text| Some(*text) != lost).collect();
+        eventually("the others", &bob, &expected).await;
+        if lost.is_some() {
+            let failed = async {
+                loop {
+                    if let Some(Event::Receipt { state: MessageState::Failed(why), messages, .. }) = events.next().await
+                    {
+                        return (why, messages.len());
+                    }
+                }
+            };
+            let (why, count) = tokio::time::timeout(engines::PATIENCE, failed).await.expect("a failure");
+            assert!(why.contains("damaged") && count == 1, "{why}");
+        }
+        until("the end", async || alice.queue().await.expect("a queue").is_empty()).await;
+        alice.shutdown().await;
+        bob.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

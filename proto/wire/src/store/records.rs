@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Record;
 use crate::chain::Chain;
-use crate::entry::{EntryClass, Item};
+use crate::entry::EntryClass;
 use crate::entry::{SignedHeader, encode_optional};
 use crate::range::RangeSet;
 use crate::{
@@ -190,29 +190,6 @@ impl Record for OutstandingInvitation {
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         Ok(Self { expires_at_ms: pb.expires_at_ms, uses_left: pb.uses_left })
-    }
-}
-
-/// An accepted message that isn't sealed yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
-    /// The message.
-    pub item: Item,
-    /// When it expires, in milliseconds since the Unix epoch; 0 = never.
-    pub expires_at_ms: u64,
-}
-
-impl Record for Pending {
-    const NAME: &'static str = "pending message";
-    type Pb = pb::PendingMessage;
-
-    fn to_pb(&self) -> Self::Pb {
-        pb::PendingMessage { item: Some(self.item.to_pb()), expires_at_ms: self.expires_at_ms }
-    }
-
-    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        let item = pb.item.ok_or(DecodeError::invalid(Self::NAME, "lacks its message"))?;
-        Ok(Self { item: Item::from_pb(item)?, expires_at_ms: pb.expires_at_ms })
     }
 }
 

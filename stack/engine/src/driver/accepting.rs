@@ -1,20 +1,21 @@
 //! Accepting messages to send, as far as there is room for them.
 
-use peerloom_core::wire::store::{HISTORY, History, PENDING, Pending};
+use peerloom_core::wire::store::{HISTORY, History};
 use peerloom_core::wire::{ConversationId, DeviceId, Item, MessageId, limits};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use rand::Rng;
 use tracing::{debug, warn};
 
+use super::pending::heads;
 use super::state::{Conversation, Queued, TimerKey, history_key};
 use super::{SendRequest, Turn};
 use crate::clock::system_ms;
-use crate::store::stored;
 
 impl Turn<'_> {
     /// Accepts a message, or says why not. The reply to an accepted one waits for the disk.
     pub(super) fn on_send(&mut self, request: SendRequest) {
-        let SendRequest { conversation, content_type, body, ttl, reply } = request;
+        // Its room goes to the next one: a turn has a bound of its own.
+        let SendRequest { conversation, content_type, body, ttl, reply, room: _room } = request;
         if let Err(error) = self.check_room(&conversation, &content_type, body.len()) {
             let _ = reply.send(Err(error));
             return;
@@ -120,8 +121,8 @@ impl Turn<'_> {
             let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
             return Ok(self.txn.record::<History>(HISTORY, &history_key(history))?.map(|row| row.stored_at_ms));
         }
-        let first = self.txn.first(PENDING, &KeyRange::prefix(id.as_bytes()))?;
-        Ok(first.map(|row| stored::<Pending>(row.value)).transpose()?.map(|pending| pending.item.sent_at_ms))
+        let (first, _) = heads(&self.txn, &KeyRange::prefix(id.as_bytes()))?;
+        Ok(first.into_values().next().map(|head| head.sent_at_ms))
     }
 }
 

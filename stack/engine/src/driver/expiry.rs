@@ -1,17 +1,21 @@
 //! The end of messages whose time is over, sealed or not: recorded with what drops them, and reported once.
 
-use peerloom_core::wire::store::{FAILURES, Failure, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record};
+use peerloom_core::Result;
+use peerloom_core::wire::store::{FAILURES, Failure, OUT_ENTRIES, OUT_SEALED, OutEntry, Record};
 use peerloom_core::wire::{ConversationId, MessageId, Position};
-use peerloom_core::{KeyRange, Result};
 use peerloom_delivery::Expired;
 use rand::Rng;
+use tokio::sync::oneshot;
 
 use super::Turn;
-use super::state::{Queued, own_key, sooner};
+use super::state::own_key;
 use crate::event::{Event, MessageState};
 
+/// Where the one who sends a message waits for its id.
+type Reply = oneshot::Sender<Result<MessageId>>;
+
 /// Why a message failed that never left, and one that did.
-const EXPIRED: &str = "it expired before it could be delivered";
+pub(super) const EXPIRED: &str = "it expired before it could be delivered";
 const EXPIRED_ON_THE_WAY: &str =
     "it expired before its receipt came; it was on its way, so the contact may have it all the same";
 
@@ -67,36 +71,13 @@ impl Turn<'_> {
         self.effects.event(Event::Receipt { conversation: id, messages: messages.into(), state });
     }
 
-    /// A message expired before it was sealed.
-    pub(super) fn fail_unsealed(&mut self, id: ConversationId, queued: Queued) {
-        if let Some(reply) = queued.reply {
-            self.effects.sent(reply, queued.item.id);
+    /// A message ends before it was sealed.
+    pub(super) fn fail_unsealed(&mut self, id: ConversationId, message: MessageId, reply: Option<Reply>, reason: &str) {
+        if let Some(reply) = reply {
+            self.effects.sent(reply, message);
         }
         // Beyond every position of the log, so that it stands for itself.
         let order = self.state.rng.next_u64() | 1 << 63;
-        self.fail(id, order, &[queued.item.id], EXPIRED);
-    }
-
-    /// Messages that expired before there was a session fail.
-    pub(super) fn expire_pending(&mut self, id: ConversationId) -> Result<()> {
-        let mut next_ms = 0;
-        for (key, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
-            let length = pending.encode().len();
-            if !self.now.is_past(pending.expires_at_ms) {
-                next_ms = sooner(next_ms, pending.expires_at_ms);
-                continue;
-            }
-            self.txn.delete(PENDING, key);
-            if let Some(conversation) = self.state.conversations.get_mut(&id) {
-                conversation.pending -= 1;
-                conversation.pending_bytes -= length;
-            }
-            let Pending { item, expires_at_ms } = pending;
-            self.fail_unsealed(id, Queued { item, expires_at_ms, reply: None, order: None });
-        }
-        if let Some(conversation) = self.state.conversations.get_mut(&id) {
-            conversation.pending_expiry_ms = next_ms;
-        }
-        Ok(())
+        self.fail(id, order, &[message], reason);
     }
 }

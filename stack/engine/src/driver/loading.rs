@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use peerloom_core::wire::store::{
-    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OutCursor, OutEntry, PENDING, Pending,
-    QUARANTINE, Record, key_order,
+    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OutCursor, OutEntry, QUARANTINE, key_order,
 };
 use peerloom_core::wire::{ConversationId, DeviceId, LogId, Position, RangeSet};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
@@ -13,6 +12,7 @@ use tracing::error;
 
 use super::contact::open_invitations;
 use super::parked::Parked;
+use super::pending::heads;
 use super::quarantine::Quarantine;
 use super::recent::Recent;
 use super::session::SUITE_CHANGES;
@@ -112,13 +112,12 @@ impl State {
         let mut rest = Some(range);
         while let Some(range) = rest {
             let part;
-            (part, rest) = txn.part(PENDING, &range)?;
-            for row in part {
-                self.pending = self.pending.max(key_order(&row.key)?);
+            (part, rest) = heads(txn, &range)?;
+            for (key, head) in part {
+                self.pending = self.pending.max(key_order(&key)?);
                 pending += 1;
-                pending_bytes += row.value.len();
-                let expires_at_ms = Pending::decode(row.value).map_or(0, |pending| pending.expires_at_ms);
-                pending_expiry_ms = sooner(pending_expiry_ms, expires_at_ms);
+                pending_bytes += head.size as usize;
+                pending_expiry_ms = sooner(pending_expiry_ms, head.expires_at_ms);
             }
         }
         let settled_head = outbox.head() > 0 && !outbox.holds(outbox.head());

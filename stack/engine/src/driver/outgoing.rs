@@ -1,22 +1,20 @@
 //! Our own logs: sealing, transmitting, and what receivers say.
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{
-    HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING, Pending, Record, SealedEntry, key_order, ordered_key,
-};
+use peerloom_core::wire::store::{HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, Record, SealedEntry};
 use peerloom_core::wire::{
     Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, LogId, MessageId, Position, RangeSet,
     UserId, Withdrawal, context, limits,
 };
-use peerloom_core::{Error, ErrorKind, KeyRange, Result, Sealing};
+use peerloom_core::{Error, ErrorKind, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry, Transmit};
 use tracing::{debug, debug_span, error};
 
 use super::Turn;
-use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key, sooner};
+use super::expiry::EXPIRED;
+use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
 use crate::clock::system_ms;
 use crate::event::Event;
-use crate::store::stored;
 
 impl Turn<'_> {
     /// Seals what was accepted, or stores it to be sealed once there is a session.
@@ -81,76 +79,13 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Stores messages to be sealed once there is a session.
-    fn store_pending(&mut self, id: ConversationId, queued: Vec<Queued>) {
-        for queued in queued {
-            // What goes back keeps its place before those that weren't taken.
-            let order = queued.order.unwrap_or(self.state.pending + 1);
-            self.state.pending = self.state.pending.max(order);
-            let message = queued.item.id;
-            let value = Pending { item: queued.item, expires_at_ms: queued.expires_at_ms }.encode();
-            if let Some(conversation) = self.state.conversations.get_mut(&id) {
-                conversation.pending += 1;
-                conversation.pending_bytes += value.len();
-                conversation.pending_expiry_ms = sooner(conversation.pending_expiry_ms, queued.expires_at_ms);
-            }
-            self.txn.put(PENDING, ordered_key(&[id.as_bytes()], order), value);
-            if let Some(reply) = queued.reply {
-                self.effects.sent(reply, message);
-            }
-        }
-    }
-
-    /// Seals messages that waited for a session, before anything newer: as many as the turn still may. The next turn
-    /// goes on.
-    pub(super) fn seal_pending(&mut self, id: ConversationId) -> Result<()> {
-        if self.state.standing.is_restored() {
-            return Ok(());
-        }
-        let Some(conversation) = self.state.conversations.get_mut(&id) else {
-            return Ok(());
-        };
-        let ready = conversation.outbox.knows_head() && conversation.members.as_ref().is_some_and(|m| !m.is_empty());
-        if conversation.pending == 0 || !ready {
-            return Ok(());
-        }
-        let (mut queued, mut rest) = (Vec::new(), Some(KeyRange::prefix(id.as_bytes())));
-        while let Some(range) = rest.as_ref().filter(|_| self.may_seal > 0) {
-            let (part, next) = self.txn.part(PENDING, range)?;
-            rest = next;
-            for row in part {
-                if self.may_seal == 0 {
-                    rest = Some(KeyRange::prefix(id.as_bytes()));
-                    break;
-                }
-                self.may_seal = self.may_seal.saturating_sub(row.value.len());
-                if let Some(conversation) = self.state.conversations.get_mut(&id) {
-                    conversation.pending = conversation.pending.saturating_sub(1);
-                    conversation.pending_bytes = conversation.pending_bytes.saturating_sub(row.value.len());
-                }
-                // A damaged row stays, for `db check` to list.
-                if let Ok(pending) = stored::<Pending>(row.value) {
-                    let Pending { item, expires_at_ms } = pending;
-                    queued.push(Queued { item, expires_at_ms, reply: None, order: Some(key_order(&row.key)?) });
-                    self.txn.delete(PENDING, row.key);
-                }
-            }
-        }
-        if rest.is_some() {
-            self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
-        } else if let Some(conversation) = self.state.conversations.get_mut(&id) {
-            (conversation.pending, conversation.pending_bytes, conversation.pending_expiry_ms) = (0, 0, 0);
-        }
-        self.seal(id, queued)
-    }
-
     /// Seals messages in bundles, each an entry.
-    fn seal(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
+    pub(super) fn seal(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
         let mut bundle: Vec<Queued> = Vec::new();
         let mut size = 0;
         for next in queued {
             if self.now.is_past(next.expires_at_ms) {
-                self.fail_unsealed(id, next);
+                self.fail_unsealed(id, next.item.id, next.reply, EXPIRED);
                 continue;
             }
             let length = next.item.encoded_size();

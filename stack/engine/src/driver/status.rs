@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use peerloom_core::wire::store::{PENDING, Pending};
 use peerloom_core::wire::{ConversationId, DeviceId, MessageId};
 use peerloom_core::{KeyRange, Result};
 use peerloom_delivery::Halt;
 
 use super::RESTORED;
 use super::Turn;
+use super::pending::heads;
 use super::state::TimerKey;
 use crate::net::Trouble;
 
@@ -72,16 +72,19 @@ impl Turn<'_> {
                 Some(why) => format!("no keys agreed on yet: {why}"),
                 None => "waiting for a first link to the contact, to agree on keys".into(),
             };
-            for (_, pending) in self.txn.sound_records::<Pending>(PENDING, &KeyRange::prefix(id.as_bytes()))? {
-                queue.push(QueuedEntry {
+            let mut rest = Some(KeyRange::prefix(id.as_bytes()));
+            while let Some(range) = rest {
+                let part;
+                (part, rest) = heads(&self.txn, &range)?;
+                queue.extend(part.into_values().map(|head| QueuedEntry {
                     conversation: *id,
-                    message: pending.item.id,
+                    message: head.message,
                     device: None,
                     attempts: 0,
                     next_try: None,
                     stalled: false,
                     reason: reason.clone(),
-                });
+                }));
             }
         }
         Ok(queue)

@@ -126,12 +126,6 @@ impl Txn<'_> {
         Ok(written.chain(page.into_iter().map(|row| row.key)).max())
     }
 
-    /// The first row of a range from which nothing is deleted in the batches that are not durable yet.
-    pub(crate) fn first(&self, table: Table, range: &KeyRange) -> Result<Option<Row>> {
-        let page = self.snapshot()?.scan(table, range, Order::Ascending, Page::ONE).map_err(own_fault)?;
-        Ok(page.into_iter().next())
-    }
-
     /// All rows of a range, in order: for what is short by design.
     pub(crate) fn scan(&self, table: Table, range: &KeyRange) -> Result<Vec<Row>> {
         let (mut rows, mut rest) = (Vec::new(), Some(range.clone()));
