@@ -1,7 +1,9 @@
 //! One of our own logs: which entries are out, and how far each device has them.
 
+mod attempts;
 mod expiry;
 mod halt;
+mod joins;
 mod receipts;
 mod values;
 
@@ -10,7 +12,6 @@ use std::time::Duration;
 
 use peerloom_wire::store::{OutCursor, OutEntry};
 use peerloom_wire::{DeviceId, EntryClass, EntryId, Position, RangeSet, SignedHeader};
-use rand_core::Rng;
 
 use crate::{Allowance, Config, Now};
 
@@ -21,7 +22,8 @@ pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, H
 /// Entries get consecutive positions and are never changed. For each device there is a cursor: a
 /// base where its view begins, the position through which it has settled everything, and the
 /// settled ranges beyond. An entry is forgotten once every device whose view has begun has settled
-/// everything up to it. (A device that it isn't for settles it by a withdrawal.)
+/// everything up to it. (A device that it isn't for settles it by a withdrawal.) What a device lacks that is
+/// added again is *owed* to it: kept until it is sealed again, at [`Outbox::on_sealed_again`].
 ///
 /// A device is *halted* when it can't open what it gets although it was added again and again, or when
 /// it stays away and [`Outbox::make_room`] gives its entries' room to others. Nothing is sent to it
@@ -86,8 +88,6 @@ struct Cursor {
 
 /// Most positions of one gap request that are looked up.
 const MAX_ASKED: usize = 4096;
-/// How many times the wait for acknowledgements doubles, at most.
-const DOUBLINGS: u32 = 7;
 
 impl Outbox {
     /// An empty log.
@@ -251,18 +251,7 @@ impl Outbox {
         self.head += 1;
         self.head_id = None;
         let position = self.head;
-        for (device, user) in new.joins {
-            let before = self.cursors.remove(device);
-            let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
-            let (base, through) = (position, position - 1);
-            let stored = OutCursor { user: *user, base, through, beyond: RangeSet::default(), rejoins, halted: false };
-            let new = Cursor::new(stored, &self.config);
-            let cursor = match before {
-                Some(before) => Cursor { stored: new.stored, dirty: true, next: position, gap_asked: None, ..before },
-                None => new,
-            };
-            self.cursors.insert(*device, cursor);
-        }
+        new.joins.iter().for_each(|(device, user)| self.join(*device, *user, position));
         self.track(
             position,
             Entry {
@@ -327,30 +316,6 @@ impl Outbox {
         Some(unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1)))
     }
 
-    /// Application entries that a device has not settled and that have not expired.
-    pub fn unsettled(&self, device: &DeviceId, now: Now) -> Vec<Position> {
-        let Some(cursor) = self.cursors.get(device) else {
-            return Vec::new();
-        };
-        let waiting = |(position, entry): (&Position, &Entry)| {
-            let open = !entry.withdrawn
-                && !entry.has_expired(now)
-                && entry.recipients.contains(device)
-                && !cursor.has(*position);
-            (open && entry.class == EntryClass::Application).then_some(*position)
-        };
-        self.entries.range(cursor.stored.base..).filter_map(waiting).collect()
-    }
-
-    /// Entries that became settled because devices joined anew; call after [`Outbox::append`] with
-    /// joins.
-    pub fn settle_before_joins(&mut self) -> Vec<Position> {
-        let settled: Vec<Position> =
-            self.entries.keys().copied().filter(|p| *p < self.head && self.is_settled(*p)).collect();
-        settled.iter().for_each(|p| self.forget(*p));
-        settled
-    }
-
     /// A device asks for positions again: transmission goes back to the lowest of them, but not more
     /// often than once in the gap wait. Returns positions that are no more, to be withdrawn.
     pub fn on_gap_request(&mut self, device: &DeviceId, positions: &RangeSet, now: Now) -> RangeSet {
@@ -401,107 +366,15 @@ impl Outbox {
         }
     }
 
-    /// The last link to a device went down.
-    pub fn on_link_down(&mut self, device: &DeviceId, now: Now, rng: &mut dyn Rng) {
-        let first = self.config.retry_delays.first().copied().unwrap_or(Duration::from_secs(1));
-        let wait = self.config.jittered(first, rng);
-        self.up.remove(device);
-        if let Some(cursor) = self.cursors.get_mut(device).filter(|c| !c.stored.halted) {
-            cursor.attempts = 0;
-            cursor.deadline = Some(now.mono + wait);
-        }
-    }
-
-    /// Entries were appended: devices without a link get a first attempt at once.
-    pub fn wake(&mut self, now: Now) {
-        for (device, cursor) in &mut self.cursors {
-            if !self.up.contains(device) && !cursor.stalled {
-                cursor.deadline.get_or_insert(now.mono);
-            }
-        }
-    }
-
-    /// The user asks to try stalled devices again. Halted ones take [`Outbox::resume`].
-    pub fn retry(&mut self, now: Now) -> usize {
-        let stalled = self.cursors.values_mut().filter(|c| c.stalled && !c.stored.halted);
-        stalled
-            .map(|cursor| {
-                cursor.stalled = false;
-                cursor.attempts = 0;
-                cursor.deadline = Some(now.mono);
-            })
-            .count()
-    }
-
-    /// What is due at `now`.
-    pub fn on_timer(&mut self, now: Now, rng: &mut dyn Rng) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        self.expire(now, &mut effects);
-        let due: Vec<DeviceId> = self
-            .cursors
-            .iter()
-            .filter(|(_, c)| c.deadline.is_some_and(|d| d <= now.mono))
-            .map(|(device, _)| *device)
-            .collect();
-        for device in due {
-            let waiting = self.waits_for(&device);
-            let config = &self.config;
-            let Some(cursor) = self.cursors.get_mut(&device) else {
-                continue;
-            };
-            cursor.deadline = None;
-            if !waiting {
-                continue;
-            }
-            cursor.attempts += 1;
-            let spent = cursor.attempts as usize > config.retry_delays.len();
-            if self.up.contains(&device) {
-                // The next transmission sets the next deadline.
-                cursor.next = cursor.stored.through + 1;
-                if spent {
-                    cursor.attempts = 0;
-                    cursor.resets = cursor.resets.saturating_add(1);
-                }
-                effects.push(if spent { Effect::ResetLink(device) } else { Effect::Ready(device) });
-                continue;
-            }
-            effects.push(Effect::Connect(device));
-            match config.retry_delays.get(cursor.attempts as usize - 1) {
-                Some(wait) => cursor.deadline = Some(now.mono + config.jittered(*wait, rng)),
-                None => {
-                    cursor.stalled = true;
-                    effects.push(Effect::Stalled(device));
-                }
-            }
-        }
-        effects
-    }
-
-    /// The entries for a device that it lacks.
+    /// The entries for a device that it lacks, those to be sealed again first.
     fn waiting(&self, device: &DeviceId) -> impl Iterator<Item = (Position, &Entry)> {
         let cursor = self.cursors.get(device);
         let from = cursor.map_or(Position::MAX, |c| c.stored.base.max(c.stored.through + 1));
-        let lacks = move |p: Position| cursor.is_some_and(|c| !c.stored.beyond.contains(p));
-        self.entries
-            .range(from..)
-            .map(|(p, e)| (*p, e))
-            .filter(move |(p, e)| lacks(*p) && e.recipients.contains(device))
-    }
-
-    /// Whether a device lacks anything that it can be sent, be it a withdrawal.
-    fn waits_for(&self, device: &DeviceId) -> bool {
-        let Some(cursor) = self.cursors.get(device).filter(|c| !c.stored.halted) else {
-            return false;
-        };
-        self.entries.range(cursor.stored.through + 1..).any(|(p, _)| !cursor.stored.beyond.contains(*p))
-    }
-
-    /// When [`Outbox::on_timer`] has something to do next.
-    pub fn next_deadline(&self, now: Now) -> Option<Duration> {
-        let retry = self.cursors.values().filter_map(|c| c.deadline).min();
-        let expiry =
-            self.expiries.first().map(|(at, _)| now.mono + Duration::from_millis(at.saturating_sub(now.wall_ms)));
-        [retry, expiry].into_iter().flatten().min()
+        let first = cursor.and_then(|c| c.stored.owed.iter().next()).map_or(from, |owed| owed.first.min(from));
+        let open = move |c: &Cursor, p| p >= from && !c.stored.beyond.contains(p);
+        let lacks = move |p, entry: &Entry| cursor.is_some_and(|c| open(c, p) || c.is_owed(device, p, entry));
+        let entries = self.entries.range(first..).map(|(p, e)| (*p, e));
+        entries.filter(move |(p, e)| lacks(*p, e) && e.recipients.contains(device))
     }
 
     /// Cursors that changed since the last call, to be stored.
@@ -542,11 +415,6 @@ impl Cursor {
             resets: 0,
             rejoins: Allowance::full(config.rejoins_at_once),
         }
-    }
-
-    /// How long to wait for an acknowledgement: twice as long after each link that brought none.
-    fn patience(&self, config: &Config) -> Duration {
-        config.ack_timeout.saturating_mul(1 << self.resets.min(DOUBLINGS))
     }
 
     fn has(&self, position: Position) -> bool {

@@ -1,5 +1,6 @@
 //! What a device costs that never returns, never acknowledges, or can't open what it gets.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use peerloom_delivery::{CannotOpenOutcome, Config, Effect, Halt, NewEntry, Now, Outbox, Transmit};
@@ -197,8 +198,8 @@ fn a_device_that_stays_away_gives_room() {
     assert!(outbox.on_held(&SECOND, None));
     assert_eq!(outbox.transmit(&SECOND, at(3)), None);
     assert!(outbox.resume(&SECOND, false, at(3)));
-    assert_eq!(outbox.unsettled(&SECOND, at(3)).len(), 9);
     let base = join(&mut outbox, &both, &[SECOND]);
+    assert_eq!(outbox.owed(at(3)).len(), 9);
     let next = say(&mut outbox, &both, 0);
     assert_eq!(outbox.transmit(&SECOND, at(3)), Some(Transmit::Entry(base)));
     assert_eq!(outbox.transmit(&SECOND, at(3)), Some(Transmit::Entry(next)));
@@ -222,4 +223,57 @@ fn what_nobody_has_is_kept_until_it_expires() {
     assert_eq!((outbox.entries(), outbox.oldest_waiting()), (0, None));
     let cursors: Vec<(DeviceId, OutCursor)> = outbox.take_dirty();
     assert!(cursors.iter().all(|(_, stored)| stored.halted));
+}
+
+/// What a device lacks when it is added again is kept, over a restart too, until it is sealed again; only then does
+/// anybody call it settled or delivered.
+#[test]
+fn what_is_owed_is_kept_until_it_is_sealed_again() {
+    let mut outbox = Outbox::new(Config::default());
+    join(&mut outbox, &[FIRST], &[FIRST]);
+    assert!(outbox.on_held(&FIRST, None));
+    let positions: Vec<Position> = (0..200).map(|_| say(&mut outbox, &[FIRST], 0)).collect();
+    // It has every second one: more gaps than a cursor has ranges.
+    let row = |position: Position, class| OutEntry {
+        class,
+        size: 1000,
+        expires_at_ms: 0,
+        messages: vec![MessageId::from_bytes([0; 16])],
+        recipients: vec![FIRST],
+        history: 0,
+        resealed_from: Vec::new(),
+        id: id(position),
+        left: true,
+        expired: false,
+    };
+    let beyond = Chain::from_iter(positions.iter().step_by(2).map(|p| peerloom_wire::Span {
+        first: *p,
+        last: *p,
+        previous: None,
+        id: Some(id(*p)),
+    }));
+    outbox.on_ack(&FIRST, &Ack { beyond, ..ack(1) }, at(1));
+    let base = join(&mut outbox, &[FIRST], &[FIRST]);
+    outbox.settle_before_joins();
+    let lacks: Vec<Position> = positions.iter().copied().filter(|p| p % 2 == 1).collect();
+    let kept = |outbox: &Outbox| outbox.owed(at(2)).into_iter().collect::<Vec<_>>();
+    assert!(lacks.iter().all(|position| kept(&outbox).contains(position)), "{:?}", kept(&outbox));
+    let mut left = kept(&outbox);
+    let mut stored = BTreeMap::new();
+    while let Some(position) = left.first().copied() {
+        stored.extend(outbox.take_dirty());
+        let cursors = stored.clone();
+        assert!(cursors.values().all(|stored: &OutCursor| stored.owed.len() <= peerloom_wire::limits::RANGES));
+        // After a crash it is known what is left.
+        let rows = left.iter().map(|p| (*p, row(*p, EntryClass::Application)));
+        let rows = rows.chain([(base, row(base, EntryClass::Handshake))]);
+        outbox = Outbox::restore(Config::default(), rows, cursors, at(3));
+        assert_eq!(kept(&outbox), left);
+        assert!(outbox.on_held(&FIRST, None));
+        outbox.on_ack(&FIRST, &ack(base), at(3));
+        outbox.on_sealed_again(position);
+        assert_eq!(outbox.settle_before_joins(), [position]);
+        left.remove(0);
+    }
+    assert!(!outbox.owes());
 }

@@ -76,6 +76,26 @@ impl RangeSet {
         });
     }
 
+    /// Removes one position.
+    pub fn remove(&mut self, position: u64) {
+        let at = self.0.partition_point(|r| r.last < position);
+        if let Some(r) = self.0.get(at).copied().filter(|r| r.first <= position) {
+            let before = (r.first < position).then(|| Range { first: r.first, last: position - 1 });
+            let after = (position < r.last).then(|| Range { first: position + 1, last: r.last });
+            self.0.splice(at..=at, before.into_iter().chain(after));
+        }
+    }
+
+    /// Adds the lowest holes until at most `max` ranges are left.
+    pub fn fill_lowest(&mut self, max: usize) {
+        while self.0.len() > max.max(1) {
+            let lowest = self.0.remove(0);
+            if let Some(next) = self.0.first_mut() {
+                next.first = lowest.first;
+            }
+        }
+    }
+
     /// Drops the lowest ranges until at most `max` are left.
     pub fn keep_highest(&mut self, max: usize) {
         self.0.drain(..self.0.len().saturating_sub(max));
@@ -150,6 +170,19 @@ mod tests {
 
             let gaps: Vec<u64> = set.gaps(cut, 75).into_iter().flat_map(|r| r.first..=r.last).collect();
             prop_assert_eq!(gaps, (cut..=75).filter(|p| !model.contains(p)).collect::<Vec<_>>());
+
+            let mut filled = set.clone();
+            filled.fill_lowest(3);
+            prop_assert!(filled.len() <= 3 && set.iter().all(|r| (r.first..=r.last).all(|p| filled.contains(p))));
+            let bounds = |set: &RangeSet| (set.iter().next().map(|r| r.first), set.iter().last().map(|r| r.last));
+            prop_assert_eq!(bounds(&filled), bounds(&set));
+            for position in (0..80).step_by(3) {
+                set.remove(position);
+                model.remove(&position);
+            }
+            for position in 0..80 {
+                prop_assert_eq!(set.contains(position), model.contains(&position));
+            }
 
             let mut through = cut;
             model.retain(|p| *p > cut);

@@ -23,6 +23,8 @@ mod session;
 mod standing;
 mod state;
 mod status;
+#[cfg(test)]
+mod testing;
 mod timers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -89,7 +89,7 @@ impl Outbox {
         for device in &entry.recipients {
             if let Some(cursor) = self.cursors.get(device) {
                 *users.entry(cursor.stored.user).or_default() |=
-                    cursor.has(position) && !cursor.void.contains(position);
+                    cursor.has(position) && !cursor.void.contains(position) && !cursor.stored.owed.contains(position);
             }
         }
         !users.is_empty() && users.values().all(|reached| *reached)
@@ -97,15 +97,19 @@ impl Outbox {
 
     /// Whether no device needs the entry any more, nor its id to be told by.
     pub(super) fn is_settled(&self, position: Position) -> bool {
-        let recipient =
-            |device: &DeviceId| self.entries.get(&position).is_some_and(|entry| entry.recipients.contains(device));
+        let entry = self.entries.get(&position);
+        let recipient = |device: &DeviceId| entry.is_some_and(|entry| entry.recipients.contains(device));
+        let owed = |device: &DeviceId, c: &Cursor| entry.is_some_and(|entry| c.is_owed(device, position, entry));
         // A halted device is added again before anything else, and needs no word of what isn't for it.
-        let free =
-            |(device, c): (&DeviceId, &Cursor)| position <= c.stored.through || c.stored.halted && !recipient(device);
+        let free = |(device, c): (&DeviceId, &Cursor)| {
+            !owed(device, c) && (position <= c.stored.through || c.stored.halted && !recipient(device))
+        };
         self.cursors.iter().all(free)
     }
 
     pub(super) fn is_settled_for(&self, device: &DeviceId, position: Position) -> bool {
-        self.cursors.get(device).is_none_or(|c| position <= c.stored.through)
+        let entry = self.entries.get(&position);
+        let owed = |c: &Cursor| entry.is_some_and(|entry| c.is_owed(device, position, entry));
+        self.cursors.get(device).is_none_or(|c| position <= c.stored.through && !owed(c))
     }
 }

@@ -297,6 +297,8 @@ pub struct OutCursor {
     pub rejoins: u32,
     /// Nothing is sent to it before it was added again.
     pub halted: bool,
+    /// Positions before the base that it lacked when it was added again: what is there is still to be sealed again.
+    pub owed: RangeSet,
 }
 
 impl Record for OutCursor {
@@ -311,6 +313,7 @@ impl Record for OutCursor {
             beyond: self.beyond.to_pb(),
             rejoins: self.rejoins,
             halted: self.halted,
+            owed: self.owed.to_pb(),
         }
     }
 
@@ -322,6 +325,7 @@ impl Record for OutCursor {
             beyond: RangeSet::from_pb(&pb.beyond, pb.through, Self::NAME)?,
             rejoins: pb.rejoins,
             halted: pb.halted,
+            owed: RangeSet::from_pb(&pb.owed, 0, Self::NAME)?,
         })
     }
 }

@@ -93,7 +93,7 @@ impl Turn<'_> {
     /// Whose messages fill a conversation, since when, and what helps.
     fn overloaded(&self, id: &ConversationId, conversation: &Conversation) -> String {
         let contact = self.state.contacts.by_conversation(id).map_or_else(|| "the contact".into(), |c| c.alias);
-        let messages = conversation.outbox.messages() + conversation.pending + conversation.queued.len();
+        let messages = conversation.messages();
         let since = self.oldest_waiting(id, conversation).ok().flatten();
         let age =
             since.map(|at| format!(", the oldest for {}", age(system_ms().saturating_sub(at)))).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Peers' logs: opening, parking, acknowledging.
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, IN_PARKED, Record};
+use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, Record};
 use peerloom_core::wire::{
     Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position, Signed,
     Withdrawal, context,
@@ -11,7 +11,7 @@ use peerloom_delivery::{Arrival, GapAction, Inbox};
 use tracing::{debug, debug_span, warn};
 
 use super::Turn;
-use super::state::{TimerKey, entry_key, history_key, log_key};
+use super::state::{TimerKey, history_key, log_key};
 use crate::clock::system_ms;
 use crate::event::{Event, Notice};
 use crate::history::shown;
@@ -95,26 +95,9 @@ impl Turn<'_> {
         }
     }
 
-    /// Keeps an early entry. Other bytes at its position are a conflict, the same ones nothing new.
-    fn park(&mut self, envelope: &Envelope) -> Result<()> {
-        let (log, position) = (envelope.header.log, envelope.header.position);
-        let key = entry_key(&log, position);
-        match self.txn.get(IN_PARKED, &key)?.map(Envelope::decode).transpose()? {
-            None => {
-                let encoded = envelope.encode();
-                self.state.parked.add(log, position, encoded.len());
-                self.txn.put(IN_PARKED, key, encoded);
-                self.bound_parked();
-            }
-            Some(parked) if parked.header.id() == envelope.header.id() => {}
-            Some(_) => self.conflict(log, position),
-        }
-        Ok(())
-    }
-
     /// An entry contradicts what is held of its log: its owner is shown that, and knows by its own
     /// signature what it means.
-    fn conflict(&mut self, log: LogId, position: Position) {
+    pub(super) fn conflict(&mut self, log: LogId, position: Position) {
         warn!(device = ?log.device, position, "an entry contradicts what is held of its log; its owner's folder may be an older copy");
         self.on_fault(log.device);
         self.state.to_show.insert(log);
@@ -140,15 +123,6 @@ impl Turn<'_> {
             };
         }
         Ok(())
-    }
-
-    fn take_parked(&mut self, log: LogId, position: Position) -> Result<Option<Envelope>> {
-        let key = entry_key(&log, position);
-        let parked = self.txn.sound(IN_PARKED, &key)?;
-        self.forget_parked(log, position);
-        self.inbox(log).unpark(position);
-        // What can't be understood is missing; its owner sends it again.
-        Ok(parked.and_then(|row| Envelope::decode(row).ok()))
     }
 
     /// Opens one entry; returns the position of a parked one that is next.

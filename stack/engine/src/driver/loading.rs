@@ -87,9 +87,16 @@ impl State {
         for (position, entry) in &restored {
             for device in &entry.recipients {
                 let Some(certificate) = self.contacts.certificate(device) else { continue };
-                let (base, beyond) = (*position, RangeSet::default());
-                let again =
-                    OutCursor { user: certificate.user, base, through: base - 1, beyond, rejoins: 0, halted: false };
+                let (base, beyond, owed) = (*position, RangeSet::default(), RangeSet::default());
+                let again = OutCursor {
+                    user: certificate.user,
+                    base,
+                    through: base - 1,
+                    beyond,
+                    rejoins: 0,
+                    halted: false,
+                    owed,
+                };
                 cursors.entry(*device).or_insert(again);
             }
         }

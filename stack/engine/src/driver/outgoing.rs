@@ -12,7 +12,7 @@ use tracing::{debug, debug_span, error};
 
 use super::Turn;
 use super::expiry::EXPIRED;
-use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
+use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key};
 use crate::clock::system_ms;
 use crate::event::Event;
 
@@ -71,8 +71,10 @@ impl Turn<'_> {
         let queued = std::mem::take(&mut conversation.queued);
         conversation.queued_bytes = 0;
         let members = conversation.members.as_ref().is_some_and(|m| !m.is_empty());
-        let ready = conversation.pending == 0 && members && conversation.outbox.knows_head();
-        if ready {
+        if members && conversation.pending == 0 && conversation.outbox.owes() {
+            // What is sealed again comes before what is new.
+            self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
+        } else if members && conversation.pending == 0 && conversation.outbox.knows_head() {
             return self.seal(id, queued);
         }
         self.store_pending(id, queued);
@@ -338,6 +340,41 @@ impl Turn<'_> {
             self.append(id, Sealed::Application { bundle: bundle.encode() }, contents, &[])?;
         }
         Ok(())
+    }
+
+    /// Devices that were added again lack what was sealed before: it is sealed again, in the order in which it was first
+    /// sealed and before anything newer, as much as the turn still may. The next turn goes on. Returns whether all of
+    /// it is.
+    pub(super) fn seal_again(&mut self, id: ConversationId) -> Result<bool> {
+        let members = |c: &Conversation| c.members.as_ref().is_some_and(|m| !m.is_empty());
+        let Some(conversation) = self.state.conversations.get(&id).filter(|c| members(c)) else {
+            return Ok(false);
+        };
+        let (owes, owed) = (conversation.outbox.owes(), conversation.outbox.owed(self.now).into_iter());
+        let history = |p: &Position| conversation.entries.get(p).map_or(0, |entry| entry.history);
+        let mut owed: Vec<(u64, Position)> = owed.map(|position| (history(&position), position)).collect();
+        owed.sort_unstable();
+        let mut done = true;
+        for (_, position) in owed {
+            let Some(conversation) = self.state.conversations.get(&id).filter(|c| self.may_seal > 0 && members(c))
+            else {
+                self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
+                done = false;
+                break;
+            };
+            self.may_seal = self.may_seal.saturating_sub(conversation.outbox.size(position));
+            self.reseal_or_fail(id, position)?;
+            if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                conversation.outbox.on_sealed_again(position);
+            }
+        }
+        if owes {
+            // In one batch with what was sealed, so that nothing of it is sealed twice.
+            self.state.lazy_cursors.insert(id);
+        }
+        let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
+        settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
+        Ok(done)
     }
 
     /// What time brought to our logs.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use peerloom_core::Result;
 use peerloom_core::wire::store::IN_PARKED;
-use peerloom_core::wire::{LogId, Position};
+use peerloom_core::wire::{Envelope, LogId, Position};
 
 use super::Turn;
 use super::state::entry_key;
@@ -57,8 +58,35 @@ impl Parked {
 }
 
 impl Turn<'_> {
+    /// Keeps an early entry. Other bytes at its position are a conflict, the same ones nothing new.
+    pub(super) fn park(&mut self, envelope: &Envelope) -> Result<()> {
+        let (log, position) = (envelope.header.log, envelope.header.position);
+        let key = entry_key(&log, position);
+        match self.txn.get(IN_PARKED, &key)?.map(Envelope::decode).transpose()? {
+            None => {
+                let encoded = envelope.encode();
+                self.state.parked.add(log, position, encoded.len());
+                self.txn.put(IN_PARKED, key, encoded);
+                self.bound_parked();
+            }
+            Some(parked) if parked.header.id() == envelope.header.id() => {}
+            Some(_) => self.conflict(log, position),
+        }
+        Ok(())
+    }
+
+    /// Takes a parked entry, whose turn has come.
+    pub(super) fn take_parked(&mut self, log: LogId, position: Position) -> Result<Option<Envelope>> {
+        let key = entry_key(&log, position);
+        let parked = self.txn.sound(IN_PARKED, &key)?;
+        self.forget_parked(log, position);
+        self.inbox(log).unpark(position);
+        // What can't be understood is missing; its owner sends it again.
+        Ok(parked.and_then(|row| Envelope::decode(row).ok()))
+    }
+
     /// Another entry was parked: what is too much is dropped unacknowledged, so its owner sends it again.
-    pub(super) fn bound_parked(&mut self) {
+    fn bound_parked(&mut self) {
         while let Some((log, position)) = self.state.parked.too_many() {
             let now = self.now;
             self.forget_parked(log, position);
@@ -75,9 +103,26 @@ impl Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    use peerloom_core::KeyRange;
     use peerloom_core::wire::{ConversationId, DeviceId};
 
+    use super::super::testing::{early, in_a_turn};
     use super::*;
+
+    /// Three peers send as many early entries as each may; the store keeps what all logs may take.
+    #[test]
+    fn the_store_keeps_no_more_parked_bytes_than_all_logs_may_take() {
+        in_a_turn(|turn| {
+            for number in 1..=3 {
+                for position in 2..=30 {
+                    turn.park(&early(number, position, 1_000_000)).unwrap();
+                }
+            }
+            let rows = turn.txn.scan(IN_PARKED, &KeyRange::all()).unwrap();
+            let bytes: usize = rows.iter().map(|row| row.value.len()).sum();
+            assert!(bytes <= Parked::MAX && bytes > Parked::MAX - 2_000_000, "{bytes} bytes in {} entries", rows.len());
+        });
+    }
 
     #[test]
     fn what_is_parked_is_bounded_over_all_logs_and_the_fullest_gives_way() {

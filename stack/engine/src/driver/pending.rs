@@ -74,7 +74,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Seals messages that waited for a session, before anything newer: as many as the turn still may. The next turn
+    /// Seals messages that waited for a session, after what is sealed again and before anything newer: as many as the turn still may. The next turn
     /// goes on.
     pub(super) fn seal_pending(&mut self, id: ConversationId) -> Result<()> {
         if self.state.standing.is_restored() {
@@ -84,7 +84,8 @@ impl Turn<'_> {
             return Ok(());
         };
         let ready = conversation.outbox.knows_head() && conversation.members.as_ref().is_some_and(|m| !m.is_empty());
-        if conversation.pending == 0 || !ready {
+        let owes = conversation.outbox.owes();
+        if !ready || owes && !self.seal_again(id)? || self.pending(id) == 0 {
             return Ok(());
         }
         let (mut queued, mut rest) = (Vec::new(), Some(KeyRange::prefix(id.as_bytes())));
@@ -135,6 +136,10 @@ impl Turn<'_> {
             conversation.pending_expiry_ms = next_ms;
         }
         Ok(())
+    }
+
+    fn pending(&self, id: ConversationId) -> usize {
+        self.state.conversations.get(&id).map_or(0, |conversation| conversation.pending)
     }
 
     /// A message waits no more.

@@ -69,7 +69,22 @@ impl Turn<'_> {
 mod tests {
     use peerloom_core::wire::{ConversationId, DeviceId};
 
+    use super::super::testing::{early, in_a_turn};
     use super::*;
+
+    /// Forty peers send what can't be opened, without end; the store keeps so many ids of it.
+    #[test]
+    fn the_store_keeps_no_more_ids_than_the_quarantine_of_all_logs_may_take() {
+        in_a_turn(|turn| {
+            for number in 1..=40 {
+                for position in 1..=600 {
+                    turn.quarantine(&early(number, position, 1), CannotOpenReason::KeyGone).unwrap();
+                }
+            }
+            let rows = turn.txn.scan(QUARANTINE, &peerloom_core::KeyRange::all()).unwrap();
+            assert_eq!(rows.len(), Quarantine::OF_ALL);
+        });
+    }
 
     #[test]
     fn the_quarantine_is_bounded_for_a_log_and_over_all() {

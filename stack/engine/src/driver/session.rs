@@ -1,11 +1,10 @@
 //! Sessions: who can open what we seal.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerloom_core::wire::store::KEY_PACKAGES;
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, LogId, Position, UserId, limits, store::ordered_key,
+    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, LogId, UserId, limits, store::ordered_key,
 };
 use peerloom_core::{ErrorKind, Member, Result};
 use tracing::warn;
@@ -66,12 +65,9 @@ impl Turn<'_> {
             }
             Err(error) => return Err(error),
         };
-        let mut unsettled = BTreeSet::<Position>::new();
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
             for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
                 conversation.rejoin.remove(device);
-                // Whoever joins anew, or in another suite, can't open what was sealed before.
-                unsettled.extend(conversation.outbox.unsettled(device, self.now));
                 conversation.key_packages.remove(device);
             }
             conversation.members = Some(prepared.members);
@@ -84,11 +80,8 @@ impl Turn<'_> {
             let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
             self.append(id, sealed, Contents::HANDSHAKE, &joins)?;
         }
-        for position in unsettled {
-            self.reseal_or_fail(id, position)?;
-        }
-        let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
-        settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
+        // Who joins again, or in another suite, can't open what was sealed before.
+        self.seal_again(id)?;
         prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
     }
 

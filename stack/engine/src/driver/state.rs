@@ -131,10 +131,14 @@ impl Conversation {
     /// Whether one more message of this length may wait. Entries that have expired take a place until every device
     /// has heard so, but not a message's.
     pub(crate) fn has_room(&self, length: usize, config: &EngineConfig) -> bool {
-        let messages = self.outbox.messages() + self.pending + self.queued.len();
-        messages < config.max_queued_messages
+        self.messages() < config.max_queued_messages
             && self.outbox.entries() < config.max_queued_messages.saturating_mul(2)
             && self.bytes() + length <= config.max_queued_bytes
+    }
+
+    /// The messages that wait to be acknowledged.
+    pub(crate) fn messages(&self) -> usize {
+        self.outbox.messages() + self.pending + self.queued.len()
     }
 
     /// The bytes that wait to be acknowledged.
@@ -261,7 +265,7 @@ impl State {
         if !self.queued_bytes.is_some_and(|bytes| fits(&bytes)) {
             self.queued_bytes = Some(self.conversations.values().map(Conversation::bytes).sum());
         }
-        self.queued_bytes.as_ref().is_some_and(fits) || self.conversations.get(id).is_some_and(|c| c.bytes() == 0)
+        self.queued_bytes.as_ref().is_some_and(fits) || self.conversations.get(id).is_some_and(|c| c.messages() == 0)
     }
 
     pub(crate) fn has_lazy(&self) -> bool {

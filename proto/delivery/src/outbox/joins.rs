@@ -1,0 +1,94 @@
+//! Devices whose view of the log begins, for the first time or again, and what is sealed again for them.
+
+use std::collections::BTreeSet;
+
+use peerloom_wire::store::OutCursor;
+use peerloom_wire::{DeviceId, EntryClass, Position, RangeSet, UserId, limits};
+
+use super::{Cursor, Entry, Outbox};
+use crate::Now;
+
+impl Outbox {
+    /// A device's view of the log begins at a position, the newest one.
+    pub(super) fn join(&mut self, device: DeviceId, user: UserId, position: Position) {
+        let before = self.cursors.remove(&device);
+        let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
+        let owed = before.as_ref().map(|c| c.lacks_before(position)).unwrap_or_default();
+        let (base, through) = (position, position - 1);
+        let stored = OutCursor { user, base, through, beyond: RangeSet::default(), rejoins, halted: false, owed };
+        let new = Cursor::new(stored, &self.config);
+        let cursor = match before {
+            Some(before) => Cursor { stored: new.stored, dirty: true, next: position, gap_asked: None, ..before },
+            None => new,
+        };
+        self.cursors.insert(device, cursor);
+    }
+
+    /// What is to be sealed again for devices that were added again and can't open it: application entries that they
+    /// lack and that have not expired.
+    pub fn owed(&self, now: Now) -> BTreeSet<Position> {
+        let mut owed = BTreeSet::new();
+        for (device, cursor) in &self.cursors {
+            for range in cursor.stored.owed.iter() {
+                let entries = self.entries.range(range.first..=range.last);
+                let open = entries.filter(|(p, e)| cursor.is_owed(device, **p, e) && !e.has_expired(now));
+                owed.extend(open.map(|(position, _)| *position));
+            }
+        }
+        owed
+    }
+
+    /// Whether anything is owed to any device.
+    pub fn owes(&self) -> bool {
+        self.cursors.values().any(|cursor| !cursor.stored.owed.is_empty())
+    }
+
+    /// Bytes of an entry that somebody still needs.
+    pub fn size(&self, position: Position) -> usize {
+        self.entries.get(&position).map_or(0, |entry| entry.size)
+    }
+
+    /// What was at a position is sealed again at another one.
+    pub fn on_sealed_again(&mut self, position: Position) {
+        for cursor in self.cursors.values_mut().filter(|c| c.stored.owed.contains(position)) {
+            cursor.stored.owed.remove(position);
+            cursor.stored.owed.fill_lowest(limits::RANGES);
+            cursor.dirty = true;
+        }
+    }
+
+    /// Entries that became settled because devices joined anew, or because nothing of them is owed any more; call after
+    /// [`Outbox::append`] with joins and after [`Outbox::on_sealed_again`].
+    pub fn settle_before_joins(&mut self) -> Vec<Position> {
+        for (device, cursor) in &mut self.cursors {
+            let open = |range: peerloom_wire::Range| {
+                self.entries.range(range.first..=range.last).any(|(p, entry)| cursor.is_owed(device, *p, entry))
+            };
+            if !cursor.stored.owed.is_empty() && !cursor.stored.owed.iter().any(open) {
+                cursor.stored.owed = RangeSet::default();
+                cursor.dirty = true;
+            }
+        }
+        let settled: Vec<Position> =
+            self.entries.keys().copied().filter(|p| *p < self.head && self.is_settled(*p)).collect();
+        settled.iter().for_each(|p| self.forget(*p));
+        settled
+    }
+}
+
+impl Cursor {
+    /// What the device lacks of everything before a position; more than a cursor can hold becomes coarser.
+    fn lacks_before(&self, position: Position) -> RangeSet {
+        let mut lacks = self.stored.owed.clone();
+        let gaps = self.stored.beyond.gaps(self.stored.through + 1, position - 1);
+        gaps.into_iter().for_each(|gap| lacks.insert(gap.first, gap.last));
+        lacks.fill_lowest(limits::RANGES);
+        lacks
+    }
+
+    /// Whether an entry is to be sealed again for the device.
+    pub(super) fn is_owed(&self, device: &DeviceId, position: Position, entry: &Entry) -> bool {
+        let open = entry.class == EntryClass::Application && !entry.withdrawn && entry.recipients.contains(device);
+        open && self.stored.owed.contains(position)
+    }
+}
