@@ -144,7 +144,9 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
         records::INVITATIONS => {
             record::<records::OutstandingInvitation>(row)?;
         }
-        records::PENDING => drop(record::<records::PendingHead>(row)?),
+        records::PENDING => {
+            record::<records::PendingHead>(row)?;
+        }
         records::PENDING_BODIES => drop(record::<records::Pending>(row)?),
         records::OUT_ENTRIES => drop(record::<records::OutEntry>(row)?),
         records::OUT_SEALED => {
