@@ -2,14 +2,8 @@
 
 use std::io::Result;
 
-const FILES: [&str; 6] = [
-    "proto/identity.proto",
-    "proto/link.proto",
-    "proto/log.proto",
-    "proto/invite.proto",
-    "proto/discovery.proto",
-    "proto/store.proto",
-];
+const FILES: [&str; 5] =
+    ["proto/identity.proto", "proto/link.proto", "proto/log.proto", "proto/discovery.proto", "proto/store.proto"];
 
 fn main() -> Result<()> {
     for file in FILES {

@@ -1,7 +1,7 @@
-//! Discovery by invitation: a signed record inside a link that a person hands over.
+//! Discovery by invitation: a link that a person hands over.
 //!
-//! `peerloom://invite/` followed by the signed [`Invitation`](peerloom_core::wire::Invitation) in
-//! base64url (RFC 4648 §5, no padding). No network, no server: what is known is what was handed over.
+//! `peerloom://invite/` followed by the [`Invitation`](peerloom_core::wire::Invitation) in base32 (RFC 4648 §6, no
+//! padding). No network, no server: what is known is what was handed over.
 
 mod book;
 mod link;
@@ -12,7 +12,7 @@ use peerloom_core::Kinds;
 use peerloom_core::kinds::NoSettings;
 
 pub use book::InviteDiscovery;
-pub use link::{PREFIX, decode, encode};
+pub use link::{PREFIX, decode, encode, for_qr, for_terminal};
 
 /// Registers the `invite` kind.
 pub fn register(kinds: &mut Kinds) {

@@ -20,7 +20,7 @@ pub const REVOCATION: &[u8] = b"peerloom/v1/revocation\0";
 pub const SUCCESSION: &[u8] = b"peerloom/v1/succession\0";
 /// A peer record, signed by the device key.
 pub const PEER_RECORD: &[u8] = b"peerloom/v1/peer-record\0";
-/// An invitation, signed by the inviting device's key.
+/// Prefix of an invitation's checksum.
 pub const INVITATION: &[u8] = b"peerloom/v1/invitation\0";
 /// The handshake's signature, by the device key.
 pub const HANDSHAKE: &[u8] = b"peerloom/v1/handshake\0";

@@ -75,6 +75,11 @@ impl fmt::Debug for PublicKey {
 pub struct Address(String);
 
 impl Address {
+    /// The whole address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The transport that understands the address.
     pub fn scheme(&self) -> &str {
         self.0.split_once("://").map_or("", |(scheme, _)| scheme)

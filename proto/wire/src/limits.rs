@@ -30,7 +30,7 @@ pub const RECIPIENTS: usize = 256;
 /// Longest header of an entry with its signature, in bytes: all recipients may join at once.
 pub const HEADER: usize = 20 * 1024;
 
-/// Longest peer record with its signature, in bytes: it must fit a DNS TXT record and a QR code.
+/// Longest peer record with its signature, in bytes: it must fit a DNS TXT record.
 pub const RECORD: usize = 900;
 /// Longest device certificate with its signatures, or succession, in bytes.
 pub const CERTIFICATE: usize = 640;
@@ -54,7 +54,7 @@ pub const ADDRESS: usize = 128;
 pub const SUITES: usize = 16;
 /// Most key package hashes in a record.
 pub const KEY_PACKAGE_HASHES: usize = 4;
-/// Longest invitation with its signature, in bytes.
+/// Longest invitation, in bytes.
 pub const INVITATION: usize = 1280;
 /// Longest name of a user or device, in bytes.
 pub const NAME: usize = 64;

@@ -14,8 +14,8 @@ use crate::DecodeError;
 
 pub use pending::{Pending, PendingHead};
 pub use records::{
-    Contact, ContactDevice, Failure, History, Identity, InLog, OutCursor, OutEntry, OutstandingInvitation, Quarantined,
-    SealedEntry, VaultHeader,
+    Contact, ContactDevice, Failure, History, Identity, InLog, Invited, OutCursor, OutEntry, OutstandingInvitation,
+    Quarantined, SealedEntry, VaultHeader,
 };
 
 /// Version of the store's layout: tables, keys and record versions together.

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
     Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DiscoveryItem, EntryClass,
-    EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Item, KeyPackage, KeyPackageRequest, LogId, MessageId,
-    NetworkId, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, SessionId, Signed, SignedHeader,
-    SignedSignal, Span, SuiteId, Verdict, Withdrawal,
+    EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage, KeyPackageRequest, LogId,
+    MessageId, NetworkId, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, SessionId, Signed, SignedHeader,
+    SignedSignal, Span, SuiteId, UserId, Verdict, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -69,6 +69,23 @@ fn discovery_item() -> DiscoveryItem {
         expires_at_ms: 1_800_000_000_000,
     };
     DiscoveryItem::KeyPackage(signed(package.encode()))
+}
+
+fn invitation() -> Invitation {
+    let bare = Invitation {
+        user: UserId::from_bytes([1; 32]),
+        key: [4; 32],
+        token: [5; 16],
+        expires_at_s: 1_800_000_000,
+        network: Invitation::network_of(&NetworkId::from_name("test")),
+        addresses: Vec::new(),
+        name: "alice".into(),
+    };
+    // One of each form.
+    let own = format!("webrtc://{}", bare.device());
+    let addresses =
+        ["quic://192.0.2.1:4433", "quic://[2001:db8::1]:4433", &own, "quic://host.example:1", "tcp://[::1]:2"];
+    Invitation { addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(), ..bare }
 }
 
 fn positions() -> RangeSet {
@@ -136,6 +153,7 @@ fn examples() -> Vec<Bytes> {
     for frame in &frames {
         assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())));
     }
+    assert_eq!(Invitation::decode(&invitation().encode()), Ok(invitation()));
     assert_eq!(Frame::wrap_envelope(&envelope().encode()), frames[0].encode());
     assert_eq!(Envelope::decode(envelope().encode()), Ok(envelope()));
     assert_eq!(Bundle::decode(bundle().encode()), Ok(bundle()));
@@ -156,6 +174,7 @@ fn examples() -> Vec<Bytes> {
     let mut all: Vec<Bytes> = frames.iter().map(Frame::encode).collect();
     all.extend([envelope().encode(), bundle().encode(), hello().encode(), auth.encode(), verdict.encode()]);
     all.push(discovery_item().encode());
+    all.push(invitation().encode());
     all.extend([signed(ack.encode()).encode(), signed(cannot.encode()).encode(), signed(withdrawal.encode()).encode()]);
     all
 }
@@ -255,6 +274,7 @@ fn vectors_stay_as_they_are() {
         ("frame", hex(&Frame::Envelope(envelope()).encode())),
         ("signal", hex(&signal().encode())),
         ("discovery_item", hex(&discovery_item().encode())),
+        ("invitation", hex(&invitation().encode())),
     ];
     let actual: String = named.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
     assert_eq!(actual, expected, "the format is frozen: tests/vectors/wire.txt may only grow");
@@ -267,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_harmless(which in 0usize..21, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
+    fn damage_is_harmless(which in 0usize..22, changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..12)) {
         let examples = examples();
         let mut bytes = examples[which % examples.len()].to_vec();
         for (at, value) in changes {

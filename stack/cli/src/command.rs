@@ -155,20 +155,21 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
     session.start().await?;
     let lifetime_ms = u64::try_from(invite.lifetime.as_millis()).unwrap_or(u64::MAX);
     let answer = session.request(Request::Invite { lifetime_ms, uses: invite.uses }).await?;
+    let link = text(&answer, "link");
     if let Some(picture) = &invite.png {
-        qr::write(&text(&answer, "link"), picture)?;
+        qr::write(&peerloom_discovery_invite::for_qr(&peerloom_discovery_invite::decode(&link)?), picture)?;
     }
     if json {
         say_json(&answer);
-    } else {
-        let link = text(&answer, "link");
-        if invite.qr {
-            qr::show(&link)?;
-        }
-        say(&link);
-        if session.is_local() {
-            note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");
-        }
+        return Ok(());
+    }
+    say(&link);
+    if session.is_local() {
+        note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");
+    }
+    if invite.qr {
+        // The last thing that is printed, so that a small terminal shows all of it.
+        qr::show(&peerloom_discovery_invite::for_terminal(&peerloom_discovery_invite::decode(&link)?))?;
     }
     Ok(())
 }

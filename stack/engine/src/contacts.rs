@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerloom_core::wire::name::looks;
 use peerloom_core::wire::store::{Contact, ContactDevice};
-use peerloom_core::wire::{ConversationId, DeviceCertificate, DeviceId, PeerRecord, SuiteId, UserId, limits};
+use peerloom_core::wire::{
+    Address, ConversationId, DeviceCertificate, DeviceId, PeerRecord, PublicKey, SuiteId, UserId, limits,
+};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
 
@@ -23,12 +25,37 @@ pub(crate) struct Contacts(Arc<RwLock<Book>>);
 #[derive(Default)]
 struct Book {
     by_user: HashMap<UserId, Contact>,
-    devices: HashMap<DeviceId, DeviceCertificate>,
+    devices: HashMap<DeviceId, Known>,
     conversations: HashMap<ConversationId, UserId>,
     /// Invitations that strangers may still use: when each expires, and the hash of its token.
     invitations: BTreeSet<(u64, [u8; 32])>,
     /// What the contacts' names look like; no two share a form.
     looks: HashMap<String, UserId>,
+}
+
+/// A device of a contact.
+struct Known {
+    user: UserId,
+    key: PublicKey,
+    /// Once the device proved that it is the user's.
+    certificate: Option<DeviceCertificate>,
+}
+
+impl Known {
+    /// Verified before it was stored; a store that was tampered with loses the device.
+    fn new(user: UserId, device: &ContactDevice) -> Option<Self> {
+        let certificate = device.certificate.as_ref().map(|signed| DeviceCertificate::open(signed, verify).ok());
+        match (certificate, &device.invited) {
+            (Some(certificate), _) => {
+                let certificate = certificate.filter(|c| c.device == device.device && c.user == user)?;
+                Some(Self { user, key: certificate.device_key.clone(), certificate: Some(certificate) })
+            }
+            (None, Some(invited)) if DeviceId::from_key(&invited.key) == device.device => {
+                Some(Self { user, key: invited.key.clone(), certificate: None })
+            }
+            (None, _) => None,
+        }
+    }
 }
 
 impl Contacts {
@@ -78,12 +105,17 @@ impl Contacts {
         book.by_user.get(book.conversations.get(conversation)?).cloned()
     }
 
-    /// The certificate of a device that belongs to a contact.
+    /// The certificate of a device that proved to be a contact's.
     pub(crate) fn certificate(&self, device: &DeviceId) -> Option<DeviceCertificate> {
-        self.read().devices.get(device).cloned()
+        self.read().devices.get(device)?.certificate.clone()
     }
 
-    /// Whether a device belongs to a contact.
+    /// The key of a contact's device, which may be known from an invitation alone.
+    pub(crate) fn key(&self, device: &DeviceId) -> Option<PublicKey> {
+        self.read().devices.get(device).map(|known| known.key.clone())
+    }
+
+    /// Whether a device is a contact's, or would be, as an invitation says.
     pub(crate) fn knows(&self, device: &DeviceId) -> bool {
         self.read().devices.contains_key(device)
     }
@@ -91,7 +123,7 @@ impl Contacts {
     /// Whether a conversation is the one with this device's user.
     pub(crate) fn shares(&self, device: &DeviceId, conversation: &ConversationId) -> bool {
         let book = self.read();
-        let user = book.devices.get(device).map(|c| c.user);
+        let user = book.devices.get(device).map(|known| known.user);
         user.is_some() && book.conversations.get(conversation).copied() == user
     }
 
@@ -200,9 +232,8 @@ impl Contacts {
 impl Book {
     fn insert(&mut self, contact: Contact) {
         for device in &contact.devices {
-            // Verified before it was stored; a store that was tampered with loses the device.
-            if let Ok(certificate) = DeviceCertificate::open(&device.certificate, verify) {
-                self.devices.insert(device.device, certificate);
+            if let Some(known) = Known::new(contact.user, device) {
+                self.devices.insert(device.device, known);
             }
         }
         self.conversations.insert(contact.conversation, contact.user);
@@ -258,9 +289,20 @@ fn listed<'a>(contacts: impl ExactSizeIterator<Item = &'a Contact>) -> String {
     listed.join(", ")
 }
 
-/// The addresses in a device's newest record.
-pub(crate) fn addresses(device: &ContactDevice) -> Vec<peerloom_wire::Address> {
-    record(device).map(|record| record.addresses).unwrap_or_default()
+/// Where a device can be reached, as its newest record and a newer invitation say: a share of the places for each, since
+/// nobody knows which of the two is right.
+pub(crate) fn addresses(device: &ContactDevice) -> Vec<Address> {
+    let recorded = record(device).map(|record| record.addresses).unwrap_or_default();
+    let invited = device.invited.as_ref().map(|invited| invited.addresses.clone()).unwrap_or_default();
+    let mut addresses = Vec::new();
+    for place in 0..recorded.len().max(invited.len()) {
+        for address in [invited.get(place), recorded.get(place)].into_iter().flatten() {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+    }
+    addresses
 }
 
 /// The crypto suites in a device's newest record.

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice};
-use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
+use peerloom_core::wire::{
+    Address, ConversationId, DeviceCertificate, DeviceId, Invitation, MessageId, Signed, UserId,
+};
 use peerloom_core::{Diagnostic, Error, ErrorKind, IceServer, Result, Target};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
@@ -223,7 +225,7 @@ impl Engine {
 
     /// Makes an invitation that lets `uses` contacts in during `lifetime`, of at most 365 days. The node must be
     /// started.
-    pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Signed> {
+    pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Invitation> {
         if lifetime > *TTL.end() {
             let message = "an invitation is good for at most 365d";
             return Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
@@ -233,8 +235,8 @@ impl Engine {
     }
 
     /// Adds the contact that an invitation comes from, durably.
-    pub async fn add_contact(&self, invitation: Signed) -> Result<Contact> {
-        self.driver.call(move |turn| turn.add_contact(&invitation)).await
+    pub async fn add_contact(&self, invitation: Invitation) -> Result<Contact> {
+        self.driver.call(move |turn| turn.add_contact(invitation)).await
     }
 
     /// Adds the user whom a discovery knows by this id, durably. There is no invitation in it: the two
@@ -248,9 +250,11 @@ impl Engine {
     /// [`Engine::complete_manual`]. The node must be started. An earlier offer is given up.
     pub async fn offer_manual(&self, contact: &Contact) -> Result<Signed> {
         let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
-        let device = contact.devices.first().ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
+        let mut devices = contact.devices.iter();
+        let device = devices.clone().find(|d| d.certificate.is_some()).or_else(|| devices.next());
+        let device = device.ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
         let shared = self.shared_of_the_newest().await?;
-        let offer = Network::offer_manual(shared, contact.user, device).await?;
+        let offer = Network::offer_manual(shared, device).await?;
         let signed = offer.signed.clone();
         let mut offers = self.offers.lock().await;
         if offers.len() >= MAX_OFFERS {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId, UserId};
+use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId};
 use peerloom_core::{Diagnostic, Discovery, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
 use tokio::sync::watch;
@@ -105,8 +105,8 @@ impl Network {
     }
 
     /// Makes an offer for a device, to be carried by people.
-    pub(crate) async fn offer_manual(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<manual::Offer> {
-        manual::offer(shared, user, device).await
+    pub(crate) async fn offer_manual(shared: Arc<Shared>, device: DeviceId) -> Result<manual::Offer> {
+        manual::offer(shared, device).await
     }
 
     /// Answers an offer that people carried here.
@@ -147,10 +147,10 @@ async fn take_records(shared: Arc<Shared>, mut records: BoxStream<'static, Signe
             continue;
         };
         let device = certificate.device;
-        if shared.contacts.certificate(&device).is_none() {
+        if !shared.contacts.knows(&device) {
             continue;
         }
-        match shared.driver.call(move |turn| turn.on_record(device, signed)).await {
+        match shared.driver.call(move |turn| turn.on_record(device, signed, false)).await {
             Ok(()) => shared.links.found(device),
             Err(error) => debug!(?device, %error, "a record that was found is of no use"),
         }

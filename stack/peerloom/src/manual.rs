@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
-use peerloom_core::wire::pasted::{LinkError, read_link};
+use peerloom_core::wire::pasted::{Alphabet, LinkError, read_link};
 use peerloom_core::wire::{Signed, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 
@@ -39,11 +39,7 @@ pub(crate) fn decode(text: &str) -> Result<Carried> {
         return Err(wrong("this is too long to be an offer or an answer; paste the text alone"));
     }
     // Without its kind nothing says which of the two a payload is.
-    let compact: String = text.to_lowercase().split_whitespace().collect();
-    let read = |kind: &str| match compact.contains(&format!("{kind}/")) {
-        true => read_link(text, kind, unpack),
-        false => Err(LinkError::Missing),
-    };
+    let read = |kind: &str| read_link(text, kind, Alphabet::Base64Url, unpack);
     let carried = match read(OFFER) {
         Err(LinkError::Missing) => read(ANSWER).map(Carried::Answer),
         offer => offer.map(Carried::Offer),

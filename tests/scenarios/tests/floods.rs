@@ -14,8 +14,7 @@ use common::stranger::{hello, prove};
 use common::{Running, init, ok, ok_lines, peak};
 use futures_util::SinkExt;
 use peerloom_conformance::identity::{Identity, identity};
-use peerloom_core::wire::pasted::read_link;
-use peerloom_core::wire::{Address, Hello, Invitation, NetworkId, PeerRecord, Signed, Verdict, limits};
+use peerloom_core::wire::{Address, Hello, NetworkId, Verdict};
 use peerloom_core::{Channel, ChannelClass, Link, Transport};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
@@ -36,11 +35,8 @@ fn transport(who: &Identity, ip: Ipv4Addr) -> Arc<dyn Transport> {
 fn node(folder: &std::path::Path) -> (Running, Address, [u8; 16]) {
     let folder = init(folder, "alice");
     let running = Running::start(&folder);
-    let text = ok(&folder, &["invite"]);
-    let signed = read_link(&text, "invite", |bytes| Signed::decode(bytes.into(), limits::INVITATION)).expect("a link");
-    let invitation = Invitation::open(&signed, |_, _, _| true).expect("an invitation").0;
-    let record = PeerRecord::open(&invitation.record, |_, _, _| true).expect("a record").0;
-    (running, record.addresses[0].clone(), invitation.token)
+    let invitation = common::invitation(&folder);
+    (running, invitation.addresses[0].clone(), invitation.token)
 }
 
 /// Sends on a channel until it ends.

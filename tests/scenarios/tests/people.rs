@@ -68,8 +68,11 @@ fn an_invitation_travels_as_a_qr_code() {
     let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
     let _running = Running::start(&alice);
     let output = ok(&alice, &["invite", "--qr"]);
-    let drawn: Vec<&str> = output.lines().filter(|line| !line.starts_with("peerloom://")).collect();
-    assert!(drawn.len() > 20 && output.contains("peerloom://invite/"), "{output}");
+    let (link, drawn) = output.split_once('\n').expect("lines");
+    let drawn: Vec<&str> = drawn.lines().collect();
+    assert!(link.starts_with("peerloom://invite/"), "{output}");
+    let widths: Vec<usize> = drawn.iter().map(|line| line.chars().count()).collect();
+    assert_eq!(widths, [45; 23], "{output}");
     let file = base.path().join("code.png");
     let path = file.to_string_lossy().into_owned();
     picture(&drawn.join("\n"), &file);
@@ -92,6 +95,73 @@ fn an_invitation_travels_as_a_qr_code() {
     picture(&drawn, &file);
     let (_, complaint) = fails(&bob, &["add", "--qr", &path]);
     assert!(complaint.contains("another kind of link"), "{complaint}");
+}
+
+/// What a terminal of 80 columns and 24 lines shows when the prompt is back is enough to be photographed, and the link
+/// above it is whole, too.
+#[test]
+fn a_terminal_of_the_usual_size_shows_the_whole_code() {
+    if Command::new("script").arg("--version").output().is_err() {
+        peerloom_conformance::lab::skip("there is no `script` to make the terminal");
+        return;
+    }
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let mut running = Running::start(&alice);
+    // Addresses enough to overflow the code, and a long name.
+    let text = std::fs::read_to_string(alice.join("peerloom.toml")).expect("the file");
+    let advertised: Vec<String> = (1..=8).map(|n| format!("[2001:db8:1:2:3:4:5:{n}]:4433")).collect();
+    for addresses in [Vec::new(), advertised] {
+        drop(running);
+        let text = match addresses.is_empty() {
+            true => text.clone(),
+            false => text.replacen("listen = ", &format!("advertise = {addresses:?}\nlisten = "), 1),
+        };
+        std::fs::write(alice.join("peerloom.toml"), text).expect("the file");
+        running = Running::start(&alice);
+        let shown = in_terminal(&alice, &["invite", "--qr"]);
+        assert!(!shown.raw.contains("note:"), "{}", shown.raw);
+        let link: String = shown.raw.lines().next().expect("a line").trim().into();
+        let invitation = peerloom_discovery_invite::decode(&link).expect("the link is whole");
+        let path = base.path().join("code.png");
+        picture(&shown.rows.join("\n"), &path);
+        let whole = addresses.is_empty();
+        assert_eq!((invitation.addresses.len(), &*invitation.name), (if whole { 1 } else { 8 }, "alice"));
+        assert!(ok(&bob, &["add", "--qr", &path.to_string_lossy()]).contains("added alice"));
+        if whole {
+            let _bob = Running::start(&bob);
+            eventually("bob to be in", || ok(&alice, &["contacts"]).contains("bob"));
+        }
+    }
+}
+
+struct Shown {
+    /// All that was printed, without colours.
+    raw: String,
+    /// What is on the screen at the end.
+    rows: Vec<String>,
+}
+
+/// What a command leaves in a terminal of 80 columns and 24 lines, with a prompt behind it.
+fn in_terminal(folder: &Path, arguments: &[&str]) -> Shown {
+    let command = common::command(folder, arguments);
+    let words = [command.get_program()].into_iter().chain(command.get_args()).map(|word| word.to_string_lossy());
+    let line = words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let output = Command::new("script")
+        .args(["-qfec", &format!("stty cols 80 rows 24; {line}; printf '$ '"), "/dev/null"])
+        .env("TERM", "xterm")
+        .env("PEERLOOM_PASSPHRASE", "of the tests")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null())
+        .output()
+        .expect("a process");
+    let size = |cells| std::num::NonZero::new(cells).expect("a size");
+    let mut screen = vt100::Parser::new(size(24), size(80), 1000);
+    screen.process(&output.stdout);
+    let rows = screen.screen().rows(0, 80).map(|row| row.trim_end().to_owned()).filter(|row| !row.starts_with('$'));
+    let mut plain = vt100::Parser::new(size(200), size(1000), 0);
+    plain.process(&output.stdout);
+    Shown { raw: plain.screen().contents(), rows: rows.collect() }
 }
 
 /// A line without its time of day, which it must have.

@@ -14,8 +14,8 @@ use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTr
 use peerloom_core::wire::handshake::{Role, auth_input};
 use peerloom_core::wire::{
     Ack, Auth, Chain, ConversationId, EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello,
-    Invitation, KeyPackage, LogId, NetworkId, RangeSet, Refusal, Restored, Signed, Span, SuiteId, Verdict, Withdrawal,
-    context, store,
+    KeyPackage, LogId, NetworkId, RangeSet, Refusal, Restored, Signed, Span, SuiteId, Verdict, Withdrawal, context,
+    store,
 };
 use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Transport};
 use peerloom_engine::{Cursor, Engine, EngineConfig, Event, Layers, StoreStanding};
@@ -135,8 +135,7 @@ async fn reflection_replay_and_role_confusion_fail() {
 
 /// The token of an invitation of a node.
 async fn open_invitation(engine: &Engine) -> [u8; 16] {
-    let signed = engine.invite(Duration::from_secs(60), 1).await.expect("an invitation");
-    Invitation::open(&signed, |_, _, _| true).expect("a good one").0.token
+    engine.invite(Duration::from_secs(60), 1).await.expect("an invitation").token
 }
 
 #[tokio::test(flavor = "multi_thread")]

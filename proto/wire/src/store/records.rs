@@ -8,8 +8,8 @@ use crate::entry::EntryClass;
 use crate::entry::{SignedHeader, encode_optional};
 use crate::range::RangeSet;
 use crate::{
-    CannotOpenReason, ConversationId, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position, Signed, UserId,
-    pb,
+    Address, CannotOpenReason, ConversationId, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position,
+    PublicKey, Signed, UserId, pb,
 };
 
 /// How the key of an encrypted store is wrapped.
@@ -118,14 +118,25 @@ pub struct Contact {
 pub struct ContactDevice {
     /// The device.
     pub device: DeviceId,
-    /// Its certificate, verbatim.
-    pub certificate: Signed,
+    /// Its certificate, verbatim, once it proved who it is.
+    pub certificate: Option<Signed>,
+    /// What an invitation said of it, until it sends its record.
+    pub invited: Option<Invited>,
     /// Its newest record, verbatim.
     pub record: Option<Signed>,
     /// When a link to it was last up, in milliseconds since the Unix epoch; 0 = never.
     pub last_seen_ms: u64,
     /// Its own signed [`crate::Restored`], if it sent one, verbatim.
     pub restored: Option<Signed>,
+}
+
+/// What an invitation says of a device; nobody proved it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invited {
+    /// Its key.
+    pub key: PublicKey,
+    /// Where it can be reached, best first.
+    pub addresses: Vec<Address>,
 }
 
 impl Record for Contact {
@@ -135,7 +146,9 @@ impl Record for Contact {
     fn to_pb(&self) -> Self::Pb {
         let device = |d: &ContactDevice| pb::StoredDevice {
             device: d.device.encode(),
-            certificate: Some(d.certificate.to_pb()),
+            certificate: d.certificate.as_ref().map(Signed::to_pb),
+            invited_key: d.invited.as_ref().map(|invited| invited.key.to_pb()),
+            invited_addresses: d.invited.iter().flat_map(|i| &i.addresses).map(Address::to_string).collect(),
             record: d.record.as_ref().map(Signed::to_pb),
             last_seen_ms: d.last_seen_ms,
             restored: d.restored.as_ref().map(Signed::to_pb),
@@ -152,9 +165,13 @@ impl Record for Contact {
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         let device = |d: pb::StoredDevice| {
+            let addresses = d.invited_addresses.iter().map(|address| address.parse());
+            let addresses = addresses.collect::<Result<_, DecodeError>>()?;
+            let key = d.invited_key.map(|key| PublicKey::decode(Some(key))).transpose()?;
             Ok(ContactDevice {
                 device: DeviceId::decode(&d.device)?,
-                certificate: Signed::required(d.certificate, Self::NAME)?,
+                certificate: d.certificate.map(Signed::from_pb),
+                invited: key.map(|key| Invited { key, addresses }),
                 record: d.record.map(Signed::from_pb),
                 last_seen_ms: d.last_seen_ms,
                 restored: d.restored.map(Signed::from_pb),

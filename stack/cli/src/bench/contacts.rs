@@ -4,9 +4,9 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use peerloom::config::FILE_NAME;
-use peerloom::core::wire::{DeviceCertificate, Invitation, NetworkId, PeerRecord, Roles, UserKeys, context};
+use peerloom::core::wire::{Invitation, NetworkId, UserId};
 use peerloom::{Address, Node, Result};
-use peerloom_crypto_primitives::{SigningKey, sha256};
+use peerloom_crypto_primitives::sha256;
 use serde_json::{Map, Value, json};
 
 use super::idle::{spawn_peers, wait_connected};
@@ -78,27 +78,17 @@ async fn add_absent(node: &Node, address: &str, setup: &Setup) -> Result<()> {
 
 /// An invitation of a made-up user.
 fn made_up(number: usize, address: &Address) -> String {
-    let key = |role: &str| SigningKey::from_seed(&sha256(&[role.as_bytes(), &number.to_be_bytes()]));
-    let (user, recovery, device) = (key("user"), key("recovery"), key("device"));
-    let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
-    let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, 1);
-    let record = PeerRecord {
-        network: NetworkId::from_name(NETWORK),
-        certificate: certificate.sign(|m| user.sign(m), |m| device.sign(m)),
-        addresses: vec![address.clone()],
-        capabilities: 0,
-        suites: Vec::new(),
-        key_packages: Vec::new(),
-        sequence: 1,
-        expires_at_ms: u64::MAX,
-    };
+    let made = |role: &str| sha256(&[role.as_bytes(), &number.to_be_bytes()]);
     let invitation = Invitation {
-        record: device.sign_object(context::PEER_RECORD, record.encode()),
+        user: UserId::from_bytes(made("user")),
+        key: made("device"),
         token: [7; 16],
-        expires_at_ms: u64::MAX,
+        expires_at_s: u32::MAX,
+        network: Invitation::network_of(&NetworkId::from_name(NETWORK)),
+        addresses: vec![address.clone()],
         name: format!("absent-{number}"),
     };
-    peerloom_discovery_invite::encode(&device.sign_object(context::INVITATION, invitation.encode()))
+    peerloom_discovery_invite::encode(&invitation)
 }
 
 /// How long a message to a contact that is online takes right after the start.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use peerloom_core::wire::name::clean_name;
 use peerloom_core::wire::store::{
-    CONTACTS, Contact, ContactDevice, INVITATIONS, META, OutstandingInvitation, Record, meta,
+    CONTACTS, Contact, ContactDevice, INVITATIONS, Invited, META, OutstandingInvitation, Record, meta,
 };
 use peerloom_core::wire::{
     ConversationId, DeviceCertificate, DeviceId, Frame, Invitation, PeerRecord, Signed, UserId, context,
@@ -35,17 +35,24 @@ pub(super) fn open_invitations(txn: &Txn<'_>) -> Result<BTreeSet<(u64, [u8; 32])
     Ok(open)
 }
 
+/// A device that proved whose it is.
+fn proven(certificate: &DeviceCertificate, signed: Signed, record: Option<Signed>) -> ContactDevice {
+    let device = certificate.device;
+    ContactDevice { device, certificate: Some(signed), invited: None, record, last_seen_ms: 0, restored: None }
+}
+
 impl Turn<'_> {
-    /// Makes an invitation around this device's current record.
-    pub(crate) fn invite(&mut self, ttl_ms: u64, uses: u32) -> Result<Signed> {
+    /// Makes an invitation that names this device and its current addresses.
+    pub(crate) fn invite(&mut self, ttl_ms: u64, uses: u32) -> Result<Invitation> {
         self.refuse_if_restored("invite")?;
         let error = |message: &str| Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
-        let Some(record) = self.state.record.clone() else {
+        let Some(record) = &self.state.record else {
             return error("this node doesn't listen yet, so nobody could reach it; start it first");
         };
         if uses == 0 || ttl_ms == 0 {
             return error("an invitation is for at least one use and some time");
         }
+        let addresses = PeerRecord::open(record, |_, _, _| true)?.0.addresses;
         self.forget_old_invitations()?;
         let mut token = [0; 16];
         self.state.rng.fill_bytes(&mut token);
@@ -54,8 +61,12 @@ impl Turn<'_> {
         let hash = sha256(&[&token]);
         self.txn.put(INVITATIONS, hash.to_vec(), row.encode());
         self.state.contacts.open_invitation(expires_at_ms, hash);
-        let invitation = Invitation { record, token, expires_at_ms, name: clean_name(&self.state.own.name) };
-        Ok(self.state.own.key.sign_object(context::INVITATION, invitation.encode()))
+        let own = &self.state.own;
+        let (user, network, name) = (own.user, Invitation::network_of(&own.network), clean_name(&own.name));
+        let key = own.key.public().as_bytes().try_into();
+        let key = key.map_err(|_| Error::new(ErrorKind::Internal, "engine", "invite", "the key has another length"))?;
+        let expires_at_s = u32::try_from(expires_at_ms / 1000).unwrap_or(u32::MAX);
+        Ok(Invitation { user, key, token, expires_at_s, network, addresses, name })
     }
 
     fn forget_old_invitations(&mut self) -> Result<()> {
@@ -72,27 +83,31 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Adds the contact that an invitation comes from. Adding a contact again renews what is known
-    /// of it.
-    pub(crate) fn add_contact(&mut self, signed: &Signed) -> Result<Contact> {
-        let (invitation, record, certificate) = Invitation::open(signed, verify).map_err(|cause| {
-            let cause = Error::from(cause);
-            let message = "the link has been changed, or comes from a newer version; ask for it again";
-            Error::new(cause.kind(), "engine", "add a contact", message).source(cause)
-        })?;
-        let error = |kind, message: &str| Err(Error::new(kind, "engine", "add a contact", message));
-        if record.network != self.state.own.network {
-            return error(ErrorKind::Invalid, "the invitation is for another network; compare `network` in both files");
+    /// Adds the contact that an invitation comes from. Adding a contact again renews what is known of it. Who the device
+    /// is, it proves when the first link is made.
+    pub(crate) fn add_contact(&mut self, invitation: Invitation) -> Result<Contact> {
+        let error = |message: &str| Err(Error::new(ErrorKind::Invalid, "engine", "add a contact", message));
+        let (device, own) = (invitation.device(), &self.state.own);
+        if invitation.network != Invitation::network_of(&own.network) {
+            return error("the invitation is for another network; compare `network` in both files");
         }
-        if certificate.user == self.state.own.user {
-            return error(ErrorKind::Invalid, "this is your own invitation; give it to somebody else");
+        if invitation.user == own.user || device == own.device {
+            return error("this is your own invitation; give it to somebody else");
         }
-        if invitation.expires_at_ms < system_ms() {
-            return error(ErrorKind::Invalid, "the invitation has expired; ask for a new one");
+        if u64::from(invitation.expires_at_s) * 1000 < system_ms() {
+            return error("the invitation has expired; ask for a new one");
         }
+        let invited = Invited { key: invitation.device_key(), addresses: invitation.addresses };
+        let device = ContactDevice {
+            device,
+            certificate: None,
+            invited: Some(invited),
+            record: None,
+            last_seen_ms: 0,
+            restored: None,
+        };
         // To a known contact as well, until the next link is up: it may have lost its store.
-        let token = Some(invitation.token);
-        self.upsert(&certificate, record.certificate.clone(), Some(invitation.record), &invitation.name, token)
+        self.upsert(invitation.user, device, &invitation.name, Some(invitation.token))
     }
 
     /// Adds the user whose devices' records a discovery found.
@@ -104,8 +119,8 @@ impl Turn<'_> {
             if certificate.user == self.state.own.user {
                 return Err(error(ErrorKind::Invalid, "this is your own id; give it to somebody else"));
             }
-            let contact = self.upsert(&certificate, record.certificate.clone(), Some(signed.clone()), "", None)?;
-            added = Some(contact);
+            let device = proven(&certificate, record.certificate, Some(signed.clone()));
+            added = Some(self.upsert(certificate.user, device, "", None)?);
         }
         added.ok_or_else(|| error(ErrorKind::NotFound, "no record of the user was found"))
     }
@@ -119,8 +134,14 @@ impl Turn<'_> {
         token: Option<[u8; 16]>,
         name: &str,
     ) -> Result<bool> {
-        if self.state.contacts.certificate(&certificate.device).is_some() {
-            return Ok(true);
+        match self.state.contacts.device(&certificate.device) {
+            Some((user, _)) if user == certificate.user => {
+                self.prove(certificate, signed)?;
+                return Ok(true);
+            }
+            // It proved once that it is another user's.
+            Some((_, known)) if known.certificate.is_some() => return Ok(false),
+            _ => {}
         }
         if self.state.standing.is_restored() {
             return Ok(false);
@@ -145,22 +166,32 @@ impl Turn<'_> {
             }
             _ => self.txn.put(INVITATIONS, key, invitation.encode()),
         }
-        let contact = self.upsert(certificate, signed.clone(), None, name, None)?;
+        let contact = self.upsert(certificate.user, proven(certificate, signed.clone(), None), name, None)?;
         info!(alias = contact.alias, "an invitation was used");
         self.effects.event(Event::ContactAdded { user: contact.user, alias: contact.alias });
         Ok(true)
     }
 
-    fn upsert(
-        &mut self,
-        certificate: &DeviceCertificate,
-        signed: Signed,
-        record: Option<Signed>,
-        name: &str,
-        token: Option<[u8; 16]>,
-    ) -> Result<Contact> {
+    /// A contact's device, known from an invitation alone until now, proved that it is the user's.
+    pub(crate) fn prove(&mut self, certificate: &DeviceCertificate, signed: &Signed) -> Result<()> {
+        let contact = self.state.contacts.by_user(&certificate.user);
+        let Some(mut contact) = contact.filter(|c| c.devices.iter().any(|d| d.device == certificate.device)) else {
+            let message = "the device is no contact's any more";
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a certificate", message));
+        };
+        let mut device = contact.devices.iter_mut().filter(|d| d.device == certificate.device);
+        if let Some(unproven) = device.find(|d| d.certificate.is_none()) {
+            unproven.certificate = Some(signed.clone());
+            self.store_contact(contact);
+        }
+        Ok(())
+    }
+
+    /// Adds a contact's device, or what is newly known of it.
+    fn upsert(&mut self, user: UserId, device: ContactDevice, name: &str, token: Option<[u8; 16]>) -> Result<Contact> {
         self.refuse_if_restored("add a contact")?;
-        let (user, device) = (certificate.user, certificate.device);
+        let id = device.device;
+        self.claim(&id, &user)?;
         let mut contact = self.state.contacts.by_user(&user).unwrap_or_else(|| Contact {
             user,
             alias: self.state.contacts.free_alias(&clean_name(name), &user),
@@ -169,20 +200,15 @@ impl Turn<'_> {
             conversation: ConversationId::direct(&self.state.own.network, &self.state.own.user, &user),
             token: None,
         });
-        match contact.devices.iter_mut().find(|d| d.device == device) {
+        match contact.devices.iter_mut().find(|d| d.device == id) {
             Some(known) => {
                 let sequence = |r: &Signed| PeerRecord::open(r, verify).map_or(0, |(record, _)| record.sequence);
                 let before = known.record.as_ref().map_or(0, sequence);
-                // An invitation may be older than what the device has told since.
-                known.record = record.filter(|r| sequence(r) > before).or(known.record.take());
+                known.record = device.record.filter(|r| sequence(r) > before).or(known.record.take());
+                known.certificate = known.certificate.take().or(device.certificate);
+                known.invited = device.invited.or(known.invited.take());
             }
-            None => contact.devices.push(ContactDevice {
-                device,
-                certificate: signed,
-                record,
-                last_seen_ms: 0,
-                restored: None,
-            }),
+            None => contact.devices.push(device),
         }
         contact.token = token.or(contact.token);
         self.store_contact(contact.clone());
@@ -190,8 +216,27 @@ impl Turn<'_> {
             self.state.load_conversation(&self.txn, contact.conversation, self.now)?;
         }
         self.choose_suite_again(contact.conversation)?;
-        self.effects.want_link(device);
+        self.effects.want_link(id);
         Ok(contact)
+    }
+
+    /// A device is one user's. The one that it proved to be keeps it; among those whom mere links name, the newest link
+    /// counts, so that a changed one keeps nobody out for good.
+    fn claim(&mut self, device: &DeviceId, user: &UserId) -> Result<()> {
+        let Some((other, known)) = self.state.contacts.device(device).filter(|(other, _)| other != user) else {
+            return Ok(());
+        };
+        let Some(mut other) = self.state.contacts.by_user(&other) else { return Ok(()) };
+        if known.certificate.is_some() {
+            let message = format!(
+                "the device is that of your contact {}, and here another user claims it; ask for a new invitation",
+                other.alias
+            );
+            return Err(Error::new(ErrorKind::Invalid, "engine", "add a contact", message));
+        }
+        other.devices.retain(|d| d.device != *device);
+        self.store_contact(other);
+        Ok(())
     }
 
     /// Gives a contact another name, or one like it if another contact's looks like that.
@@ -210,8 +255,8 @@ impl Turn<'_> {
         self.state.contacts.insert(contact);
     }
 
-    /// A device tells its newest record.
-    pub(crate) fn on_record(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
+    /// A device sends its record, or a discovery found it.
+    pub(crate) fn on_record(&mut self, device: DeviceId, signed: Signed, sent: bool) -> Result<()> {
         let (record, certificate) = PeerRecord::open(&signed, verify)?;
         if certificate.device != device || record.network != self.state.own.network {
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a record", "it is another device's"));
@@ -227,13 +272,23 @@ impl Turn<'_> {
             .as_ref()
             .and_then(|r| PeerRecord::open(r, verify).ok())
             .is_none_or(|(r, _)| r.sequence < record.sequence);
+        let before = known.clone();
         if newer {
-            let id = contact.conversation;
             known.record = Some(signed);
+        }
+        known.certificate.get_or_insert(record.certificate);
+        if sent {
+            // What a discovery finds may be older than the invitation; the device itself knows.
+            known.invited = None;
+        }
+        if *known != before {
+            let id = contact.conversation;
             self.store_contact(contact);
-            self.choose_suite_again(id)?;
-            if self.resume(id, device, false) {
-                self.prepare_session(id)?;
+            if newer {
+                self.choose_suite_again(id)?;
+                if self.resume(id, device, false) {
+                    self.prepare_session(id)?;
+                }
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ impl Turn<'_> {
             }
             Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
-            Frame::Record(record) => self.on_record(device, record),
+            Frame::Record(record) => self.on_record(device, record, true),
             Frame::Held(held) => self.on_held(device, link, held),
             Frame::Restored(signed) => self.on_restored_notice(device, signed),
             // The network side keeps them.

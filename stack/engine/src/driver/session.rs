@@ -39,7 +39,12 @@ impl Turn<'_> {
             key_package: conversation.key_packages.get(&device).cloned(),
             rejoin: conversation.rejoin.contains(&device),
         };
-        let roster: Vec<Member> = contact.devices.iter().map(|d| member(d.device)).collect();
+        // Who didn't prove to be the contact's gets nothing to open.
+        let proven = contact.devices.iter().filter(|d| d.certificate.is_some());
+        let roster: Vec<Member> = proven.map(|d| member(d.device)).collect();
+        if roster.is_empty() {
+            return Ok(());
+        }
         let prepare = |turn: &mut Self| {
             let mut state = turn.txn.crypto(crypto.suite());
             crypto.prepare(&mut state, &mut turn.state.rng, id, &roster)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use peerloom_core::names::race;
 use peerloom_core::wire::store::ContactDevice;
-use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, UserId};
+use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed};
 use peerloom_core::{Discovery, Error, ErrorKind, Link, Result, Retry, Signaling, Target};
 use peerloom_crypto_primitives::verify;
 use peerloom_delivery::{ConnectionMachine, ConnectionState, Now};
@@ -40,12 +40,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         hear(&shared, &mut machine, now(), &mut rng);
         let left = shared.links.notice().is_some();
         while let Some(device) = machine.next(now()).filter(|_| !left) {
-            let Some((user, known)) = shared.contacts.device(&device) else {
+            let Some((_, known)) = shared.contacts.device(&device) else {
                 machine.remove(&device);
                 continue;
             };
             shared.links.set_state(device, ConnectionState::Discovering, shared.links.reason(&device));
-            dials.spawn(reach(shared.clone(), user, known));
+            dials.spawn(reach(shared.clone(), known));
         }
         let due = async {
             match machine.next_deadline().filter(|_| !left) {
@@ -102,19 +102,14 @@ pub(super) async fn wait_registered(shared: &Shared, device: &DeviceId) {
 }
 
 /// Finds, dials and greets one device.
-async fn reach(
-    shared: Arc<Shared>,
-    user: UserId,
-    device: ContactDevice,
-) -> (DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>) {
+async fn reach(shared: Arc<Shared>, device: ContactDevice) -> Outcome {
     let id = device.device;
-    let token = shared.contacts.by_user(&user).and_then(|c| c.token);
     let attempt = async {
-        let Some(certificate) = shared.contacts.certificate(&id) else {
+        let Some(key) = shared.contacts.key(&id) else {
             return Err(Error::new(ErrorKind::NotFound, "engine", "dial", "the device's certificate is damaged"));
         };
-        let link = dial_any(&shared, &device, &certificate.device_key).await?;
-        match handshake::initiate(&shared, &link, id, token).await {
+        let link = dial_any(&shared, &device, &key).await?;
+        match handshake::initiate(&shared, &link, id).await {
             Ok(ready) => Ok((link, ready)),
             Err(error) => {
                 link.close("the handshake failed");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use peerloom_core::wire::handshake::{Role, auth_input, negotiate_version};
+use peerloom_core::wire::store::Contact;
 use peerloom_core::wire::{
     Auth, DeviceCertificate, DeviceId, Hello, Refusal, Signed, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, context, limits,
 };
@@ -26,13 +27,8 @@ pub(super) struct Ready {
     pub(super) control: Channel,
 }
 
-/// The handshake of the side that dialed `expected`.
-pub(super) async fn initiate(
-    shared: &Shared,
-    link: &Arc<dyn Link>,
-    expected: DeviceId,
-    token: Option<[u8; 16]>,
-) -> Result<Ready> {
+/// The handshake of the side that dialed `expected`, a contact's device.
+pub(super) async fn initiate(shared: &Shared, link: &Arc<dyn Link>, expected: DeviceId) -> Result<Ready> {
     within(async {
         let mut control = link.open(ChannelClass::Control).await?;
         let ours = hello(shared)?;
@@ -44,6 +40,11 @@ pub(super) async fn initiate(
         if certificate.device != expected {
             return Err(unauthenticated("another device answers there"));
         }
+        let contact = shared.contacts.device(&expected).and_then(|(user, _)| shared.contacts.by_user(&user));
+        let Some(Contact { token, .. }) = contact.filter(|contact| contact.user == certificate.user) else {
+            let message = "the device there is another user's than the invitation says; ask for a new one";
+            return Err(unauthenticated(message));
+        };
         let binding = link.channel_binding()?;
         let auth = Auth::decode(receive(&mut control).await?)?;
         let input = auth_input(Role::Responder, &sent, &received, &binding);
@@ -55,6 +56,7 @@ pub(super) async fn initiate(
         send(&mut control, Auth { signature, token, name: shared.own.name.clone() }.encode()).await?;
         match Verdict::decode(receive(&mut control).await?)? {
             Verdict::Accepted => {
+                keep(shared, &certificate, &theirs).await?;
                 link.admit();
                 Ok(Ready { device: certificate.device, initiator: true, control })
             }
@@ -64,12 +66,22 @@ pub(super) async fn initiate(
                 if !is_signed(&notice, &certificate) {
                     return Err(unauthenticated("the other side's notice isn't its own"));
                 }
+                keep(shared, &certificate, &theirs).await?;
                 shared.driver.call(move |turn| turn.on_restored_notice(device, notice)).await?;
                 Err(restored())
             }
         }
     })
     .await
+}
+
+/// Keeps the certificate of a device that only an invitation named until now: by it is verified what the device sends.
+async fn keep(shared: &Shared, certificate: &DeviceCertificate, theirs: &Hello) -> Result<()> {
+    if shared.contacts.certificate(&certificate.device).is_some() {
+        return Ok(());
+    }
+    let (certificate, signed) = (certificate.clone(), theirs.certificate.clone());
+    shared.driver.call(move |turn| turn.prove(&certificate, &signed)).await
 }
 
 /// The handshake of the side that was dialed, which holds a place meanwhile.

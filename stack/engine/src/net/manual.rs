@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{Address, DeviceId, SessionId, Signed, UserId};
+use peerloom_core::wire::{Address, DeviceId, SessionId, Signed};
 use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling, SignalingCaps};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -75,13 +75,13 @@ pub(super) async fn answer(shared: &Shared, offer: &Signal) -> Result<Signed> {
 }
 
 /// Makes an offer for a contact's device, with the first transport that takes signals.
-pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -> Result<Offer> {
+pub(super) async fn offer(shared: Arc<Shared>, device: DeviceId) -> Result<Offer> {
     let fail = |kind, message: &str| Error::new(kind, "engine", "connect by hand", message);
     let transport = shared.transports.iter().find(|t| t.caps().needs_signaling).cloned().ok_or_else(|| {
         fail(ErrorKind::Invalid, "no transport of this node takes offers by hand; add one such as webrtc to the file")
     })?;
-    let known = shared.contacts.certificate(&device);
-    let key = known.ok_or_else(|| fail(ErrorKind::NotFound, "the device's certificate is damaged"))?.device_key;
+    let key = shared.contacts.key(&device);
+    let key = key.ok_or_else(|| fail(ErrorKind::NotFound, "the device's certificate is damaged"))?;
     let address: Address = format!("{}://{device}", transport.scheme()).parse()?;
     let (sender, mut offers) = mpsc::channel(1);
     let (answer, answers) = mpsc::channel(1);
@@ -90,8 +90,7 @@ pub(super) async fn offer(shared: Arc<Shared>, user: UserId, device: DeviceId) -
     let signaling = Arc::new(Manual { signer, signed: sender, answers: Mutex::new(Some(answers)), servers });
     let attempt = tokio::spawn(async move {
         let link = transport.dial(&address, Some(&key), Some(signaling)).await?;
-        let token = shared.contacts.by_user(&user).and_then(|c| c.token);
-        match handshake::initiate(&shared, &link, device, token).await {
+        match handshake::initiate(&shared, &link, device).await {
             Ok(ready) => {
                 tokio::spawn(link::run(shared.clone(), link, ready, None));
                 dialer::wait_registered(&shared, &device).await;

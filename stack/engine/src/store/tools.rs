@@ -105,7 +105,7 @@ fn note_keys(table: Table, row: &peerloom_core::Row, keys: &mut Keys) {
             records::Identity::decode(row.value.clone()).map(|identity| vec![identity.certificate])
         }
         records::CONTACTS => records::Contact::decode(row.value.clone())
-            .map(|contact| contact.devices.into_iter().map(|device| device.certificate).collect()),
+            .map(|contact| contact.devices.into_iter().filter_map(|device| device.certificate).collect()),
         _ => return,
     };
     let opened = certificates.iter().flatten().filter_map(|signed| DeviceCertificate::open(signed, verify).ok());
@@ -137,7 +137,7 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
         }
         records::CONTACTS => {
             for device in record::<records::Contact>(row)?.devices {
-                DeviceCertificate::open(&device.certificate, verify)?;
+                device.certificate.as_ref().map(|signed| DeviceCertificate::open(signed, verify)).transpose()?;
                 device.record.as_ref().map(|signed: &Signed| PeerRecord::open(signed, verify)).transpose()?;
             }
         }

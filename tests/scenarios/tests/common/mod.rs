@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use peerloom_core::wire::Invitation;
 pub use peerloom_test_control::Control;
 use serde_json::{Value, json};
 
@@ -211,6 +212,11 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub fn introduce(first: &Path, second: &Path) {
     let link = ok(first, &["invite"]);
     ok(second, &["add", link.trim()]);
+}
+
+/// An invitation of a running node.
+pub fn invitation(folder: &Path) -> Invitation {
+    peerloom_discovery_invite::decode(&ok(folder, &["invite"])).expect("an invitation")
 }
 
 /// The ids of everything a node has received.

@@ -1,7 +1,7 @@
 //! The other side of a handshake, played by hand.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -43,6 +43,15 @@ pub async fn hear(channel: &mut Channel) -> Option<Bytes> {
     let heard =
         tokio::time::timeout(Duration::from_secs(15), channel.receiver.next()).await.expect("an answer in time");
     heard.and_then(Result::ok)
+}
+
+/// Waits until something holds.
+pub async fn eventually(mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < super::PATIENCE, "it never came");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Goes through the handshake with a hello, a signature over it and perhaps a token; returns the
