@@ -3,7 +3,7 @@
 //! `peerloom://invite/` followed by the [`Invitation`](peerloom_core::wire::Invitation) in base32 (RFC 4648 §6, no
 //! padding). No network, no server: what is known is what was handed over.
 
-mod book;
+mod discovery;
 mod link;
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use peerloom_core::Kinds;
 use peerloom_core::kinds::NoSettings;
 
-pub use book::InviteDiscovery;
+pub use discovery::InviteDiscovery;
 pub use link::{PREFIX, decode, encode, for_qr, for_terminal};
 
 /// Registers the `invite` kind.

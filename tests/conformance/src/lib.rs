@@ -1,7 +1,6 @@
 //! One suite for each contract of `peerloom-core`. An implementation passes when the suite's function
-//! returns; a violation panics with what was expected. `tests/all.rs` runs them over every
-//! implementation of this repository, the in-memory ones included; an implementation elsewhere does
-//! the same in a test of its own.
+//! returns; a violation panics with what was expected. An implementation runs them in a test of
+//! its own, `tests/conformance.rs`; `tests/all.rs` here runs them over the in-memory ones of `peerloom-core`.
 
 pub mod crypto;
 pub mod discovery;

@@ -256,7 +256,7 @@ struct QuicListener {
 #[async_trait]
 impl Listener for QuicListener {
     fn addresses(&self) -> Vec<Address> {
-        self.reached.now().iter().filter_map(|place| crate::address(place).ok()).collect()
+        self.reached.now().iter().filter_map(|place| crate::config::address(place).ok()).collect()
     }
 
     async fn accept(&mut self) -> Option<Arc<dyn Link>> {
