@@ -15,15 +15,15 @@ mod timeless;
 
 use std::sync::Arc;
 
-use peerloom_core::Kinds;
 use peerloom_core::kinds::NoSettings;
+use peerloom_core::{Kinds, Result};
 
 pub use session::MlsCrypto;
 
 /// Registers the `mls-classical` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "MLS with X25519, ChaCha20-Poly1305, SHA-256, Ed25519: forward secrecy and healing";
     kinds.cryptos.add("mls-classical", summary, |_: NoSettings, context| {
         Ok(Arc::new(MlsCrypto::new(&context.secret, context.certificate.clone())?))
-    });
+    })
 }

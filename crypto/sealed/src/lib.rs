@@ -10,15 +10,15 @@ mod session;
 
 use std::sync::Arc;
 
-use peerloom_core::Kinds;
 use peerloom_core::kinds::NoSettings;
+use peerloom_core::{Kinds, Result};
 
 pub use session::SealedCrypto;
 
 /// Registers the `sealed-classical` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "a key for each entry, wrapped with X25519 for each device, and a signature: no forward secrecy";
     kinds.cryptos.add("sealed-classical", summary, |_: NoSettings, context| {
         Ok(Arc::new(SealedCrypto::new(&context.secret, context.certificate.clone())?))
-    });
+    })
 }

@@ -8,14 +8,14 @@ mod link;
 
 use std::sync::Arc;
 
-use peerloom_core::Kinds;
 use peerloom_core::kinds::NoSettings;
+use peerloom_core::{Kinds, Result};
 
 pub use discovery::InviteDiscovery;
 pub use link::{PREFIX, decode, encode, for_qr, for_terminal};
 
 /// Registers the `invite` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "records handed over in invitation links; asks nobody";
-    kinds.discoveries.add("invite", summary, |_: NoSettings, _| Ok(Arc::new(InviteDiscovery::default())));
+    kinds.discoveries.add("invite", summary, |_: NoSettings, _| Ok(Arc::new(InviteDiscovery::default())))
 }

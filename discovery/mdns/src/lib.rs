@@ -7,16 +7,16 @@ mod txt;
 
 use std::sync::Arc;
 
-use peerloom_core::Kinds;
+use peerloom_core::{Kinds, Result};
 
 pub use config::MdnsConfig;
 pub use discovery::MdnsDiscovery;
 pub use txt::SERVICE;
 
 /// Registers the `mdns` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "finds devices on the local network, by multicast DNS";
     kinds
         .discoveries
-        .add("mdns", summary, |config: MdnsConfig, context| Ok(Arc::new(MdnsDiscovery::new(config, context.network))));
+        .add("mdns", summary, |config: MdnsConfig, context| Ok(Arc::new(MdnsDiscovery::new(config, context.network))))
 }

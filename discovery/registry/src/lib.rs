@@ -22,17 +22,17 @@ mod signaling;
 
 use std::sync::Arc;
 
-use peerloom_core::Kinds;
+use peerloom_core::{Kinds, Result};
 
 pub use config::RegistryConfig;
 pub use discovery::RegistryDiscovery;
 
 /// Registers the `registry` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "finds devices over a registry server, and carries signals to them";
     kinds.discoveries.add("registry", summary, |config: RegistryConfig, context| {
         Ok(Arc::new(RegistryDiscovery::new(config, context.network, &context.secret)?))
-    });
+    })
 }
 
 /// This machine's clock, in milliseconds since the Unix epoch.

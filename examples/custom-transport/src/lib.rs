@@ -4,12 +4,11 @@
 //! multiplexes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use peerloom::core::accept::Accepting;
 use peerloom::core::interfaces::reachable_at;
-use peerloom::core::kinds::{KindConfig, SettingsError};
+use peerloom::core::kinds::{AnyTransport, KindConfig, SettingsError};
 use peerloom::core::{ByteStream, StreamListener, StreamTransport};
 use peerloom::{Address, Error, ErrorKind, Kinds, Result, Retry};
 use schemars::JsonSchema;
@@ -46,10 +45,10 @@ impl KindConfig for TcpConfig {
 }
 
 /// Registers the `tcp` kind.
-pub fn register(kinds: &mut Kinds) {
-    kinds.streams.add("tcp", "plain TCP, for networks that drop UDP", |config: TcpConfig, _| {
-        Ok(Arc::new(Tcp { config }))
-    });
+pub fn register(kinds: &mut Kinds) -> Result<()> {
+    kinds.transports.add("tcp", "plain TCP, for networks that drop UDP", |config: TcpConfig, _| {
+        Ok(AnyTransport::streams(Tcp { config }))
+    })
 }
 
 /// TCP streams; addresses are `tcp://IP:PORT`.

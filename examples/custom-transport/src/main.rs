@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use peerloom::{Kinds, builtin};
+use peerloom::{Kinds, Result, builtin};
 
-fn kinds() -> Kinds {
-    let mut kinds = builtin::kinds();
-    custom_transport::register(&mut kinds);
-    kinds
+fn kinds() -> Result<Kinds> {
+    let mut kinds = builtin::kinds()?;
+    custom_transport::register(&mut kinds)?;
+    Ok(kinds)
 }
 
 fn main() -> ExitCode {

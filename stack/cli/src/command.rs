@@ -418,7 +418,7 @@ async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<(
 
 fn check(dir: &Path, overrides: &[peerloom::Override], json: bool, check: Check) -> Result<()> {
     let path = check.file.unwrap_or_else(|| dir.join(FILE_NAME));
-    let config = Config::load(&path, overrides, &crate::kinds())?;
+    let config = Config::load(&path, overrides, &crate::kinds()?)?;
     let chosen = config.layers.iter().map(|c| format!("{} {}", c.layer, c.full_kind()));
     if json {
         let layers: Vec<_> = config.layers.iter().map(|c| json!({ "layer": c.layer, "kind": c.full_kind() })).collect();

@@ -19,17 +19,17 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use args::Arguments;
-use peerloom::{Error, ErrorKind, Kinds, Retry, builtin};
+use peerloom::{Error, ErrorKind, Kinds, Result, Retry, builtin};
 
-static KINDS: OnceLock<fn() -> Kinds> = OnceLock::new();
+static KINDS: OnceLock<fn() -> Result<Kinds>> = OnceLock::new();
 
 /// The kinds that a file may choose from.
-fn kinds() -> Kinds {
+fn kinds() -> Result<Kinds> {
     KINDS.get().map_or_else(builtin::kinds, |kinds| kinds())
 }
 
 /// Runs the command, with these kinds instead of the built-in ones: the first call decides.
-pub fn main_with(kinds: fn() -> Kinds) -> ExitCode {
+pub fn main_with(kinds: fn() -> Result<Kinds>) -> ExitCode {
     // An earlier call decided already.
     let _ = KINDS.set(kinds);
     main()

@@ -66,7 +66,7 @@ impl Session {
         // Before anything is sent to what listens there.
         private::check_folder(folder)?;
         control::check_path(folder)?;
-        let kinds = crate::kinds();
+        let kinds = crate::kinds()?;
         let begin = Instant::now();
         loop {
             let running = Client::connect(folder).await?;
@@ -89,7 +89,7 @@ impl Session {
                 }
                 None => {
                     let config = Config::load(&folder.join(FILE_NAME), overrides, &kinds)?;
-                    match Node::open(&config, &kinds).await {
+                    match Node::open(&config).await {
                         // Another command opens it, or is about to let go of it.
                         Err(error) if error.kind() == ErrorKind::InUse => error,
                         opened => {

@@ -27,7 +27,7 @@ pub trait Crypto: Send + Sync {
     fn suite(&self) -> SuiteId;
 
     /// The suite's name for people: the kind that offers it.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// What it promises; selects conformance cases.
     fn caps(&self) -> CryptoCaps;

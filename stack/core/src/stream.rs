@@ -20,7 +20,7 @@ use crate::Result;
 #[async_trait]
 pub trait StreamTransport: Send + Sync {
     /// The scheme of its addresses.
-    fn scheme(&self) -> &'static str;
+    fn scheme(&self) -> &str;
 
     /// Binds, and begins to accept streams.
     async fn listen(&self) -> Result<Box<dyn StreamListener>>;

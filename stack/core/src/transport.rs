@@ -28,7 +28,7 @@ use crate::{Admission, Diagnostic, Error, ErrorKind, IceServer, Result, Signal, 
 #[async_trait]
 pub trait Transport: Send + Sync {
     /// The scheme of its addresses.
-    fn scheme(&self) -> &'static str;
+    fn scheme(&self) -> &str;
 
     /// What it can do.
     fn caps(&self) -> TransportCaps;
@@ -57,7 +57,7 @@ pub trait Transport: Send + Sync {
     /// Answers an offer that came another way than over the signaling it listens on: people carried it.
     /// The answer goes over `signaling`, and the link comes to the listener.
     fn answer(&self, _offer: &Signal, _signaling: Arc<dyn Signaling>) -> Result<()> {
-        Err(Error::new(ErrorKind::Invalid, self.scheme(), "answer", "this transport takes no offers"))
+        Err(Error::new(ErrorKind::Invalid, self.scheme().to_owned(), "answer", "this transport takes no offers"))
     }
 
     /// Closes all links and the listener, and waits up to a second for the peers to hear of it.
@@ -69,7 +69,7 @@ pub trait Transport: Send + Sync {
     /// The STUN and TURN servers to use from now on, in place of the configured ones.
     fn set_ice_servers(&self, _servers: Vec<IceServer>) -> Result<()> {
         let message = "it uses no STUN or TURN servers; they are for transports such as webrtc";
-        Err(Error::new(ErrorKind::Invalid, self.scheme(), "set ice servers", message))
+        Err(Error::new(ErrorKind::Invalid, self.scheme().to_owned(), "set ice servers", message))
     }
 
     /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s.

@@ -443,7 +443,7 @@ impl Engine {
             let offered = suites(&d);
             let common = self.cryptos.iter().find(|c| offered.contains(&c.suite()));
             PeerStatus {
-                suite: common.map(|c| c.name()),
+                suite: common.map(|c| c.name().to_owned()),
                 restored: d.restored.is_some(),
                 ..self.links.status(user, d.device, d.last_seen_ms)
             }

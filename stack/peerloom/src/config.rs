@@ -4,13 +4,13 @@ mod edit;
 mod overrides;
 mod own_files;
 mod problems;
+mod reader;
 mod schema;
 mod tree;
 
-use std::env::VarError;
 use std::path::{Path, PathBuf};
 
-use peerloom_core::kinds::{self, DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
+use peerloom_core::kinds::{DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
 use peerloom_core::wire::name::check_name;
 use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, private};
 use peerloom_engine::EngineConfig;
@@ -22,6 +22,7 @@ pub use edit::edit;
 pub(crate) use edit::replace_storage;
 pub use overrides::{Override, overrides_from};
 use problems::Problems;
+use reader::Reader;
 pub use schema::{Key, file_schema, keys, nearest};
 use tree::Tree;
 
@@ -46,6 +47,9 @@ pub struct Config {
     /// For an encrypted store whose settings don't say where its passphrase is; from the environment
     /// variable `PEERLOOM_PASSPHRASE`.
     pub passphrase: Option<Passphrase>,
+    kinds: Kinds,
+    /// Whether a token or password stands in the file.
+    holds_secret: bool,
 }
 
 /// An implementation that the file chose.
@@ -194,7 +198,7 @@ impl Config {
     fn holds_secret(text: &str, folder: &Path, overrides: &[Override], kinds: &Kinds) -> bool {
         let parse = |overrides| Self::parse(text, "", folder, overrides, kinds);
         let config = parse(&[]).or_else(|_| parse(overrides));
-        config.is_ok_and(|config| config.layers.iter().any(|choice| choice.holds_secret(kinds)))
+        config.is_ok_and(|config| config.holds_secret)
     }
 
     /// Validates a file's text. `origin` is what errors call the file.
@@ -204,12 +208,12 @@ impl Config {
         for change in overrides {
             tree.set(&change.path, &change.value).map_err(|p| invalid(p.into()))?;
         }
-        let mut reader = Reader { kinds, folder, problems: Problems::default() };
-        let config = reader.read(tree, folder);
-        match config {
-            Some(config) if reader.problems.is_empty() => Ok(config),
-            _ => Err(invalid(reader.problems)),
-        }
+        Reader::new(kinds, folder).read(tree).map_err(invalid)
+    }
+
+    /// The kinds that the file may choose from: those it was read with, and those that its own tables brought.
+    pub fn kinds(&self) -> &Kinds {
+        &self.kinds
     }
 
     /// The choices for one layer.
@@ -231,149 +235,10 @@ impl Config {
     }
 }
 
-/// Turns a tree into a configuration, collecting all problems on the way.
-struct Reader<'a> {
-    kinds: &'a Kinds,
-    folder: &'a Path,
-    problems: Problems,
-}
-
-impl Reader<'_> {
-    fn read(&mut self, mut tree: Tree, folder: &Path) -> Option<Config> {
-        let mut layers = Vec::new();
-        for layer in Layer::ALL {
-            let many = layer != Layer::Storage;
-            match tree.take(&layer.to_string()) {
-                None => self.problems.add(self.lacks(&tree, layer)),
-                Some(table) if !many || table.is_table() => layers.extend(self.choice(layer, table)),
-                Some(list) => match list.into_items() {
-                    Ok(items) if items.is_empty() => self.problems.add(self.lacks(&tree, layer)),
-                    Ok(items) => items.into_iter().for_each(|item| layers.extend(self.choice(layer, item))),
-                    Err(other) => {
-                        self.problems.add(format!("{}: `{layer}` is not a table; write [[{layer}]]", other.place()));
-                    }
-                },
-            }
-        }
-        let delivery = match tree.take("delivery") {
-            Some(table) if table.is_table() => self.section::<Delivery>(table, "delivery"),
-            Some(other) => self.no_table(&other, "delivery"),
-            None => Some(Delivery::default()),
-        };
-        let general = self.section::<General>(tree, "");
-        let passphrase = match std::env::var(PASSPHRASE) {
-            Ok(text) => Some(Passphrase::new(text)),
-            Err(VarError::NotPresent) => None,
-            Err(VarError::NotUnicode(_)) => {
-                self.problems.add(format!("{PASSPHRASE}: the variable's value is not UTF-8"));
-                None
-            }
-        };
-        Some(Config { folder: folder.to_path_buf(), general: general?, delivery: delivery?, layers, passphrase })
-    }
-
-    fn lacks(&self, tree: &Tree, layer: Layer) -> String {
-        let names: Vec<_> =
-            self.kinds.describe().iter().filter(|k| k.layer == layer).map(|k| k.name.to_owned()).collect();
-        let header = if layer == Layer::Storage { format!("[{layer}]") } else { format!("[[{layer}]]") };
-        let example = names.first().cloned().unwrap_or_default();
-        format!(
-            "{}: no {header} table; add one with `kind = \"{example}\"` (known: {})",
-            tree.place(),
-            names.join(", ")
-        )
-    }
-
-    fn no_table<T>(&mut self, other: &Tree, name: &str) -> Option<T> {
-        self.problems.add(format!("{}: `{name}` is not a table; write [{name}]", other.place()));
-        None
-    }
-
-    fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
-        if !table.is_table() {
-            return self.no_table(&table, &layer.to_string());
-        }
-        let place = table.place();
-        let known: Vec<_> = self.kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();
-        let Some(kind) = table.take("kind") else {
-            self.problems.add(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
-            return None;
-        };
-        let Some(name) = kind.as_text() else {
-            self.problems.add(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
-            return None;
-        };
-        let Some(info) = self.kinds.find(layer, name) else {
-            let guess =
-                nearest(name, known.iter().copied()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-            let problem =
-                format!("{}: unknown {layer} kind `{name}`{guess}; known: {}", kind.place(), known.join(", "));
-            self.problems.add(problem);
-            return None;
-        };
-        let inner = if info.wraps {
-            let Some(inner) = table.take(INNER) else {
-                let problem = format!(
-                    "{place}: [{layer}] of kind `{name}` lacks a table [{layer}.{INNER}] with the `kind` it wraps"
-                );
-                self.problems.add(problem);
-                return None;
-            };
-            Some(self.choice(layer, inner)?)
-        } else {
-            None
-        };
-        if !self.check_keys(&table, info.schema, &format!("[{layer}] of kind `{name}`")) {
-            return None;
-        }
-        let Ok(mut settings) = table.to_settings() else {
-            return None;
-        };
-        if layer == Layer::Storage
-            && let Some(error) = own_files::clash(self.folder, &settings)
-        {
-            self.problems.add(table.explain(&layer.to_string(), &error));
-            return None;
-        }
-        if let Err(error) = info.validate(&settings) {
-            self.problems.add(table.explain(&layer.to_string(), &error));
-            return None;
-        }
-        if let Some(Choice { kind, settings: mut inner, .. }) = inner {
-            inner.insert("kind".into(), kind.into());
-            settings.insert(INNER.into(), inner.into());
-        }
-        Some(Choice { layer, kind: name.to_owned(), settings })
-    }
-
-    fn section<S: KindConfig + Serialize>(&mut self, table: Tree, name: &str) -> Option<S> {
-        let schema = schemars::schema_for!(S).to_value();
-        let what = if name.is_empty() { "the file".to_owned() } else { format!("[{name}]") };
-        if !self.check_keys(&table, &schema, &what) {
-            return None;
-        }
-        let settings = table.to_settings().ok()?;
-        kinds::parse(&settings).map_err(|error| self.problems.add(table.explain(name, &error))).ok()
-    }
-
-    fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
-        let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
-        let sections: &[&str] = match what {
-            "the file" => &TABLES,
-            _ => &[],
-        };
-        let names: Vec<&str> = known.iter().map(String::as_str).chain(sections.iter().copied()).collect();
-        let list = if names.is_empty() { "it has no settings".into() } else { format!("known: {}", names.join(", ")) };
-        let before = self.problems.count();
-        for (key, place) in table.keys().filter(|(key, _)| !known.iter().any(|k| k == key)) {
-            self.problems.add_with(|| {
-                let guess = nearest(key, names.iter().copied());
-                let guess = guess.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-                format!("{place}: {what} has no key `{key}`{guess}; {list}")
-            });
-        }
-        self.problems.count() == before
-    }
+/// The tables that a file may have, beside its general keys.
+fn tables(kinds: &Kinds) -> Vec<String> {
+    let sources = kinds.sources().iter().map(|source| source.table().to_owned());
+    TABLES.into_iter().map(str::to_owned).chain(sources).collect()
 }
 
 /// The JSON Schema of a section's type.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::kinds::{CryptoContext, DiscoveryContext, TransportContext};
+use peerloom_core::kinds::{AnyTransport, CryptoContext, DiscoveryContext, TransportContext};
 use peerloom_core::wire::pasted::read_id;
 use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
 use peerloom_core::{DeviceSecret, Diagnostic, Error, ErrorKind, IceServer, Kinds, Layer, Result, Target, Transport};
@@ -84,17 +84,17 @@ impl Conversation<'_> {
 impl Node {
     /// Assembles a node from a file and starts it. A folder without an identity gets a new one.
     pub async fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let kinds = builtin::kinds();
-        let config = Config::load(path.as_ref(), &[], &kinds)?;
-        let node = Self::open(&config, &kinds).await?;
+        let config = Config::load(path.as_ref(), &[], &builtin::kinds()?)?;
+        let node = Self::open(&config).await?;
         node.start().await?;
         Ok(node)
     }
 
     /// Assembles a node without starting it: it reads and queues, but binds no port and dials nobody.
-    pub async fn open(config: &Config, kinds: &Kinds) -> Result<Self> {
+    pub async fn open(config: &Config) -> Result<Self> {
+        let kinds = config.kinds();
         let network = NetworkId::from_name(&config.general.network);
-        let storage = crate::store::open(config, kinds)?;
+        let storage = crate::store::open(config)?;
         let (opened, name, folder) = (storage.clone(), config.general.name.clone(), config.folder.clone());
         let kind = config.of(Layer::Storage).next().map(Choice::full_kind).unwrap_or_default();
         let identity = blocking(move || {
@@ -320,11 +320,10 @@ impl Node {
 
 /// Builds a transport; one that only gives byte streams is secured by the stack.
 fn build_transport(kinds: &Kinds, choice: &Choice, context: &TransportContext) -> Result<Arc<dyn Transport>> {
-    if kinds.streams.names().any(|name| name == choice.kind) {
-        let streams = kinds.streams.build(&choice.kind, &choice.settings, context)?;
-        return Ok(Arc::new(Secured::new(streams, &context.secret)?));
-    }
-    kinds.transports.build(&choice.kind, &choice.settings, context)
+    Ok(match kinds.transports.build(&choice.kind, &choice.settings, context)? {
+        AnyTransport::Links(transport) => transport,
+        AnyTransport::Streams(streams) => Arc::new(Secured::new(streams, &context.secret)?),
+    })
 }
 
 fn build<T: ?Sized>(config: &Config, layer: Layer, one: impl Fn(&Choice) -> Result<Arc<T>>) -> Result<Vec<Arc<T>>> {

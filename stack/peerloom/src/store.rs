@@ -14,11 +14,11 @@ use crate::folder;
 
 /// Opens the store that a configuration chooses, in a folder that only its user can change. After a crash it
 /// repairs itself first, which takes as long as its file is large.
-pub(crate) fn open(config: &Config, kinds: &Kinds) -> Result<Arc<dyn Storage>> {
+pub(crate) fn open(config: &Config) -> Result<Arc<dyn Storage>> {
     private::check_folder(&config.folder)?;
     let choice = chosen(config)?;
     folder::check_kind(&config.folder, &choice.full_kind())?;
-    build(choice, &config.folder, config.passphrase.clone(), kinds)
+    build(choice, &config.folder, config.passphrase.clone(), config.kinds())
 }
 
 fn chosen(config: &Config) -> Result<&Choice> {
@@ -37,14 +37,21 @@ pub struct Store {
     folder: PathBuf,
     kind: String,
     passphrase: Option<Passphrase>,
+    kinds: Kinds,
 }
 
 impl Store {
     /// Opens the store of a configuration; `InUse` while a node runs on the folder.
-    pub fn open(config: &Config, kinds: &Kinds) -> Result<Self> {
-        let (storage, kind) = (open(config, kinds)?, chosen(config)?.full_kind());
+    pub fn open(config: &Config) -> Result<Self> {
+        let (storage, kind) = (open(config)?, chosen(config)?.full_kind());
         folder::check_instance(&config.folder, &kind, &*storage)?;
-        Ok(Self { storage, folder: config.folder.clone(), kind, passphrase: config.passphrase.clone() })
+        Ok(Self {
+            storage,
+            folder: config.folder.clone(),
+            kind,
+            passphrase: config.passphrase.clone(),
+            kinds: config.kinds().clone(),
+        })
     }
 
     /// Its kind, with those that it wraps: `vault/redb`.
@@ -71,7 +78,7 @@ impl Store {
     /// Copies everything to a store of another kind, written like [`Store::kind`], and makes it the
     /// folder's. The old store stays where it is and must not be used again: it would seal with spent
     /// keys. Returns the rows copied. `progress` gets the rows so far.
-    pub fn move_to(self, kind: &str, kinds: &Kinds, progress: impl FnMut(u64)) -> Result<u64> {
+    pub fn move_to(self, kind: &str, progress: impl FnMut(u64)) -> Result<u64> {
         let invalid = |message: String| Error::new(ErrorKind::Invalid, "store", "copy", message);
         if kind == self.kind {
             return Err(invalid(format!("the store is of kind `{kind}` already")));
@@ -95,8 +102,8 @@ impl Store {
         }
         let file = self.folder.join(FILE_NAME);
         let text = config::replace_storage(&private::read_shared(&file)?.text, &settings)?;
-        let after = Config::parse(&text, &file.display().to_string(), &self.folder, &[], kinds)?;
-        let copied = build(chosen(&after)?, &self.folder, self.passphrase.clone(), kinds)
+        let after = Config::parse(&text, &file.display().to_string(), &self.folder, &[], &self.kinds)?;
+        let copied = build(chosen(&after)?, &self.folder, self.passphrase.clone(), after.kinds())
             .and_then(|target| Ok((peerloom_engine::copy_store(&*self.storage, &*target, progress)?, target)));
         let (rows, target) = copied.inspect_err(|_| folder::remove_store(&self.folder, &path))?;
         // First the note: with the old file it refuses both stores, and its message says the remedy.

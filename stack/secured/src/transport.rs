@@ -104,7 +104,7 @@ impl Handshakes {
 
 #[async_trait]
 impl Transport for Secured {
-    fn scheme(&self) -> &'static str {
+    fn scheme(&self) -> &str {
         self.inner.scheme()
     }
 

@@ -8,15 +8,15 @@ mod storage;
 
 use std::sync::Arc;
 
-use peerloom_core::Kinds;
+use peerloom_core::{Kinds, Result};
 
 pub use config::RedbConfig;
 pub use storage::RedbStorage;
 
 /// Registers the `redb` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     kinds.stores.add("redb", "one redb file, durable at each commit", |config: RedbConfig, context| {
         let path = context.folder.join(&config.path);
         Ok(Arc::new(RedbStorage::open(path, config.cache_mib as usize * 1024 * 1024)?))
-    });
+    })
 }

@@ -7,17 +7,17 @@ mod storage;
 
 use std::sync::Arc;
 
-use peerloom_core::{Error, ErrorKind, Kinds};
+use peerloom_core::{Error, ErrorKind, Kinds, Result};
 
 pub use config::VaultConfig;
 pub use storage::VaultStorage;
 
 /// Registers the `vault` kind, which encrypts the store of its `inner` table.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "encrypts the store in its `inner` table under a passphrase";
     kinds.stores.add_wrapper("vault", summary, |config: VaultConfig, inner, context| {
         Ok(Arc::new(VaultStorage::open(inner, config.passphrase(context)?.expose())?))
-    });
+    })
 }
 
 fn error(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Error {

@@ -47,7 +47,7 @@ impl Crypto for Tapped {
         self.inner.suite()
     }
 
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.inner.name()
     }
 

@@ -33,7 +33,7 @@ impl Crypto for Blind {
     fn suite(&self) -> SuiteId {
         self.inner.suite()
     }
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.inner.name()
     }
     fn caps(&self) -> CryptoCaps {

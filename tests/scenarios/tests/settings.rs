@@ -110,7 +110,7 @@ impl Key {
 /// A node with these overrides, on the network.
 async fn node(folder: &Path, overrides: &[Override], kinds: &Kinds) -> Node {
     let config = Config::load(&folder.join(FILE_NAME), overrides, kinds).expect("a configuration");
-    let node = Node::open(&config, kinds).await.expect("a node");
+    let node = Node::open(&config).await.expect("a node");
     node.start().await.expect("a network");
     node
 }
@@ -119,7 +119,7 @@ async fn node(folder: &Path, overrides: &[Override], kinds: &Kinds) -> Node {
 fn values_beyond_their_range_are_refused_with_their_place() {
     let base = tempfile::tempdir().expect("a folder");
     let alice = init(base.path(), "alice");
-    let kinds = builtin::kinds();
+    let kinds = builtin::kinds().expect("kinds");
     let keys = all_keys(&kinds, "http://127.0.0.1:1");
     assert!(keys.len() >= 12, "only {} keys", keys.len());
     for key in &keys {
@@ -141,7 +141,7 @@ fn values_beyond_their_range_are_refused_with_their_place() {
 async fn values_at_the_ends_of_their_range_run() {
     let base = tempfile::tempdir().expect("a folder");
     let registry = Registry::start(base.path());
-    let kinds = builtin::kinds();
+    let kinds = builtin::kinds().expect("kinds");
     let bob_folder = init(base.path(), "bob");
     let bob = node(&bob_folder, &[], &kinds).await;
     for (number, key) in all_keys(&kinds, &registry.url).into_iter().enumerate() {

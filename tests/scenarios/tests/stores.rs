@@ -187,14 +187,14 @@ enum Outcome {
 
 /// Reads everything of a folder as a node would, and as `db check` does.
 fn examine(folder: &Path, whole: &[String]) -> Outcome {
-    let kinds = builtin::kinds();
+    let kinds = builtin::kinds().expect("kinds");
     let mut config = Config::load(&folder.join(FILE_NAME), &[], &kinds).expect("the file is whole");
     config.passphrase = Some(Passphrase::new("of the tests"));
-    let checked = Store::open(&config, &kinds).and_then(|store| store.check(|_| {}));
+    let checked = Store::open(&config).and_then(|store| store.check(|_| {}));
     let sound = checked.is_ok_and(|(_, problems)| problems.is_empty());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
     let shown = runtime.block_on(async {
-        let node = Node::open(&config, &kinds).await?;
+        let node = Node::open(&config).await?;
         let messages = node.messages_after(peerloom::Cursor::START, 1000).await;
         node.shutdown().await;
         messages

@@ -8,17 +8,16 @@ mod sockets;
 mod tls;
 mod transport;
 
-use std::sync::Arc;
-
-use peerloom_core::Kinds;
+use peerloom_core::kinds::AnyTransport;
+use peerloom_core::{Kinds, Result};
 
 pub use config::QuicConfig;
 pub use transport::QuicTransport;
 
 /// Registers the `quic` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "QUIC over UDP, keys exchanged with X25519MLKEM768 where both sides can";
-    kinds
-        .transports
-        .add("quic", summary, |config: QuicConfig, context| Ok(Arc::new(QuicTransport::new(config, &context.secret)?)));
+    kinds.transports.add("quic", summary, |config: QuicConfig, context| {
+        Ok(AnyTransport::links(QuicTransport::new(config, &context.secret)?))
+    })
 }

@@ -20,17 +20,16 @@ mod stun;
 mod transport;
 mod turn;
 
-use std::sync::Arc;
-
-use peerloom_core::Kinds;
+use peerloom_core::kinds::AnyTransport;
+use peerloom_core::{Kinds, Result};
 
 pub use config::WebRtcConfig;
 pub use transport::WebRtcTransport;
 
 /// Registers the `webrtc` kind.
-pub fn register(kinds: &mut Kinds) {
+pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "WebRTC data channels: through NATs, with STUN and TURN; needs a discovery that carries signals";
     kinds.transports.add("webrtc", summary, |config: WebRtcConfig, context| {
-        Ok(Arc::new(WebRtcTransport::new(config, context.device)?))
-    });
+        Ok(AnyTransport::links(WebRtcTransport::new(config, context.device)?))
+    })
 }

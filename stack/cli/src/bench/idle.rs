@@ -82,13 +82,13 @@ pub(super) async fn wait_connected(client: &Client, wanted: usize, setup: &Setup
 
 /// The other process: many nodes that connect and then do nothing.
 pub(super) async fn be_peers(folder: &Path, count: usize, link: &str) -> Result<()> {
-    let kinds = crate::kinds();
+    let kinds = crate::kinds()?;
     let mut nodes = Vec::new();
     for number in 0..count {
         let folder = folder.join(number.to_string());
         init_folder(&folder, &[], &format!("peer-{number}"), "peerloom-bench", "127.0.0.1:0").await?.shutdown().await;
         let config = Config::load(&folder.join(peerloom::config::FILE_NAME), &[], &kinds)?;
-        let node = Node::open(&config, &kinds).await?;
+        let node = Node::open(&config).await?;
         node.start().await?;
         node.add_contact(link).await?;
         nodes.push(node);

@@ -39,10 +39,10 @@ impl Pair {
         let invite = Request::Invite { lifetime_ms: 3_600_000, uses: 1 };
         let link = receiver.client.request(invite).await?["link"].as_str().unwrap_or_default().to_owned();
 
-        let kinds = crate::kinds();
+        let kinds = crate::kinds()?;
         let config = Config::load(&here.join(FILE_NAME), &[], &kinds)?;
         let begin = Instant::now();
-        let node = Node::open(&config, &kinds).await?;
+        let node = Node::open(&config).await?;
         node.start().await?;
         let start_ms = begin.elapsed().as_secs_f64() * 1000.0;
         let contact = node.add_contact(&link).await?;

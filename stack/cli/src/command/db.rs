@@ -19,10 +19,9 @@ const LONGEST_PASSPHRASE: u64 = 64 * 1024;
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: Db) -> Result<ExitCode> {
     session::alone(folder).await?;
-    let kinds = crate::kinds();
-    let config = Config::load(&folder.join(FILE_NAME), overrides, &kinds)?;
+    let config = Config::load(&folder.join(FILE_NAME), overrides, &crate::kinds()?)?;
     let work = move || {
-        let store = session::patiently(|| Store::open(&config, &kinds))?;
+        let store = session::patiently(|| Store::open(&config))?;
         match db.action {
             None => tables(&store, json),
             Some(DbAction::Check) => check(&store, json),
@@ -30,7 +29,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
             Some(DbAction::Copy { to }) => {
                 let before = store.kind().to_owned();
                 let progress = Progress::new();
-                let rows = store.move_to(&to, &kinds, |rows| progress.set(&format!("{rows} rows copied")))?;
+                let rows = store.move_to(&to, |rows| progress.set(&format!("{rows} rows copied")))?;
                 drop(progress);
                 if json {
                     say_json(&json!({ "from": before, "to": to, "rows": rows }));

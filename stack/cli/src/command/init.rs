@@ -58,7 +58,7 @@ pub(crate) async fn init_folder(
     network: &str,
     listen: &str,
 ) -> Result<Node> {
-    let kinds = crate::kinds();
+    let kinds = crate::kinds()?;
     let path = folder.join(FILE_NAME);
     let origin = printable(&path.to_string_lossy());
     let text = template(name, network, listen);
@@ -80,7 +80,7 @@ pub(crate) async fn init_folder(
         })
         .inspect_err(|_| before.remove_empty(folder))?;
     // From here on the folder is ours: another `init` finds the file.
-    Node::open(&config, &kinds).await.inspect_err(|_| before.restore(folder))
+    Node::open(&config).await.inspect_err(|_| before.restore(folder))
 }
 
 /// What there was before a folder was made.

@@ -8,7 +8,7 @@ use crate::args::Kinds;
 use crate::output::{say, say_json};
 
 pub(super) fn run(json: bool, form: &Kinds) -> Result<()> {
-    let kinds = crate::kinds();
+    let kinds = crate::kinds()?;
     let described = kinds.describe();
     let sections = [
         ("top of the file", "general keys", peerloom::config::schema_of::<General>()),

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{DurationText, Settings, SettingsError};
 
 /// The keywords of a duration's range in a schema. JSON Schema's own `minimum` is for numbers alone.
-const SHORTEST: &str = "minDuration";
-const LONGEST: &str = "maxDuration";
+pub(super) const SHORTEST: &str = "minDuration";
+pub(super) const LONGEST: &str = "maxDuration";
 
 /// What a number or a duration may be, both bounds included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -159,7 +159,7 @@ pub struct PeerStatus {
     /// Why nothing is sent to it, or why the last attempt to make a link failed.
     pub reason: Option<String>,
     /// The first of our crypto suites that the device offers in its signed record.
-    pub suite: Option<&'static str>,
+    pub suite: Option<String>,
     /// Whether the device signed a notice that its store was restored or copied.
     pub restored: bool,
     /// When a link was last made, in milliseconds since the Unix epoch; 0 = never.

@@ -22,13 +22,18 @@ pub fn keys(schema: &Value) -> Vec<Key> {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return Vec::new();
     };
+    let required = schema.get("required").and_then(Value::as_array);
+    let missing = |name: &String| match required.is_some_and(|names| names.iter().any(|required| required == name)) {
+        true => "required".to_owned(),
+        false => "none".to_owned(),
+    };
     let key = |(name, property): (&String, &Value)| Key {
         name: name.clone(),
         kind: ranged(property),
         default: property
             .get("default")
             .filter(|default| !default.is_null())
-            .map_or_else(|| "none".into(), Value::to_string),
+            .map_or_else(|| missing(name), Value::to_string),
         documentation: property.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " "),
     };
     properties.iter().map(key).collect()
@@ -76,6 +81,12 @@ pub fn file_schema(kinds: &Kinds) -> Value {
         };
         properties.insert(layer.to_string(), entry);
     }
+    for source in kinds.sources() {
+        let mut one = source.schema().json().clone();
+        one["additionalProperties"] = false.into();
+        let entry = json!({ "anyOf": [one, { "type": "array", "items": one }] });
+        properties.insert(source.table().into(), entry);
+    }
     if let Some(root) = root.as_object_mut() {
         root.insert("title".into(), "peerloom.toml".into());
         root.insert("properties".into(), properties.into());
@@ -89,10 +100,11 @@ pub fn file_schema(kinds: &Kinds) -> Value {
 fn table_schema(kind: &KindInfo<'_>) -> Value {
     let mut properties = Map::from_iter([("kind".to_owned(), json!({ "const": kind.name }))]);
     properties.extend(kind.schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default());
-    let mut required = vec!["kind"];
+    let mut required = vec![Value::from("kind")];
+    required.extend(kind.schema.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
     if kind.wraps {
         properties.insert(INNER.into(), json!({ "$ref": format!("#/$defs/{}", kind.layer) }));
-        required.push(INNER);
+        required.push(INNER.into());
     }
     json!({
         "title": kind.name,

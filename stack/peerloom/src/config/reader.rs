@@ -1,0 +1,233 @@
+//! From a file's tree to a configuration: first what brings kinds, then the layers that choose among them.
+
+use std::env::VarError;
+use std::path::Path;
+
+use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Passphrase};
+use peerloom_core::{Kinds, Layer};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::problems::Problems;
+use super::tree::Tree;
+use super::{Choice, Config, Delivery, General, PASSPHRASE, TABLES, keys, nearest, own_files, schema_of, tables};
+
+/// Turns a tree into a configuration, collecting all problems on the way.
+pub(super) struct Reader<'a> {
+    /// Those that were known before, and those that the file brought.
+    kinds: Kinds,
+    folder: &'a Path,
+    problems: Problems,
+    /// Whether a token or password stands in the file.
+    secret: bool,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(kinds: &Kinds, folder: &'a Path) -> Self {
+        Self { kinds: kinds.clone(), folder, problems: Problems::default(), secret: false }
+    }
+
+    pub(super) fn read(mut self, mut tree: Tree) -> Result<Config, Problems> {
+        self.bring_kinds(&mut tree);
+        // Without its kinds the rest of the file has problems that are none.
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        match self.read_layers(tree) {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(self.problems),
+        }
+    }
+
+    /// The first pass: the tables of sources bring kinds, and are taken from the tree.
+    fn bring_kinds(&mut self, tree: &mut Tree) {
+        for source in self.kinds.sources().to_vec() {
+            let name = source.table().to_owned();
+            if TABLES.contains(&name.as_str()) || keys(&schema_of::<General>()).iter().any(|key| key.name == name) {
+                self.problems.add(format!("the table `{name}` of a source of kinds has another meaning in the file"));
+                continue;
+            }
+            let Some(table) = tree.take(&name) else { continue };
+            for item in self.items(table, &name) {
+                self.bring(&*source, &name, &item);
+            }
+        }
+    }
+
+    /// One table of a source: it brings all its kinds or none.
+    fn bring(&mut self, source: &dyn KindSource, name: &str, table: &Tree) {
+        if !table.is_table() {
+            self.no_table::<()>(table, name);
+            return;
+        }
+        if !self.check_keys(table, source.schema().json(), &format!("[[{name}]]")) {
+            return;
+        }
+        let Ok(settings) = table.to_settings() else { return };
+        let mut kinds = self.kinds.clone();
+        let complete = source.schema().complete(&settings);
+        match complete.and_then(|settings| source.bring(&settings, self.folder, &mut kinds)) {
+            Ok(()) => self.kinds = kinds,
+            Err(error) => self.problems.add(table.explain(name, &error)),
+        }
+        self.secret |= source.schema().holds_secret(&settings);
+    }
+
+    /// The tables of a name: one, or a list of them.
+    fn items(&mut self, table: Tree, name: &str) -> Vec<Tree> {
+        if table.is_table() {
+            return vec![table];
+        }
+        table.into_items().unwrap_or_else(|other| {
+            self.problems.add(format!("{}: `{name}` is not a table; write [[{name}]]", other.place()));
+            Vec::new()
+        })
+    }
+
+    /// The second pass: everything else.
+    fn read_layers(&mut self, mut tree: Tree) -> Option<Config> {
+        let mut layers = Vec::new();
+        for layer in Layer::ALL {
+            match tree.take(&layer.to_string()) {
+                None => self.problems.add(self.lacks(&tree, layer)),
+                Some(table) if layer == Layer::Storage => layers.extend(self.choice(layer, table)),
+                Some(table) => {
+                    let before = self.problems.count();
+                    let items = self.items(table, &layer.to_string());
+                    if items.is_empty() && self.problems.count() == before {
+                        self.problems.add(self.lacks(&tree, layer));
+                    }
+                    items.into_iter().for_each(|item| layers.extend(self.choice(layer, item)));
+                }
+            }
+        }
+        let delivery = match tree.take("delivery") {
+            Some(table) if table.is_table() => self.section::<Delivery>(table, "delivery"),
+            Some(other) => self.no_table(&other, "delivery"),
+            None => Some(Delivery::default()),
+        };
+        let general = self.section::<General>(tree, "");
+        let passphrase = match std::env::var(PASSPHRASE) {
+            Ok(text) => Some(Passphrase::new(text)),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => {
+                self.problems.add(format!("{PASSPHRASE}: the variable's value is not UTF-8"));
+                None
+            }
+        };
+        let holds_secret = self.secret || layers.iter().any(|choice| choice.holds_secret(&self.kinds));
+        Some(Config {
+            folder: self.folder.to_path_buf(),
+            general: general?,
+            delivery: delivery?,
+            layers,
+            passphrase,
+            kinds: self.kinds.clone(),
+            holds_secret,
+        })
+    }
+
+    fn lacks(&self, tree: &Tree, layer: Layer) -> String {
+        let names: Vec<_> =
+            self.kinds.describe().iter().filter(|k| k.layer == layer).map(|k| k.name.to_owned()).collect();
+        let header = if layer == Layer::Storage { format!("[{layer}]") } else { format!("[[{layer}]]") };
+        let example = names.first().cloned().unwrap_or_default();
+        format!(
+            "{}: no {header} table; add one with `kind = \"{example}\"` (known: {})",
+            tree.place(),
+            names.join(", ")
+        )
+    }
+
+    fn no_table<T>(&mut self, other: &Tree, name: &str) -> Option<T> {
+        self.problems.add(format!("{}: `{name}` is not a table; write [{name}]", other.place()));
+        None
+    }
+
+    fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
+        if !table.is_table() {
+            return self.no_table(&table, &layer.to_string());
+        }
+        let place = table.place();
+        let kinds = self.kinds.clone();
+        let known: Vec<_> = kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();
+        let Some(kind) = table.take("kind") else {
+            self.problems.add(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
+            return None;
+        };
+        let Some(name) = kind.as_text() else {
+            self.problems.add(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
+            return None;
+        };
+        let Some(info) = kinds.find(layer, name) else {
+            let guess =
+                nearest(name, known.iter().copied()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            let problem =
+                format!("{}: unknown {layer} kind `{name}`{guess}; known: {}", kind.place(), known.join(", "));
+            self.problems.add(problem);
+            return None;
+        };
+        let inner = if info.wraps {
+            let Some(inner) = table.take(INNER) else {
+                let problem = format!(
+                    "{place}: [{layer}] of kind `{name}` lacks a table [{layer}.{INNER}] with the `kind` it wraps"
+                );
+                self.problems.add(problem);
+                return None;
+            };
+            Some(self.choice(layer, inner)?)
+        } else {
+            None
+        };
+        if !self.check_keys(&table, info.schema, &format!("[{layer}] of kind `{name}`")) {
+            return None;
+        }
+        let Ok(mut settings) = table.to_settings() else {
+            return None;
+        };
+        if layer == Layer::Storage
+            && let Some(error) = own_files::clash(self.folder, &settings)
+        {
+            self.problems.add(table.explain(&layer.to_string(), &error));
+            return None;
+        }
+        if let Err(error) = info.validate(&settings) {
+            self.problems.add(table.explain(&layer.to_string(), &error));
+            return None;
+        }
+        if let Some(Choice { kind, settings: mut inner, .. }) = inner {
+            inner.insert("kind".into(), kind.into());
+            settings.insert(INNER.into(), inner.into());
+        }
+        Some(Choice { layer, kind: name.to_owned(), settings })
+    }
+
+    fn section<S: KindConfig + Serialize>(&mut self, table: Tree, name: &str) -> Option<S> {
+        let schema = schemars::schema_for!(S).to_value();
+        let what = if name.is_empty() { "the file".to_owned() } else { format!("[{name}]") };
+        if !self.check_keys(&table, &schema, &what) {
+            return None;
+        }
+        let settings = table.to_settings().ok()?;
+        kinds::parse(&settings).map_err(|error| self.problems.add(table.explain(name, &error))).ok()
+    }
+
+    fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
+        let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
+        let sections = match what {
+            "the file" => tables(&self.kinds),
+            _ => Vec::new(),
+        };
+        let names: Vec<&str> = known.iter().chain(&sections).map(String::as_str).collect();
+        let list = if names.is_empty() { "it has no settings".into() } else { format!("known: {}", names.join(", ")) };
+        let before = self.problems.count();
+        for (key, place) in table.keys().filter(|(key, _)| !known.iter().any(|k| k == key)) {
+            self.problems.add_with(|| {
+                let guess = nearest(key, names.iter().copied());
+                let guess = guess.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+                format!("{place}: {what} has no key `{key}`{guess}; {list}")
+            });
+        }
+        self.problems.count() == before
+    }
+}
