@@ -5,6 +5,7 @@
 //! is two such groups of two members.
 
 mod codec;
+mod commits;
 mod groups;
 mod members;
 mod payload;

@@ -11,12 +11,13 @@ use openmls::prelude::{
     ProcessedMessageContent, Sender, SenderRatchetConfiguration,
 };
 use openmls_traits::OpenMlsProvider;
+use openmls_traits::storage::StorageProvider;
 use peerloom_core::wire::{
     CannotOpenReason, ConversationId, DeviceCertificate, DeviceId, EntryClass, LogId, Signed, SuiteId, limits,
 };
 use peerloom_core::{
     Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing,
-    StateTxn,
+    Serves, StateTxn,
 };
 use peerloom_crypto_primitives::{SigningKey, sha256, verify};
 use rand_chacha::ChaCha20Rng;
@@ -29,18 +30,20 @@ use crate::payload;
 use crate::provider::{DeviceSigner, Provider, StateError};
 use crate::suite::SUITE;
 
-/// Most devices in one send group, this one included.
+/// Most devices in one send group, the owner included.
 const MAX_DEVICES: usize = 32;
 /// How far behind the newest opened entry another one may still be opened, and how far ahead.
-const OUT_OF_ORDER: u32 = 64;
-const FORWARD: u32 = 4096;
+pub(crate) const OUT_OF_ORDER: u32 = 64;
+pub(crate) const FORWARD: u32 = 4096;
 
 /// The `mls-classical` crypto.
 pub struct MlsCrypto {
-    signer: DeviceSigner,
+    pub(crate) signer: DeviceSigner,
     certificate: Signed,
-    device: DeviceId,
+    pub(crate) device: DeviceId,
     groups: Groups,
+    /// Longest payload of a handshake entry, in bytes.
+    pub(crate) longest_handshake: usize,
 }
 
 impl MlsCrypto {
@@ -55,10 +58,16 @@ impl MlsCrypto {
             let message = "the device's certificate is for another key";
             return Err(Error::new(ErrorKind::Invalid, "mls", "start", message));
         }
-        Ok(Self { signer: DeviceSigner(key), certificate, device: opened.device, groups: Groups::default() })
+        Ok(Self {
+            signer: DeviceSigner(key),
+            certificate,
+            device: opened.device,
+            groups: Groups::default(),
+            longest_handshake: limits::HANDSHAKE_PAYLOAD,
+        })
     }
 
-    fn credential(&self) -> CredentialWithKey {
+    pub(crate) fn credential(&self) -> CredentialWithKey {
         CredentialWithKey {
             credential: BasicCredential::new(self.certificate.encode().to_vec()).into(),
             signature_key: self.signer.0.public().as_bytes().to_vec().into(),
@@ -67,54 +76,6 @@ impl MlsCrypto {
 
     fn load(&self, provider: &Provider<'_>, id: &GroupId) -> Result<Option<MlsGroup>> {
         self.groups.take(provider, id).map_err(|e| state_failed("load a group", e))
-    }
-
-    fn new_group(&self, provider: &Provider<'_>, id: &GroupId) -> Result<MlsGroup> {
-        MlsGroup::builder()
-            .with_group_id(id.clone())
-            .ciphersuite(SUITE)
-            .lifetime(always())
-            .with_capabilities(capabilities())
-            .with_wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
-            .use_ratchet_tree_extension(true)
-            .padding_size(0)
-            .max_past_epochs(0)
-            .number_of_resumption_psks(0)
-            .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
-            .build(provider, &self.signer, self.credential())
-            .map_err(|e| bug("make a group", e))
-    }
-
-    /// Moves a group to its next epoch, with a new path of ours: the payload that brings the others along.
-    fn commit(
-        &self,
-        provider: &Provider<'_>,
-        group: &mut MlsGroup,
-        remove: Option<LeafNodeIndex>,
-        adds: Vec<KeyPackage>,
-    ) -> Result<Bytes> {
-        let staged = group
-            .commit_builder()
-            .propose_removals(remove)
-            .propose_adds(adds)
-            .force_self_update(true)
-            .load_psks(provider.storage())
-            .map_err(|e| bug("commit", e))?
-            .build(provider.rand(), provider.crypto(), &self.signer, |_| true)
-            // The key packages are all in it that comes from outside.
-            .map_err(|e| {
-                Error::new(ErrorKind::Unauthenticated, "mls", "add devices", "a key package doesn't fit the group")
-                    .source(e)
-            })?
-            .stage_commit(provider)
-            .map_err(|e| bug("commit", e))?;
-        // The group info would let its holder join by itself; it stays here.
-        let (commit, welcome, _) = staged.into_messages();
-        let encode =
-            |message: openmls::prelude::MlsMessageOut| message.tls_serialize_detached().map_err(|e| bug("commit", e));
-        let (commit, welcome) = (encode(commit)?, welcome.map(encode).transpose()?.unwrap_or_default());
-        group.merge_pending_commit(provider).map_err(|e| bug("commit", e))?;
-        Ok(payload::join(&commit, &welcome))
     }
 
     fn join(&self, provider: &Provider<'_>, log: LogId, welcome: &[u8]) -> Result<Joined> {
@@ -132,10 +93,11 @@ impl MlsCrypto {
             .number_of_resumption_psks(0)
             .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
             .build();
-        let staged = match StagedWelcome::build_from_welcome(provider, &config, welcome) {
-            Ok(builder) => builder.skip_lifetime_validation().replace_old_group().build(),
-            Err(error) => Err(error),
-        };
+        let mut used = None;
+        let staged = StagedWelcome::build_from_welcome(provider, &config, welcome).and_then(|builder| {
+            used = builder.processed_welcome().own_key_package().cloned();
+            builder.skip_lifetime_validation().replace_old_group().build()
+        });
         let staged = match staged {
             Ok(staged) => staged,
             Err(WelcomeError::NoMatchingKeyPackage) => return Ok(Joined::NotForUs),
@@ -157,7 +119,8 @@ impl MlsCrypto {
         // The session before this one goes whole, its keys with it.
         provider.storage().discard(&group_id(log)).map_err(|e| state_failed("join", e))?;
         staged.into_group(provider).map_err(|e| bug("join", e))?;
-        Ok(Joined::Yes)
+        let used = used.as_ref().map(encode_package).transpose()?.unwrap_or_default();
+        Ok(Joined::Yes(sha256(&[&used])))
     }
 
     fn open_handshake(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, log: LogId, bytes: &[u8]) -> Result<Opened> {
@@ -170,9 +133,9 @@ impl MlsCrypto {
         if !welcome.is_empty() {
             let provider = Provider::new(txn, rng);
             match self.join(&provider, log, welcome)? {
-                Joined::Yes => {
+                Joined::Yes(package) => {
                     provider.flush();
-                    return Ok(Opened::Joined);
+                    return Ok(Opened::Joined(package));
                 }
                 Joined::Bad(why) => return Ok(Opened::Rejected(why)),
                 Joined::NotForUs => {}
@@ -279,19 +242,40 @@ impl Crypto for MlsCrypto {
     }
 
     fn caps(&self) -> CryptoCaps {
-        CryptoCaps { ratchet: true, healing: true, removal: true, post_quantum: false }
+        CryptoCaps {
+            ratchet: true,
+            healing: true,
+            removal: true,
+            post_quantum: false,
+            single_use: true,
+            members: MAX_DEVICES - 1,
+        }
     }
 
-    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, serves: Serves) -> Result<Bytes> {
         let provider = Provider::new(txn, rng);
-        let bundle = KeyPackage::builder()
+        let builder = match serves {
+            Serves::Once => KeyPackage::builder(),
+            Serves::Always => KeyPackage::builder().mark_as_last_resort(),
+        };
+        let bundle = builder
             .key_package_lifetime(always())
             .leaf_node_capabilities(capabilities())
             .build(SUITE, &provider, &self.signer, self.credential())
             .map_err(|e| bug("make a key package", e))?;
-        let package = bundle.key_package().tls_serialize_detached().map_err(|e| bug("make a key package", e))?;
+        let package = encode_package(bundle.key_package())?;
         provider.flush();
-        Ok(package.into())
+        Ok(package)
+    }
+
+    fn discard_key_package(&self, txn: &mut dyn StateTxn, package: &[u8]) -> Result<()> {
+        let provider = Provider::new(txn, &mut nothing_random());
+        let package = key_package_of(&provider, package, self.device)?;
+        let reference = package.hash_ref(provider.crypto()).map_err(|e| bug("discard a key package", e))?;
+        let deleted = provider.storage().delete_key_package(&reference);
+        deleted.map_err(|e| state_failed("discard a key package", e))?;
+        provider.flush();
+        Ok(())
     }
 
     fn prepare(
@@ -301,10 +285,7 @@ impl Crypto for MlsCrypto {
         conversation: ConversationId,
         roster: &[Member],
     ) -> Result<Prepared> {
-        if roster.len() >= MAX_DEVICES {
-            let message = format!("a conversation has at most {MAX_DEVICES} devices");
-            return Err(Error::new(ErrorKind::TooLarge, "mls", "prepare", message));
-        }
+        self.caps().check_roster("mls", roster)?;
         let id = group_id(LogId { device: self.device, conversation });
         let provider = Provider::new(txn, rng);
         let existing = self.load(&provider, &id)?;
@@ -334,23 +315,41 @@ impl Crypto for MlsCrypto {
             return Ok(prepared);
         }
 
-        let mut group = match existing {
-            Some(group) => group,
-            None => self.new_group(&provider, &id)?,
-        };
-        let stay: Vec<DeviceId> = prepared.members.iter().filter(|device| !joins.contains(device)).copied().collect();
-        // `openmls` brings the removals of one commit into an order of the system's randomness: each has its own commit.
-        let last = removes.pop();
-        for leaf in removes {
-            let payload = self.commit(&provider, &mut group, Some(leaf), Vec::new())?;
-            if !stay.is_empty() {
-                prepared.outgoing.push(Outgoing { devices: stay.clone(), joins: Vec::new(), payload });
-            }
+        let mut payloads = self.commits(&provider, &id, existing, &removes, &adds)?;
+        let longest = payloads.iter().map(Bytes::len).max().unwrap_or_default();
+        if longest > self.longest_handshake {
+            return Err(self.too_long(longest, adds.len(), |count| {
+                let provider = Provider::new(txn, rng);
+                let existing = self.load(&provider, &id)?;
+                let payloads =
+                    self.commits(&provider, &id, existing, &removes, adds.get(..count).unwrap_or_default())?;
+                Ok(payloads.iter().map(Bytes::len).max().unwrap_or_default())
+            }));
         }
-        let payload = self.commit(&provider, &mut group, last, adds)?;
+        let stay: Vec<DeviceId> = prepared.members.iter().filter(|device| !joins.contains(device)).copied().collect();
+        let last = payloads.pop().map(|payload| Outgoing { devices: prepared.members.clone(), joins, payload });
+        let before = payloads.into_iter().map(|payload| Outgoing { devices: stay.clone(), joins: Vec::new(), payload });
+        prepared.outgoing.extend(before.chain(last));
         provider.flush();
-        prepared.outgoing.push(Outgoing { devices: prepared.members.clone(), joins, payload });
+        prepared.outgoing.retain(|outgoing| !outgoing.devices.is_empty());
         Ok(prepared)
+    }
+
+    fn refresh(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+    ) -> Result<Option<Outgoing>> {
+        let provider = Provider::new(txn, rng);
+        let Some(mut group) = self.load(&provider, &group_id(LogId { device: self.device, conversation }))? else {
+            return Ok(None);
+        };
+        let devices: Vec<DeviceId> = members(&group).map(|(device, _)| device).collect();
+        let payload = self.commit(&provider, &mut group, None, &[])?;
+        self.groups.keep(&provider, group);
+        provider.flush();
+        Ok((!devices.is_empty()).then_some(Outgoing { devices, joins: Vec::new(), payload }))
     }
 
     fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
@@ -397,8 +396,7 @@ impl Crypto for MlsCrypto {
     }
 
     fn discard(&self, txn: &mut dyn StateTxn, log: LogId) -> Result<()> {
-        // Nothing here is drawn at random.
-        let provider = Provider::new(txn, &mut ChaCha20Rng::from_seed([0; 32]));
+        let provider = Provider::new(txn, &mut nothing_random());
         provider.storage().discard(&group_id(log)).map_err(|e| state_failed("discard a session", e))?;
         provider.flush();
         Ok(())
@@ -409,8 +407,19 @@ impl Crypto for MlsCrypto {
     }
 }
 
+/// For calls that draw nothing at random.
+fn nothing_random() -> ChaCha20Rng {
+    ChaCha20Rng::from_seed([0; 32])
+}
+
+fn encode_package(package: &KeyPackage) -> Result<Bytes> {
+    let encoded = package.tls_serialize_detached().map_err(|e| bug("encode a key package", e))?;
+    Ok(encoded.into())
+}
+
 enum Joined {
-    Yes,
+    /// With the key package of this SHA-256.
+    Yes([u8; 32]),
     NotForUs,
     Bad(&'static str),
 }
@@ -438,6 +447,6 @@ fn state_failed(operation: &'static str, error: StateError) -> Error {
     Error::new(error.kind(), "mls", operation, "the session's state can't be read").source(error)
 }
 
-fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(crate) fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Internal, "mls", operation, "the MLS library refuses").source(error)
 }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use peerloom_core::wire::{
     CannotOpenReason, ConversationId, DeviceCertificate, DeviceId, EntryClass, LogId, PublicKey, Signed, SuiteId,
+    limits,
 };
 use peerloom_core::{
     Crypto, CryptoCaps, DeviceSecret, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing,
-    StateTxn,
+    Serves, StateTxn,
 };
 use peerloom_crypto_primitives::hpke::{self, KEY};
-use peerloom_crypto_primitives::{SigningKey, verify};
+use peerloom_crypto_primitives::{SigningKey, sha256, verify};
 use rand_core::Rng;
 use zeroize::Zeroizing;
 
@@ -84,12 +85,24 @@ impl Crypto for SealedCrypto {
     }
 
     fn caps(&self) -> CryptoCaps {
-        CryptoCaps { ratchet: false, healing: false, removal: true, post_quantum: false }
+        CryptoCaps {
+            ratchet: false,
+            healing: false,
+            removal: true,
+            post_quantum: false,
+            single_use: false,
+            members: limits::RECIPIENTS,
+        }
     }
 
-    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, _serves: Serves) -> Result<Bytes> {
         let (_, public) = self.key_pair(txn, rng)?;
         Ok(keys::package(&self.signing, &public))
+    }
+
+    /// The key pair stays: what was sealed for it needn't be opened yet.
+    fn discard_key_package(&self, _txn: &mut dyn StateTxn, _package: &[u8]) -> Result<()> {
+        Ok(())
     }
 
     fn prepare(
@@ -99,6 +112,7 @@ impl Crypto for SealedCrypto {
         conversation: ConversationId,
         roster: &[Member],
     ) -> Result<Prepared> {
+        self.caps().check_roster("sealed", roster)?;
         let before = recipients(txn, conversation)?.unwrap_or_default();
         let (mut after, mut joins, mut prepared) = (Vec::new(), Vec::new(), Prepared::default());
         for member in roster {
@@ -129,6 +143,11 @@ impl Crypto for SealedCrypto {
             prepared.outgoing.push(Outgoing { devices: joins.clone(), joins, payload });
         }
         Ok(prepared)
+    }
+
+    /// Every entry has a key of its own.
+    fn refresh(&self, _: &mut dyn StateTxn, _: &mut dyn Rng, _: ConversationId) -> Result<Option<Outgoing>> {
+        Ok(None)
     }
 
     fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
@@ -169,7 +188,7 @@ impl Crypto for SealedCrypto {
                         return Ok(Opened::Rejected("the handshake lets in others alone"));
                     }
                     txn.put(&owner_key(log), Bytes::copy_from_slice(owner.device_key.as_bytes()));
-                    Ok(Opened::Joined)
+                    Ok(Opened::Joined(sha256(&[&self.key_package(txn, rng, Serves::Always)?])))
                 }
                 _ => Ok(Opened::Rejected("the handshake is somebody else's")),
             };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogId, SuiteId};
 use rand_core::Rng;
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 
 /// Seals this device's log entries and opens those of others.
 ///
@@ -32,13 +32,20 @@ pub trait Crypto: Send + Sync {
     /// What it promises; selects conformance cases.
     fn caps(&self) -> CryptoCaps;
 
-    /// Makes a key package, with which others can add this device to their sessions once.
-    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes>;
+    /// Makes a key package, with which others can add this device to their sessions. Its name is its SHA-256, by which
+    /// [`Opened::Joined`] says that it was used. A suite without [`CryptoCaps::single_use`] gives the same one each time.
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, serves: Serves) -> Result<Bytes>;
+
+    /// Deletes what opens sessions that were made with a key package of this device: it has expired, or won't be used.
+    /// A package that isn't known any more is passed over; the one of a suite without [`CryptoCaps::single_use`] stays.
+    fn discard_key_package(&self, txn: &mut dyn StateTxn, package: &[u8]) -> Result<()>;
 
     /// Brings this device's send session in a conversation to the given roster (this device not
     /// included). Members that are new and have a key package are added, those no longer listed are
     /// removed, [`Member::rejoin`] removes and adds at once. A key package that isn't its member's
-    /// is an error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated).
+    /// is an error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated). More members than
+    /// [`CryptoCaps::members`], or a payload beyond [`limits::HANDSHAKE_PAYLOAD`](peerloom_wire::limits), are one of kind
+    /// [`TooLarge`](crate::ErrorKind::TooLarge) that says how many devices fit; then nothing is written.
     fn prepare(
         &self,
         txn: &mut dyn StateTxn,
@@ -46,6 +53,17 @@ pub trait Crypto: Send + Sync {
         conversation: ConversationId,
         roster: &[Member],
     ) -> Result<Prepared>;
+
+    /// Moves this device's send session in a conversation to keys that nothing but this call has seen: not an earlier copy
+    /// of the state either. Two copies of one state that are refreshed seal with no key in common. Gives the handshake
+    /// entry that takes the members along, to be appended before anything else is sealed; `None` where there is no
+    /// session or nobody else in it, or where every entry has keys of its own anyway.
+    fn refresh(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+    ) -> Result<Option<Outgoing>>;
 
     /// Seals `plaintext` for the members of the send session. `sealing.associated_data` is
     /// authenticated with it.
@@ -109,6 +127,30 @@ pub struct CryptoCaps {
     pub removal: bool,
     /// Safe against an attacker with a quantum computer.
     pub post_quantum: bool,
+    /// A key package that [`Serves::Once`] has keys of its own, which go when it was used.
+    pub single_use: bool,
+    /// Most members of a session, the owner not included.
+    pub members: usize,
+}
+
+impl CryptoCaps {
+    /// Checks that a session may have so many members.
+    pub fn check_roster(&self, component: &'static str, roster: &[Member]) -> Result<()> {
+        if roster.len() <= self.members {
+            return Ok(());
+        }
+        let message = format!("a conversation in this suite has at most {} other devices; remove some", self.members);
+        Err(Error::new(ErrorKind::TooLarge, component, "prepare", message))
+    }
+}
+
+/// How often a key package may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// For one session: its keys go with the join.
+    Once,
+    /// For any number: the last resort of those who got none that serves once. Its keys stay until it is discarded.
+    Always,
 }
 
 /// A device that shall be able to open what is sealed next.
@@ -149,8 +191,8 @@ pub struct Outgoing {
 pub enum Opened {
     /// An application entry's plaintext.
     Content(Bytes),
-    /// A handshake entry let this device in: it reads the log from here on.
-    Joined,
+    /// A handshake entry let this device in, by the key package with this SHA-256: it reads the log from here on.
+    Joined([u8; 32]),
     /// A handshake entry changed a session that this device is in.
     Applied,
     /// It can't be opened before an earlier entry was.

@@ -28,7 +28,7 @@ pub mod transport;
 pub mod windows;
 
 pub use admission::{Admission, Place, Places, Source, Standing};
-pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, StateTxn};
+pub use crypto::{Crypto, CryptoCaps, Member, Opened, Outgoing, Prepared, Sealed, Sealing, Serves, StateTxn};
 pub use diagnosis::{Diagnostic, DiagnosticStatus};
 pub use discovery::{CostTier, Discovery, DiscoveryCaps, Target};
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::wire::{ConversationId, EntryClass, LogId, NetworkId};
-use peerloom_core::{Crypto, Discovery, Member, Opened, Result, Sealing, StateTxn};
+use peerloom_core::{Crypto, Discovery, Member, Opened, Result, Sealing, Serves, StateTxn};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery};
@@ -51,7 +51,7 @@ fn sealed_first_contact() -> f64 {
     let mut rng = StdRng::seed_from_u64(1);
     let roster: Vec<Member> = (2..2 + RECIPIENTS)
         .map(|number| {
-            let package = crypto(number).expect("a crypto").key_package(&mut State::default(), &mut rng);
+            let package = crypto(number).expect("a crypto").key_package(&mut State::default(), &mut rng, Serves::Once);
             let key_package = Some(package.expect("a key package"));
             Member { device: identity(number).device, key_package, rejoin: false }
         })
@@ -76,7 +76,7 @@ fn ratchet() -> (f64, f64) {
     let (mut sending, mut receiving) = (State::default(), State::default());
     let (mut rng, conversation) = (StdRng::seed_from_u64(1), ConversationId::from_bytes([1; 32]));
     let log = LogId { device: alice.device, conversation };
-    let key_package = receiver.key_package(&mut receiving, &mut rng).expect("a key package");
+    let key_package = receiver.key_package(&mut receiving, &mut rng, Serves::Once).expect("a key package");
     let roster = [Member { device: bob.device, key_package: Some(key_package), rejoin: false }];
     let prepared = sender.prepare(&mut sending, &mut rng, conversation, &roster).expect("a session");
     for outgoing in prepared.outgoing {

@@ -31,11 +31,23 @@ impl Admission for AllKnown {
 
 /// The identity with this number.
 pub fn identity(number: u8) -> Identity {
-    let [user, recovery, device] = [number, number ^ 0x40, number ^ 0x80].map(|n| SigningKey::from_seed(&[n; 32]));
+    of_seeds([number, number ^ 0x40, number ^ 0x80].map(|n| [n; 32]))
+}
+
+/// One of many identities, all others than those of [`identity`].
+pub fn one_of_many(number: u16) -> Identity {
+    let [high, low] = number.to_be_bytes();
+    let seed = |role: u8| std::array::from_fn(|at| [high, low, role, 0xa5][at % 4]);
+    of_seeds([1, 2, 3].map(seed))
+}
+
+fn of_seeds(seeds: [[u8; 32]; 3]) -> Identity {
+    let device_seed = seeds[2];
+    let [user, recovery, device] = seeds.map(|seed| SigningKey::from_seed(&seed));
     let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
     let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, 1);
     Identity {
-        secret: DeviceSecret::new([number ^ 0x80; 32]),
+        secret: DeviceSecret::new(device_seed),
         key: device.public().clone(),
         device: certificate.device,
         user: certificate.user,

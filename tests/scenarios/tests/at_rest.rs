@@ -12,7 +12,8 @@ use peerloom_core::wire::store::{
 };
 use peerloom_core::wire::{ConversationId, EntryClass, LogId, NetworkId, SuiteId};
 use peerloom_core::{
-    Crypto, CryptoCaps, KeyRange, Member, Opened, Prepared, Result, Sealed, Sealing, StateTxn, Storage,
+    Crypto, CryptoCaps, KeyRange, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing, Serves, StateTxn,
+    Storage,
 };
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_primitives::sha256;
@@ -40,6 +41,7 @@ struct Tapped {
     inner: MlsCrypto,
     seen: Arc<Mutex<Vec<Seen>>>,
     recipes: Arc<Mutex<Vec<Bytes>>>,
+    calls: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Crypto for Tapped {
@@ -55,8 +57,22 @@ impl Crypto for Tapped {
         self.inner.caps()
     }
 
-    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
-        self.inner.key_package(txn, rng)
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, serves: Serves) -> Result<Bytes> {
+        self.inner.key_package(txn, rng, serves)
+    }
+
+    fn discard_key_package(&self, txn: &mut dyn StateTxn, package: &[u8]) -> Result<()> {
+        self.inner.discard_key_package(txn, package)
+    }
+
+    fn refresh(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+    ) -> Result<Option<Outgoing>> {
+        self.calls.lock().expect("a lock").push("refresh");
+        self.inner.refresh(txn, rng, conversation)
     }
 
     fn prepare(
@@ -71,6 +87,7 @@ impl Crypto for Tapped {
 
     fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
         let sealed = self.inner.seal(txn, rng, sealing)?;
+        self.calls.lock().expect("a lock").push("seal");
         self.recipes.lock().expect("a lock").extend(sealed.recipe.clone());
         Ok(sealed)
     }
@@ -108,6 +125,8 @@ struct Node {
     storage: MemoryStorage,
     seen: Arc<Mutex<Vec<Seen>>>,
     recipes: Arc<Mutex<Vec<Bytes>>>,
+    /// Refreshes and seals, in their order.
+    calls: Arc<Mutex<Vec<&'static str>>>,
 }
 
 fn mls(number: u8) -> MlsCrypto {
@@ -117,9 +136,14 @@ fn mls(number: u8) -> MlsCrypto {
 
 impl Node {
     async fn start(number: u8, links: &MemoryNetwork) -> Self {
+        Self::over(number, links, MemoryStorage::new()).await
+    }
+
+    async fn over(number: u8, links: &MemoryNetwork, storage: MemoryStorage) -> Self {
         let made = identity(number);
-        let (storage, seen, recipes) = (MemoryStorage::new(), Arc::default(), Arc::default());
-        let crypto = Tapped { inner: mls(number), seen: Arc::clone(&seen), recipes: Arc::clone(&recipes) };
+        let (seen, recipes, calls) = (Arc::default(), Arc::default(), Arc::default());
+        let (tapped, recipe, call) = (Arc::clone(&seen), Arc::clone(&recipes), Arc::clone(&calls));
+        let crypto = Tapped { inner: mls(number), seen: tapped, recipes: recipe, calls: call };
         let address = format!("memory://{number}").parse().expect("an address");
         let layers = Layers {
             transports: vec![Arc::new(MemoryTransport::new(links, address, made.key))],
@@ -137,7 +161,7 @@ impl Node {
         };
         let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
         engine.start().await.expect("a network");
-        Self { number, engine, storage, seen, recipes }
+        Self { number, engine, storage, seen, recipes, calls }
     }
 
     async fn send(&self, to: &Contact, text: &str) {
@@ -264,4 +288,35 @@ async fn a_stolen_store_opens_nothing_that_was_opened_before() {
             assert!(!recipes.iter().any(|recipe| holds(&value, recipe)), "a recipe stayed");
         }
     }
+}
+
+/// Each opening of a store moves a conversation to fresh keys before it seals the first message, and only then: what an
+/// earlier copy of the store has opens nothing of it, and seals nothing that the contact would take for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_message_after_each_opening_is_sealed_with_fresh_keys() {
+    let links = MemoryNetwork::default();
+    let (alice, mut bob) = (Node::start(1, &links).await, Node::start(2, &links).await);
+    let invitation = alice.engine.invite(Duration::from_secs(60), 1).await.expect("an invitation");
+    let to_alice = bob.engine.add_contact(invitation).await.expect("a contact");
+    bob.send(&to_alice, "0.1").await;
+    alice.has("0.1").await;
+    bob.send(&to_alice, "0.2").await;
+    alice.has("0.2").await;
+    assert_eq!(*bob.calls.lock().expect("a lock"), ["seal"; 2], "a session made in this opening is fresh");
+    for opening in 1..4 {
+        bob.engine.shutdown().await;
+        bob = Node::over(2, &links, bob.storage.clone()).await;
+        // That it is opened, and links, costs nothing yet.
+        let waiting = || alice.engine.peers().iter().all(|peer| peer.link.is_none());
+        until("a link", async || !waiting()).await;
+        assert!(bob.calls.lock().expect("a lock").is_empty());
+        let texts = [format!("{opening}.1"), format!("{opening}.2")];
+        for text in &texts {
+            bob.send(&to_alice, text).await;
+            alice.has(text).await;
+        }
+        assert_eq!(*bob.calls.lock().expect("a lock"), ["refresh", "seal", "seal"]);
+    }
+    until("everything to be settled", async || bob.rows(&[PENDING, OUT_SEALED]).is_empty()).await;
+    assert!(alice.rows(&[QUARANTINE]).is_empty(), "all was opened at once");
 }

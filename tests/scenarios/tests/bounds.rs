@@ -17,8 +17,8 @@ use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
 use peerloom_core::wire::store::{HISTORY, OUT_SEALED, PENDING, PENDING_BODIES, Table};
 use peerloom_core::wire::{CannotOpenReason, ConversationId, EntryClass, LogId, SuiteId};
 use peerloom_core::{
-    Batch, Crypto, CryptoCaps, Error, ErrorKind, KeyRange, Member, Opened, Order, Page, Prepared, Result, Row, Sealed,
-    Sealing, Snapshot, StateTxn, Storage, StorageCaps,
+    Batch, Crypto, CryptoCaps, Error, ErrorKind, KeyRange, Member, Opened, Order, Outgoing, Page, Prepared, Result,
+    Row, Sealed, Sealing, Serves, Snapshot, StateTxn, Storage, StorageCaps,
 };
 use peerloom_engine::{Cursor, Event};
 use rand::Rng;
@@ -39,8 +39,21 @@ impl Crypto for Blind {
     fn caps(&self) -> CryptoCaps {
         self.inner.caps()
     }
-    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng) -> Result<Bytes> {
-        self.inner.key_package(txn, rng)
+    fn key_package(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, serves: Serves) -> Result<Bytes> {
+        self.inner.key_package(txn, rng, serves)
+    }
+
+    fn discard_key_package(&self, txn: &mut dyn StateTxn, package: &[u8]) -> Result<()> {
+        self.inner.discard_key_package(txn, package)
+    }
+
+    fn refresh(
+        &self,
+        txn: &mut dyn StateTxn,
+        rng: &mut dyn Rng,
+        conversation: ConversationId,
+    ) -> Result<Option<Outgoing>> {
+        self.inner.refresh(txn, rng, conversation)
     }
     fn prepare(
         &self,

@@ -1,12 +1,12 @@
 //! A crypto that protects nothing, with the bookkeeping of one that does.
 
 use bytes::Bytes;
-use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogId, SuiteId};
+use peerloom_wire::{CannotOpenReason, ConversationId, DeviceId, EntryClass, LogId, SuiteId, limits};
 use rand_core::Rng;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing, StateTxn,
+    Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing, Serves, StateTxn,
 };
 
 /// Carries plaintext behind a checksum. Sessions, joins and removals behave as in a real suite, so
@@ -23,11 +23,22 @@ impl MemoryCrypto {
     pub fn new(device: DeviceId) -> Self {
         Self { device }
     }
+
+    fn handshake(&self, devices: Vec<DeviceId>, joins: Vec<DeviceId>) -> Outgoing {
+        let named: Vec<u8> = [self.device].iter().chain(&joins).flat_map(|d| *d.as_bytes()).collect();
+        Outgoing { devices, joins, payload: named.into() }
+    }
 }
 
 /// State: the members of the send session of a conversation, 32 bytes each.
 fn session_key(conversation: ConversationId) -> Vec<u8> {
     [b"send" as &[u8], conversation.as_bytes()].concat()
+}
+
+/// The members of the send session of a conversation.
+fn members(txn: &dyn StateTxn, conversation: ConversationId) -> Result<Vec<DeviceId>> {
+    let stored = txn.get(&session_key(conversation))?.unwrap_or_default();
+    Ok(stored.as_chunks().0.iter().map(|id| DeviceId::from_bytes(*id)).collect())
 }
 
 /// State: present once this device was let into a peer's log.
@@ -54,11 +65,22 @@ impl Crypto for MemoryCrypto {
     }
 
     fn caps(&self) -> CryptoCaps {
-        CryptoCaps { ratchet: false, healing: false, removal: false, post_quantum: false }
+        CryptoCaps {
+            ratchet: false,
+            healing: false,
+            removal: false,
+            post_quantum: false,
+            single_use: false,
+            members: limits::RECIPIENTS,
+        }
     }
 
-    fn key_package(&self, _txn: &mut dyn StateTxn, _rng: &mut dyn Rng) -> Result<Bytes> {
+    fn key_package(&self, _txn: &mut dyn StateTxn, _rng: &mut dyn Rng, _serves: Serves) -> Result<Bytes> {
         Ok(Bytes::copy_from_slice(self.device.as_bytes()))
+    }
+
+    fn discard_key_package(&self, _txn: &mut dyn StateTxn, _package: &[u8]) -> Result<()> {
+        Ok(())
     }
 
     fn prepare(
@@ -68,9 +90,9 @@ impl Crypto for MemoryCrypto {
         conversation: ConversationId,
         roster: &[Member],
     ) -> Result<Prepared> {
+        self.caps().check_roster("memory", roster)?;
         let key = session_key(conversation);
-        let stored = txn.get(&key)?.unwrap_or_default();
-        let before: Vec<DeviceId> = stored.as_chunks().0.iter().map(|id| DeviceId::from_bytes(*id)).collect();
+        let before = members(txn, conversation)?;
         let mut prepared = Prepared::default();
         let mut joins = Vec::new();
         for member in roster {
@@ -93,11 +115,19 @@ impl Crypto for MemoryCrypto {
             txn.put(&key, members.into());
         }
         if !joins.is_empty() {
-            let named: Vec<u8> = [self.device].iter().chain(&joins).flat_map(|d| *d.as_bytes()).collect();
-            let payload = Bytes::from(named);
-            prepared.outgoing.push(Outgoing { devices: prepared.members.clone(), joins, payload });
+            prepared.outgoing.push(self.handshake(prepared.members.clone(), joins));
         }
         Ok(prepared)
+    }
+
+    fn refresh(
+        &self,
+        txn: &mut dyn StateTxn,
+        _rng: &mut dyn Rng,
+        conversation: ConversationId,
+    ) -> Result<Option<Outgoing>> {
+        let members = members(txn, conversation)?;
+        Ok((!members.is_empty()).then(|| self.handshake(members, Vec::new())))
     }
 
     fn seal(&self, txn: &mut dyn StateTxn, _rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {
@@ -129,7 +159,7 @@ impl Crypto for MemoryCrypto {
                 Some((owner, joins)) if owner == log.device.as_bytes() => {
                     if joins.contains(self.device.as_bytes()) {
                         txn.put(&join_key(log), Bytes::from_static(b"joined"));
-                        Ok(Opened::Joined)
+                        Ok(Opened::Joined(Sha256::digest(self.device.as_bytes()).into()))
                     } else if txn.get(&join_key(log))?.is_some() {
                         Ok(Opened::Applied)
                     } else {

@@ -168,7 +168,7 @@ impl Turn<'_> {
         };
         let announced = joins(&envelope, &self.state.own.device);
         match opened {
-            Opened::Joined if announced => {
+            Opened::Joined(_) if announced => {
                 self.state.refused.forget(&log);
                 let void = self.inbox(log).on_joined(&envelope.header);
                 void.into_iter().for_each(|p| self.forget_parked(log, p));
@@ -179,7 +179,7 @@ impl Turn<'_> {
                 self.state.refused.forget(&log);
                 self.settle(&envelope)
             }
-            Opened::Joined | Opened::Applied => {
+            Opened::Joined(_) | Opened::Applied => {
                 self.reject(&envelope, "it joins where it doesn't say so, or the other way round")
             }
             Opened::Content(bundle) => {

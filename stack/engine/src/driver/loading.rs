@@ -138,6 +138,7 @@ impl State {
             pending_bytes,
             pending_expiry_ms,
             members: None,
+            fresh: false,
             suite: None,
             suite_changes: Allowance::full(SUITE_CHANGES),
             key_packages: HashMap::new(),

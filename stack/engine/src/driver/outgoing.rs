@@ -160,6 +160,9 @@ impl Turn<'_> {
         joins: &[(DeviceId, UserId)],
     ) -> Result<Position> {
         let Contents { messages, expires_at_ms, history, resealed_from } = contents;
+        if matches!(sealed, Sealed::Application { .. }) {
+            self.refresh_session(id)?;
+        }
         let own = self.state.own.clone();
         let crypto = self.state.crypto(id)?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {

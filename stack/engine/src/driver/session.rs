@@ -6,7 +6,7 @@ use peerloom_core::wire::store::KEY_PACKAGES;
 use peerloom_core::wire::{
     ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, LogId, UserId, limits, store::ordered_key,
 };
-use peerloom_core::{ErrorKind, Member, Result};
+use peerloom_core::{Error, ErrorKind, Member, Outgoing, Result, Serves};
 use tracing::warn;
 
 use super::Turn;
@@ -75,6 +75,7 @@ impl Turn<'_> {
                 conversation.rejoin.remove(device);
                 conversation.key_packages.remove(device);
             }
+            conversation.fresh |= !prepared.outgoing.is_empty();
             conversation.members = Some(prepared.members);
         }
         for device in prepared.outgoing.iter().flat_map(|o| &o.joins) {
@@ -88,6 +89,34 @@ impl Turn<'_> {
         // Who joins again, or in another suite, can't open what was sealed before.
         self.seal_again(id)?;
         prepared.missing.iter().try_for_each(|device| self.request_key_package(id, *device))
+    }
+
+    /// Before the first message that is sealed since the store was opened: from here on by keys that no copy of the store
+    /// has. A store that was put back would otherwise seal again with those that the newer one used.
+    pub(super) fn refresh_session(&mut self, id: ConversationId) -> Result<()> {
+        if self.state.conversations.get(&id).is_none_or(|conversation| conversation.fresh) {
+            return Ok(());
+        }
+        let crypto = self.state.crypto(id)?;
+        let refreshed = {
+            let mut state = self.txn.crypto(crypto.suite());
+            crypto.refresh(&mut state, &mut self.state.rng, id)
+        };
+        let outgoing = match refreshed {
+            Ok(outgoing) => outgoing,
+            Err(error) => {
+                let own = LogId { device: self.state.own.device, conversation: id };
+                self.discard_session(own, crypto.suite(), error.clone())?;
+                return Err(Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").source(error));
+            }
+        };
+        if let Some(conversation) = self.state.conversations.get_mut(&id) {
+            conversation.fresh = true;
+        }
+        if let Some(Outgoing { devices, payload, .. }) = outgoing {
+            self.append(id, Sealed::Handshake { payload, recipients: devices }, Contents::HANDSHAKE, &[])?;
+        }
+        Ok(())
     }
 
     /// A device of the contact may offer other suites than it did: what is sealed from now on follows.
@@ -107,6 +136,7 @@ impl Turn<'_> {
         // Where none was chosen yet, the first may have been tried without an answer.
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
             conversation.members = None;
+            conversation.fresh = false;
             conversation.key_packages.clear();
         }
         self.prepare_session(id)?;
@@ -168,7 +198,7 @@ impl Turn<'_> {
             Some(package) => package,
             None => {
                 let mut state = self.txn.crypto(suite);
-                let package = crypto.key_package(&mut state, &mut self.state.rng)?;
+                let package = crypto.key_package(&mut state, &mut self.state.rng, Serves::Once)?;
                 self.txn.put(KEY_PACKAGES, key, package.clone());
                 package
             }

@@ -1,9 +1,8 @@
 //! Whether a store is the newest of its device: its own, and its contacts'.
 //!
 //! A store that was put back from an older copy, or that is a copy beside another, would write other
-//! entries at positions that peers know, and seal them with keys that were used. It is recognised by
-//! proof: a peer shows a header that this device signed and this store doesn't know. Such a store seals
-//! and sends nothing any more, and neither shows nor acknowledges what comes: that waits for the newest one.
+//! entries at positions that peers know. It is recognised by proof: a peer shows a header that this
+//! device signed and this store doesn't know. Such a store seals and sends nothing any more, and neither shows nor acknowledges what comes: that waits for the newest one.
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{META, Record, meta};

@@ -117,6 +117,8 @@ pub(crate) struct Conversation {
     pub(crate) pending_expiry_ms: u64,
     /// The devices in the send session; `None` until it was looked at.
     pub(crate) members: Option<Vec<DeviceId>>,
+    /// Whether the session's keys were made since the store was opened, so that no earlier copy of it has them.
+    pub(crate) fresh: bool,
     /// The suite of our log; `None` until it was chosen.
     pub(crate) suite: Option<SuiteId>,
     /// How often it may still change.
