@@ -56,7 +56,7 @@ impl MlsCrypto {
             // The key packages are all in it that comes from outside.
             .map_err(|e| {
                 Error::new(ErrorKind::Unauthenticated, "mls", "add devices", "a key package doesn't fit the group")
-                    .source(e)
+                    .with_source(e)
             })?
             .stage_commit(provider)
             .map_err(|e| bug("commit", e))?;

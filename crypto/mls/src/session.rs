@@ -444,9 +444,9 @@ fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Re
 }
 
 fn state_failed(operation: &'static str, error: StateError) -> Error {
-    Error::new(error.kind(), "mls", operation, "the session's state can't be read").source(error)
+    Error::new(error.kind(), "mls", operation, "the session's state can't be read").with_source(error)
 }
 
 pub(crate) fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Internal, "mls", operation, "the MLS library refuses").source(error)
+    Error::new(ErrorKind::Internal, "mls", operation, "the MLS library refuses").with_source(error)
 }

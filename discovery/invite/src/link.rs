@@ -53,11 +53,11 @@ pub fn decode(link: &str) -> Result<Invitation> {
             wrong("the link is empty; paste the whole link that `peerloom invite` printed")
         }
         LinkError::Damaged(Some(newer @ DecodeError::UnsupportedVersion { .. })) => {
-            wrong("the invitation comes from a newer version of the program; upgrade this one").source(newer)
+            wrong("the invitation comes from a newer version of the program; upgrade this one").with_source(newer)
         }
         LinkError::Damaged(cause) => {
             let error = wrong("the link is cut off or has been changed; copy it again, or ask for another one");
-            cause.into_iter().fold(error, Error::source)
+            cause.into_iter().fold(error, Error::with_source)
         }
     })
 }

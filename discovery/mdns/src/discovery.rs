@@ -85,7 +85,7 @@ impl MdnsDiscovery {
         }
         let failed = |e: mdns_sd::Error| {
             let advice = format!("UDP port {} can't be used for multicast DNS; see the cause", self.config.port);
-            Error::new(ErrorKind::Unreachable, "mdns", "start", advice).source(e)
+            Error::new(ErrorKind::Unreachable, "mdns", "start", advice).with_source(e)
         };
         let daemon = ServiceDaemon::new_with_port(self.config.port).map_err(failed)?;
         if !self.config.interfaces.is_empty() {
@@ -96,7 +96,7 @@ impl MdnsDiscovery {
         let events = daemon.browse(SERVICE).map_err(failed)?;
         let seen = self.seen.clone();
         let thread = std::thread::Builder::new().name("peerloom-mdns".into()).spawn(move || seen.listen(&events));
-        thread.map_err(|e| Error::new(ErrorKind::Internal, "mdns", "start", "no thread can be made").source(e))?;
+        thread.map_err(|e| Error::new(ErrorKind::System, "mdns", "start", "no thread can be made").with_source(e))?;
         let since = Instant::now();
         *running = Running::Yes { daemon: daemon.clone(), since };
         Ok((daemon, since))
@@ -114,7 +114,7 @@ fn service(signed: &Signed) -> Result<ServiceInfo> {
     let properties: Vec<TxtPair> = pairs.into_iter().map(|(key, value)| TxtPair { key, value }).collect();
     let host = format!("{name}.local.");
     let failed = |e: mdns_sd::Error| {
-        Error::new(ErrorKind::Invalid, "mdns", "announce", "the record doesn't fit into a TXT record").source(e)
+        Error::new(ErrorKind::TooLarge, "mdns", "announce", "the record doesn't fit into a TXT record").with_source(e)
     };
     let info = ServiceInfo::new(SERVICE, &name, &host, "", port, properties.as_slice()).map_err(failed)?;
     Ok(info.enable_addr_auto())
@@ -216,7 +216,7 @@ impl Discovery for MdnsDiscovery {
                 }
                 Err(e) => {
                     let message = "the record can't be announced on the local network";
-                    return Err(Error::new(ErrorKind::Unreachable, "mdns", "announce", message).source(e));
+                    return Err(Error::new(ErrorKind::Unreachable, "mdns", "announce", message).with_source(e));
                 }
             }
         }
@@ -248,7 +248,8 @@ impl Discovery for MdnsDiscovery {
     async fn diagnose(&self) -> Vec<Diagnostic> {
         const EVERY_SERVICE: &str = "_services._dns-sd._udp.local.";
         let browsed = self.daemon().and_then(|(daemon, _)| {
-            let failed = |e| Error::new(ErrorKind::Unreachable, "mdns", "browse", "the responder is busy").source(e);
+            let failed =
+                |e| Error::new(ErrorKind::Unreachable, "mdns", "browse", "the responder is busy").with_source(e);
             Ok((daemon.browse(EVERY_SERVICE).map_err(failed)?, daemon))
         });
         let (events, daemon) = match browsed {

@@ -60,7 +60,7 @@ impl Registry {
                 _ => ErrorKind::Invalid,
             };
             let advice = format!("can't listen on {}; choose another address or port", config.listen);
-            Error::new(kind, "registry", "listen", advice).source(e)
+            Error::new(kind, "registry", "listen", advice).with_source(e)
         };
         let listener = TcpListener::bind(&config.listen).await.map_err(cannot)?;
         let local_addr = listener.local_addr().map_err(cannot)?;
@@ -123,14 +123,14 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
     };
     let unusable = |e: rustls::Error| {
         let message = "the TLS certificate and key can't be used together";
-        Error::new(ErrorKind::Invalid, "registry", "configure", message).source(e)
+        Error::new(ErrorKind::Invalid, "registry", "configure", message).with_source(e)
     };
     let chain: Vec<_> = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect)
-        .map_err(|e| invalid(&files.certificate, "a certificate").source(e))?;
+        .map_err(|e| invalid(&files.certificate, "a certificate").with_source(e))?;
     let key = private::read_secret(&files.key)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
-    let key = key.map_err(|e| invalid(&files.key, "a private key").source(e))?;
+    let key = key.map_err(|e| invalid(&files.key, "a private key").with_source(e))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

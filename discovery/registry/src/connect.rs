@@ -48,7 +48,7 @@ impl Connector {
             let advice = format!("the registry's name {name} leads to no address; is the URL right?");
             Error::new(ErrorKind::Unreachable, "registry", "connect", advice)
         };
-        let addresses = self.resolver.lookup(host, *port).await.map_err(|e| unknown().source(e))?;
+        let addresses = self.resolver.lookup(host, *port).await.map_err(|e| unknown().with_source(e))?;
         self.connect_any(addresses).await.unwrap_or_else(|| Err(unknown()))
     }
 
@@ -62,7 +62,7 @@ impl Connector {
         let name = &self.endpoint.name;
         let unreachable = |e: std::io::Error| {
             let advice = format!("the registry {name} can't be reached; is it running, is the URL right?");
-            Error::new(ErrorKind::Unreachable, "registry", "connect", advice).source(e)
+            Error::new(ErrorKind::Unreachable, "registry", "connect", advice).with_source(e)
         };
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
         // Fails only on a dead connection, which shows soon enough.
@@ -73,7 +73,7 @@ impl Connector {
                 "no TLS with the registry {name}; if its certificate is a private one, set `ca`, \
                  and if it speaks plain HTTP, use http:// in `url`"
             );
-            Error::new(ErrorKind::Unreachable, "registry", "connect", advice).source(e)
+            Error::new(ErrorKind::Unreachable, "registry", "connect", advice).with_source(e)
         })?;
         Ok(Box::new(stream))
     }
@@ -82,7 +82,7 @@ impl Connector {
 fn server_name(endpoint: &Endpoint) -> Result<ServerName<'static>> {
     ServerName::try_from(endpoint.host.clone()).map_err(|e| {
         let message = format!("url: {} is no name that a certificate can have", endpoint.host);
-        Error::new(ErrorKind::Invalid, "registry", "configure", message).source(e)
+        Error::new(ErrorKind::Invalid, "registry", "configure", message).with_source(e)
     })
 }
 
@@ -110,7 +110,7 @@ fn tls(ca: Option<&Path>) -> Result<TlsConnector> {
         }
     }
     let failed =
-        |e: rustls::Error| Error::new(ErrorKind::Internal, "registry", "configure", "no TLS versions").source(e);
+        |e: rustls::Error| Error::new(ErrorKind::Internal, "registry", "configure", "no TLS versions").with_source(e);
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(failed)?

@@ -77,7 +77,7 @@ impl Caller {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Answer<T>> {
-        let bug = |e| Error::new(ErrorKind::Internal, "registry", call, "a body that is no JSON").source(e);
+        let bug = |e| Error::new(ErrorKind::Internal, "registry", call, "a body that is no JSON").with_source(e);
         self.call(call, Method::POST, path, serde_json::to_vec(body).map_err(bug)?.into()).await
     }
 
@@ -91,7 +91,7 @@ impl Caller {
         let (status, body) = self.exchange(call, method, path, body).await.map(|(status, _, body)| (status, body))?;
         let garbage = |e: serde_json::Error| {
             let advice = format!("{} doesn't answer as a registry does; is the URL right?", self.name);
-            Error::new(ErrorKind::Malformed, "registry", call, advice).retry(Retry::Later).source(e)
+            Error::new(ErrorKind::Malformed, "registry", call, advice).with_retry(Retry::Later).with_source(e)
         };
         if status.is_success() {
             return serde_json::from_slice(&body).map(Answer::Found).map_err(garbage);
@@ -126,10 +126,10 @@ impl Caller {
     ) -> Result<(StatusCode, Option<SystemTime>, Bytes)> {
         let broken = |e: hyper::Error| {
             let advice = format!("the connection to the registry {} broke off; try again", self.name);
-            Error::new(ErrorKind::Unreachable, "registry", call, advice).source(e)
+            Error::new(ErrorKind::Unreachable, "registry", call, advice).with_source(e)
         };
         let bug = |e: hyper::http::Error| {
-            Error::new(ErrorKind::Internal, "registry", call, "a request that is no HTTP").source(e)
+            Error::new(ErrorKind::Internal, "registry", call, "a request that is no HTTP").with_source(e)
         };
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.name);
         if let Some(token) = &self.token {
@@ -148,7 +148,7 @@ impl Caller {
             let too_long = |e: Box<dyn std::error::Error + Send + Sync>| {
                 let advice = format!("the registry {} answers more than {} bytes", self.name, limits::RESPONSE);
                 if e.is::<http_body_util::LengthLimitError>() {
-                    return Error::new(ErrorKind::TooLarge, "registry", call, advice).retry(Retry::Later);
+                    return Error::new(ErrorKind::TooLarge, "registry", call, advice).with_retry(Retry::Later);
                 }
                 let advice = format!("the connection to the registry {} broke off; try again", self.name);
                 Error::new(ErrorKind::Unreachable, "registry", call, advice)

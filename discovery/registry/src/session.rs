@@ -137,7 +137,7 @@ async fn open(shared: &Shared) -> Result<WebSocketStream<Box<dyn Stream>>> {
     let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
     let (socket, _) = opened.map_err(|e| {
         let advice = format!("{name} opens no WebSocket; is it a registry, does a proxy in between let it through?");
-        Error::new(ErrorKind::Unreachable, "registry", "connect", advice).source(e)
+        Error::new(ErrorKind::Unreachable, "registry", "connect", advice).with_source(e)
     })?;
     Ok(socket)
 }
@@ -246,9 +246,9 @@ fn signed(payload: &str) -> Result<Signed, DecodeError> {
 }
 
 async fn send(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>, message: &ClientMessage) -> Result<()> {
-    let bug = |e| Error::new(ErrorKind::Internal, "registry", "send", "a message that is no JSON").source(e);
+    let bug = |e| Error::new(ErrorKind::Internal, "registry", "send", "a message that is no JSON").with_source(e);
     let text = serde_json::to_string(message).map_err(bug)?;
-    socket.send(Message::Text(text.into())).await.map_err(|e| lost(shared, "broke off the connection").source(e))
+    socket.send(Message::Text(text.into())).await.map_err(|e| lost(shared, "broke off the connection").with_source(e))
 }
 
 /// The next message.
@@ -263,8 +263,8 @@ async fn receive(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>)
 /// The next sign of life, which is nothing more where it is a ping. The library answers those.
 async fn next(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>) -> Result<Option<ServerMessage>> {
     let message = socket.next().await.ok_or_else(|| lost(shared, "closed the connection"))?;
-    match message.map_err(|e| lost(shared, "broke off the connection").source(e))? {
-        Message::Text(text) => serde_json::from_str(&text).map(Some).map_err(|e| garbage(shared).source(e)),
+    match message.map_err(|e| lost(shared, "broke off the connection").with_source(e))? {
+        Message::Text(text) => serde_json::from_str(&text).map(Some).map_err(|e| garbage(shared).with_source(e)),
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(None),
         Message::Binary(_) => Err(garbage(shared)),
         Message::Close(_) => Err(lost(shared, "closed the connection")),

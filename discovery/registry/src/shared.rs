@@ -221,7 +221,7 @@ impl Shared {
         let failed = || Error::new(ErrorKind::Internal, "registry", "announce", "the work couldn't be done");
         let number = tokio::task::spawn_blocking(move || work.find())
             .await
-            .map_err(|e| failed().source(e))?
+            .map_err(|e| failed().with_source(e))?
             .ok_or_else(failed)?;
         *lock(&self.work_done) = Some((record.clone(), bits, number));
         Ok(Some(number))

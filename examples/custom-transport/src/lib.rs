@@ -67,7 +67,7 @@ impl StreamTransport for Tcp {
         let address = self.config.address().map_err(|e| failed(ErrorKind::Invalid, "listen", &e.message))?;
         let unusable = |e: std::io::Error| {
             failed(ErrorKind::Invalid, "listen", &format!("{address} can't be used; set another transport.listen"))
-                .source(e)
+                .with_source(e)
         };
         let listener = TcpListener::bind(address).await.map_err(unusable)?;
         let bound = listener.local_addr().map_err(unusable)?;
@@ -79,7 +79,7 @@ impl StreamTransport for Tcp {
         let place: SocketAddr = address.rest().parse().map_err(wrong)?;
         let unreachable = |e| {
             let message = format!("{place} doesn't answer; is the other node running, and its port open?");
-            failed(ErrorKind::Unreachable, "dial", &message).retry(Retry::Later).source(e)
+            failed(ErrorKind::Unreachable, "dial", &message).with_retry(Retry::Later).with_source(e)
         };
         Ok(Box::new(prepared(TcpStream::connect(place).await.map_err(unreachable)?)))
     }

@@ -184,6 +184,6 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }
 
-fn failed(message: &str) -> Error {
-    Error::new(ErrorKind::Internal, "bench", "measure", message)
+fn failed(kind: ErrorKind, message: &str) -> Error {
+    Error::new(kind, "bench", "measure", message)
 }

@@ -142,7 +142,7 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
         });
         tokio::runtime::Handle::current().block_on(shown)
     };
-    let panicked = |e| Error::new(ErrorKind::Internal, "run", "show", "showing events panicked").source(e);
+    let panicked = |e| Error::new(ErrorKind::Internal, "run", "show", "showing events panicked").with_source(e);
     let ended = tokio::select! {
         ended = tokio::task::spawn_blocking(follow) => ended.map_err(panicked).flatten(),
         () = interrupted() => Ok(()),
@@ -270,14 +270,14 @@ fn read_message() -> Result<String> {
     let mut text = Vec::new();
     // Room for the line break, and one byte more, so that too long a text is refused rather than cut.
     let read = std::io::stdin().lock().take(limits::MESSAGE_BODY as u64 + 3).read_to_end(&mut text);
-    read.map_err(|e| error(ErrorKind::Invalid, "it can't be read".into()).source(e))?;
+    read.map_err(|e| error(ErrorKind::Invalid, "it can't be read".into()).with_source(e))?;
     let line = text.strip_suffix(b"\n").map(|text| text.strip_suffix(b"\r").unwrap_or(text));
     let text = line.unwrap_or(&text);
     if text.len() > limits::MESSAGE_BODY {
         let message = format!("a message has at most {} bytes, and standard input has more", limits::MESSAGE_BODY);
         return Err(error(ErrorKind::TooLarge, message));
     }
-    let not_text = |e| error(ErrorKind::Invalid, "the text is not UTF-8".into()).source(e);
+    let not_text = |e| error(ErrorKind::Invalid, "the text is not UTF-8".into()).with_source(e);
     std::str::from_utf8(text).map(str::to_owned).map_err(not_text)
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn check_path(folder: &Path) -> Result<()> {
     SocketAddr::from_pathname(&path).map(drop).map_err(|e| {
         let length = path.as_os_str().len();
         let advice = format!("the folder's path is too long for the node's socket, which would have {length} bytes; use a shorter one, or go there and use `-C .`");
-        Error::new(ErrorKind::Invalid, "control", "check the folder", format!("{}: {advice}", folder.display())).source(e)
+        Error::new(ErrorKind::Invalid, "control", "check the folder", format!("{}: {advice}", folder.display())).with_source(e)
     })
 }
 

@@ -113,7 +113,7 @@ async fn show(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode
 
     let mut accepted: HashMap<String, usize> = HashMap::new();
     while let Some(stream) = streams.join_next().await {
-        accepted.extend(stream.map_err(|e| failed("a stream panicked").source(e))??);
+        accepted.extend(stream.map_err(|e| failed(ErrorKind::Internal, "a stream panicked").with_source(e))??);
         progress.set(&format!("{} of {messages} messages accepted", accepted.len()));
     }
     let summary = collect(&clients, &accepted, &progress).await?;
@@ -221,7 +221,7 @@ async fn stream(
     }
     let mut accepted = Vec::new();
     while let Some(worker) = workers.join_next().await {
-        accepted.extend(worker.map_err(|e| failed("a worker panicked").source(e))??);
+        accepted.extend(worker.map_err(|e| failed(ErrorKind::Internal, "a worker panicked").with_source(e))??);
     }
     Ok(accepted)
 }
@@ -235,10 +235,11 @@ async fn send_one(clients: &Clients, from: usize, to: usize) -> Result<String> {
                 let text = format!("from {} to {}", NAMES[from], NAMES[to]);
                 let sending = client.request(Request::Send { contact: NAMES[to].into(), text, ttl_ms: None });
                 // A node that takes a message and says nothing is a fault to be seen, not waited for.
-                let silent = |_| failed(&format!("{} doesn't say whether it took a message", NAMES[from]));
+                let silent =
+                    |_| failed(ErrorKind::Timeout, &format!("{} doesn't say whether it took a message", NAMES[from]));
                 tokio::time::timeout(PATIENCE, sending).await.map_err(silent)?
             }
-            None => Err(failed("the sender is dead")),
+            None => Err(failed(ErrorKind::Closed, "the sender is dead")),
         };
         match answer {
             Ok(answer) => return Ok(answer["id"].as_str().unwrap_or_default().to_owned()),
@@ -292,8 +293,8 @@ async fn inbox(client: &Client) -> Result<Vec<MessageView>> {
     loop {
         let after = all.last().map_or_else(|| "0.0".to_owned(), |m| m.cursor.clone());
         let page = client.request(Request::Inbox { after: Some(after), limit: 5000, contact: None }).await?;
-        let page: Vec<MessageView> =
-            serde_json::from_value(page).map_err(|e| failed("an inbox can't be read").source(e))?;
+        let page: Vec<MessageView> = serde_json::from_value(page)
+            .map_err(|e| failed(ErrorKind::UnsupportedVersion, "an inbox can't be read").with_source(e))?;
         if page.is_empty() {
             return Ok(all);
         }
@@ -316,6 +317,6 @@ fn report(summary: &Summary, json: bool, took: Duration) {
     say(&format!("delivery     p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms (those to and from a dead node included)"));
 }
 
-fn failed(message: &str) -> Error {
-    Error::new(ErrorKind::Internal, "demo", "run", message)
+fn failed(kind: ErrorKind, message: &str) -> Error {
+    Error::new(kind, "demo", "run", message)
 }

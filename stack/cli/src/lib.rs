@@ -60,8 +60,8 @@ fn execute(arguments: Arguments) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let failed = Error::new(ErrorKind::Internal, "command", "start", "no threads can be made");
-            return fail(json, &failed.source(error));
+            let failed = Error::new(ErrorKind::System, "command", "start", "no threads can be made");
+            return fail(json, &failed.with_source(error));
         }
     };
     // What panics is a bug; scripts get their object all the same.

@@ -33,12 +33,12 @@ const BUCKETS: [f64; 9] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
 /// Serves the figures, whatever the path, until the process ends.
 pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
     let failed = |message: String| Error::new(ErrorKind::Invalid, "metrics", "listen", message);
-    let taken = |e| failed(format!("{address} can't be used; give --metrics another one")).source(e);
+    let taken = |e| failed(format!("{address} can't be used; give --metrics another one")).with_source(e);
     let listener = TcpListener::bind(address).await.map_err(taken)?;
     let figures = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|e| failed("the figures can't be collected".into()).source(e))?;
+        .map_err(|e| failed("the figures can't be collected".into()).with_source(e))?;
     peerloom::describe_metrics();
     let upkeep = figures.clone();
     tokio::spawn(async move {

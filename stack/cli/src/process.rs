@@ -38,16 +38,19 @@ impl NodeProcess {
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| failed("the program can't be started").source(e))?;
+            .map_err(|e| failed(ErrorKind::System, "the program can't be started").with_source(e))?;
         loop {
             if let Some(client) = Client::connect(folder).await? {
                 return Ok(Self { child, client, ready_after: begin.elapsed() });
             }
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(failed(&format!("a node ended at once ({status}); its message stands above")));
+                return Err(failed(
+                    ErrorKind::Closed,
+                    &format!("a node ended at once ({status}); its message stands above"),
+                ));
             }
             if begin.elapsed() > READY {
-                return Err(failed("a node doesn't answer"));
+                return Err(failed(ErrorKind::Timeout, "a node doesn't answer"));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -60,7 +63,7 @@ impl NodeProcess {
 
     /// Kills it as a crash would: SIGKILL, no clean-up.
     pub(crate) async fn kill(mut self) -> Result<()> {
-        self.child.kill().await.map_err(|e| failed("a node can't be killed").source(e))
+        self.child.kill().await.map_err(|e| failed(ErrorKind::System, "a node can't be killed").with_source(e))
     }
 }
 
@@ -70,7 +73,8 @@ pub(crate) struct Scratch(PathBuf);
 impl Scratch {
     pub(crate) fn new(inside: &Path, prefix: &str) -> Result<Self> {
         let made = tempfile::Builder::new().prefix(prefix).disable_cleanup(true).tempdir_in(inside);
-        let failed = |e| failed(&format!("no folder can be made in {}", inside.display())).source(e);
+        let failed =
+            |e| failed(ErrorKind::Storage, &format!("no folder can be made in {}", inside.display())).with_source(e);
         made.map(|folder| Self(folder.path().to_path_buf())).map_err(failed)
     }
 
@@ -104,7 +108,8 @@ pub(crate) async fn until_ended(work: impl Future<Output = Result<ExitCode>>) ->
 
 /// This very program.
 pub(crate) fn program() -> Result<Command> {
-    let path = std::env::current_exe().map_err(|e| failed("the program doesn't find itself").source(e))?;
+    let path = std::env::current_exe()
+        .map_err(|e| failed(ErrorKind::System, "the program doesn't find itself").with_source(e))?;
     Ok(Command::new(path))
 }
 
@@ -123,6 +128,6 @@ pub(crate) fn ticks(pid: u32) -> u64 {
     rest.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum()
 }
 
-fn failed(message: &str) -> Error {
-    Error::new(ErrorKind::Internal, "process", "run a node", message)
+fn failed(kind: ErrorKind, message: &str) -> Error {
+    Error::new(kind, "process", "run a node", message)
 }

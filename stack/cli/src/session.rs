@@ -23,7 +23,7 @@ pub(crate) async fn alone(folder: &Path) -> Result<()> {
         let error = Error::new(ErrorKind::InUse, "db", "open", message);
         match (client.passing, begin.elapsed() > PATIENCE) {
             (false, _) => return Err(error),
-            (true, true) => return Err(error.retry(Retry::Later)),
+            (true, true) => return Err(error.with_retry(Retry::Later)),
             (true, false) => tokio::time::sleep(PAUSE).await,
         }
     }
@@ -36,7 +36,7 @@ pub(crate) fn patiently<T>(open: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match open() {
             Err(error) if error.kind() == ErrorKind::InUse && begin.elapsed() <= PATIENCE => std::thread::sleep(PAUSE),
-            Err(error) if error.kind() == ErrorKind::InUse => return Err(error.retry(Retry::Later)),
+            Err(error) if error.kind() == ErrorKind::InUse => return Err(error.with_retry(Retry::Later)),
             opened => return opened,
         }
     }
@@ -101,7 +101,7 @@ impl Session {
                 }
             };
             if begin.elapsed() > PATIENCE {
-                return Err(busy.retry(Retry::Later));
+                return Err(busy.with_retry(Retry::Later));
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The configuration or an argument is wrong.
+    /// The configuration or an argument is wrong, whatever state the node is in.
     Invalid,
     /// The thing asked for doesn't exist.
     NotFound,
@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Unreachable,
     /// The link, store or node has been closed.
     Closed,
+    /// It takes a node that is started, and this one isn't.
+    NotStarted,
     /// It took too long.
     Timeout,
     /// A port, a file or a store is used by another program.
@@ -43,7 +45,9 @@ pub enum ErrorKind {
     TooLarge,
     /// Made by a version that this one doesn't understand.
     UnsupportedVersion,
-    /// A bug in Peerloom or in an implementation.
+    /// The operating system refuses what every program may expect: a thread, randomness, a process.
+    System,
+    /// A bug in Peerloom or in an implementation: nothing outside this program can cause it.
     Internal,
 }
 
@@ -54,11 +58,28 @@ pub enum Retry {
     No,
     /// Yes, unchanged, after a while.
     Later,
-    /// Yes, after somebody has changed something: the message says what.
+    /// Yes, after a change that the message names.
     AfterChange,
 }
 
 /// An error: its kind, whether a retry helps, where it happened, and what to do.
+///
+/// ```
+/// use peerloom_core::{Error, ErrorKind, Retry};
+///
+/// fn listen(port: u16) -> Result<(), Error> {
+///     let cause = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+///     let message = "another program uses this port; stop it, or set transport.listen to another one";
+///     Err(Error::new(ErrorKind::InUse, "tcp", "listen", message).with_context("port", port).with_source(cause))
+/// }
+///
+/// let error = listen(4433).expect_err("the port is taken");
+/// // Programs act on the kind and the retry; people read the message; logs show everything.
+/// assert_eq!((error.kind(), error.retryable()), (ErrorKind::InUse, Retry::AfterChange));
+/// assert!(error.to_string().starts_with("tcp: listen: another program uses this port"));
+/// assert_eq!(error.context().collect::<Vec<_>>(), [("port", "4433")]);
+/// assert!(format!("{error:?}").contains("port=4433"));
+/// ```
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -69,13 +90,14 @@ struct Inner {
     component: Cow<'static, str>,
     operation: Cow<'static, str>,
     message: String,
+    context: Vec<(Cow<'static, str>, String)>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `component` while it did `operation`; `message` says what to do about it.
     ///
-    /// The kind decides whether a retry helps; [`Error::retry`] overrides that.
+    /// The kind decides whether a retry helps; [`Error::with_retry`] overrides that.
     pub fn new(
         kind: ErrorKind,
         component: impl Into<Cow<'static, str>>,
@@ -84,8 +106,10 @@ impl Error {
     ) -> Self {
         use ErrorKind as K;
         let retry = match kind {
-            K::Unreachable | K::Closed | K::Timeout | K::Overloaded => Retry::Later,
-            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage | K::Damaged => Retry::AfterChange,
+            K::Unreachable | K::Closed | K::Timeout | K::Overloaded | K::System => Retry::Later,
+            K::Full | K::InUse | K::UnsupportedVersion | K::Refused | K::Storage | K::Damaged | K::NotStarted => {
+                Retry::AfterChange
+            }
             _ => Retry::No,
         };
         Self(Box::new(Inner {
@@ -94,18 +118,26 @@ impl Error {
             component: component.into(),
             operation: operation.into(),
             message: message.into(),
+            context: Vec::new(),
             source: None,
         }))
     }
 
     /// Sets whether a retry helps.
-    pub fn retry(mut self, retry: Retry) -> Self {
+    pub fn with_retry(mut self, retry: Retry) -> Self {
         self.0.retry = retry;
         self
     }
 
+    /// Adds a value that says which thing failed, such as a device or an address: for logs and programs. People read
+    /// the message alone, so what they need stands there, too. Never a secret.
+    pub fn with_context(mut self, key: impl Into<Cow<'static, str>>, value: impl fmt::Display) -> Self {
+        self.0.context.push((key.into(), value.to_string()));
+        self
+    }
+
     /// Adds what caused it.
-    pub fn source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
         self
     }
@@ -130,6 +162,11 @@ impl Error {
         &self.0.operation
     }
 
+    /// Which thing failed: keys with their values, in the order in which they were added.
+    pub fn context(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.context.iter().map(|(key, value)| (key.as_ref(), value.as_str()))
+    }
+
     /// What happened and what to do about it, without the cause.
     pub fn message(&self) -> &str {
         &self.0.message
@@ -149,7 +186,8 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}/{:?}: {self}", self.0.kind, self.0.retry)
+        write!(f, "{:?}/{:?}: {self}", self.0.kind, self.0.retry)?;
+        self.context().try_for_each(|(key, value)| write!(f, " {key}={value}"))
     }
 }
 

@@ -58,5 +58,5 @@ fn explain(component: &'static str, operation: &'static str, cause: io::Error) -
         io::ErrorKind::InvalidInput => (ErrorKind::TooLarge, "the frame is longer than its channel allows"),
         _ => (ErrorKind::Closed, "the link is closed; it is made again by itself"),
     };
-    Error::new(kind, component, operation, message).source(cause)
+    Error::new(kind, component, operation, message).with_source(cause)
 }

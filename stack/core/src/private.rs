@@ -153,7 +153,9 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         Err(e) => return Err(failed(path, e)),
     }
     listener(path).map_err(|e| match e.kind() {
-        io::ErrorKind::InvalidInput => invalid(path, "the path is too long for a socket; use a shorter one").source(e),
+        io::ErrorKind::InvalidInput => {
+            invalid(path, "the path is too long for a socket; use a shorter one").with_source(e)
+        }
         _ => failed(path, e),
     })
 }
@@ -221,7 +223,7 @@ fn metadata(path: &Path, file: &File) -> Result<Metadata> {
 fn text(path: &Path, file: File) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     file.take(LONGEST + 1).read_to_string(&mut text).map_err(|e| match e.kind() {
-        io::ErrorKind::InvalidData => invalid(path, "it isn't UTF-8; is it the right file?").source(e),
+        io::ErrorKind::InvalidData => invalid(path, "it isn't UTF-8; is it the right file?").with_source(e),
         _ => failed(path, e),
     })?;
     if text.len() as u64 > LONGEST {
@@ -244,7 +246,7 @@ fn check_place(path: &Path) -> Result<()> {
     let found = match fs::metadata(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let message = format!("{}: the folder does not exist; create it", shown(folder));
-            return Err(error(ErrorKind::NotFound, message).source(e));
+            return Err(error(ErrorKind::NotFound, message).with_source(e));
         }
         found => found.map_err(|e| failed(folder, e))?,
     };
@@ -350,7 +352,7 @@ fn failed(path: &Path, cause: io::Error) -> Error {
         Io::ReadOnlyFilesystem => (ErrorKind::Storage, "the file system can only be read; use another folder"),
         _ => (ErrorKind::Storage, "it can't be used; see the cause"),
     };
-    error(kind, format!("{}: {advice}", shown(path))).source(cause)
+    error(kind, format!("{}: {advice}", shown(path))).with_source(cause)
 }
 
 fn invalid(path: &Path, advice: &str) -> Error {

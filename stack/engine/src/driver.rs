@@ -223,7 +223,7 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
         other_time: false,
     };
     let failed =
-        |e: std::io::Error| Error::new(ErrorKind::Internal, "engine", "start", "no thread can be made").source(e);
+        |e: std::io::Error| Error::new(ErrorKind::System, "engine", "start", "no thread can be made").with_source(e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let failure = Arc::new(OnceLock::new());
     let sends = Arc::new(Semaphore::new(SENDS as usize));

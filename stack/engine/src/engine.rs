@@ -94,7 +94,7 @@ impl Engine {
         });
         let opened = store::open(&*storage, store::MIGRATIONS, peerloom_wire::store::SCHEMA_VERSION)?;
         let no_randomness =
-            |_| Error::new(ErrorKind::Internal, "engine", "open", "the operating system gives no randomness");
+            |_| Error::new(ErrorKind::System, "engine", "open", "the operating system gives no randomness");
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(no_randomness)?;
         let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
         let state = State::new(
@@ -249,7 +249,7 @@ impl Engine {
     /// Makes an offer for a contact's device, which people carry there; the answer goes to
     /// [`Engine::complete_manual`]. The node must be started. An earlier offer is given up.
     pub async fn offer_manual(&self, contact: &Contact) -> Result<Signed> {
-        let fail = |message: &str| Error::new(ErrorKind::Invalid, "engine", "connect by hand", message);
+        let fail = |message: &str| Error::new(ErrorKind::NotFound, "engine", "connect by hand", message);
         let mut devices = contact.devices.iter();
         let device = devices.clone().find(|d| d.certificate.is_some()).or_else(|| devices.next());
         let device = device.ok_or_else(|| fail("nothing is known of a device of the contact"))?.device;
@@ -288,7 +288,8 @@ impl Engine {
     /// The network side of a node that is started, and whose store is its device's newest.
     async fn shared_of_the_newest(&self) -> Result<Arc<Shared>> {
         self.driver.call(|turn| turn.refuse_if_restored("connect by hand")).await?;
-        let stopped = || Error::new(ErrorKind::Invalid, "engine", "connect by hand", "the node isn't started");
+        let stopped =
+            || Error::new(ErrorKind::NotStarted, "engine", "connect by hand", "the node isn't started; start it first");
         self.network.lock().await.as_ref().map(|network| network.shared.clone()).ok_or_else(stopped)
     }
 
@@ -310,7 +311,10 @@ impl Engine {
     /// What the network allows each transport and discovery, and who can reach this node; takes up to 10 s. The node
     /// must be started. Fails if it ends meanwhile: what a node that ends can't do says nothing.
     pub async fn diagnose(&self) -> Result<Vec<Diagnostic>> {
-        let ended = || Error::new(ErrorKind::Closed, "engine", "diagnose", "the node is shut down, or isn't started");
+        let ended = || match self.ended.load(Ordering::Acquire) {
+            true => Error::new(ErrorKind::Closed, "engine", "diagnose", "the node is shut down"),
+            false => Error::new(ErrorKind::NotStarted, "engine", "diagnose", "the node isn't started; start it first"),
+        };
         let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
         let (shared, addresses) = network.ok_or_else(ended)?;
         let standing = self.standing().await?;

@@ -173,6 +173,6 @@ impl Reader {
 
 /// Runs what may wait for a disk on a thread for that.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let failed = |e| Error::new(ErrorKind::Internal, "engine", "read", "a read panicked").source(e);
+    let failed = |e| Error::new(ErrorKind::Internal, "engine", "read", "a read panicked").with_source(e);
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

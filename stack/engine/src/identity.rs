@@ -29,7 +29,7 @@ pub fn create_identity(storage: &Arc<dyn Storage>, network: NetworkId, name: &st
         return Err(Error::new(ErrorKind::AlreadyExists, "engine", "make an identity", message));
     }
     let name = if name.is_empty() { String::new() } else { chosen_name(name, "make an identity")? };
-    let no_randomness = |e| Error::new(ErrorKind::Internal, "engine", "make an identity", "no randomness").source(e);
+    let no_randomness = |e| Error::new(ErrorKind::System, "engine", "make an identity", "no randomness").with_source(e);
     let seed = || random().map_err(no_randomness);
     let (user_seed, recovery_seed, device_seed) = (seed()?, seed()?, seed()?);
     let [user, recovery, device] = [&user_seed, &recovery_seed, &device_seed].map(SigningKey::from_seed);

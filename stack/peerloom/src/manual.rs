@@ -27,7 +27,7 @@ pub(crate) fn encode(carried: &Carried) -> Result<String> {
         Carried::Answer(signal) => (ANSWER, signal),
     };
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
-    let failed = |e| Error::new(ErrorKind::Internal, "connect by hand", "write", "compression failed").source(e);
+    let failed = |e| Error::new(ErrorKind::Internal, "connect by hand", "write", "compression failed").with_source(e);
     let packed = encoder.write_all(&signal.encode()).and_then(|()| encoder.finish()).map_err(failed)?;
     Ok(format!("peerloom://{kind}/{}", BASE64URL_NOPAD.encode(&packed)))
 }

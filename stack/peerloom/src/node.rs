@@ -331,6 +331,6 @@ fn build<T: ?Sized>(config: &Config, layer: Layer, one: impl Fn(&Choice) -> Resu
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let failed = |e| Error::new(ErrorKind::Internal, "node", "open", "opening the store panicked").source(e);
+    let failed = |e| Error::new(ErrorKind::Internal, "node", "open", "opening the store panicked").with_source(e);
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -117,7 +117,7 @@ async fn receive<S: ByteStream>(frames: &mut HandshakeFrames<S>, noise: &mut Han
     let mut payload = vec![0; message.len()];
     let wrong = |e| {
         let message = "a message is malformed or forged; is it Peerloom that answers there?";
-        Error::new(ErrorKind::Unauthenticated, "secured", "handshake", message).source(e)
+        Error::new(ErrorKind::Unauthenticated, "secured", "handshake", message).with_source(e)
     };
     let length = noise.read_message(&message, &mut payload).map_err(wrong)?;
     payload.truncate(length);
@@ -151,5 +151,5 @@ fn finish<S: ByteStream>(
 }
 
 fn failed(message: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Closed, "secured", "handshake", message).source(cause)
+    Error::new(ErrorKind::Closed, "secured", "handshake", message).with_source(cause)
 }

@@ -141,7 +141,7 @@ impl Transport for Secured {
         };
         let late = |_| {
             let message = format!("{address}: nobody answers; is the other node running, and its port open?");
-            Error::new(ErrorKind::Unreachable, "secured", "dial", message).retry(Retry::Later)
+            Error::new(ErrorKind::Unreachable, "secured", "dial", message).with_retry(Retry::Later)
         };
         Ok(Arc::new(timeout(TIMEOUT, dial).await.map_err(late)??))
     }

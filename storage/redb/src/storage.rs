@@ -392,7 +392,7 @@ fn explain(operation: &'static str, path: &Path, cause: redb::Error) -> Error {
         redb::Error::Io(e) if e.kind() == Io::NotFound => (ErrorKind::NotFound, "the folder does not exist; create it"),
         _ => (ErrorKind::Storage, "the store failed; see the cause, then try again"),
     };
-    error(kind, operation, path, advice).source(cause)
+    error(kind, operation, path, advice).with_source(cause)
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
         Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Full, "the disk is full; free some space and try again"),
         _ => (ErrorKind::Storage, "the file can't be opened; check who owns it and its folder"),
     };
-    error(kind, "open", path, advice).source(cause)
+    error(kind, "open", path, advice).with_source(cause)
 }
 
 fn explain(operation: &'static str, path: &Path, cause: rusqlite::Error) -> Error {
@@ -304,5 +304,5 @@ fn explain(operation: &'static str, path: &Path, cause: rusqlite::Error) -> Erro
         }
         _ => (ErrorKind::Storage, "the store failed; see the cause, then try again"),
     };
-    error(kind, operation, path, advice).source(cause)
+    error(kind, operation, path, advice).with_source(cause)
 }

@@ -37,7 +37,7 @@ impl VaultConfig {
 
 /// The one line of a file that only its owner can read.
 fn read_passphrase(path: &Path) -> Result<Passphrase> {
-    let failed = |e| error(ErrorKind::Invalid, "open", "the passphrase file can't be used").source(e);
+    let failed = |e| error(ErrorKind::Invalid, "open", "the passphrase file can't be used").with_source(e);
     let text = private::read_secret(path).map_err(failed)?;
     let wrong = |why| error(ErrorKind::Invalid, "open", format!("{}: {why}", path.display()));
     Passphrase::from_line(&text).map_err(wrong)

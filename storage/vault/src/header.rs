@@ -85,5 +85,5 @@ fn wrapping_key(passphrase: &str, salt: &[u8], cost: Cost) -> Result<ManyTimesKe
 }
 
 fn no_random(cause: peerloom_crypto_primitives::Unavailable) -> Error {
-    error(ErrorKind::Storage, "open", "the operating system gives no randomness").source(cause)
+    error(ErrorKind::Storage, "open", "the operating system gives no randomness").with_source(cause)
 }

@@ -95,7 +95,7 @@ impl Keys {
         let length =
             u8::try_from(id.len()).map_err(|_| error(ErrorKind::Internal, "commit", "a table's id is too long"))?;
         let sealed = self.values.seal(&associated_data(table, hidden), &[&[length], id, value]);
-        let failed = |cause| error(ErrorKind::Storage, "commit", "the system gives no randomness").source(cause);
+        let failed = |cause| error(ErrorKind::Storage, "commit", "the system gives no randomness").with_source(cause);
         Ok(sealed.map_err(failed)?.into())
     }
 

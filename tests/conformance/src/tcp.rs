@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 pub struct Tcp(pub IpAddr);
 
 fn failed(operation: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |cause| Error::new(ErrorKind::Unreachable, "tcp", operation, "the socket can't be used").source(cause)
+    move |cause| Error::new(ErrorKind::Unreachable, "tcp", operation, "the socket can't be used").with_source(cause)
 }
 
 #[async_trait]

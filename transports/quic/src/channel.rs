@@ -17,5 +17,5 @@ pub(crate) fn channel(class: ChannelClass, send: SendStream, receive: RecvStream
 
 /// The error of a link that is gone.
 pub(crate) fn closed(operation: &'static str, cause: quinn::ConnectionError) -> Error {
-    Error::new(ErrorKind::Closed, "quic", operation, "the link is closed").source(cause)
+    Error::new(ErrorKind::Closed, "quic", operation, "the link is closed").with_source(cause)
 }

@@ -121,7 +121,7 @@ impl Sockets {
         let endpoint = made.map_err(|e| {
             let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
             let message = format!("{remote}: this machine has no {family}");
-            Error::new(ErrorKind::Unreachable, "quic", "dial", message).source(e)
+            Error::new(ErrorKind::Unreachable, "quic", "dial", message).with_source(e)
         })?;
         Ok(slot.insert(endpoint).clone())
     }
@@ -178,9 +178,11 @@ fn listen_error(address: SocketAddr, e: std::io::Error) -> Error {
         _ if address.is_ipv6() => {
             (ErrorKind::Invalid, "this machine may have no IPv6; set transport.listen to 0.0.0.0 and the port")
         }
-        _ => (ErrorKind::Invalid, "the socket can't be opened; check transport.listen"),
+        _ => {
+            (ErrorKind::System, "the socket can't be opened; check transport.listen, and the process's limit of files")
+        }
     };
-    Error::new(kind, "quic", "listen", format!("{address}: {advice}")).source(e)
+    Error::new(kind, "quic", "listen", format!("{address}: {advice}")).with_context("address", address).with_source(e)
 }
 
 /// Where others reach this device, as it is now.

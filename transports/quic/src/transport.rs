@@ -57,7 +57,7 @@ impl QuicTransport {
     /// A transport with the device's key. Binds nothing yet.
     pub fn new(config: QuicConfig, secret: &DeviceSecret) -> Result<Self> {
         let wrong = |e: rustls::Error| {
-            Error::new(ErrorKind::Internal, "quic", "configure", "TLS refuses its settings").source(e)
+            Error::new(ErrorKind::Internal, "quic", "configure", "TLS refuses its settings").with_source(e)
         };
         let (server_tls, client_tls) = tls::configs(secret, config.require_post_quantum).map_err(wrong)?;
         let transport = Arc::new(transport_config(&config)?);
@@ -79,12 +79,12 @@ impl QuicTransport {
     async fn dial_at(&self, place: SocketAddr, expected: Option<&PublicKey>) -> Result<Arc<dyn Link>> {
         let unreachable =
             |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
-        source(place).map_err(|e| unreachable("this machine has no way there").source(e))?;
+        source(place).map_err(|e| unreachable("this machine has no way there").with_source(e))?;
         let connecting = self
             .sockets
             .dialing(place)?
             .connect(place, &tls::server_name(expected))
-            .map_err(|e| unreachable("this machine can't dial it").source(e))?;
+            .map_err(|e| unreachable("this machine can't dial it").with_source(e))?;
         let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
             .map_err(|_| unreachable("nobody answers; is the other node running, and the port open?"))?
@@ -148,7 +148,7 @@ impl Transport for QuicTransport {
             |message: &str| Error::new(ErrorKind::Unreachable, "quic", "dial", format!("{place}: {message}"));
         let dial = async {
             let found = self.resolver.resolve(&place).await;
-            let places = found.map_err(|e| unreachable("the name can't be looked up").source(e))?;
+            let places = found.map_err(|e| unreachable("the name can't be looked up").with_source(e))?;
             let dialed = race(places, |place| self.dial_at(place, expected)).await;
             dialed.unwrap_or_else(|| Err(unreachable("the name has no address")))
         };
@@ -202,7 +202,7 @@ fn explain_dial(place: SocketAddr, cause: ConnectionError) -> Error {
     } else {
         (ErrorKind::Unreachable, "the handshake failed")
     };
-    Error::new(kind, "quic", "dial", format!("{place}: {message}")).source(cause)
+    Error::new(kind, "quic", "dial", format!("{place}: {message}")).with_source(cause)
 }
 
 /// Takes in connections until the endpoint closes or nobody wants links any more.

@@ -109,7 +109,7 @@ pub(crate) struct Peer {
 }
 
 pub(crate) fn failed(operation: &'static str, error: webrtc::error::Error) -> Error {
-    Error::new(ErrorKind::Unreachable, "webrtc", operation, "the connection could not be made").source(error)
+    Error::new(ErrorKind::Unreachable, "webrtc", operation, "the connection could not be made").with_source(error)
 }
 
 impl Peer {
@@ -157,7 +157,7 @@ impl Peer {
         let missing =
             || Error::new(ErrorKind::Unauthenticated, "webrtc", "bind", "the other side shows no certificate");
         let sctp = self.connection.sctp().await.ok_or_else(missing)?;
-        let chain = sctp.transport().get_remote_certificates().await.map_err(|e| missing().source(e))?;
+        let chain = sctp.transport().get_remote_certificates().await.map_err(|e| missing().with_source(e))?;
         Ok(sha256(&[chain.first().ok_or_else(missing)?]))
     }
 
@@ -212,7 +212,7 @@ fn address(binding: &Binding) -> Result<SocketAddr> {
         return Ok(SocketAddr::new(binding.ip, 0));
     };
     let random: [u8; 2] = peerloom_crypto_primitives::random()
-        .map_err(|e| Error::new(ErrorKind::Internal, "webrtc", "bind", "no randomness").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::System, "webrtc", "bind", "no randomness").with_source(e))?;
     let count = u32::from(last - first) + 1;
     let start = u32::from(u16::from_be_bytes(random));
     for number in 0..u32::from(PORT_TRIES).min(count) {

@@ -78,7 +78,7 @@ impl Session {
         self.say(SignalBody::Offer { sdp, complete: !self.trickles, serial: 0 }).await?;
 
         let silent = "the other device answers no offer; is the other node running?";
-        let late = || Error::new(ErrorKind::Unreachable, "webrtc", "dial", silent).retry(Retry::Later);
+        let late = || Error::new(ErrorKind::Unreachable, "webrtc", "dial", silent).with_retry(Retry::Later);
         let answered = tokio::time::timeout(patience, self.answer()).await;
         self.accept_description(answered.map_err(|_| late())??, false).await?;
         self.connected(Some(main), CONNECT).await.map_err(|error| self.explain(error))
@@ -150,7 +150,8 @@ impl Session {
     }
 
     async fn accept_description(&mut self, checked: Description, is_offer: bool) -> Result<()> {
-        let wrong = |e| Error::new(ErrorKind::Malformed, "webrtc", "take a description", "it can't be used").source(e);
+        let wrong =
+            |e| Error::new(ErrorKind::Malformed, "webrtc", "take a description", "it can't be used").with_source(e);
         let description = if is_offer {
             RTCSessionDescription::offer(checked.sdp)
         } else {
@@ -217,13 +218,13 @@ impl Session {
     /// What a failure means for whoever dialed: a connection that ended before it stood found no way,
     /// or the other side showed another certificate than its description said.
     fn explain(&self, error: Error) -> Error {
-        if error.kind() == ErrorKind::Closed { self.unreachable().source(error) } else { error }
+        if error.kind() == ErrorKind::Closed { self.unreachable().with_source(error) } else { error }
     }
 
     fn unreachable(&self) -> Error {
         let message = "no path to the other device was found; behind two strict NATs it takes a TURN server \
                        (transport.ice_servers), and `peerloom doctor` says what this network allows";
-        Error::new(ErrorKind::Unreachable, "webrtc", "connect", message).retry(Retry::Later)
+        Error::new(ErrorKind::Unreachable, "webrtc", "connect", message).with_retry(Retry::Later)
     }
 
     async fn handle(&mut self, event: PeerEvent) -> Result<Option<Arc<Lane>>> {
@@ -429,5 +430,6 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// What a refusal means for whoever dialed.
 fn refused(reason: &str) -> Error {
     let shown: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
-    Error::new(ErrorKind::Refused, "webrtc", "dial", format!("the other device refuses: {shown}")).retry(Retry::Later)
+    Error::new(ErrorKind::Refused, "webrtc", "dial", format!("the other device refuses: {shown}"))
+        .with_retry(Retry::Later)
 }

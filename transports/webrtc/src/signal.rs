@@ -51,7 +51,7 @@ impl SignalBody {
         if payload.len() > limits::SIGNAL {
             return Err(wrong("the signal is longer than its limit"));
         }
-        let body: Self = serde_json::from_slice(payload).map_err(|e| wrong("it is no signal").source(e))?;
+        let body: Self = serde_json::from_slice(payload).map_err(|e| wrong("it is no signal").with_source(e))?;
         match &body {
             Self::Candidate { candidate } if candidate.len() > CANDIDATE => {
                 Err(wrong("the candidate is longer than its limit"))

@@ -333,10 +333,12 @@ impl Transport for WebRtcTransport {
         };
         let device: DeviceId = address.rest().parse().map_err(|_| wrong())?;
         let nothing = "nothing carries signals to the device; add a [[discovery]] of kind registry to the file";
-        let signaling = signaling.ok_or_else(|| Error::new(ErrorKind::Invalid, "webrtc", "dial", nothing))?;
+        let signaling = signaling.ok_or_else(|| {
+            Error::new(ErrorKind::Unreachable, "webrtc", "dial", nothing).with_retry(Retry::AfterChange)
+        })?;
         let random = peerloom_crypto_primitives::random();
         let id = random.map(SessionId::from_bytes);
-        let id = id.map_err(|e| Error::new(ErrorKind::Internal, "webrtc", "dial", "no randomness").source(e))?;
+        let id = id.map_err(|e| Error::new(ErrorKind::System, "webrtc", "dial", "no randomness").with_source(e))?;
         let patience = signaling.caps().patience;
         let listens = lock(&self.0.listening).as_ref().is_some_and(|listening| Arc::ptr_eq(listening, &signaling));
         // Whoever listens gives the answers to their sessions already.
@@ -353,7 +355,7 @@ impl Transport for WebRtcTransport {
     }
 
     fn answer(&self, offer: &Signal, signaling: Arc<dyn Signaling>) -> Result<()> {
-        let deaf = || Error::new(ErrorKind::Invalid, "webrtc", "answer", "the node isn't started; start it first");
+        let deaf = || Error::new(ErrorKind::NotStarted, "webrtc", "answer", "the node isn't started; start it first");
         let links = lock(&self.0.accepting).clone().ok_or_else(deaf)?;
         match SignalBody::decode(&offer.payload)? {
             SignalBody::Offer { .. } => {}

@@ -44,7 +44,7 @@ impl SqliteStore {
             let advice = format!("{} can't be used as the registry's database; see the cause", path.display());
             Error::new(ErrorKind::Storage, "registry", "open", advice)
         };
-        let failed = |cause: rusqlite::Error| unusable().source(cause);
+        let failed = |cause: rusqlite::Error| unusable().with_source(cause);
         if path != Path::new(":memory:") {
             // Made here: nobody else need read who is where. SQLite gives its mode to those beside it.
             private::open(path)?;
@@ -59,7 +59,8 @@ impl SqliteStore {
         let (calls, waiting) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new().name("registry-store".into());
         let spawned = thread.spawn(move || serve(&connection, waiting));
-        spawned.map_err(|e| Error::new(ErrorKind::Internal, "registry", "open", "no thread can be made").source(e))?;
+        spawned
+            .map_err(|e| Error::new(ErrorKind::System, "registry", "open", "no thread can be made").with_source(e))?;
         Ok(Self { calls, devices, most })
     }
 
@@ -77,7 +78,7 @@ impl SqliteStore {
         let slow = |_| Error::new(ErrorKind::Overloaded, "registry", "store", "the database is too slow; try again");
         let answer = tokio::time::timeout(SLOW, answered).await.map_err(slow)?;
         let result = answer.map_err(|_| ended())?.ok_or_else(failed)?;
-        result.map_err(|cause| failed().source(cause))
+        result.map_err(|cause| failed().with_source(cause))
     }
 }
 

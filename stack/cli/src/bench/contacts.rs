@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use peerloom::config::FILE_NAME;
 use peerloom::core::wire::{Invitation, NetworkId, UserId};
-use peerloom::{Address, Node, Result};
+use peerloom::{Address, ErrorKind, Node, Result};
 use peerloom_crypto_primitives::sha256;
 use serde_json::{Map, Value, json};
 
@@ -30,8 +30,10 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     let listen = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
     let node = init_folder(&hub, &setup.overrides, "hub", NETWORK, &listen).await?;
     // It takes what is sent to it, and never answers.
-    let silent = UdpSocket::bind("127.0.0.1:0").map_err(|e| failed("no socket can be bound").source(e))?;
-    let address = silent.local_addr().map_err(|e| failed("the socket has no address").source(e))?;
+    let silent = UdpSocket::bind("127.0.0.1:0")
+        .map_err(|e| failed(ErrorKind::System, "no socket can be bound").with_source(e))?;
+    let address =
+        silent.local_addr().map_err(|e| failed(ErrorKind::System, "the socket has no address").with_source(e))?;
     add_absent(&node, &format!("quic://{address}"), setup).await?;
     node.shutdown().await;
 
@@ -44,7 +46,7 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
 
     // At another port, which the others don't know: it has to dial.
     let file = hub.join(FILE_NAME);
-    let unreadable = |e| failed("the node's file can't be changed").source(e);
+    let unreadable = |e| failed(ErrorKind::Storage, "the node's file can't be changed").with_source(e);
     let text = std::fs::read_to_string(&file).map_err(unreadable)?;
     let moved = format!("127.0.0.1:{}", free_port("127.0.0.1")?);
     std::fs::write(&file, text.replace(&listen, &moved)).map_err(unreadable)?;
@@ -98,7 +100,7 @@ async fn send(client: &Client) -> Result<Duration> {
     client.request(Request::Send { contact, text: "there?".into(), ttl_ms: None }).await?;
     while client.request(Request::Queue).await?.as_array().is_none_or(|queue| !queue.is_empty()) {
         if begin.elapsed() > PATIENCE {
-            return Err(failed("the message to a contact that is there is never delivered"));
+            return Err(failed(ErrorKind::Timeout, "the message to a contact that is there is never delivered"));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

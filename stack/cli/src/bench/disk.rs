@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use peerloom::Result;
+use peerloom::{ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 use super::{PAUSE, Setup, failed, percentile};
@@ -16,7 +16,8 @@ const STREAM_MIB: usize = 256;
 /// pause that the single messages have, for a disk that slept is slower; then 1 MiB at a time.
 pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
     setup.progress.set("raw disk");
-    std::fs::create_dir_all(&setup.folder).map_err(|e| failed("no folder can be made").source(e))?;
+    std::fs::create_dir_all(&setup.folder)
+        .map_err(|e| failed(ErrorKind::Storage, "no folder can be made").with_source(e))?;
     let path = setup.folder.join("raw");
     let busy = appends(&path, 4096, COMMITS, Duration::ZERO).await?;
     let idle = appends(&path, 4096, COMMITS, PAUSE).await?;
@@ -31,7 +32,7 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
 
 /// Milliseconds of each append, sorted.
 async fn appends(path: &std::path::Path, size: usize, count: usize, pause: Duration) -> Result<Vec<f64>> {
-    let broken = |e| failed("the raw file can't be written").source(e);
+    let broken = |e| failed(ErrorKind::Storage, "the raw file can't be written").with_source(e);
     let mut file = File::create(path).map_err(broken)?;
     let block = vec![7; size];
     let mut times = Vec::with_capacity(count);

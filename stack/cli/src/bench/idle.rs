@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use peerloom::{Config, Node, Result};
+use peerloom::{Config, ErrorKind, Node, Result};
 use serde_json::{Map, Value, json};
 use tokio::process::Child;
 
@@ -61,7 +61,7 @@ pub(super) async fn spawn_peers(folder: &Path, count: usize, link: &str) -> Resu
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| failed("the peers' process can't be started").source(e))
+        .map_err(|e| failed(ErrorKind::System, "the peers' process can't be started").with_source(e))
 }
 
 pub(super) async fn wait_connected(client: &Client, wanted: usize, setup: &Setup) -> Result<()> {
@@ -74,7 +74,7 @@ pub(super) async fn wait_connected(client: &Client, wanted: usize, setup: &Setup
             return Ok(());
         }
         if begin.elapsed() > PATIENCE {
-            return Err(failed(&format!("only {up} of {wanted} peers connected")));
+            return Err(failed(ErrorKind::Timeout, &format!("only {up} of {wanted} peers connected")));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

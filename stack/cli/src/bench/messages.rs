@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use peerloom::config::FILE_NAME;
-use peerloom::{Config, Contact, Event, EventStream, MessageState, Node, Result};
+use peerloom::{Config, Contact, ErrorKind, Event, EventStream, MessageState, Node, Result};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
@@ -126,8 +126,8 @@ async fn acknowledged(events: &mut EventStream) -> Result<usize> {
         match tokio::time::timeout(PATIENCE, events.next()).await {
             Ok(Some(Event::Receipt { messages, state: MessageState::Delivered, .. })) => return Ok(messages.len()),
             Ok(Some(_)) => {}
-            Ok(None) => return Err(failed("the node ended")),
-            Err(_) => return Err(failed("no acknowledgement for a minute")),
+            Ok(None) => return Err(failed(ErrorKind::Closed, "the node ended")),
+            Err(_) => return Err(failed(ErrorKind::Timeout, "no acknowledgement for a minute")),
         }
     }
 }
@@ -153,11 +153,11 @@ async fn flow(node: &Node, contact: &Contact, events: &mut EventStream, count: u
                 longest = longest.max(last.elapsed());
                 last = Instant::now();
             }
-            Some(outcome) = sends.join_next() => drop(outcome.map_err(|e| failed("a send panicked").source(e))??),
+            Some(outcome) = sends.join_next() => drop(outcome.map_err(|e| failed(ErrorKind::Internal, "a send panicked").with_source(e))??),
         }
     }
     while let Some(outcome) = sends.join_next().await {
-        outcome.map_err(|e| failed("a send panicked").source(e))??;
+        outcome.map_err(|e| failed(ErrorKind::Internal, "a send panicked").with_source(e))??;
     }
     Ok(longest)
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
 
-use peerloom::{Error, Result};
+use peerloom::{Error, ErrorKind, Result};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -33,7 +33,7 @@ pub(super) async fn measure(setup: &mut Setup) -> Result<Map<String, Value>> {
         .spawn()
         .map_err(broken)?;
     let mut line = String::new();
-    let stdout = child.stdout.take().ok_or_else(|| failed("the child has no output"))?;
+    let stdout = child.stdout.take().ok_or_else(|| failed(ErrorKind::System, "the child has no output"))?;
     BufReader::new(stdout).read_line(&mut line).await.map_err(broken)?;
     let address: SocketAddr = line.trim().parse().map_err(broken)?;
 
@@ -69,7 +69,7 @@ pub(super) async fn serve() -> Result<()> {
     let seed = [7; 32];
     let pkcs8 = [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20][..], &seed].concat();
     let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice())).map_err(broken)?;
-    let spki = key.public_key().ok_or_else(|| failed("the key has no public half"))?;
+    let spki = key.public_key().ok_or_else(|| failed(ErrorKind::Internal, "the key has no public half"))?;
     let certified = CertifiedKey::new(vec![CertificateDer::from(spki.as_ref().to_vec())], key);
     let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -80,7 +80,7 @@ pub(super) async fn serve() -> Result<()> {
     let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(broken)?));
     let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).map_err(broken)?;
     say(&endpoint.local_addr().map_err(broken)?.to_string());
-    let incoming = endpoint.accept().await.ok_or_else(|| failed("nobody came"))?;
+    let incoming = endpoint.accept().await.ok_or_else(|| failed(ErrorKind::Closed, "nobody came"))?;
     let connection = incoming.await.map_err(broken)?;
     let (mut send, mut receive) = connection.accept_bi().await.map_err(broken)?;
     while receive.read_chunk(usize::MAX, true).await.map_err(broken)?.is_some() {}
@@ -90,7 +90,7 @@ pub(super) async fn serve() -> Result<()> {
 }
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    failed("raw QUIC fails").source(error)
+    failed(ErrorKind::Closed, "raw QUIC fails").with_source(error)
 }
 
 /// The ceiling needs no identity.

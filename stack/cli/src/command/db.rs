@@ -41,7 +41,7 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, db: D
             }
         }
     };
-    let panicked = |e| Error::new(ErrorKind::Internal, "db", "run", "reading the store panicked").source(e);
+    let panicked = |e| Error::new(ErrorKind::Internal, "db", "run", "reading the store panicked").with_source(e);
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
@@ -52,7 +52,7 @@ fn change_passphrase(store: &Store, json: bool) -> Result<ExitCode> {
     }
     let mut text = Zeroizing::new(String::new());
     let read = std::io::stdin().lock().take(LONGEST_PASSPHRASE + 1).read_to_string(&mut text);
-    read.map_err(|e| invalid("standard input can't be read, or is not UTF-8").source(e))?;
+    read.map_err(|e| invalid("standard input can't be read, or is not UTF-8").with_source(e))?;
     if text.len() as u64 > LONGEST_PASSPHRASE {
         return Err(invalid(&format!("the new passphrase has at most {LONGEST_PASSPHRASE} bytes")));
     }

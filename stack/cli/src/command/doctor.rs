@@ -35,7 +35,8 @@ async fn ask(session: &Session) -> Result<Vec<Diagnostic>> {
     session.start().await?;
     let answer = session.request(Request::Doctor).await?;
     let found: Vec<Diagnostic> = serde_json::from_value(answer).map_err(|e| {
-        Error::new(ErrorKind::Internal, "doctor", "read the diagnostics", "the node speaks another version").source(e)
+        Error::new(ErrorKind::UnsupportedVersion, "doctor", "read the diagnostics", "the node speaks another version")
+            .with_source(e)
     })?;
     let stopped = session.is_local().then(|| {
         Diagnostic::note(

@@ -125,7 +125,7 @@ fn entries(folder: &Path) -> impl Iterator<Item = fs::DirEntry> {
 /// A UDP port of this machine that is free now.
 pub(crate) fn free_port(ip: &str) -> Result<u16> {
     let bound = UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).map(|a: SocketAddr| a.port());
-    bound.map_err(|e| Error::new(ErrorKind::Invalid, "init", "find a port", "no UDP port can be bound").source(e))
+    bound.map_err(|e| Error::new(ErrorKind::System, "init", "find a port", "no UDP port can be bound").with_source(e))
 }
 
 /// The folder's name, for those who gave no other.

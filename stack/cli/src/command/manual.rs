@@ -18,7 +18,7 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Result<()> {
 pub(super) fn pages(folder: &Path) -> Result<()> {
     let failed = |e| {
         let message = format!("{}: the manual pages can't be written there; check its permissions", folder.display());
-        Error::new(ErrorKind::Invalid, "man", "write", message).source(e)
+        Error::new(ErrorKind::Invalid, "man", "write", message).with_source(e)
     };
     std::fs::create_dir_all(folder).map_err(failed)?;
     clap_mangen::generate_to(Arguments::command(), folder).map_err(failed)?;

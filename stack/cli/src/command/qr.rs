@@ -53,7 +53,7 @@ pub(super) fn write(text: &str, path: &Path) -> Result<()> {
     let mut bytes = Cursor::new(Vec::new());
     picture
         .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|e| Error::new(ErrorKind::Internal, "qr", "write", "the picture can't be encoded").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::Internal, "qr", "write", "the picture can't be encoded").with_source(e))?;
     private::create(path, bytes.get_ref()).map_err(|e| match e.kind() {
         ErrorKind::AlreadyExists => {
             let message = format!("{}: it is there already; take another name", path.display());
@@ -64,7 +64,7 @@ pub(super) fn write(text: &str, path: &Path) -> Result<()> {
 }
 
 fn code(text: &str, correction: EcLevel) -> Result<QrCode> {
-    let failed = |e| Error::new(ErrorKind::TooLarge, "qr", "draw", "the link is too long for a QR code").source(e);
+    let failed = |e| Error::new(ErrorKind::TooLarge, "qr", "draw", "the link is too long for a QR code").with_source(e);
     QrCode::with_error_correction_level(text, correction).map_err(failed)
 }
 
@@ -90,12 +90,13 @@ pub(super) fn read(path: &Path) -> Result<String> {
     let shown = path.display();
     let unusable = |kind, why: &str| Error::new(kind, "qr", "read", format!("{shown}: {why}"));
     let reader = image::ImageReader::open(path).and_then(image::ImageReader::with_guessed_format);
-    let mut reader = reader.map_err(|e| unusable(ErrorKind::NotFound, "the picture can't be opened").source(e))?;
+    let mut reader = reader.map_err(|e| unusable(ErrorKind::NotFound, "the picture can't be opened").with_source(e))?;
     let mut limits = image::Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_PIXELS), Some(MAX_PIXELS));
     reader.limits(limits);
     let picture = reader.decode();
-    let picture = picture.map_err(|e| unusable(ErrorKind::Malformed, "this is not a PNG or JPEG picture").source(e))?;
+    let picture =
+        picture.map_err(|e| unusable(ErrorKind::Malformed, "this is not a PNG or JPEG picture").with_source(e))?;
     // Dark on light or light on dark; what is transparent may be either.
     let grounds: &[u8] = if picture.color().has_alpha() { &[255, 0] } else { &[255] };
     let mut found = false;

@@ -111,8 +111,9 @@ impl Client {
 
     async fn send(&self, request: Request) -> Result<(u64, mpsc::Receiver<Outcome>)> {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let mut line = serde_json::to_vec(&Numbered { id, request })
-            .map_err(|e| Error::new(ErrorKind::Internal, "control", "ask", "the request can't be written").source(e))?;
+        let mut line = serde_json::to_vec(&Numbered { id, request }).map_err(|e| {
+            Error::new(ErrorKind::Internal, "control", "ask", "the request can't be written").with_source(e)
+        })?;
         line.push(b'\n');
         let (sender, answers) = mpsc::channel(ANSWERS);
         {

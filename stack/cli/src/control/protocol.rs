@@ -4,6 +4,7 @@ use data_encoding::BASE64;
 use peerloom::{Contact, Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 use super::server::is_id;
 
@@ -113,10 +114,13 @@ pub(crate) struct Failure {
     component: String,
     operation: String,
     message: String,
+    /// Which thing failed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    context: BTreeMap<String, String>,
 }
 
 /// Kinds that a node may answer with, by name.
-const KINDS: [ErrorKind; 16] = [
+const KINDS: [ErrorKind; 19] = [
     ErrorKind::Invalid,
     ErrorKind::NotFound,
     ErrorKind::AlreadyExists,
@@ -125,6 +129,7 @@ const KINDS: [ErrorKind; 16] = [
     ErrorKind::Refused,
     ErrorKind::Unreachable,
     ErrorKind::Closed,
+    ErrorKind::NotStarted,
     ErrorKind::Timeout,
     ErrorKind::InUse,
     ErrorKind::Full,
@@ -133,6 +138,8 @@ const KINDS: [ErrorKind; 16] = [
     ErrorKind::Overloaded,
     ErrorKind::TooLarge,
     ErrorKind::UnsupportedVersion,
+    ErrorKind::System,
+    ErrorKind::Internal,
 ];
 
 impl From<&Error> for Failure {
@@ -144,19 +151,22 @@ impl From<&Error> for Failure {
             component: error.component().into(),
             operation: error.operation().into(),
             message: format!("{}{source}", error.message()),
+            context: error.context().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         }
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::Internal);
+        let kind =
+            KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::UnsupportedVersion);
         let retry = match failure.retry.as_str() {
             "Later" => Retry::Later,
             "AfterChange" => Retry::AfterChange,
             _ => Retry::No,
         };
-        Error::new(kind, failure.component, failure.operation, failure.message).retry(retry)
+        let error = Error::new(kind, failure.component, failure.operation, failure.message).with_retry(retry);
+        failure.context.into_iter().fold(error, |error, (key, value)| error.with_context(key, value))
     }
 }
 

@@ -51,7 +51,7 @@ impl Server {
     pub(crate) fn start(folder: &Path, node: Node, owner: Owner) -> Result<Self> {
         let path = folder.join(SOCKET);
         let failed =
-            |e| Error::new(ErrorKind::Invalid, "control", "listen", "the control socket can't be used").source(e);
+            |e| Error::new(ErrorKind::Invalid, "control", "listen", "the control socket can't be used").with_source(e);
         let listener = private::bind(&path)?;
         let socket = Identity::of(&path);
         let listener =
@@ -172,7 +172,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             };
             let views: Vec<_> = messages.iter().map(|m| message_view(node, m)).collect();
             serde_json::to_value(views).map_err(|e| {
-                Error::new(ErrorKind::Internal, "control", "answer", "a message can't be written").source(e)
+                Error::new(ErrorKind::Internal, "control", "answer", "a message can't be written").with_source(e)
             })
         }
         Request::Ping | Request::Follow { .. } => {
@@ -200,7 +200,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
         Request::Doctor => {
             node.start().await?;
             serde_json::to_value(node.diagnose().await?).map_err(|e| {
-                Error::new(ErrorKind::Internal, "control", "answer", "a diagnostic can't be written").source(e)
+                Error::new(ErrorKind::Internal, "control", "answer", "a diagnostic can't be written").with_source(e)
             })
         }
         Request::SetIceServers { servers } => Ok(json!({ "transports": node.set_ice_servers(&servers)? })),

@@ -45,12 +45,13 @@ impl Turn<'_> {
     /// Makes an invitation that names this device and its current addresses.
     pub(crate) fn invite(&mut self, ttl_ms: u64, uses: u32) -> Result<Invitation> {
         self.refuse_if_restored("invite")?;
-        let error = |message: &str| Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
+        let error = |kind, message: &str| Err(Error::new(kind, "engine", "invite", message));
         let Some(record) = &self.state.record else {
-            return error("this node doesn't listen yet, so nobody could reach it; start it first");
+            let message = "this node doesn't listen yet, so nobody could reach it; start it first";
+            return error(ErrorKind::NotStarted, message);
         };
         if uses == 0 || ttl_ms == 0 {
-            return error("an invitation is for at least one use and some time");
+            return error(ErrorKind::Invalid, "an invitation is for at least one use and some time");
         }
         let addresses = PeerRecord::open(record, |_, _, _| true)?.0.addresses;
         self.forget_old_invitations()?;

@@ -198,7 +198,7 @@ impl Turn<'_> {
                     Err(error) => {
                         self.discard_session(header.log, crypto.suite(), error.clone())?;
                         return Err(
-                            Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").source(error)
+                            Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").with_source(error)
                         );
                     }
                 };

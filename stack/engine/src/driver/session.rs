@@ -107,7 +107,7 @@ impl Turn<'_> {
             Err(error) => {
                 let own = LogId { device: self.state.own.device, conversation: id };
                 self.discard_session(own, crypto.suite(), error.clone())?;
-                return Err(Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").source(error));
+                return Err(Error::new(ErrorKind::Damaged, "engine", "seal", "a session is damaged").with_source(error));
             }
         };
         if let Some(conversation) = self.state.conversations.get_mut(&id) {

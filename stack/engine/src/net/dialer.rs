@@ -185,7 +185,7 @@ pub(crate) async fn find(
         }
     }
     let message = "no discovery of this node knows this id; is the other node running, with a discovery in common?";
-    Err(Error::new(ErrorKind::NotFound, "engine", "find", message).retry(Retry::Later))
+    Err(Error::new(ErrorKind::NotFound, "engine", "find", message).with_retry(Retry::Later))
 }
 
 /// Dials the device's first addresses that a transport of this node is for, as RFC 8305 has it.

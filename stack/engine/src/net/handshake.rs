@@ -159,7 +159,7 @@ async fn verify_initiator(
 }
 
 fn hello(shared: &Shared) -> Result<Hello> {
-    let no_randomness = |e| Error::new(ErrorKind::Internal, "engine", "handshake", "no randomness").source(e);
+    let no_randomness = |e| Error::new(ErrorKind::System, "engine", "handshake", "no randomness").with_source(e);
     Ok(Hello {
         nonce: random().map_err(no_randomness)?,
         version_min: WIRE_VERSION_MIN,
@@ -234,7 +234,7 @@ fn is_signed(notice: &Signed, by: &DeviceCertificate) -> bool {
 
 fn restored() -> Error {
     let message = "the contact's folder there isn't its newest, and takes no links";
-    Error::new(ErrorKind::Refused, "engine", "handshake", message).retry(Retry::Later)
+    Error::new(ErrorKind::Refused, "engine", "handshake", message).with_retry(Retry::Later)
 }
 
 fn unauthenticated(message: &str) -> Error {
@@ -251,5 +251,5 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Unauthenticated => "the other node finds our signature or certificate wrong",
     };
     let error = Error::new(ErrorKind::Refused, "engine", "handshake", message);
-    if refusal == Refusal::Busy { error.retry(Retry::Later) } else { error }
+    if refusal == Refusal::Busy { error.with_retry(Retry::Later) } else { error }
 }

@@ -82,7 +82,7 @@ impl<C: AfterCommit> Committer<C> {
                 commit(&*store, group, &shared, &*failure);
             }
         };
-        let failed = |e| Error::new(ErrorKind::Internal, "store", "start", "no thread can be made").source(e);
+        let failed = |e| Error::new(ErrorKind::System, "store", "start", "no thread can be made").with_source(e);
         let thread = std::thread::Builder::new().name("peerloom-commit".into()).spawn(run).map_err(failed)?;
         Ok(Self { storage, on_failure, jobs: Some(sender), progress, thread: Some(thread), next: 0, epoch: 1 })
     }

@@ -186,7 +186,8 @@ pub fn copy(from: &dyn Storage, to: &dyn Storage, mut progress: impl FnMut(u64))
         let message = "the store to copy to is not empty; delete it, or choose another path";
         return Err(Error::new(ErrorKind::AlreadyExists, "store", "copy", message));
     }
-    let no_random = |e| Error::new(ErrorKind::Storage, "store", "copy", "the system gives no randomness").source(e);
+    let no_random =
+        |e| Error::new(ErrorKind::Storage, "store", "copy", "the system gives no randomness").with_source(e);
     let instance = Bytes::copy_from_slice(&random::<16>().map_err(no_random)?);
     let (mut batch, mut rows) = (Batch::default(), 0);
     // The layout's version comes last: a copy that was broken off is no store yet.

@@ -212,11 +212,11 @@ fn own_fault(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Damaged | ErrorKind::Malformed | ErrorKind::UnsupportedVersion => {
             let message = "a row of the store is damaged; `peerloom db check` lists what is";
-            Error::new(ErrorKind::Damaged, "store", "read", message).source(error)
+            Error::new(ErrorKind::Damaged, "store", "read", message).with_source(error)
         }
         _ => {
             let message = "the store can't be read; if this lasts, restore it from a copy";
-            Error::new(ErrorKind::Storage, "store", "read", message).source(error)
+            Error::new(ErrorKind::Storage, "store", "read", message).with_source(error)
         }
     }
 }

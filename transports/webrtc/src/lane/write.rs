@@ -205,5 +205,5 @@ async fn next(outgoing: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
 }
 
 fn gone(error: webrtc::error::Error) -> Error {
-    closed("the connection is gone").source(error)
+    closed("the connection is gone").with_source(error)
 }
