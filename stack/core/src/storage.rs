@@ -26,7 +26,25 @@ pub use checked::Checked;
 ///
 /// **The caller's duties.** Calls are synchronous and may wait for a disk: they come from the
 /// store's own threads, never from an async runtime's. Commits come one at a time. Snapshots are
-/// brief.
+/// brief. No method is async, so none is ever cancelled.
+///
+/// ```
+/// # use peerloom_core::memory::MemoryStorage;
+/// # use peerloom_core::wire::store::META;
+/// # use peerloom_core::{Batch, KeyRange, Order, Page, Result, Storage};
+/// # fn main() -> Result<()> {
+/// let store = MemoryStorage::new();
+/// let before = store.snapshot()?;
+/// let mut batch = Batch::default();
+/// batch.put(META, &b"color"[..], &b"blue"[..]);
+/// store.commit(&batch)?;
+/// // A snapshot sees what was committed before it was taken.
+/// assert_eq!(before.get(META, b"color")?, None);
+/// let rows = store.snapshot()?.scan(META, &KeyRange::all(), Order::Ascending, Page::DEFAULT)?;
+/// assert_eq!((rows.len(), &rows[0].value[..]), (1, &b"blue"[..]));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// [`ErrorKind::Full`]: crate::ErrorKind::Full
 /// [`ErrorKind::Storage`]: crate::ErrorKind::Storage

@@ -17,15 +17,36 @@ use crate::Result;
 ///
 /// **The caller's duties.** [`listen`](StreamTransport::listen) is called at most once, inside a
 /// Tokio runtime.
+///
+/// ```
+/// # use peerloom_core::memory::MemoryStreams;
+/// # use peerloom_core::{Result, StreamTransport};
+/// # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let streams = MemoryStreams::default();
+/// let listener = streams.listen().await?;
+/// let address = listener.addresses().remove(0);
+/// let mut near = streams.dial(&address).await?;
+/// let (mut far, _from) = listener.accept().await.expect("the other end");
+/// near.write_all(b"hello").await.expect("room");
+/// let mut text = [0; 5];
+/// far.read_exact(&mut text).await.expect("what was written");
+/// assert_eq!(&text, b"hello");
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait StreamTransport: Send + Sync {
     /// The scheme of its addresses.
     fn scheme(&self) -> &str;
 
-    /// Binds, and begins to accept streams.
+    /// Binds, and begins to accept streams. Not cancel safe: it is called once, and a call that is dropped may have
+    /// bound already.
     async fn listen(&self) -> Result<Box<dyn StreamListener>>;
 
-    /// Makes a stream to the device at an address. The caller gives up after 10 s.
+    /// Makes a stream to the device at an address. The caller gives up after 10 s. Cancel safe: dropping the call gives
+    /// the attempt up.
     async fn dial(&self, address: &Address) -> Result<Box<dyn ByteStream>>;
 }
 
@@ -41,7 +62,7 @@ pub trait StreamListener: Send + Sync {
     /// for which it begins with an IP address where there is one. `None` once nothing can come any more.
     /// What goes wrong with one stream concerns that one only: log it, and wait for the next.
     /// Accept from a socket through [`Accepting`](crate::accept::Accepting), which pauses where no file is left.
-    /// One call waits at a time.
+    /// One call waits at a time. Cancel safe: no stream is lost when the call is dropped.
     async fn accept(&self) -> Option<(Box<dyn ByteStream>, String)>;
 }
 

@@ -25,6 +25,32 @@ use crate::{Admission, Diagnostic, Error, ErrorKind, IceServer, Result, Signal, 
 /// **The caller's duties.** [`listen`](Transport::listen) is called at most once, inside a Tokio
 /// runtime. Who the other side *is* gets decided by the engine's handshake on the first channel; if the
 /// device may stay, the engine calls [`Link::admit`].
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use futures_util::{SinkExt, StreamExt};
+/// # use peerloom_core::memory::{MemoryNetwork, MemoryTransport};
+/// # use peerloom_core::{ChannelClass, Result, Transport, wire::PublicKey};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let network = MemoryNetwork::default();
+/// let (alice, bob) = (PublicKey::ed25519([1; 32]), PublicKey::ed25519([2; 32]));
+/// let near = MemoryTransport::new(&network, "memory://alice".parse()?, alice);
+/// let far = MemoryTransport::new(&network, "memory://bob".parse()?, bob.clone());
+///
+/// let mut listener = far.listen(None).await?;
+/// let address = listener.addresses().remove(0);
+/// let (dialed, accepted) = tokio::join!(near.dial(&address, Some(&bob), None), listener.accept());
+/// let (dialed, accepted) = (dialed?, accepted.expect("the other end"));
+/// assert_eq!(dialed.channel_binding()?, accepted.channel_binding()?);
+///
+/// let mut outgoing = dialed.open(ChannelClass::Chat).await?;
+/// outgoing.sender.send(Bytes::from_static(b"a frame")).await?;
+/// let mut incoming = accepted.accept().await?;
+/// assert_eq!(incoming.receiver.next().await.expect("a frame")?, "a frame");
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Transport: Send + Sync {
     /// The scheme of its addresses.
@@ -42,11 +68,15 @@ pub trait Transport: Send + Sync {
 
     /// Binds, and begins to accept links. Where [`TransportCaps::needs_signaling`] is set, offers
     /// of others come over `signaling`; without one the transport can still dial by hand.
+    ///
+    /// Not cancel safe: it is called once, and a call that is dropped may have bound already.
     async fn listen(&self, signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>>;
 
     /// Makes a link to the device at an address. With `expected`, a device with another key is an
     /// error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated). `signaling` is given
     /// where [`TransportCaps::needs_signaling`] is set.
+    ///
+    /// Cancel safe: dropping the call gives the attempt up; the other side may see a link that ends at once.
     async fn dial(
         &self,
         address: &Address,
@@ -61,6 +91,8 @@ pub trait Transport: Send + Sync {
     }
 
     /// Closes all links and the listener, and waits up to a second for the peers to hear of it.
+    ///
+    /// Cancel safe: what was closed before the call was dropped stays closed, and another call closes the rest.
     async fn shutdown(&self);
 
     /// The machine's addresses changed: look for new paths now instead of waiting for timeouts.
@@ -72,7 +104,7 @@ pub trait Transport: Send + Sync {
         Err(Error::new(ErrorKind::Invalid, self.scheme().to_owned(), "set ice servers", message))
     }
 
-    /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s.
+    /// What this machine's network allows it, for `peerloom doctor`; takes up to 10 s. Cancel safe: it changes nothing.
     async fn diagnose(&self) -> Vec<Diagnostic> {
         Vec::new()
     }
@@ -100,7 +132,7 @@ pub trait Listener: Send {
     fn addresses(&self) -> Vec<Address>;
 
     /// The next link; `None` once the transport is shut down. Failed attempts of others are
-    /// counted and logged by the transport, not returned.
+    /// counted and logged by the transport, not returned. Cancel safe: no link is lost when the call is dropped.
     async fn accept(&mut self) -> Option<Arc<dyn Link>>;
 }
 
@@ -124,10 +156,14 @@ pub trait Link: Send + Sync {
     /// allow, and the other side may open more channels. The engine calls it after its handshake.
     fn admit(&self);
 
-    /// Opens a channel. The other side sees it once a first frame was sent.
+    /// Opens a channel. The other side sees it once a first frame was sent. Cancel safe: a channel that nobody gets
+    /// is closed.
     async fn open(&self, class: ChannelClass) -> Result<Channel>;
 
     /// The next channel that the other side opened. At most 16 wait to be accepted.
+    ///
+    /// Not cancel safe: a channel that has come and hasn't shown its class yet is closed with a call that is dropped.
+    /// One task accepts, in a loop.
     async fn accept(&self) -> Result<Channel>;
 
     /// Where the other side is, for people.
@@ -144,7 +180,7 @@ pub trait Link: Send + Sync {
     /// Closes the link, and with it all channels. `reason` may reach the other side.
     fn close(&self, reason: &str);
 
-    /// Completes when the link is closed by either side or lost, and says why.
+    /// Completes when the link is closed by either side or lost, and says why. Cancel safe; any number may wait.
     async fn closed(&self) -> Error;
 }
 
@@ -169,12 +205,13 @@ impl ChannelClass {
     }
 }
 
-/// The sending half of a channel. It is ready only while the other side has room: back-pressure.
+/// The sending half of a channel. It is ready only while the other side has room: back-pressure. Sending is not cancel
+/// safe: a frame whose sending was dropped was taken or not, but never in part.
 pub type FrameSender = Pin<Box<dyn Sink<Bytes, Error = Error> + Send>>;
 
 /// The receiving half: whole frames in the order they were sent. `None` is a clean end by the
 /// other side; a frame longer than its class allows is an error, found before anything is
-/// allocated for it.
+/// allocated for it. Waiting for the next frame is cancel safe.
 pub type FrameReceiver = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// An ordered, reliable stream of frames in both directions.
