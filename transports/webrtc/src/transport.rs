@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use peerloom_core::wire::{Address, DeviceId, PublicKey, SessionId, limits};
 use peerloom_core::{
-    Admission, Diagnostic, Error, ErrorKind, IceServer, Link, Listener, Places, Result, Signal, Signaling, Source,
-    Standing, Transport, TransportCaps,
+    Admission, Diagnostic, Error, ErrorKind, IceServer, Link, Listener, Places, Result, Retry, Signal, Signaling,
+    Source, Standing, Transport, TransportCaps,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
