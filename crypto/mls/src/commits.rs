@@ -7,10 +7,10 @@ use openmls_traits::OpenMlsProvider;
 use peerloom_core::{Error, ErrorKind, Result};
 use tls_codec::Serialize;
 
+use crate::crypto::{FORWARD, MlsCrypto, OUT_OF_ORDER, bug};
 use crate::members::{always, capabilities};
 use crate::payload;
 use crate::provider::Provider;
-use crate::session::{FORWARD, MlsCrypto, OUT_OF_ORDER, bug};
 use crate::suite::SUITE;
 
 impl MlsCrypto {

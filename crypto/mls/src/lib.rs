@@ -6,11 +6,11 @@
 
 mod codec;
 mod commits;
+mod crypto;
 mod groups;
 mod members;
 mod payload;
 mod provider;
-mod session;
 mod suite;
 mod timeless;
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use peerloom_core::kinds::NoSettings;
 use peerloom_core::{Kinds, Result};
 
-pub use session::MlsCrypto;
+pub use crypto::MlsCrypto;
 
 /// Registers the `mls-classical` kind.
 pub fn register(kinds: &mut Kinds) -> Result<()> {

@@ -4,16 +4,16 @@
 //! For first contact, broadcasts and tiny devices. Whoever gets hold of a device's key reads all that
 //! was ever sealed for it: no forward secrecy and no healing; `mls` has both.
 
+mod crypto;
 mod entry;
 mod keys;
-mod session;
 
 use std::sync::Arc;
 
 use peerloom_core::kinds::NoSettings;
 use peerloom_core::{Kinds, Result};
 
-pub use session::SealedCrypto;
+pub use crypto::SealedCrypto;
 
 /// Registers the `sealed-classical` kind.
 pub fn register(kinds: &mut Kinds) -> Result<()> {

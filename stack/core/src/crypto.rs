@@ -21,7 +21,52 @@ use crate::{Error, ErrorKind, Result};
 /// harms the sessions it belongs to alone; [`discard`](Crypto::discard) makes way for new ones.
 ///
 /// **The caller's duties.** Calls come one at a time, from one thread. After a transaction that was
-/// not committed, `forget` is called before anything else.
+/// not committed, `forget` is called before anything else. No method is async, so none is ever cancelled.
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// # use bytes::Bytes;
+/// # use peerloom_core::memory::MemoryCrypto;
+/// # use peerloom_core::wire::{ConversationId, DeviceId, EntryClass, LogId};
+/// # use peerloom_core::{Crypto, Member, Opened, Result, Sealing, Serves, StateTxn};
+/// # use rand::{SeedableRng, rngs::StdRng};
+/// # #[derive(Default)]
+/// # struct State(BTreeMap<Vec<u8>, Bytes>);
+/// # impl StateTxn for State {
+/// #     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+/// #         Ok(self.0.get(key).cloned())
+/// #     }
+/// #     fn put(&mut self, key: &[u8], value: Bytes) {
+/// #         self.0.insert(key.to_vec(), value);
+/// #     }
+/// #     fn delete(&mut self, key: &[u8]) {
+/// #         self.0.remove(key);
+/// #     }
+/// # }
+/// # fn main() -> Result<()> {
+/// let (alice, bob) = (DeviceId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
+/// let (near, far) = (MemoryCrypto::new(alice), MemoryCrypto::new(bob));
+/// let (mut here, mut there) = (State::default(), State::default());
+/// let mut rng = StdRng::seed_from_u64(1);
+/// let conversation = ConversationId::from_bytes([3; 32]);
+///
+/// // Bob's device gives out a key package, with which Alice's adds it to her send session.
+/// let key_package = far.key_package(&mut there, &mut rng, Serves::Once)?;
+/// let roster = [Member { device: bob, key_package: Some(key_package), rejoin: false }];
+/// let prepared = near.prepare(&mut here, &mut rng, conversation, &roster)?;
+/// let sealing = Sealing { conversation, associated_data: b"header", plaintext: b"hello" };
+/// let sealed = near.seal(&mut here, &mut rng, sealing)?;
+///
+/// // The handshake entry lets Bob's device in; from there on it opens what Alice's sealed.
+/// let log = LogId { device: alice, conversation };
+/// let handshake = &prepared.outgoing[0].payload;
+/// let joined = far.open(&mut there, &mut rng, log, EntryClass::Handshake, b"", handshake)?;
+/// assert!(matches!(joined, Opened::Joined(_)));
+/// let opened = far.open(&mut there, &mut rng, log, EntryClass::Application, b"header", &sealed.payload)?;
+/// assert_eq!(opened, Opened::Content("hello".into()));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Crypto: Send + Sync {
     /// The suite's number on the wire.
     fn suite(&self) -> SuiteId;

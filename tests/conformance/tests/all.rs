@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use peerloom_conformance::identity::{AllKnown, Identity, identity};
+use peerloom_conformance::identity::{AllKnown, identity};
 use peerloom_conformance::tcp::Tcp;
 use peerloom_conformance::transport::Side;
 use peerloom_conformance::{crypto, discovery, signaling, storage, stream, transport};
@@ -13,10 +13,8 @@ use peerloom_core::memory::{
 };
 use peerloom_core::storage::Checked;
 use peerloom_core::wire::NetworkId;
-use peerloom_core::{Crypto, SignalCarrier, Signaling};
-use peerloom_crypto_mls::MlsCrypto;
+use peerloom_core::{SignalCarrier, Signaling};
 use peerloom_crypto_primitives::SigningKey;
-use peerloom_crypto_sealed::SealedCrypto;
 use peerloom_engine::SignalingRouter;
 
 #[test]
@@ -34,22 +32,6 @@ fn storage_checked() {
 #[test]
 fn crypto_memory() {
     crypto::run(&|identity| Arc::new(MemoryCrypto::new(identity.device)));
-}
-
-#[test]
-fn crypto_mls_classical() {
-    let make = |identity: &Identity| -> Arc<dyn Crypto> {
-        Arc::new(MlsCrypto::new(&identity.secret, identity.certificate.clone()).expect("a crypto"))
-    };
-    crypto::run(&make);
-}
-
-#[test]
-fn crypto_sealed_classical() {
-    let make = |identity: &Identity| -> Arc<dyn Crypto> {
-        Arc::new(SealedCrypto::new(&identity.secret, identity.certificate.clone()).expect("a crypto"))
-    };
-    crypto::run(&make);
 }
 
 #[tokio::test]
