@@ -31,7 +31,7 @@ impl Groups {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The group as the transaction has it. Whoever changes it gives it back with [`Groups::keep`], or
+    /// The group as the transaction has it. A caller that changes it gives it back with [`Groups::keep`], or
     /// lets it go.
     pub(crate) fn take(&self, provider: &Provider<'_>, id: &GroupId) -> StateResult<Option<MlsGroup>> {
         let kept = {

@@ -1,7 +1,7 @@
 //! An application entry: `number of wraps ‖ wraps ‖ signature ‖ body`.
 //!
 //! The signature is over the log, the associated data, the wraps and the body, so that nobody can
-//! take an entry for another log's or position's, or wrap its key for somebody else.
+//! take an entry for another log's or position's, or wrap its key for another recipient.
 
 use bytes::Bytes;
 use peerloom_core::wire::{LogId, PublicKey, context};

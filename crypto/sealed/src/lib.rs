@@ -1,7 +1,7 @@
 //! Sealing without a ratchet: a fresh content key for each entry, wrapped for each recipient by HPKE
 //! (RFC 9180), a ChaCha20-Poly1305 body and an Ed25519 signature.
 //!
-//! For first contact, broadcasts and tiny devices. Whoever gets hold of a device's key reads all that
+//! For first contact, broadcasts and tiny devices. A thief of a device's key reads all that
 //! was ever sealed for it: no forward secrecy and no healing; `mls` has both.
 
 mod crypto;

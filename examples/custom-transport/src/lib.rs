@@ -1,4 +1,4 @@
-//! Peerloom over TCP: a transport by somebody else.
+//! Peerloom over TCP: a transport of another repository.
 //!
 //! TCP carries bytes in order, and that is all this file says. Peerloom encrypts, authenticates and
 //! multiplexes.

@@ -205,7 +205,7 @@ pub struct Member {
     pub device: DeviceId,
     /// A key package of it, if one is at hand; needed only while it isn't in the session.
     pub key_package: Option<Bytes>,
-    /// Whether it lost its state and must be added anew.
+    /// Whether it lost its state and must be added again.
     pub rejoin: bool,
 }
 
@@ -244,9 +244,9 @@ pub enum Opened {
     NeedsEarlier,
     /// It was opened before.
     Duplicate,
-    /// It can't be opened here; the sender must add this device anew.
+    /// It can't be opened here; the sender must add this device again.
     CannotOpen(CannotOpenReason),
-    /// It breaks a rule (a forged sender, a commit by somebody else); the text is for the log.
+    /// It breaks a rule (a forged sender, a commit by another device than the log's owner); the text is for the log.
     Rejected(&'static str),
 }
 

@@ -44,7 +44,7 @@ impl From<store::Contact> for Contact {
 /// What came of a text that people carried ([`Node::take_manual`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manual {
-    /// It was an offer: this answer goes back to whoever made it.
+    /// It was an offer: this answer goes back to the contact who made it.
     Answer(String),
     /// It was an answer: the link is up.
     Connected,

@@ -182,7 +182,7 @@ fn write(transaction: &WriteTransaction, rows: &[FullRow]) -> Result<(), redb::E
 }
 
 impl Drop for Open {
-    /// Leaves all in one file, for whoever copies it. Where that fails the journal still has it.
+    /// Leaves all in one file, so that a copy of it is whole. Where that fails the journal still has it.
     fn drop(&mut self) {
         let mut journal = lock(&self.journal);
         if journal.is_abandoned() {
@@ -302,7 +302,7 @@ impl Failing {
         let row_alone = operation == "read" && matches!(cause, redb::Error::Corrupted(_));
         if let Some(slot) = self.slot.upgrade().filter(|_| !row_alone) {
             let mut slot = lock(&slot);
-            // Unless somebody has done so already.
+            // Unless another call has done so already.
             if slot.as_ref().is_some_and(|open| Weak::ptr_eq(&Arc::downgrade(open), &self.open)) {
                 *slot = None;
             }

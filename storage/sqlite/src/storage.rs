@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// that writing takes twice as long; with more than this a lone message writes much for nothing.
 const PAGE: i64 = 16 * 1024;
 /// From this size on the write-ahead log is emptied when nobody waits: readers that overlap keep SQLite
-/// from beginning it anew by itself.
+/// from beginning it again by itself.
 const WAL_LIMIT: u64 = 32 * 1024 * 1024;
 /// What SQLite adds to the database's name for its own files beside it.
 const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];

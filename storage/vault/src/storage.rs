@@ -20,7 +20,7 @@ const PART: usize = 32;
 
 /// A store that encrypts another one: values wholly, ids in keys, but not the order behind an id.
 ///
-/// Whoever has the files sees how many rows each table has, how long their values are, which rows
+/// A reader of the files sees how many rows each table has, how long their values are, which rows
 /// belong to one id, and which changed. A row can't be changed, moved to another key or taken for
 /// another one; it can be put back to what it was, or left out.
 pub struct VaultStorage {

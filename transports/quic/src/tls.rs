@@ -97,7 +97,7 @@ pub(crate) fn remote_key(connection: &quinn::Connection) -> Option<PublicKey> {
 }
 
 /// The server name with which to dial: it tells the verifier which key to accept, so that our own
-/// key is never shown to somebody else.
+/// key is never shown to another device.
 pub(crate) fn server_name(expected: Option<&PublicKey>) -> String {
     let Some(key) = expected else {
         return ANY.into();

@@ -5,7 +5,7 @@
 //! never waits, and a channel that isn't looked at holds up nobody else.
 //!
 //! A lane isn't closed with its channel: the crate would use a stream's number again before the other
-//! side has let go of it. It becomes free instead, and whoever opened it opens the next channel on it.
+//! side has let go of it. It becomes free instead, and the side that opened it opens the next channel on it.
 
 mod write;
 
@@ -122,7 +122,7 @@ impl Lane {
             error = self.clone().read(link.clone()) => error,
             error = self.clone().write(link) => error,
         };
-        // Whoever reads or writes hears of it.
+        // Readers and writers hear of it.
         let mut used = self.used();
         (used.incoming, used.outgoing) = (None, None);
         end
@@ -319,7 +319,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Hands a frame to whoever reads; without anybody it is gone.
+    /// Hands a frame to the reader; without one it is gone.
     fn deliver(&self, used: &mut Use, frame: Bytes) {
         let cost = used.cost;
         if used.incoming.as_ref().is_none_or(|incoming| incoming.send((frame, cost)).is_err()) {

@@ -322,7 +322,7 @@ impl Link for WebRtcLink {
             if let Some(channel) = free {
                 return Ok(channel);
             }
-            // Somebody else may take it meanwhile; then once more.
+            // Another task may take it meanwhile; then once more.
             let lane = self.0.new_lane().await?;
             let late = |_| Error::new(ErrorKind::Timeout, "webrtc", "open a channel", "the other side doesn't answer");
             tokio::select! {

@@ -28,7 +28,7 @@ const ALL_CANDIDATES: Duration = Duration::from_secs(4);
 const AFTER_MOVE: Duration = Duration::from_millis(3500);
 /// How long the path may be silent that a move may have left as it was, before new ones are looked for.
 const PROBE: Duration = Duration::from_millis(800);
-/// How soon after another the other device may begin ICE anew.
+/// How soon after another the other device may restart ICE.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How often a dead signaling is tried again for a restart, and how long after the move.
 const RESTART_RETRY: Duration = Duration::from_millis(300);
@@ -53,7 +53,7 @@ pub(crate) struct Session {
     /// The number of our last offer, if it waits for an answer after the first.
     pub(crate) awaits: Option<u32>,
     pub(crate) serial: u32,
-    /// When the other device last began ICE anew.
+    /// When the other device last restarted ICE.
     pub(crate) restarted: Option<Instant>,
 }
 
@@ -89,7 +89,7 @@ impl Session {
         let checked = match sdp::check(offer, self.rules) {
             Ok(checked) => checked,
             Err(error) => {
-                // Whoever offers shouldn't have to wait to hear it.
+                // The side that offers shouldn't have to wait to hear it.
                 let _ = self.say(SignalBody::Refused { reason: error.message().into() }).await;
                 return Err(error);
             }
@@ -215,7 +215,7 @@ impl Session {
         Ok(())
     }
 
-    /// What a failure means for whoever dialed: a connection that ended before it stood found no way,
+    /// What a failure means for the side that dialed: a connection that ended before it stood found no way,
     /// or the other side showed another certificate than its description said.
     fn explain(&self, error: Error) -> Error {
         if error.kind() == ErrorKind::Closed { self.unreachable().with_source(error) } else { error }
@@ -257,7 +257,7 @@ impl Session {
         Ok(None)
     }
 
-    /// A signal once the session stands: candidates, or ICE begun anew.
+    /// A signal once the session stands: candidates, or an ICE restart.
     async fn signal(&mut self, signal: SignalBody) -> Result<()> {
         match signal {
             SignalBody::Candidate { candidate } => self.candidate(candidate).await,
@@ -266,7 +266,7 @@ impl Session {
                 if self.restarted.is_some_and(|at| at.elapsed() < RESTART_PAUSE) {
                     return Ok(());
                 }
-                debug!(session = %self.id, "the other device begins ICE anew");
+                debug!(session = %self.id, "the other device restarts ICE");
                 if self.awaits.is_some() {
                     // Both began. The side that made the session's first offer goes on with its own.
                     if self.link.is_offerer() {
@@ -427,7 +427,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// What a refusal means for whoever dialed.
+/// What a refusal means for the side that dialed.
 fn refused(reason: &str) -> Error {
     let shown: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
     Error::new(ErrorKind::Refused, "webrtc", "dial", format!("the other device refuses: {shown}"))

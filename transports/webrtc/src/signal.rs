@@ -12,7 +12,7 @@ pub(crate) const CANDIDATE: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum SignalBody {
-    /// A session description (RFC 8866) that begins a session, or a link's ICE anew.
+    /// A session description (RFC 8866) that begins a session, or restarts a link's ICE.
     Offer {
         sdp: String,
         /// No candidates follow, and none are taken: the answer must have them all.

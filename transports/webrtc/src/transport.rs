@@ -341,7 +341,7 @@ impl Transport for WebRtcTransport {
         let id = id.map_err(|e| Error::new(ErrorKind::System, "webrtc", "dial", "no randomness").with_source(e))?;
         let patience = signaling.caps().patience;
         let listens = lock(&self.0.listening).as_ref().is_some_and(|listening| Arc::ptr_eq(listening, &signaling));
-        // Whoever listens gives the answers to their sessions already.
+        // A transport that listens gives the answers to their sessions already.
         let _pump = (!listens).then(|| self.pump(&signaling));
         let (place, signals) = self.0.place(device, id);
         let mut session = self.0.session(&place, signals, (true, false), signaling).await?;

@@ -91,7 +91,7 @@ impl Lane {
             }
             let stop = used.unread && !used.stopped && !used.their_end;
             used.stopped |= stop;
-            // Whoever writes hears that nobody reads.
+            // The writer hears that nobody reads.
             let end = used.they_stopped && !used.our_end && used.class.is_some();
             used.our_end |= end;
             let due = used.class.is_some() && !used.their_end && self.taken.load(Ordering::Acquire) >= DUE;
