@@ -1,13 +1,15 @@
 //! The records that were handed over.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use peerloom_core::wire::{DeviceId, PeerRecord, Signed, UserId};
-use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Result, Target};
+use futures_util::stream::{self, BoxStream};
+use peerloom_core::discovery::not_carried;
+use peerloom_core::wire::{DiscoveryItem, DiscoveryKey, ItemSlot, OpenItem, Signed};
+use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Found, ItemKinds, Result};
 use tokio::sync::broadcast;
 
 /// Most records kept. Whoever adds contacts keeps their records elsewhere for good; this is the way
@@ -18,30 +20,39 @@ const WATCH_BUFFER: usize = 64;
 
 /// Knows the records that were handed over since the node started.
 pub struct InviteDiscovery {
-    records: Mutex<HashMap<DeviceId, (UserId, Signed)>>,
+    records: Mutex<HashMap<ItemSlot, Kept>>,
     /// Gone once shut down, which ends all watches.
-    news: Mutex<Option<broadcast::Sender<Signed>>>,
+    news: Mutex<Option<broadcast::Sender<Found>>>,
+    source: Arc<str>,
+}
+
+struct Kept {
+    item: DiscoveryItem,
+    open: OpenItem,
+    since: Instant,
 }
 
 impl Default for InviteDiscovery {
     fn default() -> Self {
-        Self { records: Mutex::default(), news: Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0)) }
+        let news = Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0));
+        Self { records: Mutex::default(), news, source: "invite".into() }
     }
 }
 
 impl InviteDiscovery {
     /// Takes in a record, for instance one out of an invitation.
     pub fn hand_over(&self, record: Signed) -> Result<()> {
+        let item = DiscoveryItem::Record(record);
         // The engine verifies records; only the ids are needed here.
-        let (_, certificate) = PeerRecord::open(&record, |_, _, _| true)?;
+        let open = item.open(|_, _, _| true)?;
         let mut records = lock(&self.records);
-        if records.len() >= MAX_RECORDS && !records.contains_key(&certificate.device) {
+        if records.len() >= MAX_RECORDS && !records.contains_key(&open.slot()) {
             return Err(Error::new(ErrorKind::Overloaded, "invite", "hand over", "too many records; restart the node"));
         }
-        records.insert(certificate.device, (certificate.user, record.clone()));
+        records.insert(open.slot(), Kept { item: item.clone(), open, since: Instant::now() });
         if let Some(news) = &*lock(&self.news) {
             // Fails only when nobody watches.
-            let _ = news.send(record);
+            let _ = news.send(Found { item, source: self.source.clone(), age: Duration::ZERO });
         }
         Ok(())
     }
@@ -50,27 +61,29 @@ impl InviteDiscovery {
 #[async_trait]
 impl Discovery for InviteDiscovery {
     fn caps(&self) -> DiscoveryCaps {
-        DiscoveryCaps { cost: CostTier::Local }
+        DiscoveryCaps { cost: CostTier::Local, carries: ItemKinds::RECORDS }
     }
 
     /// The own record is known like any other; it travels when a person hands over an invitation.
-    async fn announce(&self, record: Signed) -> Result<()> {
-        self.hand_over(record)
+    async fn publish(&self, item: DiscoveryItem) -> Result<()> {
+        match item {
+            DiscoveryItem::Record(record) => self.hand_over(record),
+            other => Err(not_carried("invite", &other)),
+        }
     }
 
-    async fn resolve(&self, target: Target) -> Result<Vec<Signed>> {
+    fn find(&self, key: DiscoveryKey) -> BoxStream<'_, Result<Found>> {
         let records = lock(&self.records);
-        let wanted = |(device, (user, _)): &(&DeviceId, &(UserId, Signed))| match target {
-            Target::User(target) => *user == target,
-            Target::Device(target) => **device == target,
-        };
-        Ok(records.iter().filter(wanted).map(|(_, (_, record))| record.clone()).collect())
+        let wanted = records.values().filter(|kept| kept.open.answers(&key));
+        let found = wanted
+            .map(|kept| Ok(Found { item: kept.item.clone(), source: self.source.clone(), age: kept.since.elapsed() }));
+        stream::iter(found.collect::<Vec<_>>()).boxed()
     }
 
-    fn watch(&self) -> BoxStream<'static, Signed> {
+    fn watch(&self) -> BoxStream<'static, Found> {
         match &*lock(&self.news) {
             Some(news) => peerloom_core::discovery::watch_stream(news.subscribe()),
-            None => futures_util::stream::empty().boxed(),
+            None => stream::empty().boxed(),
         }
     }
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use mdns_sd::{IfKind, Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
-use peerloom_core::wire::{DeviceCertificate, DeviceId, NetworkId, PeerRecord, Signed};
-use peerloom_core::{CostTier, Diagnostic, Discovery, DiscoveryCaps, Error, ErrorKind, Result, Target};
+use peerloom_core::discovery::not_carried;
+use peerloom_core::wire::{DeviceId, DiscoveryItem, DiscoveryKey, ItemKind, NetworkId, OpenItem, PeerRecord, Signed};
+use peerloom_core::{CostTier, Diagnostic, Discovery, DiscoveryCaps, Error, ErrorKind, Found, ItemKinds, Result};
 use peerloom_crypto_primitives::verify;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
@@ -55,14 +56,13 @@ struct Seen {
     network: NetworkId,
     devices: Mutex<HashMap<DeviceId, Heard>>,
     /// Gone once shut down, which ends all watches.
-    news: Mutex<Option<broadcast::Sender<Signed>>>,
+    news: Mutex<Option<broadcast::Sender<Found>>>,
+    source: Arc<str>,
 }
 
 struct Heard {
-    signed: Signed,
-    certificate: DeviceCertificate,
-    sequence: u64,
-    expires_at_ms: u64,
+    item: DiscoveryItem,
+    open: OpenItem,
     /// The instance that says so.
     instance: String,
     at: Instant,
@@ -72,7 +72,8 @@ impl MdnsDiscovery {
     /// A discovery for devices of one network. It binds nothing before it is used.
     pub fn new(config: MdnsConfig, network: NetworkId) -> Self {
         let news = Mutex::new(Some(broadcast::channel(WATCH_BUFFER).0));
-        Self { config, seen: Arc::new(Seen { network, devices: Mutex::default(), news }), running: Mutex::default() }
+        let seen = Seen { network, devices: Mutex::default(), news, source: "mdns".into() };
+        Self { config, seen: Arc::new(seen), running: Mutex::default() }
     }
 
     /// Binds the port and begins to browse, at the first use.
@@ -152,8 +153,10 @@ impl Seen {
     }
 
     fn hear(&self, signed: Signed, instance: &str) {
-        let (record, certificate) = match PeerRecord::open(&signed, verify) {
-            Ok(opened) if opened.0.network == self.network => opened,
+        let item = DiscoveryItem::Record(signed);
+        let (device, open) = match item.open(verify) {
+            Ok(open) if open.network() != Some(&self.network) => return,
+            Ok(OpenItem::Record(record, certificate)) => (certificate.device, OpenItem::Record(record, certificate)),
             Ok(_) => return,
             Err(error) => {
                 warn!(instance, %error, "a record heard on the local network is forged or damaged");
@@ -161,50 +164,51 @@ impl Seen {
             }
         };
         let mut devices = lock(&self.devices);
-        let device = certificate.device;
-        if devices.get(&device).is_some_and(|known| known.sequence > record.sequence) {
+        if devices.get(&device).is_some_and(|known| known.open.sequence() > open.sequence()) {
             return;
         }
         if devices.len() >= MAX_DEVICES && !devices.contains_key(&device) {
             let oldest = devices.iter().min_by_key(|(_, heard)| heard.at).map(|(device, _)| *device);
             oldest.map(|device| devices.remove(&device));
         }
-        let heard = Heard {
-            signed: signed.clone(),
-            certificate,
-            sequence: record.sequence,
-            expires_at_ms: record.expires_at_ms,
-            instance: instance.to_owned(),
-            at: Instant::now(),
-        };
+        let heard = Heard { item: item.clone(), open, instance: instance.to_owned(), at: Instant::now() };
         let before = devices.insert(device, heard);
-        if before.is_none_or(|before| before.signed != signed)
+        if before.is_none_or(|before| before.item != item)
             && let Some(news) = &*lock(&self.news)
         {
             // Fails only when nobody watches.
-            let _ = news.send(signed);
+            let _ = news.send(Found { item, source: self.source.clone(), age: Duration::ZERO });
         }
     }
 
-    fn find(&self, target: Target) -> Vec<Signed> {
+    fn find(&self, key: DiscoveryKey) -> Vec<Found> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let valid = |heard: &&Heard| u128::from(heard.expires_at_ms) > now.as_millis();
-        let wanted = |heard: &&Heard| match target {
-            Target::User(user) => heard.certificate.user == user,
-            Target::Device(device) => heard.certificate.device == device,
-        };
-        lock(&self.devices).values().filter(wanted).filter(valid).map(|heard| heard.signed.clone()).collect()
+        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let wanted = |heard: &&Heard| heard.open.check(Some(&key), &self.network, now_ms).is_ok();
+        let found =
+            |heard: &Heard| Found { item: heard.item.clone(), source: self.source.clone(), age: heard.at.elapsed() };
+        lock(&self.devices).values().filter(wanted).map(found).collect()
     }
 }
 
-#[async_trait]
-impl Discovery for MdnsDiscovery {
-    fn caps(&self) -> DiscoveryCaps {
-        DiscoveryCaps { cost: CostTier::Lan }
+impl MdnsDiscovery {
+    /// Waits for the first answers, where nothing is known yet.
+    async fn look(&self, key: DiscoveryKey) -> Result<Vec<Found>> {
+        if key.kind() != ItemKind::Record {
+            return Ok(Vec::new());
+        }
+        let (_, since) = self.daemon()?;
+        loop {
+            let found = self.seen.find(key);
+            if !found.is_empty() || since.elapsed() >= FIRST_ANSWERS {
+                return Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
-    async fn announce(&self, record: Signed) -> Result<()> {
-        let info = service(&record)?;
+    async fn announce(&self, record: &Signed) -> Result<()> {
+        let info = service(record)?;
         let (daemon, _) = self.daemon()?;
         let begin = Instant::now();
         loop {
@@ -221,26 +225,41 @@ impl Discovery for MdnsDiscovery {
             }
         }
     }
+}
 
-    async fn resolve(&self, target: Target) -> Result<Vec<Signed>> {
-        let (_, since) = self.daemon()?;
-        loop {
-            let found = self.seen.find(target);
-            if !found.is_empty() || since.elapsed() >= FIRST_ANSWERS {
-                return Ok(found);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+#[async_trait]
+impl Discovery for MdnsDiscovery {
+    fn caps(&self) -> DiscoveryCaps {
+        // A TXT record has room for a record, and for nothing longer.
+        DiscoveryCaps { cost: CostTier::Lan, carries: ItemKinds::RECORDS }
+    }
+
+    async fn publish(&self, item: DiscoveryItem) -> Result<()> {
+        match item {
+            DiscoveryItem::Record(record) => self.announce(&record).await,
+            other => Err(not_carried("mdns", &other)),
         }
     }
 
-    fn watch(&self) -> BoxStream<'static, Signed> {
+    fn find(&self, key: DiscoveryKey) -> BoxStream<'_, Result<Found>> {
+        let look = async move {
+            let (found, error) = match self.look(key).await {
+                Ok(found) => (found, None),
+                Err(error) => (Vec::new(), Some(error)),
+            };
+            stream::iter(found.into_iter().map(Ok).chain(error.map(Err)))
+        };
+        stream::once(look).flatten().boxed()
+    }
+
+    fn watch(&self) -> BoxStream<'static, Found> {
         let news = lock(&self.seen.news).as_ref().map(broadcast::Sender::subscribe);
         if let Err(error) = self.daemon() {
             warn!(%error, "the local network can't be watched");
         }
         match news {
             Some(news) => peerloom_core::discovery::watch_stream(news),
-            None => futures_util::stream::empty().boxed(),
+            None => stream::empty().boxed(),
         }
     }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
+use peerloom_conformance::discovery::{announce, records};
 use peerloom_conformance::identity::{identity, record};
-use peerloom_core::wire::NetworkId;
-use peerloom_core::{Discovery, Target};
+use peerloom_core::Discovery;
+use peerloom_core::wire::{DiscoveryItem, DiscoveryKey, NetworkId};
 use peerloom_discovery_mdns::{MdnsConfig, MdnsDiscovery, SERVICE};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -100,11 +101,15 @@ async fn forged_huge_and_foreign_answers_are_passed_over() {
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let honest = discovery();
-    honest.announce(genuine.clone()).await.expect("an announcement");
+    announce(&honest, genuine.clone()).await.expect("an announcement");
     let first = tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("news in time");
-    assert_eq!(first, Some(genuine.clone()), "the first that is heard of is the genuine record");
-    assert_eq!(watching.resolve(Target::Device(alice.device)).await.expect("a look-up"), [genuine]);
-    assert!(watching.resolve(Target::Device(bob.device)).await.expect("a look-up").is_empty());
+    assert_eq!(
+        first.map(|found| found.item),
+        Some(DiscoveryItem::Record(genuine.clone())),
+        "the first that is heard of is the genuine record"
+    );
+    assert_eq!(records(&watching, DiscoveryKey::Record(alice.device)).await.expect("a look-up"), [genuine]);
+    assert!(records(&watching, DiscoveryKey::Record(bob.device)).await.expect("a look-up").is_empty());
     let more = tokio::time::timeout(Duration::from_secs(1), watch.next()).await;
     assert!(more.is_err(), "nothing else came of it: {more:?}");
     let _ = liar.shutdown();

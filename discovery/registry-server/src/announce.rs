@@ -5,14 +5,15 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use axum::http::StatusCode;
+use bytes::Bytes;
 use lru::LruCache;
 use peerloom_core::networks::networks;
 use peerloom_core::wire::{
-    Address, DecodeError, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, context,
+    Address, DecodeError, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, context, limits,
 };
 use peerloom_crypto_primitives::{sha256, verify};
-use peerloom_registry_protocol::code;
 use peerloom_registry_protocol::proof::Work;
+use peerloom_registry_protocol::{code, limits as protocol_limits};
 
 use crate::error::ApiError;
 use crate::now_ms;
@@ -38,8 +39,9 @@ impl Verifier {
         PeerRecord::open(signed, |key, message, signature| self.verify(key, message, signature))
     }
 
-    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-        let lasting = [context::DEVICE_CERTIFICATE, context::CERTIFICATE_ACCEPTANCE, context::SUCCESSION];
+    pub(crate) fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
+        let lasting =
+            [context::DEVICE_CERTIFICATE, context::CERTIFICATE_ACCEPTANCE, context::SUCCESSION, context::REVOCATION];
         if !lasting.iter().any(|context| message.starts_with(context)) {
             return verify(key, message, signature);
         }
@@ -88,6 +90,7 @@ pub(crate) struct Claim<'a> {
     pub(crate) capabilities: Option<u64>,
     pub(crate) signal_address: Option<&'a str>,
     pub(crate) work: Option<u64>,
+    pub(crate) coordinators: &'a [DeviceId],
 }
 
 impl State {
@@ -136,8 +139,46 @@ impl State {
             now_ms,
             fresh: false,
             add: false,
+            coordinators: claim.coordinators.to_vec(),
         };
         Ok((announcement, certificate.device_key))
+    }
+
+    /// The certificate of a device that announced itself. Its signatures were checked then.
+    pub(crate) async fn certificate(
+        &self,
+        network: NetworkId,
+        device: DeviceId,
+        now_ms: u64,
+    ) -> Result<DeviceCertificate, ApiError> {
+        let unknown = || ApiError::not_found("this device is not known in this network; announce it first");
+        let known = self.store.device(network, device, now_ms).await?.ok_or_else(unknown)?;
+        let signed = Signed::decode(Bytes::from(known.record), limits::RECORD);
+        let opened = signed.and_then(|signed| PeerRecord::open(&signed, |_, _, _| true));
+        opened.map(|(_, certificate)| certificate).map_err(|_| unknown())
+    }
+
+    /// Refuses what a device says it signed at a time far from now.
+    pub(crate) fn check_time(&self, at_ms: u64, now_ms: u64) -> Result<(), ApiError> {
+        if at_ms.abs_diff(now_ms) > protocol_limits::HEARTBEAT_SKEW_MS {
+            let message = "atMs is too far from the registry's clock (see the Date header); set the device's clock";
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, code::CLOCK_SKEW, message));
+        }
+        Ok(())
+    }
+
+    /// Refuses what a device didn't sign for one of this registry's names: `input(name)` is what it has to sign.
+    pub(crate) fn check_signature(
+        &self,
+        certificate: &DeviceCertificate,
+        signature: &[u8],
+        input: impl Fn(&str) -> Vec<u8>,
+    ) -> Result<(), ApiError> {
+        if !self.names().iter().any(|name| verify(&certificate.device_key, &input(name), signature)) {
+            let message = "the signature is not the device's over these values and this registry's name";
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, code::BAD_SIGNATURE, message));
+        }
+        Ok(())
     }
 
     /// Takes one from the device's rate for what only it can have made.

@@ -4,6 +4,8 @@ mod coordinator;
 mod extract;
 // What utoipa's macros make of a path's types names them by their full path.
 #[allow(unused_qualifications)]
+mod item;
+#[allow(unused_qualifications)]
 mod network;
 mod service;
 #[allow(unused_qualifications)]
@@ -19,7 +21,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use peerloom_core::networks::networks;
-use peerloom_registry_protocol::schema::{Id, Record, SignalAddress, Signature};
+use peerloom_registry_protocol::schema::{Id, Item, Record, SignalAddress, Signature};
 use peerloom_registry_protocol::{code, limits};
 use tower_http::cors::{Any, CorsLayer};
 use tracing::{trace, warn};
@@ -40,7 +42,7 @@ const FREE: [&str; 2] = ["/healthz", "/metrics"];
 
 #[derive(OpenApi)]
 #[openapi(
-    components(schemas(Id, Record, Signature, SignalAddress)),
+    components(schemas(Id, Item, Record, Signature, SignalAddress)),
     info(
         title = "Peerloom registry",
         description = "Finds devices by their signed records, and carries signals between them. Every failure has an \
@@ -57,6 +59,10 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .routes(routes!(network::user))
         .routes(routes!(network::device))
         .routes(routes!(network::ice_servers))
+        .merge(OpenApiRouter::new().routes(routes!(item::publish)).layer(DefaultBodyLimit::max(limits::ITEM_BODY)))
+        .routes(routes!(item::device_list))
+        .routes(routes!(item::key_package))
+        .routes(routes!(item::service))
         .routes(routes!(coordinator::heartbeat))
         .routes(routes!(signal::signal))
         .routes(routes!(service::openapi))

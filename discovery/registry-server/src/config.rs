@@ -102,6 +102,8 @@ pub struct Limits {
     pub queue: usize,
     /// Devices in the store.
     pub devices: u64,
+    /// Bytes of items other than records in the store.
+    pub item_bytes: u64,
 }
 
 impl Default for Limits {
@@ -119,6 +121,7 @@ impl Default for Limits {
             signals_burst: 500,
             queue: 64,
             devices: 1_000_000,
+            item_bytes: 1 << 30,
         }
     }
 }
@@ -142,6 +145,10 @@ pub struct Times {
     pub coordinator: Duration,
     /// After which a device that isn't seen is forgotten.
     pub stale: Duration,
+    /// How long a coordinator that a user's device named counts as one that saw the user.
+    pub seen_by: Duration,
+    /// How long an item other than a record is kept after it was published, if it doesn't expire before.
+    pub items: Duration,
     /// Between two rounds of forgetting.
     pub clean: Duration,
 }
@@ -158,6 +165,8 @@ impl Default for Times {
             online: seconds(15 * 60),
             coordinator: seconds(2 * 60),
             stale: seconds(60 * 60),
+            seen_by: seconds(24 * 60 * 60),
+            items: seconds(7 * 24 * 60 * 60),
             clean: seconds(5 * 60),
         }
     }
@@ -214,8 +223,10 @@ impl RegistryConfig {
         if self.limits.queue == 0 || self.limits.connections == 0 {
             return wrong("limits: queue and connections take 1 at least".into());
         }
-        let Times { head, request, hello, ping, silence, online, coordinator, stale, clean } = self.times;
-        if [head, request, hello, ping, silence, online, coordinator, stale, clean].contains(&Duration::ZERO) {
+        let Times { head, request, hello, ping, silence, online, coordinator, stale, seen_by, items, clean } =
+            self.times;
+        let all = [head, request, hello, ping, silence, online, coordinator, stale, seen_by, items, clean];
+        if all.contains(&Duration::ZERO) {
             return wrong("times: none of them can be zero".into());
         }
         Ok(())

@@ -108,6 +108,7 @@ async fn greet(
         capabilities: None,
         signal_address: hello.signal_address.as_deref(),
         work: hello.work,
+        coordinators: &hello.coordinators,
     };
     let (mut announcement, key) = state.examine(&claim)?;
     let input = challenge_input(&nonce, name, &hello.network, &device);

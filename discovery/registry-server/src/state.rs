@@ -56,7 +56,7 @@ impl State {
         let for_this_machine = loopback && config.names.is_empty() && !config.trust_forwarded;
         Ok(Self {
             names: names(&config, listens),
-            store: Box::new(SqliteStore::open(&config.store, limits.devices)?),
+            store: Box::new(SqliteStore::open(&config.store, limits.devices, limits.item_bytes)?),
             hub: Hub::default(),
             access: Access::new(&config.networks, config.only_listed),
             address_policy: AddressPolicy::new(config.allow_local.unwrap_or(for_this_machine)),

@@ -4,7 +4,7 @@ mod sqlite;
 
 use async_trait::async_trait;
 use peerloom_core::Result;
-use peerloom_core::wire::{DeviceId, NetworkId, UserId};
+use peerloom_core::wire::{DeviceId, DiscoveryKey, NetworkId, UserId};
 
 pub(crate) use sqlite::SqliteStore;
 
@@ -38,17 +38,26 @@ pub(crate) trait Store: Send + Sync {
     /// Notes a heartbeat; false when a later one is known.
     async fn beat(&self, beat: Beat) -> Result<bool>;
 
-    /// At most `limit` coordinators whose records are valid and whose heartbeats came since `beat_since_ms`,
-    /// most capacity first; where there is none, devices seen since `seen_since_ms`, most capabilities first. Only those of either that
-    /// were heard last are looked at.
-    async fn coordinators(
+    /// At most `limit` coordinators that saw a user, as its devices say, the last one first: those whose records are
+    /// valid.
+    async fn saw(
         &self,
         network: NetworkId,
+        user: UserId,
         limit: usize,
-        beat_since_ms: u64,
-        seen_since_ms: u64,
+        since: Since,
         now_ms: u64,
     ) -> Result<Vec<Helper>>;
+
+    /// At most `limit` coordinators whose records are valid, most capacity first; where there is none, devices that were
+    /// seen, most capabilities first. Only those of either that were heard last are looked at.
+    async fn coordinators(&self, network: NetworkId, limit: usize, since: Since, now_ms: u64) -> Result<Vec<Helper>>;
+
+    /// Keeps an item that is checked, in place of the one that its device published under the same key.
+    async fn publish(&self, publication: Publication) -> Result<ItemOutcome>;
+
+    /// The items under a key, those published last, as far as an answer has room.
+    async fn items(&self, network: NetworkId, key: DiscoveryKey, now_ms: u64) -> Result<Vec<KeptItem>>;
 
     /// Notes that a device was here until now and has gone: what it announced doesn't make it online.
     async fn left(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<()>;
@@ -83,6 +92,53 @@ pub(crate) struct Announcement {
     pub(crate) fresh: bool,
     /// Whether a device that isn't known may be added.
     pub(crate) add: bool,
+    /// The coordinators that the device says it is linked to.
+    pub(crate) coordinators: Vec<DeviceId>,
+}
+
+/// Since when something counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since {
+    /// A coordinator's heartbeat.
+    pub(crate) beat_ms: u64,
+    /// That a device, or a coordinator by a device, was seen.
+    pub(crate) seen_ms: u64,
+}
+
+/// An item that is checked, and who publishes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Publication {
+    pub(crate) network: NetworkId,
+    /// What it is asked for by.
+    pub(crate) key: DiscoveryKey,
+    pub(crate) device: DeviceId,
+    pub(crate) user: UserId,
+    /// 0: it has none, and the last one counts.
+    pub(crate) sequence: u64,
+    /// The item's bytes.
+    pub(crate) item: Vec<u8>,
+    pub(crate) expires_ms: u64,
+    pub(crate) now_ms: u64,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ItemOutcome {
+    /// It is the newest.
+    Stored,
+    /// This very item was known, and stays for longer.
+    Same,
+    /// A newer one was known, or another one with the same sequence.
+    Outdated,
+    /// The store has as many bytes of items as it may.
+    Full,
+}
+
+/// An item that is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptItem {
+    pub(crate) item: Vec<u8>,
+    pub(crate) published_ms: u64,
 }
 
 /// What became of an announcement.

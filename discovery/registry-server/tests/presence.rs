@@ -8,6 +8,7 @@ use common::*;
 use peerloom_conformance::identity::{Identity, identity};
 use peerloom_core::wire::DeviceId;
 use peerloom_registry_protocol::http::Heartbeat;
+use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
 use peerloom_registry_protocol::proof::heartbeat_input;
 use peerloom_registry_protocol::text::encode_record;
 use peerloom_registry_server::{RegistryConfig, Times};
@@ -34,7 +35,7 @@ async fn an_announced_device_is_found() {
     let unknown = get_in(at, &format!("peer/{}", alice.user)).await;
     assert_eq!(
         (unknown.status, unknown.json()),
-        (200, json!({"online": false, "devices": [], "lastCoordinators": []}))
+        (200, json!({"online": false, "devices": [], "lastCoordinators": [], "coordinators": []}))
     );
     assert_eq!(get_in(at, &format!("device/{}", alice.device)).await.code(), "notFound");
 
@@ -49,8 +50,10 @@ async fn an_announced_device_is_found() {
     assert_eq!(device["peerId"], alice.device.to_string());
     assert_eq!(device["record"], encode_record(&signed), "byte for byte");
     assert_eq!(device["signalAddress"], "wss://192.0.2.9/signal");
-    assert_eq!(user["lastCoordinators"][0]["peerId"], alice.device.to_string(), "nobody else can help");
-    let one = get_in(at, &format!("device/{}", alice.device)).await.json();
+    assert_eq!(user["coordinators"][0]["peerId"], alice.device.to_string(), "nobody else can help");
+    let mut one = get_in(at, &format!("device/{}", alice.device)).await.json();
+    assert!(one["device"]["ageMs"].as_u64().is_some_and(|age| age < 60_000), "{one}");
+    one["device"]["ageMs"] = device["ageMs"].clone();
     assert_eq!(one, json!({"online": true, "device": device}));
 
     let active = get_in(at, "active-peers").await.json();
@@ -128,7 +131,7 @@ async fn coordinators_report_themselves() {
     }
     let helpers = || async {
         let user = get_in(at, &format!("peer/{}", alice.user)).await.json();
-        let helpers = user["lastCoordinators"].as_array().expect("coordinators").clone();
+        let helpers = user["coordinators"].as_array().expect("coordinators").clone();
         helpers.iter().map(|helper| (helper["peerId"].clone(), helper["capacity"].clone())).collect::<Vec<_>>()
     };
     let id = |identity: &Identity| json!(identity.device.to_string());
@@ -145,10 +148,38 @@ async fn coordinators_report_themselves() {
     // Whoever looks for somebody unknown needs them most.
     let stranger = get_in(at, &format!("peer/{}", identity(9).user)).await.json();
     assert_eq!((&stranger["online"], &stranger["devices"]), (&json!(false), &json!([])));
-    assert_eq!(stranger["lastCoordinators"].as_array().map(Vec::len), Some(2));
+    assert_eq!(stranger["coordinators"].as_array().map(Vec::len), Some(2));
     let active = get_in(at, "active-peers").await.json();
     let coordinators = active["peers"].as_array().expect("peers").iter().filter(|peer| peer["isCoordinator"] == true);
     assert_eq!(coordinators.count(), 2);
+
+    // Those that saw a user are those that its devices name, and no others.
+    let saw = async || {
+        let user = get_in(at, &format!("peer/{}", carol.user)).await.json();
+        let ids = |list: &Value| {
+            list.as_array().expect("coordinators").iter().map(|helper| helper["peerId"].clone()).collect::<Vec<_>>()
+        };
+        (ids(&user["lastCoordinators"]), ids(&user["coordinators"]))
+    };
+    assert_eq!(saw().await, (vec![], vec![id(&bob), id(&alice)]));
+    let naming = |sequence, coordinators: &[&Identity]| {
+        let mut body = announcement(&carol, &record(&carol, sequence, |_| {}));
+        body["coordinators"] = coordinators.iter().map(|identity| id(identity)).collect();
+        body
+    };
+    let path = format!("/network/{}/announce", network());
+    // Dave is unknown, and no coordinator.
+    assert_eq!(post(at, &path, &naming(2, &[&alice, &identity(4)])).await.status, 200);
+    assert_eq!(saw().await, (vec![id(&alice)], vec![id(&bob)]));
+    // Anybody may replay the record: who announces it so names nobody.
+    assert_eq!(post(at, &path, &naming(2, &[&bob])).await.json()["changed"], false);
+    assert_eq!(saw().await, (vec![id(&alice)], vec![id(&bob)]));
+    let mut socket = Socket::open(at, &carol.device.to_string()).await;
+    let hello = socket.hello(&carol, &record(&carol, 2, |_| {})).await;
+    socket.send(&ClientMessage::Hello(Box::new(Hello { coordinators: vec![bob.device], ..hello }))).await;
+    assert_eq!(socket.receive().await, Some(ServerMessage::Ready {}));
+    assert_eq!(saw().await, (vec![id(&bob), id(&alice)], vec![]), "a hello proves who names them, the last one first");
+    assert_eq!(post(at, &path, &naming(3, &[&alice; 6])).await.code(), "malformed");
 
     // Replayed, of another time, and with values that the signature doesn't cover.
     assert_eq!(post(at, "/coordinator/heartbeat", &heartbeat(&bob, 50, now)).await.code(), "outdated");

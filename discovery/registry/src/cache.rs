@@ -4,33 +4,43 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use peerloom_core::Target;
-use peerloom_core::wire::{DeviceId, Signed, UserId};
+use peerloom_core::wire::{DeviceId, DiscoveryItem, DiscoveryKey, ItemSlot, UserId};
 
-/// Most targets remembered; of more, the longest unused goes.
-const TARGETS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
-/// A target that isn't found is asked for at most so many times less often than one that is: every quarter of
+/// Most keys remembered; of more, the longest unused goes.
+const KEYS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+/// Most bytes of items remembered; of more, those of the longest unused keys go.
+const BYTES: usize = 8 * 1024 * 1024;
+/// A key that isn't found is asked for at most so many times less often than one that is: every quarter of
 /// an hour by default, so that a hundred contacts that are gone cost seven calls a minute and not a hundred.
 const MOST_PATIENCE: u32 = 15;
 
-/// A record that was verified.
+/// An item that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verified {
-    pub(crate) signed: Signed,
-    pub(crate) user: UserId,
-    pub(crate) device: DeviceId,
+    pub(crate) item: DiscoveryItem,
+    pub(crate) slot: ItemSlot,
+    /// The user, of a record.
+    pub(crate) user: Option<UserId>,
     pub(crate) sequence: u64,
     pub(crate) expires_at_ms: u64,
+    /// How old it was when the registry gave it.
+    pub(crate) age: Duration,
+    /// When that was.
+    pub(crate) at: Instant,
 }
 
-/// Answers by target.
+/// An item, and how old it is.
+pub(crate) type Aged = (DiscoveryItem, Duration);
+
+/// Answers by key.
 pub(crate) struct Cache {
-    answers: LruCache<Target, Answer>,
+    answers: LruCache<DiscoveryKey, Answer>,
     lifetime: Duration,
+    bytes: usize,
 }
 
 struct Answer {
-    records: Vec<Verified>,
+    items: Vec<Verified>,
     asked: Instant,
     /// How many times in a row nothing was found.
     misses: u32,
@@ -38,165 +48,226 @@ struct Answer {
     failed: bool,
 }
 
+impl Answer {
+    fn bytes(&self) -> usize {
+        self.items.iter().map(|item| item.item.encode().len()).sum()
+    }
+}
+
 /// What to do about a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
     /// This is fresh.
-    Known(Vec<Signed>),
-    /// Ask for this target.
-    Ask(Target),
+    Known(Vec<Aged>),
+    /// Ask for this key.
+    Ask(DiscoveryKey),
 }
 
 impl Cache {
     /// Answers count for `lifetime`.
     pub(crate) fn new(lifetime: Duration) -> Self {
-        Self { answers: LruCache::new(TARGETS), lifetime }
+        Self { answers: LruCache::new(KEYS), lifetime, bytes: 0 }
     }
 
-    /// What to do about a target. A device whose user is known is asked for with the user's others, so that
+    /// What to do about a key. A device whose user is known is asked for with the user's others, so that
     /// a user costs one call, however many devices it has.
-    pub(crate) fn look(&mut self, target: Target, now_ms: u64) -> Lookup {
-        let Some(answer) = self.answers.get(&target) else { return Lookup::Ask(target) };
+    pub(crate) fn look(&mut self, key: DiscoveryKey, now_ms: u64) -> Lookup {
+        let Some(answer) = self.answers.get(&key) else { return Lookup::Ask(key) };
         let patience = match answer.misses {
             0 => 1,
             misses => 1u32.checked_shl(misses - 1).map_or(MOST_PATIENCE, |times| times.clamp(1, MOST_PATIENCE)),
         };
         if answer.asked.elapsed() < self.lifetime * patience {
-            return Lookup::Known(valid(&answer.records, now_ms));
+            return Lookup::Known(valid(&answer.items, now_ms));
         }
-        match (target, answer.records.first()) {
-            (Target::Device(_), Some(record)) => Lookup::Ask(Target::User(record.user)),
-            _ => Lookup::Ask(target),
+        match (key, answer.items.first().and_then(|record| record.user)) {
+            (DiscoveryKey::Record(_), Some(user)) => Lookup::Ask(DiscoveryKey::Records(user)),
+            _ => Lookup::Ask(key),
         }
     }
 
-    /// What is known of a target, however old.
-    pub(crate) fn known(&self, target: Target, now_ms: u64) -> Vec<Signed> {
-        self.answers.peek(&target).map(|answer| valid(&answer.records, now_ms)).unwrap_or_default()
+    /// What is known of a key, however old.
+    pub(crate) fn known(&self, key: DiscoveryKey, now_ms: u64) -> Vec<Aged> {
+        self.answers.peek(&key).map(|answer| valid(&answer.items, now_ms)).unwrap_or_default()
     }
 
-    /// Takes in the answer about a target: verified records that match it. Says which are news.
-    pub(crate) fn answered(&mut self, asked: Target, for_target: Target, records: Vec<Verified>) -> Vec<Signed> {
-        let records: Vec<Verified> = records.into_iter().map(|record| self.newest(record)).collect();
-        let news = records.iter().filter(|record| {
-            let before = self.answers.peek(&Target::Device(record.device));
-            before.is_none_or(|before| before.records.iter().all(|known| known.signed != record.signed))
+    /// Takes in the answer about a key: verified items that match it. Says which are news.
+    pub(crate) fn answered(
+        &mut self,
+        asked: DiscoveryKey,
+        for_key: DiscoveryKey,
+        items: Vec<Verified>,
+    ) -> Vec<DiscoveryItem> {
+        let items: Vec<Verified> = items.into_iter().map(|item| self.newest(asked, item)).collect();
+        let news = items.iter().filter(|item| {
+            let before = self.answers.peek(&place(asked, item));
+            before.is_none_or(|before| before.items.iter().all(|known| known.item != item.item))
         });
-        let news = news.map(|record| record.signed.clone()).collect();
-        for record in &records {
-            self.put(Target::Device(record.device), vec![record.clone()]);
-            self.forget_miss(Target::User(record.user));
+        let news = news.map(|item| item.item.clone()).collect();
+        for item in &items {
+            let place = place(asked, item);
+            if place != asked {
+                self.put(place, vec![item.clone()]);
+            }
+            if let Some(user) = item.user {
+                self.forget_miss(DiscoveryKey::Records(user));
+            }
         }
-        if let Target::Device(device) = for_target
-            && records.iter().all(|record| record.device != device)
+        if let DiscoveryKey::Record(device) = for_key
+            && items.iter().all(|item| item.slot != ItemSlot::Record(device))
         {
-            self.put(for_target, Vec::new());
+            self.put(for_key, Vec::new());
         }
-        if let Target::User(_) = asked {
-            self.put(asked, records);
+        if !matches!(asked, DiscoveryKey::Record(_)) || !items.is_empty() {
+            self.put(asked, items);
         }
         news
     }
 
     /// No answer came: what is known stays, and counts until it is time to ask again.
-    pub(crate) fn failed(&mut self, target: Target) {
-        let answer = self.answers.get_or_insert_mut(target, || Answer {
-            records: Vec::new(),
-            asked: Instant::now(),
-            misses: 0,
-            failed: true,
-        });
-        answer.asked = Instant::now();
-        answer.failed = true;
+    pub(crate) fn failed(&mut self, key: DiscoveryKey) {
+        if !self.answers.contains(&key) {
+            self.insert(key, Answer { items: Vec::new(), asked: Instant::now(), misses: 0, failed: true });
+        }
+        if let Some(answer) = self.answers.get_mut(&key) {
+            answer.asked = Instant::now();
+            answer.failed = true;
+        }
     }
 
     /// The registry is back: what it didn't answer may be asked for again.
     pub(crate) fn recovered(&mut self) {
-        let failed: Vec<Target> = self.answers.iter().filter(|(_, a)| a.failed).map(|(target, _)| *target).collect();
-        for target in failed {
+        let failed: Vec<DiscoveryKey> = self.answers.iter().filter(|(_, a)| a.failed).map(|(key, _)| *key).collect();
+        for key in failed {
             let long_ago = Instant::now().checked_sub(self.lifetime);
-            match (self.answers.peek_mut(&target), long_ago) {
-                (Some(answer), Some(long_ago)) if !answer.records.is_empty() => answer.asked = long_ago,
-                _ => drop(self.answers.pop(&target)),
+            match (self.answers.peek_mut(&key), long_ago) {
+                (Some(answer), Some(long_ago)) if !answer.items.is_empty() => answer.asked = long_ago,
+                _ => self.remove(&key),
             }
         }
     }
 
     /// A device gave a sign of life: if it wasn't found, it may be now.
     pub(crate) fn heard(&mut self, device: DeviceId) {
-        self.forget_miss(Target::Device(device));
+        self.forget_miss(DiscoveryKey::Record(device));
     }
 
     /// Everything that wasn't found may be asked for again.
     pub(crate) fn forget_misses(&mut self) {
-        let missed: Vec<Target> =
-            self.answers.iter().filter(|(_, a)| a.misses > 0).map(|(target, _)| *target).collect();
-        for target in missed {
-            self.answers.pop(&target);
+        let missed: Vec<DiscoveryKey> =
+            self.answers.iter().filter(|(_, a)| a.misses > 0).map(|(key, _)| *key).collect();
+        missed.iter().for_each(|key| self.remove(key));
+    }
+
+    fn forget_miss(&mut self, key: DiscoveryKey) {
+        if self.answers.peek(&key).is_some_and(|answer| answer.misses > 0) {
+            self.remove(&key);
         }
     }
 
-    fn forget_miss(&mut self, target: Target) {
-        if self.answers.peek(&target).is_some_and(|answer| answer.misses > 0) {
-            self.answers.pop(&target);
-        }
-    }
-
-    fn put(&mut self, target: Target, records: Vec<Verified>) {
-        let misses = match self.answers.peek(&target) {
-            Some(before) if records.is_empty() => before.misses.saturating_add(1),
-            None if records.is_empty() => 1,
+    fn put(&mut self, key: DiscoveryKey, items: Vec<Verified>) {
+        let misses = match self.answers.peek(&key) {
+            Some(before) if items.is_empty() => before.misses.saturating_add(1),
+            None if items.is_empty() => 1,
             _ => 0,
         };
-        self.answers.put(target, Answer { records, asked: Instant::now(), misses, failed: false });
+        self.insert(key, Answer { items, asked: Instant::now(), misses, failed: false });
     }
 
-    /// A registry may give an older record than one seen before; that one counts.
-    fn newest(&self, record: Verified) -> Verified {
-        let known = self.answers.peek(&Target::Device(record.device)).and_then(|answer| answer.records.first());
-        known.filter(|known| known.sequence > record.sequence).cloned().unwrap_or(record)
+    fn insert(&mut self, key: DiscoveryKey, answer: Answer) {
+        self.bytes += answer.bytes();
+        if let Some((_, before)) = self.answers.push(key, answer) {
+            self.bytes = self.bytes.saturating_sub(before.bytes());
+        }
+        while self.bytes > BYTES
+            && let Some((_, oldest)) = self.answers.pop_lru()
+        {
+            self.bytes = self.bytes.saturating_sub(oldest.bytes());
+        }
+    }
+
+    fn remove(&mut self, key: &DiscoveryKey) {
+        if let Some(answer) = self.answers.pop(key) {
+            self.bytes = self.bytes.saturating_sub(answer.bytes());
+        }
+    }
+
+    /// A registry may give an older item than one seen before; that one counts.
+    fn newest(&self, asked: DiscoveryKey, item: Verified) -> Verified {
+        let answer = self.answers.peek(&place(asked, &item));
+        let known = answer.and_then(|answer| answer.items.iter().find(|known| known.slot == item.slot));
+        known.filter(|known| known.sequence > item.sequence).cloned().unwrap_or(item)
     }
 }
 
-fn valid(records: &[Verified], now_ms: u64) -> Vec<Signed> {
-    records.iter().filter(|record| record.expires_at_ms > now_ms).map(|record| record.signed.clone()).collect()
+/// Where an item is remembered: each record by its device, whatever was asked for.
+fn place(asked: DiscoveryKey, item: &Verified) -> DiscoveryKey {
+    match item.slot {
+        ItemSlot::Record(device) => DiscoveryKey::Record(device),
+        _ => asked,
+    }
+}
+
+fn valid(items: &[Verified], now_ms: u64) -> Vec<Aged> {
+    let valid = items.iter().filter(|item| item.expires_at_ms > now_ms);
+    valid.map(|item| (item.item.clone(), item.age + item.at.elapsed())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use peerloom_core::wire::{ServiceKind, Signed};
 
     use super::*;
 
     fn record(device: u8, sequence: u64) -> Verified {
         let body = Bytes::from(vec![device, sequence as u8]);
         Verified {
-            signed: Signed::sign(b"", body, |_| Bytes::new()),
-            user: UserId::from_bytes([9; 32]),
-            device: DeviceId::from_bytes([device; 32]),
+            item: DiscoveryItem::Record(Signed::sign(b"", body, |_| Bytes::new())),
+            slot: ItemSlot::Record(DeviceId::from_bytes([device; 32])),
+            user: Some(UserId::from_bytes([9; 32])),
             sequence,
             expires_at_ms: 100,
+            age: Duration::from_secs(5),
+            at: Instant::now(),
         }
     }
 
-    fn device(number: u8) -> Target {
-        Target::Device(DeviceId::from_bytes([number; 32]))
+    /// What is known, without its age.
+    fn known(items: &[Verified]) -> Lookup {
+        Lookup::Known(items.iter().map(|item| (item.item.clone(), Duration::ZERO)).collect())
     }
 
-    const USER: Target = Target::User(UserId::from_bytes([9; 32]));
+    impl Cache {
+        fn looked(&mut self, key: DiscoveryKey, now_ms: u64) -> Lookup {
+            match self.look(key, now_ms) {
+                Lookup::Known(items) => {
+                    assert!(items.iter().all(|(_, age)| *age >= Duration::from_secs(5)), "{items:?}");
+                    Lookup::Known(items.into_iter().map(|(item, _)| (item, Duration::ZERO)).collect())
+                }
+                ask => ask,
+            }
+        }
+    }
+
+    fn device(number: u8) -> DiscoveryKey {
+        DiscoveryKey::Record(DeviceId::from_bytes([number; 32]))
+    }
+
+    const USER: DiscoveryKey = DiscoveryKey::Records(UserId::from_bytes([9; 32]));
 
     #[test]
     fn an_answer_counts_for_a_while_and_a_miss_for_longer_each_time() {
         let mut cache = Cache::new(Duration::from_secs(60));
-        assert_eq!(cache.look(device(1), 0), Lookup::Ask(device(1)));
-        assert_eq!(cache.answered(device(1), device(1), vec![record(1, 1)]), [record(1, 1).signed]);
-        assert_eq!(cache.look(device(1), 0), Lookup::Known(vec![record(1, 1).signed]));
-        assert_eq!(cache.look(device(1), 100), Lookup::Known(vec![]), "expired");
+        assert_eq!(cache.looked(device(1), 0), Lookup::Ask(device(1)));
+        assert_eq!(cache.answered(device(1), device(1), vec![record(1, 1)]), [record(1, 1).item]);
+        assert_eq!(cache.looked(device(1), 0), known(&[record(1, 1)]));
+        assert_eq!(cache.looked(device(1), 100), known(&[]), "expired");
 
         let waits = |cache: &mut Cache, age: u64| {
             let answer = cache.answers.peek_mut(&device(2)).unwrap();
             answer.asked = Instant::now().checked_sub(Duration::from_secs(age)).unwrap();
-            cache.look(device(2), 0) == Lookup::Known(vec![])
+            cache.looked(device(2), 0) == known(&[])
         };
         for seconds in [60, 120, 240, 480, 900, 900, 900] {
             cache.answered(device(2), device(2), vec![]);
@@ -208,14 +279,14 @@ mod tests {
     fn a_user_is_asked_for_once() {
         let mut cache = Cache::new(Duration::ZERO);
         cache.answered(device(1), device(1), vec![record(1, 1)]);
-        assert_eq!(cache.look(device(1), 0), Lookup::Ask(USER));
+        assert_eq!(cache.looked(device(1), 0), Lookup::Ask(USER));
         cache.lifetime = Duration::from_secs(60);
         cache.answered(USER, device(1), vec![record(1, 1), record(2, 1)]);
-        assert_eq!(cache.look(device(2), 0), Lookup::Known(vec![record(2, 1).signed]));
-        assert_eq!(cache.look(USER, 0), Lookup::Known(vec![record(1, 1).signed, record(2, 1).signed]));
+        assert_eq!(cache.looked(device(2), 0), known(&[record(2, 1)]));
+        assert_eq!(cache.looked(USER, 0), known(&[record(1, 1), record(2, 1)]));
         // The device has left the registry, its user hasn't.
         cache.answered(USER, device(1), vec![record(2, 1)]);
-        assert_eq!(cache.look(device(1), 0), Lookup::Known(vec![]));
+        assert_eq!(cache.looked(device(1), 0), known(&[]));
     }
 
     #[test]
@@ -223,8 +294,8 @@ mod tests {
         let mut cache = Cache::new(Duration::from_secs(60));
         cache.answered(device(1), device(1), vec![record(1, 5)]);
         assert!(cache.answered(device(1), device(1), vec![record(1, 4)]).is_empty());
-        assert_eq!(cache.look(device(1), 0), Lookup::Known(vec![record(1, 5).signed]));
-        assert_eq!(cache.answered(device(1), device(1), vec![record(1, 6)]), [record(1, 6).signed]);
+        assert_eq!(cache.looked(device(1), 0), known(&[record(1, 5)]));
+        assert_eq!(cache.answered(device(1), device(1), vec![record(1, 6)]), [record(1, 6).item]);
     }
 
     #[test]
@@ -233,12 +304,12 @@ mod tests {
         cache.answered(device(1), device(1), vec![record(1, 1)]);
         for number in [1, 2] {
             cache.failed(device(number));
-            assert!(matches!(cache.look(device(number), 0), Lookup::Known(_)));
+            assert!(matches!(cache.looked(device(number), 0), Lookup::Known(_)));
         }
         cache.recovered();
-        assert_eq!(cache.known(device(1), 0), [record(1, 1).signed], "what was known still is");
-        assert_eq!(cache.look(device(1), 0), Lookup::Ask(USER));
-        assert_eq!(cache.look(device(2), 0), Lookup::Ask(device(2)));
+        assert_eq!(cache.known(device(1), 0).len(), 1, "what was known still is");
+        assert_eq!(cache.looked(device(1), 0), Lookup::Ask(USER));
+        assert_eq!(cache.looked(device(2), 0), Lookup::Ask(device(2)));
     }
 
     #[test]
@@ -247,21 +318,21 @@ mod tests {
         let miss = |cache: &mut Cache| {
             for target in [device(1), device(2), USER] {
                 cache.answered(target, target, vec![]);
-                assert_eq!(cache.look(target, 0), Lookup::Known(vec![]));
+                assert_eq!(cache.looked(target, 0), known(&[]));
             }
         };
         miss(&mut cache);
         cache.heard(DeviceId::from_bytes([1; 32]));
-        assert_eq!(cache.look(device(1), 0), Lookup::Ask(device(1)));
-        assert_eq!(cache.look(device(2), 0), Lookup::Known(vec![]));
+        assert_eq!(cache.looked(device(1), 0), Lookup::Ask(device(1)));
+        assert_eq!(cache.looked(device(2), 0), known(&[]));
         // A record of another of the user's devices: the user is there, too.
         cache.answered(device(3), device(3), vec![record(3, 1)]);
         cache.heard(DeviceId::from_bytes([3; 32]));
-        assert_eq!(cache.look(device(3), 0), Lookup::Known(vec![record(3, 1).signed]), "what is known stays");
-        assert_eq!(cache.look(USER, 0), Lookup::Ask(USER));
+        assert_eq!(cache.looked(device(3), 0), known(&[record(3, 1)]), "what is known stays");
+        assert_eq!(cache.looked(USER, 0), Lookup::Ask(USER));
         miss(&mut cache);
         cache.forget_misses();
-        assert_eq!(cache.look(device(2), 0), Lookup::Ask(device(2)));
+        assert_eq!(cache.looked(device(2), 0), Lookup::Ask(device(2)));
     }
 
     #[test]
@@ -270,8 +341,17 @@ mod tests {
         for number in 0..3000u32 {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&number.to_be_bytes());
-            cache.failed(Target::Device(DeviceId::from_bytes(id)));
+            cache.failed(DiscoveryKey::Record(DeviceId::from_bytes(id)));
         }
-        assert_eq!(cache.answers.len(), TARGETS.get());
+        assert_eq!(cache.answers.len(), KEYS.get());
+        for number in 0..600u32 {
+            let body = Bytes::from(vec![number as u8; 20_000]);
+            let item = DiscoveryItem::Service(Signed::sign(b"", body, |_| Bytes::new()));
+            let key = DiscoveryKey::Service(ServiceKind(number));
+            let slot = ItemSlot::Service(ServiceKind(number), DeviceId::from_bytes([1; 32]));
+            cache.answered(key, key, vec![Verified { item, slot, user: None, ..record(1, 1) }]);
+        }
+        let held: usize = cache.answers.iter().map(|(_, answer)| answer.bytes()).sum();
+        assert!(held <= BYTES && held == cache.bytes && held > BYTES / 2, "{held}");
     }
 }

@@ -14,12 +14,14 @@ pub(crate) enum Part {
     Socket = 1,
     /// Announcing a newer record.
     Record = 2,
+    /// Publishing other items.
+    Items = 3,
 }
 
 /// What was noticed last.
 #[derive(Default)]
 pub(crate) struct Health {
-    trouble: Mutex<[Option<Error>; 3]>,
+    trouble: Mutex<[Option<Error>; 4]>,
 }
 
 impl Health {
@@ -50,7 +52,7 @@ impl Health {
         self.lock().get(part as usize).cloned().flatten()
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Option<Error>; 3]> {
+    fn lock(&self) -> MutexGuard<'_, [Option<Error>; 4]> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -44,6 +44,16 @@ pub(crate) enum Answer<T> {
     Failed(Failure),
 }
 
+impl<T> Answer<T> {
+    /// What was asked for in another form.
+    pub(crate) fn map<U>(self, form: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Found(found) => Answer::Found(form(found)),
+            Self::Failed(failure) => Answer::Failed(failure),
+        }
+    }
+}
+
 impl Caller {
     pub(crate) fn new(connector: Connector, name: String, token: Option<String>) -> Self {
         Self { connector, name, token, calls: AtomicU64::new(0), rest: Mutex::default() }

@@ -1,7 +1,7 @@
 //! Discovery and signaling over a registry server (see `peerloom-registry-protocol`).
 //!
 //! One WebSocket, open from the first announcement on, announces this device and carries signals.
-//! Look-ups are HTTP calls whose answers are kept for a while. The registry isn't trusted: every record
+//! Look-ups and other items than records are HTTP calls; answers are kept for a while. The registry isn't trusted: every record
 //! is verified here, and what it sends is bounded in length and in time. Without the registry the node
 //! goes on with what it knows.
 
@@ -15,6 +15,7 @@ mod endpoint;
 mod health;
 mod http;
 mod ice;
+mod publishing;
 mod reconnect;
 mod session;
 mod shared;
@@ -31,7 +32,7 @@ pub use discovery::RegistryDiscovery;
 pub fn register(kinds: &mut Kinds) -> Result<()> {
     let summary = "finds devices over a registry server, and carries signals to them";
     kinds.discoveries.add("registry", summary, |config: RegistryConfig, context| {
-        Ok(Arc::new(RegistryDiscovery::new(config, context.network, &context.secret)?))
+        Ok(Arc::new(RegistryDiscovery::new(config, context.network, context.signer.clone())?))
     })
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::{self, DecodeError, Signed};
+use peerloom_core::wire::{self, DecodeError, Signed, context};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_registry_protocol::limits;
 use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
-use peerloom_registry_protocol::proof::challenge_input;
+use peerloom_registry_protocol::proof::challenge_body;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -105,15 +105,17 @@ async fn greet(shared: &Shared) -> Result<(WebSocketStream<Box<dyn Stream>>, Sig
     let record =
         record.ok_or_else(|| Error::new(ErrorKind::Internal, "registry", "connect", "there is no record yet"))?;
     let work = shared.work(&record, work_bits).await?;
-    let input = challenge_input(&nonce, name, &shared.network, &shared.device);
+    let body = challenge_body(&nonce, name, &shared.network, &shared.device);
+    let signature = shared.signer.sign(context::REGISTRY_CHALLENGE, &body)?;
     let bug = || Error::new(ErrorKind::Internal, "registry", "connect", "a signature of another length than Ed25519's");
     let hello = Hello {
         network: shared.network,
         record: record.clone(),
-        signature: shared.key.sign(&input).as_ref().try_into().map_err(|_| bug())?,
+        signature: signature.as_ref().try_into().map_err(|_| bug())?,
         token: shared.config.token.clone(),
         work,
         signal_address: shared.config.signal_address.clone(),
+        coordinators: Vec::new(),
     };
     let answer = async {
         send(shared, &mut socket, &ClientMessage::Hello(Box::new(hello))).await?;
@@ -163,6 +165,9 @@ async fn exchange(
                 if shared.announcement_is_due() {
                     tokio::spawn(announce(shared.clone()));
                 }
+                if shared.items_are_due() {
+                    tokio::spawn(publish(shared.clone()));
+                }
             }
             Some(Outgoing { to, payload, answer }) = outbox.recv() => {
                 unanswered.retain(|_, waiting| !waiting.is_closed());
@@ -201,6 +206,16 @@ async fn announce(shared: Arc<Shared>) {
         () = shared.closing.cancelled() => {}
         done = shared.announce() => if let Err(error) = done {
             debug!(%error, "the newest record is not announced yet");
+        },
+    }
+}
+
+/// Publishes the items that the registry lacks.
+async fn publish(shared: Arc<Shared>) {
+    tokio::select! {
+        () = shared.closing.cancelled() => {}
+        done = shared.publish_items() => if let Err(error) = done {
+            debug!(%error, "not all items are published yet");
         },
     }
 }

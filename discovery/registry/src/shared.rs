@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peerloom_core::wire::{DeviceId, NetworkId, Signed};
-use peerloom_core::{Carried, Error, ErrorKind, Result};
-use peerloom_crypto_primitives::SigningKey;
+use peerloom_core::{Carried, DeviceSigner, Error, ErrorKind, Result};
 use peerloom_registry_protocol::http::{Announce, Announced};
 use peerloom_registry_protocol::proof::Work;
 use peerloom_registry_protocol::{code, limits};
@@ -18,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::cache::Cache;
 use crate::health::{Health, Part};
 use crate::http::{Answer, Caller};
+use crate::publishing::Items;
 use crate::signaling::Outgoing;
 
 /// The first wait after an announcement over HTTP failed.
@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     pub(crate) config: RegistryConfig,
     pub(crate) network: NetworkId,
     pub(crate) device: DeviceId,
-    pub(crate) key: SigningKey,
+    pub(crate) signer: DeviceSigner,
     pub(crate) caller: Caller,
     pub(crate) health: Health,
     /// This device's newest record.
@@ -46,6 +46,12 @@ pub(crate) struct Shared {
     /// Held while a record is being announced over HTTP.
     announcing: tokio::sync::Mutex<()>,
     attempts: Mutex<Attempts>,
+    /// This device's other items.
+    pub(crate) items: Mutex<Items>,
+    /// Held while items are being published.
+    pub(crate) publishing: tokio::sync::Mutex<()>,
+    /// When items are published again after that failed.
+    pub(crate) item_pause: Mutex<Backoff>,
     /// What the registry answered.
     pub(crate) cache: Mutex<Cache>,
     /// When look-ups are made again after one failed.
@@ -80,21 +86,24 @@ pub(crate) struct Status {
 }
 
 impl Shared {
-    pub(crate) fn new(config: RegistryConfig, network: NetworkId, key: SigningKey, caller: Caller) -> Arc<Self> {
+    pub(crate) fn new(config: RegistryConfig, network: NetworkId, signer: DeviceSigner, caller: Caller) -> Arc<Self> {
         let cache = config.cache.0;
         Arc::new(Self {
             cache: Mutex::new(Cache::new(cache)),
             pause: Mutex::new(Backoff::new(cache / PAUSE, LONGEST_PAUSE)),
             config,
             network,
-            device: DeviceId::from_key(key.public()),
-            key,
+            device: signer.device(),
+            signer,
             caller,
             health: Health::default(),
             record: watch::Sender::new(None),
             announced: Mutex::default(),
             announcing: tokio::sync::Mutex::default(),
             attempts: Mutex::new(Attempts { refused: None, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT) }),
+            items: Mutex::default(),
+            publishing: tokio::sync::Mutex::default(),
+            item_pause: Mutex::new(Backoff::new(FIRST_WAIT, LONGEST_WAIT)),
             status: watch::Sender::default(),
             outbox: Mutex::default(),
             receivers: Mutex::default(),
@@ -135,9 +144,12 @@ impl Shared {
 
     /// Notes which record the registry has.
     pub(crate) fn has_announced(&self, record: Option<Signed>) {
-        if record.is_some() {
-            self.retry_announcing();
-            self.health.works(Part::Record, &self.caller.name);
+        match record {
+            Some(_) => {
+                self.retry_announcing();
+                self.health.works(Part::Record, &self.caller.name);
+            }
+            None => lock(&self.items).reopen(),
         }
         *lock(&self.announced) = record;
     }
@@ -147,6 +159,7 @@ impl Shared {
         let mut attempts = lock(&self.attempts);
         attempts.refused = None;
         attempts.backoff.reset();
+        lock(&self.item_pause).reset();
     }
 
     /// Announces the newest record over HTTP, unless the registry has it or has refused it.
@@ -184,6 +197,8 @@ impl Shared {
                 capabilities: None,
                 record: record.clone(),
                 work: self.work(record, self.work_bits.load(Ordering::Relaxed)).await?,
+                // No node knows coordinators yet.
+                coordinators: Vec::new(),
             };
             match self.caller.post::<Announced>("announce", &path, &body).await? {
                 Answer::Found(_) => return Ok(()),

@@ -26,7 +26,7 @@ async fn registry() -> (Registry, impl Fn(u8) -> Arc<RegistryDiscovery>) {
         let cache = DurationText(std::time::Duration::from_millis(10));
         let config = RegistryConfig { url: url.clone(), cache, ..RegistryConfig::default() };
         let network = NetworkId::from_name("conformance");
-        Arc::new(RegistryDiscovery::new(config, network, &identity(number).secret).expect("a client"))
+        Arc::new(RegistryDiscovery::new(config, network, identity(number).signer()).expect("a client"))
     };
     (registry, client)
 }
@@ -43,7 +43,7 @@ async fn signaling_over_a_registry(signed: bool) {
     let (registry, client) = registry().await;
     let (first, second) = (client(1), client(2));
     for (number, client) in [(1, &first), (2, &second)] {
-        client.announce(record(&identity(number), 1, &[])).await.expect("an announcement");
+        discovery::announce(&**client, record(&identity(number), 1, &[])).await.expect("an announcement");
     }
     let carrier = |client: &RegistryDiscovery| client.signaling().expect("signaling");
     let (a, b) = (identity(1).device, identity(2).device);

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use peerloom_conformance::discovery::{announce, find, records};
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::kinds::DurationText;
-use peerloom_core::wire::{NetworkId, PeerRecord, Signed, context};
-use peerloom_core::{Discovery, ErrorKind, Target};
+use peerloom_core::wire::{
+    DiscoveryItem, DiscoveryKey, NetworkId, PeerRecord, PublishedKeyPackage, ServiceKind, ServiceOffer, Signed, context,
+};
+use peerloom_core::{Discovery, ErrorKind};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_discovery_registry::{RegistryConfig, RegistryDiscovery};
-use peerloom_registry_protocol::text::encode_record;
+use peerloom_registry_protocol::text::{encode_item, encode_record};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -42,7 +45,7 @@ fn json_answer(body: &Value) -> Vec<u8> {
 fn client(at: SocketAddr) -> RegistryDiscovery {
     let cache = DurationText(Duration::from_secs(60));
     let config = RegistryConfig { url: format!("http://{at}"), cache, ..RegistryConfig::default() };
-    RegistryDiscovery::new(config, NetworkId::from_name("conformance"), &identity(9).secret).expect("a client")
+    RegistryDiscovery::new(config, NetworkId::from_name("conformance"), identity(9).signer()).expect("a client")
 }
 
 fn device(identity: &Identity, record: &Signed) -> Value {
@@ -85,10 +88,10 @@ async fn false_records_are_passed_over() {
         unreadable,
     ];
     let lying = client(liar(user(&lies)).await);
-    assert!(lying.resolve(Target::User(alice.user)).await.expect("an answer").is_empty());
+    assert!(records(&lying, DiscoveryKey::Records(alice.user)).await.expect("an answer").is_empty());
     for lie in &lies {
         let lying = client(liar(json_answer(&json!({"online": true, "device": lie}))).await);
-        assert!(lying.resolve(Target::Device(alice.device)).await.expect("an answer").is_empty(), "{lie}");
+        assert!(records(&lying, DiscoveryKey::Record(alice.device)).await.expect("an answer").is_empty(), "{lie}");
     }
 
     // Between lies the truth is found, once.
@@ -96,7 +99,82 @@ async fn false_records_are_passed_over() {
     let mut mixed = lies.to_vec();
     mixed.extend([truth.clone(), truth]);
     let mixed = client(liar(user(&mixed)).await);
-    assert_eq!(mixed.resolve(Target::User(alice.user)).await.expect("an answer"), [genuine]);
+    assert_eq!(records(&mixed, DiscoveryKey::Records(alice.user)).await.expect("an answer"), [genuine]);
+}
+
+/// An answer with these items, each 3 s old.
+fn items(items: &[DiscoveryItem]) -> Value {
+    let item = |item: &DiscoveryItem| json!({"item": encode_item(item), "ageMs": 3000});
+    json!({"items": items.iter().map(item).collect::<Vec<_>>()})
+}
+
+#[tokio::test]
+async fn false_items_are_passed_over_between_true_ones() {
+    let (alice, mallory) = (identity(1), identity(2));
+    let package = alice.key_package(b"package");
+    let (by_hash, kind) = (DiscoveryKey::KeyPackage(package.hash()), ServiceKind::MAILBOX);
+    let service = alice.service(kind, 5);
+    let list = DiscoveryItem::of_devices(&alice.devices());
+    let resigned = |signed: &Signed, under: &[u8]| mallory.key().sign_object(under, signed.unverified_body().clone());
+    let changed = |change: fn(&mut ServiceOffer)| {
+        let mut offer = ServiceOffer::open(&service, |_, _, _| true).expect("an offer").0;
+        change(&mut offer);
+        DiscoveryItem::Service(alice.key().sign_object(context::SERVICE_OFFER, offer.encode()))
+    };
+    let expired = {
+        let mut expired = PublishedKeyPackage::open(&package, |_, _, _| true).expect("a package");
+        expired.expires_at_ms = 1;
+        alice.key().sign_object(context::KEY_PACKAGE, expired.encode())
+    };
+    let cases = [
+        (
+            DiscoveryKey::DeviceList(alice.user),
+            list.clone(),
+            vec![DiscoveryItem::of_devices(&mallory.devices()), DiscoveryItem::Record(record(&alice, 1, &[]))],
+        ),
+        (
+            by_hash,
+            DiscoveryItem::KeyPackage(package.clone()),
+            vec![
+                DiscoveryItem::KeyPackage(alice.key_package(b"another")),
+                DiscoveryItem::KeyPackage(resigned(&package, context::KEY_PACKAGE)),
+                list.clone(),
+            ],
+        ),
+        (
+            DiscoveryKey::KeyPackage(expired.hash()),
+            DiscoveryItem::KeyPackage(package.clone()),
+            vec![DiscoveryItem::KeyPackage(expired.clone())],
+        ),
+        (
+            DiscoveryKey::Service(kind),
+            DiscoveryItem::Service(service.clone()),
+            vec![
+                DiscoveryItem::Service(resigned(&service, context::SERVICE_OFFER)),
+                DiscoveryItem::Service(alice.service(ServiceKind::COORDINATOR, 5)),
+                changed(|offer| offer.network = NetworkId::from_name("other")),
+                changed(|offer| offer.expires_at_ms = 1),
+            ],
+        ),
+    ];
+    for (key, truth, lies) in cases {
+        let lying = client(liar(json_answer(&items(&lies))).await);
+        assert!(find(&lying, key).await.expect("an answer").is_empty(), "{key:?}");
+        let mut mixed = lies.clone();
+        mixed.extend([truth.clone(), truth.clone()]);
+        let mut answer = items(&mixed);
+        // Not even items: one of a later version, garbage, one that is too long.
+        let odd = ["SgEH".to_owned(), "garbage!".into(), "A".repeat(60_000)];
+        let odd = odd.map(|text| json!({"item": text, "ageMs": 0}));
+        answer["items"].as_array_mut().expect("items").extend(odd);
+        let mixed = client(liar(json_answer(&answer)).await);
+        let found = find(&mixed, key).await.expect("an answer");
+        // Nobody asked for the genuine one under the hash of the expired one.
+        let meant = key != DiscoveryKey::KeyPackage(expired.hash());
+        assert!(found.iter().all(|found| found.item == truth), "{key:?}");
+        assert_eq!(!found.is_empty(), meant, "{key:?}");
+        assert!(found.iter().all(|found| found.age >= Duration::from_secs(3) && found.source.contains("registry")));
+    }
 }
 
 #[tokio::test]
@@ -105,7 +183,7 @@ async fn a_flood_of_records_is_bounded() {
     // As many as fit, all of them genuine and the same.
     let many = vec![device(&alice, &record(&alice, 1, &[])); 300];
     let flooding = client(liar(user(&many)).await);
-    assert_eq!(flooding.resolve(Target::User(alice.user)).await.expect("an answer").len(), 1);
+    assert_eq!(records(&flooding, DiscoveryKey::Records(alice.user)).await.expect("an answer").len(), 1);
 }
 
 #[tokio::test]
@@ -134,11 +212,11 @@ async fn babble_is_an_error_and_not_asked_for_again_at_once() {
     ] {
         let shown = String::from_utf8_lossy(&babble[..babble.len().min(60)]).into_owned();
         let babbling = client(liar(babble).await);
-        let error = babbling.resolve(Target::User(alice.user)).await.expect_err(&shown);
+        let error = records(&babbling, DiscoveryKey::Records(alice.user)).await.expect_err(&shown);
         assert_eq!(error.kind(), kind, "{shown}: {error}");
         for _ in 0..50 {
-            let _ = babbling.resolve(Target::User(alice.user)).await;
-            let _ = babbling.resolve(Target::Device(alice.device)).await;
+            let _ = records(&babbling, DiscoveryKey::Records(alice.user)).await;
+            let _ = records(&babbling, DiscoveryKey::Record(alice.device)).await;
         }
         assert_eq!(babbling.calls(), 1, "{shown}");
     }
@@ -151,15 +229,17 @@ async fn silence_is_a_failure() {
     let alice = identity(1);
     // An engine waits for 5 s.
     let silent = client(at);
-    let answer = tokio::time::timeout(Duration::from_secs(5), silent.resolve(Target::User(alice.user))).await;
+    let answer =
+        tokio::time::timeout(Duration::from_secs(5), records(&silent, DiscoveryKey::Records(alice.user))).await;
     assert_eq!(answer.expect("in time").map_err(|e| e.kind()), Err(ErrorKind::Timeout));
-    assert!(silent.resolve(Target::User(alice.user)).await.expect("what is known").is_empty());
+    assert!(records(&silent, DiscoveryKey::Records(alice.user)).await.expect("what is known").is_empty());
     // Somebody else may wait for less.
     let abandoned = client(at);
-    let short = tokio::time::timeout(Duration::from_millis(100), abandoned.resolve(Target::User(alice.user))).await;
+    let short =
+        tokio::time::timeout(Duration::from_millis(100), records(&abandoned, DiscoveryKey::Records(alice.user))).await;
     assert!(short.is_err());
-    for target in [Target::User(alice.user), Target::Device(alice.device)] {
-        let _ = tokio::time::timeout(Duration::from_millis(100), abandoned.resolve(target)).await.expect("at once");
+    for target in [DiscoveryKey::Records(alice.user), DiscoveryKey::Record(alice.device)] {
+        let _ = tokio::time::timeout(Duration::from_millis(100), records(&abandoned, target)).await.expect("at once");
     }
     assert_eq!(abandoned.calls(), 1);
 }
@@ -176,10 +256,10 @@ async fn a_registry_that_wants_a_rest_gets_it() {
         // Without it a call would be made every few milliseconds.
         let cache = DurationText(Duration::from_millis(1));
         let config = RegistryConfig { url: format!("http://{at}"), cache, ..RegistryConfig::default() };
-        let patient = RegistryDiscovery::new(config, NetworkId::from_name("conformance"), &identity(9).secret);
+        let patient = RegistryDiscovery::new(config, NetworkId::from_name("conformance"), identity(9).signer());
         let patient = patient.expect("a client");
         for _ in 0..20 {
-            assert!(patient.resolve(Target::User(alice.user)).await.is_err());
+            assert!(records(&patient, DiscoveryKey::Records(alice.user)).await.is_err());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(patient.calls(), 1, "{answer}");
@@ -191,7 +271,7 @@ async fn what_opens_no_socket_holds_nobody_up() {
     let alice = identity(9);
     for babble in [json_answer(&json!({})), b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(), vec![0; 100_000]] {
         let babbling = client(liar(babble).await);
-        babbling.announce(record(&alice, 1, &[])).await.expect("it is announced once that works");
+        announce(&babbling, record(&alice, 1, &[])).await.expect("it is announced once that works");
         let sent = babbling.signaling().expect("signaling").send(identity(1).device, record(&alice, 1, &[])).await;
         assert_eq!(sent.map_err(|e| e.kind()), Err(ErrorKind::Unreachable));
         babbling.shutdown().await;

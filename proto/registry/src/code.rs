@@ -8,6 +8,8 @@ pub const INVALID_ID: &str = "invalidId";
 pub const TOO_LARGE: &str = "tooLarge";
 /// The record is forged, damaged, or contradicts what stands around it.
 pub const BAD_RECORD: &str = "badRecord";
+/// The item is forged, damaged, or not one that this device may publish.
+pub const BAD_ITEM: &str = "badItem";
 /// The record belongs to another network.
 pub const FOREIGN_NETWORK: &str = "foreignNetwork";
 /// The record is no longer valid.

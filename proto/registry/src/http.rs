@@ -29,6 +29,10 @@ pub struct Announce {
     /// The proof of work, where the registry wants one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<u64>,
+    /// The coordinators that the device is linked to now; at most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text::devices")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::schema::Id>, max_items = 5))]
+    pub coordinators: Vec<DeviceId>,
 }
 
 /// What became of an announcement.
@@ -39,6 +43,49 @@ pub struct Announced {
     /// False when this very record was known already, though it may be forgotten: nothing changed, not
     /// even when the device was last seen. It may be a replay. Say hello, or sign a newer record.
     pub changed: bool,
+}
+
+/// `POST /network/{networkId}/item`: an announced device publishes an item other than its record: a device list of
+/// its user, a key package or a service offer of its own. It stays for some days, or until it expires.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct PublishItem {
+    /// The device.
+    #[serde(with = "text::id")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Id))]
+    pub peer_id: DeviceId,
+    /// The item in base64url. Text, so that a kind of a later version is refused by its own code.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Item))]
+    pub item: String,
+    /// When it is published; within two minutes of the server's clock.
+    pub at_ms: u64,
+    /// The device key's signature over [`crate::proof::item_input`], in base64url.
+    #[serde(with = "text::bytes")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Signature))]
+    pub signature: [u8; 64],
+}
+
+/// `GET /network/{networkId}/device-list/{userId}`, `…/key-package/{hash}` and `…/service/{kind}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ItemsAnswer {
+    /// The items, published last first. Of a device list, what each of the user's devices published.
+    pub items: Vec<FoundItem>,
+}
+
+/// An item as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FoundItem {
+    /// The item in base64url, byte for byte as it was published. Text, so that one item of a later version doesn't
+    /// spoil the answer; see [`text::decode_item`].
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Item))]
+    pub item: String,
+    /// How long ago it was published, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// `GET /network/{networkId}/active-peers`.
@@ -86,9 +133,12 @@ pub struct UserAnswer {
     pub online: bool,
     /// The user's devices, last seen first.
     pub devices: Vec<Device>,
-    /// Who helps to meet in this network, best first. Where no coordinator reported lately, these are
-    /// the online devices with most capabilities.
+    /// The coordinators that the user's devices named lately, the last one first: they saw this user.
     pub last_coordinators: Vec<Coordinator>,
+    /// Who else helps to meet in this network, best first. Where no coordinator reported lately, these are
+    /// the online devices with most capabilities.
+    #[serde(default)]
+    pub coordinators: Vec<Coordinator>,
 }
 
 /// `GET /network/{networkId}/device/{peerId}`.
@@ -116,6 +166,9 @@ pub struct Device {
     pub signal_address: Option<String>,
     /// When it was last seen.
     pub last_seen: u64,
+    /// How long ago that was, in milliseconds by the registry's clock.
+    #[serde(default)]
+    pub age_ms: u64,
     /// Its signed record in base64url, byte for byte as it was announced. Text, so that one record of a
     /// later version doesn't spoil the answer; see [`text::decode_record`].
     #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Record))]

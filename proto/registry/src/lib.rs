@@ -1,8 +1,9 @@
 //! What a registry and its clients say to each other: JSON bodies, WebSocket messages, limits, and the
 //! bytes that are signed or hashed. No I/O and no clock.
 //!
-//! A registry keeps the signed [`PeerRecord`](peerloom_wire::PeerRecord)s of devices for a while and
-//! carries small messages (*signals*) between devices that are connected to it. It stores no
+//! A registry keeps the signed [`PeerRecord`](peerloom_wire::PeerRecord)s of devices and other items
+//! ([`DiscoveryItem`](peerloom_wire::DiscoveryItem)) for a while and carries small messages (*signals*) between devices
+//! that are connected to it. It stores no
 //! messages, and nobody has to trust it: whoever gets a record from it checks the signatures.
 //!
 //! # Texts
@@ -19,6 +20,10 @@
 //! | `POST /network/{networkId}/announce` | [`http::Announce`] | [`http::Announced`] |
 //! | `GET /network/{networkId}/peer/{userId}` | | [`http::UserAnswer`] |
 //! | `GET /network/{networkId}/device/{peerId}` | | [`http::DeviceAnswer`] |
+//! | `POST /network/{networkId}/item` | [`http::PublishItem`] | [`http::Announced`] |
+//! | `GET /network/{networkId}/device-list/{userId}` | | [`http::ItemsAnswer`] |
+//! | `GET /network/{networkId}/key-package/{hash}` | | [`http::ItemsAnswer`] |
+//! | `GET /network/{networkId}/service/{kind}` | | [`http::ItemsAnswer`] |
 //! | `GET /network/{networkId}/ice-servers` | | [`http::IceAnswer`] |
 //! | `POST /coordinator/heartbeat` | [`http::Heartbeat`] | `{}` |
 //! | `GET /signal/{peerId}` | | the WebSocket below |

@@ -106,6 +106,9 @@ pub struct Hello {
     /// Where the device takes signals, if not over this registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal_address: Option<String>,
+    /// The coordinators that the device is linked to now; at most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text::devices")]
+    pub coordinators: Vec<DeviceId>,
 }
 
 impl fmt::Debug for Hello {

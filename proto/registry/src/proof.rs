@@ -1,5 +1,6 @@
 //! What is signed and what is hashed.
 
+use peerloom_wire::signed::signing_input;
 use peerloom_wire::{DeviceId, NetworkId, Signed, context};
 use sha2::{Digest, Sha256};
 
@@ -10,7 +11,26 @@ use crate::http::Heartbeat;
 ///
 /// Everything but the name has a fixed length, so two different inputs never make the same bytes.
 pub fn challenge_input(nonce: &[u8; 32], registry: &str, network: &NetworkId, device: &DeviceId) -> Vec<u8> {
-    [context::REGISTRY_CHALLENGE, nonce, registry.as_bytes(), network.as_bytes(), device.as_bytes()].concat()
+    signing_input(context::REGISTRY_CHALLENGE, &challenge_body(nonce, registry, network, device))
+}
+
+/// The same without `REGISTRY_CHALLENGE`, for a signer that puts it before.
+pub fn challenge_body(nonce: &[u8; 32], registry: &str, network: &NetworkId, device: &DeviceId) -> Vec<u8> {
+    [&nonce[..], registry.as_bytes(), network.as_bytes(), device.as_bytes()].concat()
+}
+
+/// What publishing an item signs with the device's key:
+/// `REGISTRY_ITEM ‖ registry's name ‖ network ‖ device ‖ SHA-256(item) ‖ time (8 B be)`.
+///
+/// Everything but the name has a fixed length. With it one registry can't publish an item at another.
+pub fn item_input(registry: &str, network: &NetworkId, device: &DeviceId, item: &[u8], at_ms: u64) -> Vec<u8> {
+    signing_input(context::REGISTRY_ITEM, &item_body(registry, network, device, item, at_ms))
+}
+
+/// The same without `REGISTRY_ITEM`, for a signer that puts it before.
+pub fn item_body(registry: &str, network: &NetworkId, device: &DeviceId, item: &[u8], at_ms: u64) -> Vec<u8> {
+    let hash = Sha256::digest(item);
+    [registry.as_bytes(), network.as_bytes(), device.as_bytes(), &hash[..], &at_ms.to_be_bytes()].concat()
 }
 
 /// What a heartbeat signs with the device's key:

@@ -12,6 +12,9 @@ pub struct Id;
 /// A signed record: at most 900 bytes in base64url without padding.
 pub struct Record;
 
+/// A discovery item: at most 32 KiB in base64url without padding.
+pub struct Item;
+
 /// A signature: 64 bytes in base64url without padding.
 pub struct Signature;
 
@@ -36,6 +39,12 @@ impl PartialSchema for Record {
     }
 }
 
+impl PartialSchema for Item {
+    fn schema() -> RefOr<Schema> {
+        text("^[A-Za-z0-9_-]+$", 1, peerloom_wire::limits::DISCOVERY_ITEM.div_ceil(3) * 4)
+    }
+}
+
 impl PartialSchema for Signature {
     fn schema() -> RefOr<Schema> {
         // The last character has four bits of the signature.
@@ -51,5 +60,6 @@ impl PartialSchema for SignalAddress {
 
 impl ToSchema for Id {}
 impl ToSchema for Record {}
+impl ToSchema for Item {}
 impl ToSchema for Signature {}
 impl ToSchema for SignalAddress {}

@@ -1,7 +1,7 @@
 //! Ids and bytes as text in JSON, for `#[serde(with = …)]`.
 
 use data_encoding::BASE64URL_NOPAD;
-use peerloom_wire::{DecodeError, Signed, limits};
+use peerloom_wire::{DecodeError, DiscoveryItem, Signed, limits};
 
 /// A signed record as text.
 pub fn encode_record(record: &Signed) -> String {
@@ -10,15 +10,27 @@ pub fn encode_record(record: &Signed) -> String {
 
 /// The signed record in a text; its signatures are not looked at.
 pub fn decode_record(text: &str) -> Result<Signed, DecodeError> {
-    const WHAT: &str = "peer record";
+    Signed::decode(decode(text, "peer record", limits::RECORD)?.into(), limits::RECORD)
+}
+
+/// An item as text.
+pub fn encode_item(item: &DiscoveryItem) -> String {
+    BASE64URL_NOPAD.encode(&item.encode())
+}
+
+/// The item in a text; its signatures are not looked at. `None`: a kind that this version doesn't know.
+pub fn decode_item(text: &str) -> Result<Option<DiscoveryItem>, DecodeError> {
+    DiscoveryItem::decode(decode(text, "discovery item", limits::DISCOVERY_ITEM)?.into())
+}
+
+fn decode(text: &str, what: &'static str, max: usize) -> Result<Vec<u8>, DecodeError> {
     // Its length is known before anything is allocated.
     let len = text.len() / 4 * 3;
-    if len > limits::RECORD {
-        return Err(DecodeError::TooLong { what: WHAT, len, max: limits::RECORD });
+    if len > max {
+        return Err(DecodeError::TooLong { what, len, max });
     }
-    let invalid = DecodeError::Invalid { what: WHAT, why: "is not base64url without padding" };
-    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| invalid)?;
-    Signed::decode(bytes.into(), limits::RECORD)
+    let invalid = DecodeError::Invalid { what, why: "is not base64url without padding" };
+    BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| invalid)
 }
 
 /// An id in its text form.
@@ -40,6 +52,31 @@ pub mod id {
         T::Err: Display,
     {
         Cow::<str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A few devices by their ids.
+pub mod devices {
+    use std::borrow::Cow;
+
+    use peerloom_wire::DeviceId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::limits;
+
+    /// Writes the ids.
+    pub fn serialize<S: Serializer>(devices: &[DeviceId], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(devices.iter().map(ToString::to_string))
+    }
+
+    /// Reads at most [`limits::COORDINATORS`] ids.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DeviceId>, D::Error> {
+        use serde::de::Error as _;
+        let texts = Vec::<Cow<'_, str>>::deserialize(deserializer)?;
+        if texts.len() > limits::COORDINATORS {
+            return Err(D::Error::custom(format!("at most {} devices are named", limits::COORDINATORS)));
+        }
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
     }
 }
 

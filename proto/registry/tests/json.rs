@@ -52,6 +52,7 @@ fn messages_have_these_fields() {
         token: None,
         work: Some(7),
         signal_address: None,
+        coordinators: Vec::new(),
     }));
     let json = json!({"type": "hello", "network": id, "record": "CgRib2R5EglzaWduYXR1cmU", "signature": "A".repeat(86), "work": 7});
     assert_eq!(to_value(&hello).unwrap(), json);
@@ -67,6 +68,7 @@ fn a_debug_print_shows_no_token() {
         token: Some("hush".into()),
         work: None,
         signal_address: None,
+        coordinators: Vec::new(),
     };
     assert!(!format!("{hello:?}").contains("hush"));
 }

@@ -30,7 +30,7 @@ pub use registry::{AnyTransport, Description, KindInfo, Kinds, Registry};
 pub use schema::{Schema, SettingKey, Takes};
 pub use source::KindSource;
 
-use crate::{DeviceSecret, Result};
+use crate::{DeviceSecret, DeviceSigner, Result};
 
 /// The table of a wrapping kind's settings that says what it wraps: a `kind` and its keys.
 pub const INNER: &str = "inner";
@@ -139,10 +139,13 @@ pub struct TransportContext {
 /// What a discovery is built with.
 #[derive(Debug, Clone)]
 pub struct DiscoveryContext {
-    /// This device's key, for those who prove who announces.
-    pub secret: DeviceSecret,
+    /// Signs for this device, for those who prove who publishes; the secret stays with the engine.
+    pub signer: DeviceSigner,
     /// The network to find devices of.
     pub network: NetworkId,
+    /// The node's folder. What a discovery keeps lies in a folder of its own in it, called after its kind; relative
+    /// paths of its settings begin here.
+    pub folder: PathBuf,
     /// Addresses to offer to those who ask, beside the record's.
     pub addresses: Vec<Address>,
 }

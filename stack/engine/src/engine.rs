@@ -12,9 +12,9 @@ use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{
-    Address, ConversationId, DeviceCertificate, DeviceId, Invitation, MessageId, Signed, UserId,
+    Address, ConversationId, DeviceCertificate, DeviceId, DiscoveryKey, Invitation, MessageId, Signed, UserId,
 };
-use peerloom_core::{Diagnostic, Error, ErrorKind, IceServer, Result, Target};
+use peerloom_core::{Diagnostic, Error, ErrorKind, IceServer, Result};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
@@ -239,10 +239,10 @@ impl Engine {
         self.driver.call(move |turn| turn.add_contact(invitation)).await
     }
 
-    /// Adds the user whom a discovery knows by this id, durably. There is no invitation in it: the two
+    /// Adds the user whose records a discovery finds by this key, durably. There is no invitation in it: the two
     /// talk once each has added the other.
-    pub async fn add_contact_by_id(&self, target: Target) -> Result<Contact> {
-        let found = net::find(&self.discoveries, self.own.network, target).await?;
+    pub async fn add_contact_by_id(&self, key: DiscoveryKey) -> Result<Contact> {
+        let found = net::find(&self.discoveries, self.own.network, key).await?;
         self.driver.call(move |turn| turn.add_found(&found)).await
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use peerloom_core::wire::name::check_name;
 use peerloom_core::wire::store::{Identity, META, Record, SCHEMA_VERSION, meta};
 use peerloom_core::wire::{DeviceCertificate, NetworkId, Roles, UserKeys};
-use peerloom_core::{Batch, Error, ErrorKind, Result, Storage};
+use peerloom_core::{Batch, DeviceSigner, Error, ErrorKind, Result, Storage};
 use peerloom_crypto_primitives::{SigningKey, random};
 
 use crate::clock::system_ms;
@@ -15,6 +15,12 @@ use crate::store;
 /// Brings a store to this program's layout and reads whose it is; `None` in a new store.
 pub fn open_store(storage: &dyn Storage) -> Result<Option<Identity>> {
     Ok(store::open(storage, store::MIGRATIONS, SCHEMA_VERSION)?.identity)
+}
+
+/// Signs for this node's device what its discoveries have to prove.
+pub fn device_signer(identity: &Identity) -> DeviceSigner {
+    let key = SigningKey::from_seed(&identity.device_seed);
+    DeviceSigner::new(key.public().clone(), move |message| key.sign(message))
 }
 
 /// A name that this node's user chose, in its normal form.

@@ -23,7 +23,7 @@ pub use driver::{QueuedEntry, StoreStanding};
 pub use engine::{Engine, Sending};
 pub use event::{Event, EventStream, Message, MessageState};
 pub use history::Cursor;
-pub use identity::{create_identity, open_store};
+pub use identity::{create_identity, device_signer, open_store};
 pub use metrics::describe_metrics;
 pub use net::{LinkInfo, PeerStatus, SignalingRouter};
 pub use peerloom_delivery::ConnectionState;

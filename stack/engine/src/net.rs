@@ -7,6 +7,7 @@ mod handshake;
 mod interfaces;
 mod link;
 mod links;
+mod lookup;
 pub(crate) mod manual;
 mod reach;
 mod signals;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{Address, DeviceId, PeerRecord, Signed, SuiteId};
-use peerloom_core::{Diagnostic, Discovery, Link, Listener, Place, Result, Signal, Signaling, Transport};
+use peerloom_core::wire::{Address, DeviceId, DiscoveryItem, OpenItem, Signed, SuiteId};
+use peerloom_core::{Diagnostic, Discovery, Found, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,9 +32,9 @@ use announce::Announcer;
 use gate::Gate;
 pub(crate) use gate::SignalGate;
 
-pub(crate) use dialer::find;
 pub(crate) use links::{Held, Links};
 pub use links::{LinkInfo, PeerStatus};
+pub(crate) use lookup::{Answer, find};
 pub(crate) use signals::LinkCarrier;
 pub use signals::SignalingRouter;
 pub(crate) use trouble::Trouble;
@@ -78,10 +79,10 @@ impl Network {
         let moved = watch::Sender::new(());
         if shared.links.notice().is_none() {
             for discovery in &shared.discoveries {
-                tasks.spawn(until_left(shared.clone(), take_records(shared.clone(), discovery.watch())));
+                tasks.spawn(until_left(shared.clone(), take_found(shared.clone(), discovery.watch())));
             }
             tasks.spawn(until_left(shared.clone(), shared.signals.clone().run()));
-            let announcer = Announcer::start(shared.clone(), addresses.clone()).await?;
+            let announcer = Announcer::new(shared.clone(), addresses.clone()).await?;
             tasks.spawn(until_left(shared.clone(), announcer.run(moved.subscribe())));
         }
         tasks.spawn(leave_discoveries(shared.clone()));
@@ -139,20 +140,16 @@ async fn leave_discoveries(shared: Arc<Shared>) {
     join_all(shared.discoveries.iter().map(|discovery| discovery.shutdown())).await;
 }
 
-/// Takes in records of contacts' devices that a discovery comes to know, and dials those devices.
-async fn take_records(shared: Arc<Shared>, mut records: BoxStream<'static, Signed>) {
-    while let Some(signed) = records.next().await {
+/// Takes in what a discovery comes to know of contacts' devices, and dials those devices.
+async fn take_found(shared: Arc<Shared>, mut news: BoxStream<'static, Found>) {
+    while let Some(found) = news.next().await {
         // Whose it says it is; whether that is true is checked only for those who matter.
-        let Ok((_, certificate)) = PeerRecord::open(&signed, |_, _, _| true) else {
-            continue;
-        };
+        let Ok(OpenItem::Record(_, certificate)) = found.item.open(|_, _, _| true) else { continue };
         let device = certificate.device;
-        if !shared.contacts.knows(&device) {
-            continue;
-        }
+        let (true, DiscoveryItem::Record(signed)) = (shared.contacts.knows(&device), found.item) else { continue };
         match shared.driver.call(move |turn| turn.on_record(device, signed, false)).await {
             Ok(()) => shared.links.found(device),
-            Err(error) => debug!(?device, %error, "a record that was found is of no use"),
+            Err(error) => debug!(?device, source = %found.source, %error, "a record that was found is of no use"),
         }
     }
 }

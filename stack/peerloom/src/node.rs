@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::kinds::{AnyTransport, CryptoContext, DiscoveryContext, TransportContext};
 use peerloom_core::wire::pasted::read_id;
-use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, NetworkId, UserId, store};
-use peerloom_core::{DeviceSecret, Diagnostic, Error, ErrorKind, IceServer, Kinds, Layer, Result, Target, Transport};
+use peerloom_core::wire::{
+    Address, ConversationId, DeviceCertificate, DeviceId, DiscoveryKey, MessageId, NetworkId, UserId, store,
+};
+use peerloom_core::{DeviceSecret, Diagnostic, Error, ErrorKind, IceServer, Kinds, Layer, Result, Transport};
 use peerloom_discovery_invite as invite;
 use peerloom_engine::{Cursor, Engine, EventStream, Layers, Message, PeerStatus, QueuedEntry, Sending, StoreStanding};
 use peerloom_secured::Secured;
@@ -111,7 +113,12 @@ impl Node {
         // The engine verifies it.
         let device = DeviceCertificate::open(&identity.certificate, |_, _, _| true)?.device;
         let transport = TransportContext { secret: secret.clone(), device, network };
-        let discovery = DiscoveryContext { secret: secret.clone(), network, addresses: Vec::new() };
+        let discovery = DiscoveryContext {
+            signer: peerloom_engine::device_signer(&identity),
+            network,
+            folder: config.folder.clone(),
+            addresses: Vec::new(),
+        };
         let crypto = CryptoContext { secret, certificate: identity.certificate.clone() };
         let layers = Layers {
             transports: build(config, Layer::Transport, |c| build_transport(kinds, c, &transport))?,
@@ -169,10 +176,10 @@ impl Node {
         let wrong = || Error::new(ErrorKind::Invalid, "node", "add a contact", "this is neither a link nor an id");
         let user: UserId = read_id(id).ok_or_else(wrong)?;
         // Both kinds of id look alike.
-        match self.engine.add_contact_by_id(Target::User(user)).await {
+        match self.engine.add_contact_by_id(DiscoveryKey::Records(user)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let device = DeviceId::from_bytes(*user.as_bytes());
-                self.engine.add_contact_by_id(Target::Device(device)).await.map(Contact::from)
+                self.engine.add_contact_by_id(DiscoveryKey::Record(device)).await.map(Contact::from)
             }
             added => added.map(Contact::from),
         }

@@ -187,6 +187,7 @@ async fn hello(State(shared): State<Arc<Shared>>, body: String) -> Json<ClientMe
         token: None,
         work: None,
         signal_address: None,
+        coordinators: Vec::new(),
     };
     Json(ClientMessage::Hello(Box::new(hello)))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use peerloom_conformance::discovery::announce;
 use peerloom_conformance::identity::{AllKnown, identity, record};
 use peerloom_core::kinds::KindConfig;
 use peerloom_core::wire::NetworkId;
@@ -43,7 +44,7 @@ impl Stage {
             url: format!("http://{}", registry.local_addr()),
             ..Default::default()
         };
-        let discovery = RegistryDiscovery::new(settings, network(), &host.secret).expect("a discovery");
+        let discovery = RegistryDiscovery::new(settings, network(), host.signer()).expect("a discovery");
         let config = WebRtcConfig { listen: "127.0.0.1".into(), ..WebRtcConfig::default() };
         config.validate().expect("good settings");
         let transport = WebRtcTransport::new(config, host.device).expect("a transport");
@@ -53,7 +54,7 @@ impl Stage {
         tokio::spawn(board.clone().run());
         let signaling: Arc<dyn Signaling> = board;
         let listener = transport.listen(Some(signaling.clone())).await.expect("it listens");
-        discovery.announce(record(&host, 1, &listener.addresses())).await.expect("an announcement");
+        announce(&discovery, record(&host, 1, &listener.addresses())).await.expect("an announcement");
         Self { registry, discovery, signaling, transport, listener }
     }
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use peerloom_conformance::discovery::announce;
 use peerloom_conformance::identity::{Identity, identity, record};
-use peerloom_core::wire::{ConversationId, EntryClass, LogId, NetworkId};
+use peerloom_core::wire::{ConversationId, DiscoveryItem, EntryClass, LogId, NetworkId};
 use peerloom_core::{Crypto, Discovery, Member, Opened, Result, Sealing, Serves, StateTxn};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_crypto_sealed::SealedCrypto;
@@ -113,15 +114,15 @@ async fn mdns() -> (f64, f64) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let begin = Instant::now();
         let record = record(&identity(run as u8 + 1), 1, &[]);
-        announcing.announce(record.clone()).await.expect("an announcement");
-        while watch.next().await.expect("news") != record {}
+        announce(&announcing, record.clone()).await.expect("an announcement");
+        while watch.next().await.expect("news").item != DiscoveryItem::Record(record.clone()) {}
         appears.push(begin.elapsed());
         // The announcements are over, too (RFC 6762, section 8.3), and so is the second in which nobody
         // may answer again (section 6).
         tokio::time::sleep(Duration::from_secs(4)).await;
         let begin = Instant::now();
         let mut watch = late.watch();
-        while watch.next().await.expect("news") != record {}
+        while watch.next().await.expect("news").item != DiscoveryItem::Record(record.clone()) {}
         found.push(begin.elapsed());
         for discovery in [browsing, announcing, late] {
             discovery.shutdown().await;

@@ -1,10 +1,12 @@
 //! Identities for the suites, from numbers.
 
+use bytes::Bytes;
 use peerloom_core::wire::{
-    Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Roles, Signed, UserId, UserKeys, context,
+    Address, DeviceCertificate, DeviceId, DeviceList, NetworkId, PeerRecord, PublicKey, PublishedKeyPackage, Roles,
+    ServiceKind, ServiceOffer, Signed, SuiteId, UserId, UserKeys, context,
 };
-use peerloom_core::{Admission, DeviceSecret, Standing};
-use peerloom_crypto_primitives::SigningKey;
+use peerloom_core::{Admission, DeviceSecret, DeviceSigner, Standing};
+use peerloom_crypto_primitives::{SigningKey, verify};
 
 /// A device of a user, both made from a number.
 pub struct Identity {
@@ -55,6 +57,53 @@ fn of_seeds(seeds: [[u8; 32]; 3]) -> Identity {
     }
 }
 
+impl Identity {
+    /// Signs with the device's key.
+    pub fn key(&self) -> SigningKey {
+        SigningKey::from_seed(self.secret.expose())
+    }
+
+    /// Signs what a discovery has to prove.
+    pub fn signer(&self) -> DeviceSigner {
+        let key = self.key();
+        DeviceSigner::new(self.key.clone(), move |message| key.sign(message))
+    }
+
+    /// The user's only device, as a list.
+    pub fn devices(&self) -> DeviceList {
+        let certificate = DeviceCertificate::open(&self.certificate, verify).expect("a certificate");
+        let mut list = DeviceList::new(certificate.keys);
+        list.add_certificate(&self.certificate, verify).expect("a certificate of this user");
+        list
+    }
+
+    /// A published key package that holds these bytes.
+    pub fn key_package(&self, package: &[u8]) -> Signed {
+        let package = PublishedKeyPackage {
+            network: NetworkId::from_name("conformance"),
+            key: self.key.clone(),
+            suite: SuiteId(3),
+            package: Bytes::copy_from_slice(package),
+            expires_at_ms: u64::MAX,
+        };
+        self.key().sign_object(context::KEY_PACKAGE, package.encode())
+    }
+
+    /// An offer of a service.
+    pub fn service(&self, kind: ServiceKind, sequence: u64) -> Signed {
+        let offer = ServiceOffer {
+            network: NetworkId::from_name("conformance"),
+            certificate: self.certificate.clone(),
+            kind,
+            addresses: Vec::new(),
+            capacity: 7,
+            sequence,
+            expires_at_ms: u64::MAX,
+        };
+        self.key().sign_object(context::SERVICE_OFFER, offer.encode())
+    }
+}
+
 /// A record of an identity, signed by it.
 pub fn record(identity: &Identity, sequence: u64, addresses: &[Address]) -> Signed {
     let record = PeerRecord {
@@ -67,5 +116,5 @@ pub fn record(identity: &Identity, sequence: u64, addresses: &[Address]) -> Sign
         sequence,
         expires_at_ms: u64::MAX,
     };
-    SigningKey::from_seed(identity.secret.expose()).sign_object(context::PEER_RECORD, record.encode())
+    identity.key().sign_object(context::PEER_RECORD, record.encode())
 }

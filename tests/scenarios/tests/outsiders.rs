@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::stranger::{greet, hear, hello, key, network, say};
+use peerloom_conformance::discovery::announce;
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::memory::{
     MemoryCrypto, MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemoryStorage, MemoryTransport,
@@ -17,7 +18,7 @@ use peerloom_core::wire::store::TABLES;
 use peerloom_core::wire::{
     Address, ConversationId, Frame, KeyPackage, KeyPackageRequest, PeerRecord, Refusal, Verdict, context, store,
 };
-use peerloom_core::{Channel, ChannelClass, Discovery, KeyRange, Link, Listener, Storage, Transport};
+use peerloom_core::{Channel, ChannelClass, KeyRange, Link, Listener, Storage, Transport};
 use peerloom_engine::{Engine, EngineConfig, Layers};
 
 /// Node 1, and what it stands on.
@@ -150,7 +151,7 @@ async fn a_discovery_makes_a_node_dial_contacts_alone_and_where_they_say() {
     let (_third, mut true_one) = trap(&alice.links, "true", &bob).await;
 
     let lies = MemoryDiscovery::new(&alice.directory);
-    lies.announce(record(&mallory, 9, &[address("foreign")])).await.expect("an announcement");
+    announce(&lies, record(&mallory, 9, &[address("foreign")])).await.expect("an announcement");
     let in_bobs_name = PeerRecord {
         network: network(),
         certificate: bob.certificate.clone(),
@@ -162,8 +163,8 @@ async fn a_discovery_makes_a_node_dial_contacts_alone_and_where_they_say() {
         expires_at_ms: u64::MAX,
     };
     let in_bobs_name = key(&mallory).sign_object(context::PEER_RECORD, in_bobs_name.encode());
-    lies.announce(in_bobs_name).await.expect("an announcement");
-    lies.announce(record(&bob, 3, &[address("true")])).await.expect("an announcement");
+    announce(&lies, in_bobs_name).await.expect("an announcement");
+    announce(&lies, record(&bob, 3, &[address("true")])).await.expect("an announcement");
     let dialed = tokio::time::timeout(common::PATIENCE, true_one.accept()).await;
     assert!(dialed.expect("a dial").is_some(), "where bob says that he is");
     // What was said before came to nothing.

@@ -49,8 +49,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<State>> for Told<T> {
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
         let body = Bytes::from_request(request, state).await.map_err(|e| match e.into_response().status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                let most = peerloom_registry_protocol::limits::BODY;
-                ApiError::too_large(format!("a body has at most {most} bytes"))
+                ApiError::too_large("the body is longer than this call takes; GET /openapi.json has the lengths")
             }
             _ => ApiError::malformed("the body broke off"),
         })?;

@@ -20,7 +20,7 @@ use crate::api::Origin;
 use crate::api::extract::{Ask, At, Told};
 use crate::error::ApiError;
 use crate::state::{State, ms};
-use crate::store::{Helper, Known};
+use crate::store::{Helper, Known, Since};
 use crate::{ice, now_ms};
 
 /// A network in a path.
@@ -31,7 +31,7 @@ pub(crate) struct NetworkPlace {
     /// The network.
     #[serde(with = "text::id")]
     #[param(value_type = Id, inline)]
-    network_id: NetworkId,
+    pub(crate) network_id: NetworkId,
 }
 
 /// A user in a path.
@@ -42,11 +42,11 @@ pub(crate) struct UserPlace {
     /// The network.
     #[serde(with = "text::id")]
     #[param(value_type = Id, inline)]
-    network_id: NetworkId,
+    pub(crate) network_id: NetworkId,
     /// The user.
     #[serde(with = "text::id")]
     #[param(value_type = Id, inline)]
-    user_id: UserId,
+    pub(crate) user_id: UserId,
 }
 
 /// A device in a path.
@@ -133,6 +133,7 @@ pub(crate) async fn announce(
         capabilities: told.capabilities,
         signal_address: told.signal_address.as_deref(),
         work: told.work,
+        coordinators: &told.coordinators,
     };
     let (announcement, _) = state.examine(&claim).inspect_err(|_| state.metrics.announce("refused"))?;
     state.charge(&announcement)?;
@@ -154,13 +155,17 @@ pub(crate) async fn user(
     let (now, times) = (now_ms(), &state.config.times);
     let known = state.store.user(network, user, limits::DEVICES, now).await?;
     let devices: Vec<_> = known.into_iter().map(|known| device_answer(&state, network, known, now)).collect();
-    let since = |duration| now.saturating_sub(ms(duration));
-    let (beats, seen) = (since(times.coordinator), since(times.online));
-    let helpers = state.store.coordinators(network, limits::COORDINATORS, beats, seen, now).await?;
+    let ago = |duration| now.saturating_sub(ms(duration));
+    let since = Since { beat_ms: ago(times.coordinator), seen_ms: ago(times.seen_by) };
+    let saw = state.store.saw(network, user, limits::COORDINATORS, since, now).await?;
+    let since = Since { seen_ms: ago(times.online), ..since };
+    let mut helpers = state.store.coordinators(network, limits::COORDINATORS, since, now).await?;
+    helpers.retain(|helper| saw.iter().all(|known| known.device != helper.device));
     Ok(Json(UserAnswer {
         online: devices.iter().any(|device| device.online),
         devices,
-        last_coordinators: helpers.into_iter().map(coordinator).collect(),
+        last_coordinators: saw.into_iter().map(coordinator).collect(),
+        coordinators: helpers.into_iter().map(coordinator).collect(),
     }))
 }
 
@@ -201,9 +206,11 @@ fn last_seen(state: &State, network: NetworkId, known: &Known, now: u64) -> u64 
 }
 
 fn device_answer(state: &State, network: NetworkId, known: Known, now: u64) -> Device {
+    let last_seen = last_seen(state, network, &known, now);
     Device {
         peer_id: known.device,
-        last_seen: last_seen(state, network, &known, now),
+        last_seen,
+        age_ms: now.saturating_sub(last_seen),
         online: state.is_online(network, &known, now),
         record: BASE64URL_NOPAD.encode(&known.record),
         signal_address: known.signal_address,

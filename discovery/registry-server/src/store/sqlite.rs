@@ -1,6 +1,8 @@
 //! Presence in one SQLite database, owned by one thread that commits what waits together.
 
+mod items;
 mod queries;
+mod sightings;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +11,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use peerloom_core::private;
-use peerloom_core::wire::{DeviceId, NetworkId, UserId};
+use peerloom_core::wire::{DeviceId, DiscoveryKey, NetworkId, UserId};
 use peerloom_core::{Error, ErrorKind, Result};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::{Announcement, Beat, Helper, Known, Outcome, Seen, Store};
+use super::{Announcement, Beat, Helper, ItemOutcome, KeptItem, Known, Outcome, Publication, Seen, Since, Store};
 
 /// Calls that wait for the thread; beyond, they are refused: a second's worth or less.
 const WAITING: usize = 4096;
@@ -27,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(8);
 /// Rows looked at in one call of [`Store::forget`], so that other calls come in between.
 const STRIDE: i64 = 10_000;
+/// How much longer than a device a sighting of its user by a coordinator is kept.
+const SIGHTINGS_STAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Devices in one call of [`Store::touch`], for the same reason.
 const TOUCHED: usize = 1000;
 
@@ -35,11 +39,13 @@ pub(crate) struct SqliteStore {
     calls: mpsc::Sender<Box<dyn Call>>,
     devices: Arc<AtomicU64>,
     most: u64,
+    item_bytes: Arc<AtomicU64>,
+    most_item_bytes: u64,
 }
 
 impl SqliteStore {
-    /// Opens the database, or makes it, for at most `most` devices.
-    pub(crate) fn open(path: &Path, most: u64) -> Result<Self> {
+    /// Opens the database, or makes it, for at most `most` devices and `most_item_bytes` of items.
+    pub(crate) fn open(path: &Path, most: u64, most_item_bytes: u64) -> Result<Self> {
         let unusable = || {
             let advice = format!("{} can't be used as the registry's database; see the cause", path.display());
             Error::new(ErrorKind::Storage, "registry", "open", advice)
@@ -56,12 +62,13 @@ impl SqliteStore {
         connection.busy_timeout(PATIENCE).map_err(failed)?;
         queries::prepare(&connection).map_err(failed)?;
         let devices = Arc::new(AtomicU64::new(queries::count(&connection).map_err(failed)?));
+        let item_bytes = Arc::new(AtomicU64::new(items::bytes(&connection).map_err(failed)?));
         let (calls, waiting) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new().name("registry-store".into());
         let spawned = thread.spawn(move || serve(&connection, waiting));
         spawned
             .map_err(|e| Error::new(ErrorKind::System, "registry", "open", "no thread can be made").with_source(e))?;
-        Ok(Self { calls, devices, most })
+        Ok(Self { calls, devices, most, item_bytes, most_item_bytes })
     }
 
     /// Runs something on the store's thread, in a transaction with whatever else waits.
@@ -171,22 +178,36 @@ impl Store for SqliteStore {
         self.run(move |connection| queries::beat(connection, &beat)).await
     }
 
-    async fn coordinators(
+    async fn saw(
         &self,
         network: NetworkId,
+        user: UserId,
         limit: usize,
-        beat_since_ms: u64,
-        seen_since_ms: u64,
+        since: Since,
         now_ms: u64,
     ) -> Result<Vec<Helper>> {
+        let since = (since.beat_ms, since.seen_ms);
+        self.run(move |connection| sightings::find(connection, &network, &user, limit, since, now_ms)).await
+    }
+
+    async fn coordinators(&self, network: NetworkId, limit: usize, since: Since, now_ms: u64) -> Result<Vec<Helper>> {
         self.run(move |connection| {
-            let reported = queries::coordinators(connection, &network, limit, beat_since_ms, now_ms)?;
+            let reported = queries::coordinators(connection, &network, limit, since.beat_ms, now_ms)?;
             match reported.is_empty() {
-                true => queries::ablest(connection, &network, limit, seen_since_ms, now_ms),
+                true => queries::ablest(connection, &network, limit, since.seen_ms, now_ms),
                 false => Ok(reported),
             }
         })
         .await
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<ItemOutcome> {
+        let (bytes, most) = (self.item_bytes.clone(), self.most_item_bytes);
+        self.run(move |connection| items::publish(connection, &publication, &bytes, most)).await
+    }
+
+    async fn items(&self, network: NetworkId, key: DiscoveryKey, now_ms: u64) -> Result<Vec<KeptItem>> {
+        self.run(move |connection| items::find(connection, &network, &key, now_ms)).await
     }
 
     async fn left(&self, network: NetworkId, device: DeviceId, now_ms: u64) -> Result<()> {
@@ -210,10 +231,13 @@ impl Store for SqliteStore {
             gone += self.run(move |connection| queries::forget(connection, row..next, since_ms, now_ms, most)).await?;
             row = next;
         }
-        let devices = self.devices.clone();
+        let (devices, item_bytes) = (self.devices.clone(), self.item_bytes.clone());
         self.run(move |connection| {
             queries::forget_beats(connection, since_ms)?;
             queries::forget_expired(connection, now_ms)?;
+            sightings::forget(connection, since_ms.saturating_sub(SIGHTINGS_STAY_MS))?;
+            items::forget(connection, now_ms)?;
+            item_bytes.store(items::bytes(connection)?, Ordering::Relaxed);
             // Counted on the thread that also adds, so that none is missed.
             queries::count(connection).map(|count| devices.store(count, Ordering::Relaxed))
         })
@@ -230,6 +254,10 @@ impl Store for SqliteStore {
 mod tests {
     use super::*;
 
+    fn store(devices: u64) -> SqliteStore {
+        SqliteStore::open(Path::new(":memory:"), devices, 1 << 20).unwrap()
+    }
+
     fn announcement(device: u8, sequence: u64, now_ms: u64) -> Announcement {
         Announcement {
             network: NetworkId::from_bytes([1; 32]),
@@ -243,12 +271,13 @@ mod tests {
             now_ms,
             fresh: false,
             add: true,
+            coordinators: Vec::new(),
         }
     }
 
     #[tokio::test]
     async fn the_highest_sequence_counts_over_all_of_u64() {
-        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let store = store(10);
         for (sequence, expected) in [
             (5, Outcome::Stored),
             (4, Outcome::Outdated),
@@ -267,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_forgotten_record_comes_back_with_a_proof_only() {
-        let store = SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let store = store(10);
         let network = NetworkId::from_bytes([1; 32]);
         let until_100 = |device, sequence, now_ms| Announcement {
             expires_ms: 100,
@@ -295,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn sequences_of_the_forgotten_are_bounded() {
-        let store = SqliteStore::open(Path::new(":memory:"), 3).unwrap();
+        let store = store(3);
         for device in 0..6 {
             assert_eq!(store.announce(announcement(device, 5, device.into())).await.unwrap(), Outcome::Stored);
             store.forget(100, 100).await.unwrap();
@@ -308,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_store_takes_known_devices_only() {
-        let store = SqliteStore::open(Path::new(":memory:"), 2).unwrap();
+        let store = store(2);
         for device in [1, 2] {
             assert_eq!(store.announce(announcement(device, 1, 1)).await.unwrap(), Outcome::Stored);
         }
@@ -320,7 +349,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_looks_at_so_many_devices_and_says_where_to_go_on() {
-        let store = SqliteStore::open(Path::new(":memory:"), 10_000).unwrap();
+        let store = store(10_000);
         let network = NetworkId::from_bytes([1; 32]);
         let number = |device: &Known| u16::from_be_bytes([device.device.as_bytes()[0], device.device.as_bytes()[1]]);
         let many = u16::try_from(queries::LOOKED + 100).unwrap();
@@ -344,7 +373,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_has_so_many_devices() {
-        let store = SqliteStore::open(Path::new(":memory:"), 1000).unwrap();
+        let store = store(1000);
         let (network, user) = (NetworkId::from_bytes([1; 32]), UserId::from_bytes([2; 32]));
         for device in 0..100 {
             assert_eq!(store.announce(announcement(device, 1, device.into())).await.unwrap(), Outcome::Stored);
@@ -363,14 +392,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_ablest_help_where_nobody_coordinates() {
-        let store = &SqliteStore::open(Path::new(":memory:"), 10).unwrap();
+        let store = &store(10);
         for device in [1, 3, 2] {
             let expires_ms = if device == 1 { 100 } else { u64::MAX };
             store.announce(Announcement { expires_ms, ..announcement(device, 1, 10) }).await.unwrap();
         }
         let network = NetworkId::from_bytes([1; 32]);
         let helpers = |now| async move {
-            let found = store.coordinators(network, 2, 5, 5, now).await.unwrap();
+            let found = store.coordinators(network, 2, Since { beat_ms: 5, seen_ms: 5 }, now).await.unwrap();
             found.into_iter().map(|helper| (helper.device.as_bytes()[0], helper.capacity)).collect::<Vec<_>>()
         };
         assert_eq!(helpers(50).await, [(3, None), (2, None)]);
@@ -379,9 +408,9 @@ mod tests {
         assert!(store.beat(beat(1000)).await.unwrap());
         assert!(!store.beat(beat(1000)).await.unwrap(), "a heartbeat counts once");
         assert_eq!(helpers(50).await, [(1, Some(7))]);
-        let found = store.coordinators(network, 2, 5, 5, 50).await.unwrap();
+        let found = store.coordinators(network, 2, Since { beat_ms: 5, seen_ms: 5 }, 50).await.unwrap();
         assert_eq!(found[0].seen_ms, 20, "by the registry's clock");
-        let late = store.coordinators(network, 2, 30, 5, 50).await.unwrap();
+        let late = store.coordinators(network, 2, Since { beat_ms: 30, seen_ms: 5 }, 50).await.unwrap();
         assert!(late.iter().all(|helper| helper.capacity.is_none()), "a clock that is ahead makes it last no longer");
         assert_eq!(helpers(100).await, [(3, None), (2, None)], "its record has expired");
     }

@@ -159,6 +159,7 @@ impl Socket {
             token: None,
             work: (work_bits > 0).then(|| Work::new(record, work_bits).find().expect("a number")),
             signal_address: None,
+            coordinators: Vec::new(),
         }
     }
 

@@ -8,7 +8,8 @@ use peerloom_core::wire::store::{
     CONTACTS, Contact, ContactDevice, INVITATIONS, Invited, META, OutstandingInvitation, Record, meta,
 };
 use peerloom_core::wire::{
-    ConversationId, DeviceCertificate, DeviceId, Frame, Invitation, PeerRecord, Signed, UserId, context,
+    ConversationId, DeviceCertificate, DeviceId, DiscoveryItem, Frame, Invitation, OpenItem, PeerRecord, Signed,
+    UserId, context,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
@@ -20,6 +21,7 @@ use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
 use crate::identity::chosen_name;
+use crate::net::Answer;
 use crate::store::Txn;
 
 /// Most invitations that may be outstanding at once.
@@ -112,15 +114,17 @@ impl Turn<'_> {
     }
 
     /// Adds the user whose devices' records a discovery found.
-    pub(crate) fn add_found(&mut self, records: &[Signed]) -> Result<Contact> {
+    pub(crate) fn add_found(&mut self, found: &[Answer]) -> Result<Contact> {
         let error = |kind, message: &str| Error::new(kind, "engine", "add a contact", message);
         let mut added = None;
-        for signed in records {
-            let (record, certificate) = PeerRecord::open(signed, verify)?;
+        for Answer { item, open } in found {
+            let (DiscoveryItem::Record(signed), OpenItem::Record(record, certificate)) = (item, open) else {
+                continue;
+            };
             if certificate.user == self.state.own.user {
                 return Err(error(ErrorKind::Invalid, "this is your own id; give it to somebody else"));
             }
-            let device = proven(&certificate, record.certificate, Some(signed.clone()));
+            let device = proven(certificate, record.certificate.clone(), Some(signed.clone()));
             added = Some(self.upsert(certificate.user, device, "", None)?);
         }
         added.ok_or_else(|| error(ErrorKind::NotFound, "no record of the user was found"))
@@ -298,12 +302,13 @@ impl Turn<'_> {
     /// This device listens at new addresses: its record says so from now on.
     pub(crate) fn set_record(&mut self, mut record: PeerRecord) -> Result<Signed> {
         let key = Bytes::from_static(meta::RECORD_SEQUENCE);
-        // Any higher one will do, should the last be lost.
         let last = match self.txn.get(META, &key) {
-            Err(error) if error.kind() == ErrorKind::Damaged => system_ms(),
+            Err(error) if error.kind() == ErrorKind::Damaged => 0,
             stored => stored?.and_then(|v| v.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes),
         };
-        record.sequence = last + 1;
+        // By the clock, so that a store that was put back or lost the last one still makes newer records; and above the
+        // last one, whatever becomes of the clock.
+        record.sequence = last.saturating_add(1).max(system_ms());
         self.txn.put(META, key, record.sequence.to_be_bytes().to_vec());
         let signed = self.state.own.key.sign_object(context::PEER_RECORD, record.encode());
         self.state.record = Some(signed.clone());

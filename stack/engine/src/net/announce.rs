@@ -1,5 +1,6 @@
 //! Announcing this device: which addresses its record has, and giving the record to the discoveries.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,8 +8,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use peerloom_core::interfaces::{Scope, reachable, scope};
 use peerloom_core::names::{HostPort, canonical};
-use peerloom_core::wire::{Address, PeerRecord, Signed, SuiteId, context, limits};
+use peerloom_core::wire::{
+    Address, DeviceCertificate, DeviceList, DiscoveryItem, ItemKind, PeerRecord, SuiteId, context, limits,
+};
 use peerloom_core::{Discovery, Error, ErrorKind, Result};
+use peerloom_crypto_primitives::verify;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
@@ -83,6 +87,14 @@ fn record(own: &LocalIdentity, suites: &[SuiteId], addresses: Vec<Address>, expi
     }
 }
 
+/// This node's user's devices, as far as they are known here: others may know more, and readers unite what they find.
+fn own_devices(own: &LocalIdentity) -> Result<DeviceList> {
+    let certificate = DeviceCertificate::open(&own.certificate, verify)?;
+    let mut list = DeviceList::new(certificate.keys);
+    list.add_certificate(&own.certificate, verify)?;
+    Ok(list)
+}
+
 /// How many bytes of addresses fit into this device's record.
 fn room(own: &LocalIdentity, suites: &[SuiteId]) -> usize {
     let bare = PeerRecord { sequence: u64::MAX, ..record(own, suites, Vec::new(), u64::MAX) };
@@ -144,17 +156,18 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Announces for the first time. Fails only where no record can be made: then there is no store to work with.
-    pub(super) async fn start(shared: Arc<Shared>, addresses: Arc<Addresses>) -> Result<Self> {
+    /// Makes what is to be announced, and waits for no discovery. Fails only where no record can be made: then there
+    /// is no store to work with.
+    pub(super) async fn new(shared: Arc<Shared>, addresses: Arc<Addresses>) -> Result<Self> {
         let deliveries = Deliveries::new(shared.discoveries.clone());
         let mut announcer = Self { shared, addresses, deliveries, made_at_ms: None };
         announcer.make().await?;
-        announcer.deliveries.attempt().await;
         Ok(announcer)
     }
 
     /// Announces again well before the record expires, when the addresses in it change, and where it failed.
     pub(super) async fn run(mut self, mut moved: watch::Receiver<()>) {
+        self.deliveries.attempt().await;
         loop {
             let mut changed = false;
             tokio::select! {
@@ -191,7 +204,8 @@ impl Announcer {
         let record = record(&self.shared.own, &self.shared.suites, announced, now + LIFETIME_MS);
         let signed = self.shared.driver.call(move |turn| turn.set_record(record)).await?;
         self.made_at_ms = Some(now);
-        self.deliveries.begin(signed);
+        self.deliveries.begin(DiscoveryItem::Record(signed));
+        self.deliveries.begin(DiscoveryItem::of_devices(&own_devices(&self.shared.own)?));
         Ok(())
     }
 
@@ -204,12 +218,13 @@ impl Announcer {
     }
 }
 
-/// Gives one record to every discovery, again and again to those that fail.
+/// Gives items to every discovery that carries them, again and again to those that fail.
 struct Deliveries {
     discoveries: Vec<Arc<dyn Discovery>>,
-    record: Option<Signed>,
-    /// For each discovery: it doesn't have the record yet.
-    open: Vec<bool>,
+    /// The newest of each kind.
+    items: BTreeMap<ItemKind, DiscoveryItem>,
+    /// Discoveries, by number, that don't have an item yet.
+    open: BTreeSet<(ItemKind, usize)>,
     /// How long to wait before the next attempt.
     wait: Duration,
     failing: bool,
@@ -217,14 +232,15 @@ struct Deliveries {
 
 impl Deliveries {
     fn new(discoveries: Vec<Arc<dyn Discovery>>) -> Self {
-        let open = vec![false; discoveries.len()];
-        Self { discoveries, record: None, open, wait: FIRST_WAIT, failing: false }
+        Self { discoveries, items: BTreeMap::new(), open: BTreeSet::new(), wait: FIRST_WAIT, failing: false }
     }
 
-    /// A new record takes the place of the one before.
-    fn begin(&mut self, record: Signed) {
-        self.record = Some(record);
-        self.open.fill(true);
+    /// A new item takes the place of the one before.
+    fn begin(&mut self, item: DiscoveryItem) {
+        let kind = item.kind();
+        let able = self.discoveries.iter().enumerate().filter(|(_, d)| d.caps().carries.contains(kind));
+        self.open.extend(able.map(|(number, _)| (kind, number)));
+        self.items.insert(kind, item);
         self.hurry();
     }
 
@@ -242,32 +258,30 @@ impl Deliveries {
         self.failing = true;
     }
 
-    /// Asks all at once those that don't have the record.
+    /// Asks all at once those that lack an item.
     async fn attempt(&mut self) {
-        let Some(record) = self.record.clone() else { return };
-        let give = |number: usize| {
-            let (discovery, record) = (self.discoveries.get(number).cloned(), record.clone());
+        let give = |open: (ItemKind, usize)| {
+            let (item, discovery) = (self.items.get(&open.0).cloned(), self.discoveries.get(open.1).cloned());
             async move {
-                let Some(discovery) = discovery else { return (number, Ok(())) };
+                let (Some(item), Some(discovery)) = (item, discovery) else { return (open, Ok(())) };
                 let late = |_| Error::new(ErrorKind::Timeout, "engine", "announce", "the discovery takes too long");
-                let given = tokio::time::timeout(TIMEOUT, discovery.announce(record)).await;
-                (number, given.map_err(late).and_then(|given| given))
+                let given = tokio::time::timeout(TIMEOUT, discovery.publish(item)).await;
+                (open, given.map_err(late).and_then(|given| given))
             }
         };
-        let open: Vec<usize> = (0..self.open.len()).filter(|number| self.open.get(*number) == Some(&true)).collect();
-        let outcomes = join_all(open.into_iter().map(give)).await;
+        let outcomes = join_all(self.open.iter().copied().map(give)).await;
         let mut failed = false;
-        for (number, outcome) in outcomes {
-            if let Some(open) = self.open.get_mut(number) {
-                *open = outcome.is_err();
-            }
-            if let Err(error) = outcome {
-                failed = true;
-                // Warned of once, until it works again.
-                match self.failing {
-                    false => warn!(%error, "the record could not be announced; trying again"),
-                    true => debug!(%error, "the record could still not be announced"),
-                }
+        for (open, outcome) in outcomes {
+            let Err(error) = outcome else {
+                self.open.remove(&open);
+                continue;
+            };
+            failed = true;
+            let kind = open.0;
+            // Warned of once, until it works again.
+            match self.failing {
+                false => warn!(%kind, %error, "an item could not be announced; trying again"),
+                true => debug!(%kind, %error, "an item could still not be announced"),
             }
         }
         match failed {
@@ -284,8 +298,8 @@ mod tests {
     use async_trait::async_trait;
     use futures_util::stream::BoxStream;
     use peerloom_core::memory::{MemoryDirectory, MemoryDiscovery};
-    use peerloom_core::wire::{DeviceCertificate, NetworkId, Roles, UserKeys};
-    use peerloom_core::{DiscoveryCaps, Target};
+    use peerloom_core::wire::{DiscoveryKey, NetworkId, Roles, UserKeys};
+    use peerloom_core::{DiscoveryCaps, Found};
     use peerloom_crypto_primitives::SigningKey;
     use tokio::time::Instant;
 
@@ -340,7 +354,7 @@ mod tests {
             let record = PeerRecord { sequence: u64::MAX, ..record(&own, &suites, announced, u64::MAX) };
             let signed = own.key.sign_object(context::PEER_RECORD, record.encode());
             assert!(signed.encode().len() <= limits::RECORD, "{} bytes", signed.encode().len());
-            assert!(PeerRecord::open(&signed, peerloom_crypto_primitives::verify).is_ok());
+            assert!(PeerRecord::open(&signed, verify).is_ok());
         }
     }
 
@@ -359,7 +373,7 @@ mod tests {
             self.inner.caps()
         }
 
-        async fn announce(&self, _record: Signed) -> Result<()> {
+        async fn publish(&self, _item: DiscoveryItem) -> Result<()> {
             if self.attempts.fetch_add(1, Ordering::Relaxed) >= self.failures {
                 return Ok(());
             }
@@ -369,11 +383,11 @@ mod tests {
             Err(Error::new(ErrorKind::Unreachable, "test", "announce", "not yet"))
         }
 
-        async fn resolve(&self, target: Target) -> Result<Vec<Signed>> {
-            self.inner.resolve(target).await
+        fn find(&self, key: DiscoveryKey) -> BoxStream<'_, Result<Found>> {
+            self.inner.find(key)
         }
 
-        fn watch(&self) -> BoxStream<'static, Signed> {
+        fn watch(&self) -> BoxStream<'static, Found> {
             self.inner.watch()
         }
 
@@ -394,7 +408,7 @@ mod tests {
         let mut deliveries = Deliveries::new(all.iter().map(|one| one.clone() as Arc<dyn Discovery>).collect());
         assert_eq!(deliveries.wait(), None);
         let key = SigningKey::from_seed(&[1; 32]);
-        deliveries.begin(key.sign_object(b"test", bytes::Bytes::from_static(b"record")));
+        deliveries.begin(DiscoveryItem::Record(key.sign_object(b"test", bytes::Bytes::from_static(b"record"))));
         let begin = Instant::now();
         deliveries.attempt().await;
         while let Some(wait) = deliveries.wait() {
@@ -412,7 +426,9 @@ mod tests {
         let never = failing(usize::MAX, false);
         let mut deliveries = Deliveries::new(vec![never.clone()]);
         let key = SigningKey::from_seed(&[1; 32]);
-        let record = |text: &'static str| key.sign_object(b"test", bytes::Bytes::from_static(text.as_bytes()));
+        let record = |text: &'static str| {
+            DiscoveryItem::Record(key.sign_object(b"test", bytes::Bytes::from_static(text.as_bytes())))
+        };
         deliveries.begin(record("first"));
         for _ in 0..20 {
             deliveries.attempt().await;

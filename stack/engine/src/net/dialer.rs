@@ -5,27 +5,25 @@ use std::time::{Duration, Instant};
 
 use peerloom_core::names::race;
 use peerloom_core::wire::store::ContactDevice;
-use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed};
-use peerloom_core::{Discovery, Error, ErrorKind, Link, Result, Retry, Signaling, Target};
-use peerloom_crypto_primitives::verify;
+use peerloom_core::wire::{Address, DeviceId, DiscoveryKey, OpenItem, PublicKey};
+use peerloom_core::{Error, ErrorKind, Link, Result, Signaling};
 use peerloom_delivery::{ConnectionMachine, ConnectionState, Now};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use super::lookup::{ask, cheapest_first};
 use super::{Shared, handshake, link};
 use crate::contacts::addresses;
 
 /// Addresses of one device that are tried.
 const ADDRESSES: usize = 8;
-/// How long one discovery may take.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Outcome = (DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>);
 
 /// Keeps a link to every device of every contact, as far as they can be reached. Who is dialed when is
-/// the machine' business; a device costs nothing here while it waits.
+/// the machine's business; a device costs nothing here while it waits.
 pub(super) async fn run(shared: Arc<Shared>) {
     let start = Instant::now();
     let now = || Now { mono: start.elapsed(), wall_ms: 0 };
@@ -122,70 +120,31 @@ async fn reach(shared: Arc<Shared>, device: ContactDevice) -> Outcome {
 
 /// Dials the known addresses; then those that discoveries find,
 /// the cheapest discovery first.
-async fn dial_any(shared: &Shared, device: &ContactDevice, key: &PublicKey) -> Result<Arc<dyn Link>> {
+async fn dial_any(shared: &Shared, device: &ContactDevice, expected: &PublicKey) -> Result<Arc<dyn Link>> {
     let known = addresses(device);
-    let mut last = match dial_all(shared, device.device, &known, key).await {
+    let mut last = match dial_all(shared, device.device, &known, expected).await {
         Ok(link) => return Ok(link),
         Err(error) => error,
     };
     shared.links.set_state(device.device, ConnectionState::Discovering, Some(last.to_string()));
-    for discovery in cheapest_first(&shared.discoveries) {
-        let records = resolve(discovery, shared.own.network, Target::Device(device.device)).await;
-        let mut fresh: Vec<Address> = records.into_iter().flat_map(|(_, record, _)| record.addresses).collect();
+    let key = DiscoveryKey::Record(device.device);
+    for discovery in cheapest_first(&shared.discoveries, key) {
+        let answers = ask(discovery, shared.own.network, key).await;
+        let addresses = answers.into_iter().filter_map(|answer| match answer.open {
+            OpenItem::Record(record, _) => Some(record.addresses),
+            _ => None,
+        });
+        let mut fresh: Vec<Address> = addresses.flatten().collect();
         fresh.retain(|address| !known.contains(address));
         if fresh.is_empty() {
             continue;
         }
-        match dial_all(shared, device.device, &fresh, key).await {
+        match dial_all(shared, device.device, &fresh, expected).await {
             Ok(link) => return Ok(link),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-fn cheapest_first(discoveries: &[Arc<dyn Discovery>]) -> Vec<&Arc<dyn Discovery>> {
-    let mut discoveries: Vec<_> = discoveries.iter().collect();
-    discoveries.sort_by_key(|d| d.caps().cost);
-    discoveries
-}
-
-/// The valid records that one discovery has for a target.
-async fn resolve(
-    discovery: &Arc<dyn Discovery>,
-    network: NetworkId,
-    target: Target,
-) -> Vec<(Signed, PeerRecord, DeviceCertificate)> {
-    let found = tokio::time::timeout(RESOLVE_TIMEOUT, discovery.resolve(target)).await;
-    let records = found.ok().and_then(Result::ok).unwrap_or_default();
-    let opened = records.into_iter().filter_map(|signed| {
-        let (record, certificate) = PeerRecord::open(&signed, verify).ok()?;
-        Some((signed, record, certificate))
-    });
-    let meant = |certificate: &DeviceCertificate| match target {
-        Target::Device(device) => certificate.device == device,
-        Target::User(user) => certificate.user == user,
-    };
-    opened
-        .filter(|(_, record, certificate)| meant(certificate) && record.network == network)
-        .filter(|(_, record, _)| record.expires_at_ms > crate::clock::system_ms())
-        .collect()
-}
-
-/// The records of a user's devices, or of one device, from the cheapest discovery that has any.
-pub(crate) async fn find(
-    discoveries: &[Arc<dyn Discovery>],
-    network: NetworkId,
-    target: Target,
-) -> Result<Vec<Signed>> {
-    for discovery in cheapest_first(discoveries) {
-        let found = resolve(discovery, network, target).await;
-        if !found.is_empty() {
-            return Ok(found.into_iter().map(|(signed, ..)| signed).collect());
-        }
-    }
-    let message = "no discovery of this node knows this id; is the other node running, with a discovery in common?";
-    Err(Error::new(ErrorKind::NotFound, "engine", "find", message).with_retry(Retry::Later))
 }
 
 /// Dials the device's first addresses that a transport of this node is for, as RFC 8305 has it.

@@ -7,12 +7,13 @@ use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_registry_protocol::limits;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
+use super::{items, sightings};
 use crate::store::{Announcement, Beat, Helper, Known, Outcome, Seen};
 
 /// "plrg" in ASCII: `file` and SQLite's tools show whose database it is.
 const APPLICATION_ID: i32 = 0x706c_7267;
 /// Of the tables. The state is soft: a database of another format is emptied, not migrated.
-const FORMAT: i32 = 2;
+const FORMAT: i32 = 3;
 /// Most rows that a call looks at, whatever it finds: all calls wait for one thread, and one may not keep it
 /// busy because most devices of a network haven't been seen lately.
 pub(super) const LOOKED: usize = 1000;
@@ -57,11 +58,13 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         return Err(rusqlite::Error::ToSqlConversionFailure(message));
     }
     if found.0 == APPLICATION_ID && found.1 != FORMAT {
-        let tables = ["devices", "coordinators", "forgotten"].map(|table| format!("DROP TABLE IF EXISTS {table};"));
+        let tables = ["devices", "coordinators", "forgotten", "items", "sightings"]
+            .map(|table| format!("DROP TABLE IF EXISTS {table};"));
         connection.execute_batch(&tables.concat())?;
     }
     let version = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};");
-    connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {version} COMMIT;"))
+    let (items, sightings) = (items::TABLES, sightings::TABLES);
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {items} {sightings} {version} COMMIT;"))
 }
 
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
@@ -70,21 +73,31 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// All of `u64` in SQLite's signed integers, in the same order.
-fn ordered(number: u64) -> i64 {
+pub(super) fn ordered(number: u64) -> i64 {
     (number ^ (1 << 63)).cast_signed()
 }
 
 /// A time; those beyond SQLite's integers are as good as never.
-fn time(ms: u64) -> i64 {
+pub(super) fn time(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
+/// Takes in a record, and what stands beside it.
 pub(super) fn announce(
     connection: &Connection,
     new: &Announcement,
     devices: &AtomicU64,
     most: u64,
 ) -> rusqlite::Result<Outcome> {
+    let outcome = record(connection, new, devices, most)?;
+    // What may be a replay says nothing of who is linked to whom now.
+    if outcome == Outcome::Stored || outcome == Outcome::Same && new.fresh {
+        sightings::sight(connection, &new.network, &new.user, &new.coordinators, new.now_ms)?;
+    }
+    Ok(outcome)
+}
+
+fn record(connection: &Connection, new: &Announcement, devices: &AtomicU64, most: u64) -> rusqlite::Result<Outcome> {
     let keys = (new.network.as_bytes(), new.device.as_bytes());
     let known = connection
         .prepare_cached("SELECT row, sequence, record, user FROM devices WHERE network = ?1 AND device = ?2")?
@@ -330,7 +343,7 @@ pub(super) fn ablest(
         .collect()
 }
 
-fn helper(row: &Row<'_>) -> rusqlite::Result<Helper> {
+pub(super) fn helper(row: &Row<'_>) -> rusqlite::Result<Helper> {
     Ok(Helper {
         device: DeviceId::from_bytes(row.get(0)?),
         signal_address: row.get(1)?,
