@@ -290,6 +290,32 @@ impl Inbox {
         }
     }
 
+    /// Whether this has settled all that an acknowledgement of this device's own says. If not, its store is older
+    /// than the one that signed it.
+    pub fn knows(&self, ack: &Ack) -> bool {
+        let settled = self.stored.beyond.positions();
+        let open = |first, last| settled.gaps(first, last).iter().any(|gap| gap.last > self.stored.through);
+        ack.through <= self.stored.through && !ack.beyond.iter().any(|span| open(span.first, span.last))
+    }
+
+    /// Takes over what this device's own acknowledgement says: the row of this log was damaged.
+    pub fn recover(&mut self, ack: &Ack, now: Now) {
+        self.stored.base = self.stored.base.max(1);
+        if ack.through > self.stored.through {
+            (self.stored.through, self.stored.through_id) = (ack.through, ack.through_id);
+        }
+        for span in ack.beyond.iter().filter(|span| span.last > self.stored.through) {
+            self.stored.beyond.insert(span.clone());
+        }
+        ack.withdrawn.iter().for_each(|range| self.stored.withdrawn.insert(range.first, range.last));
+        self.stored.withdrawn.keep_highest(limits::RANGES);
+        self.absorb();
+        let settled = |p: &Position| *p <= self.stored.through || self.stored.beyond.contains(*p);
+        let parked = std::mem::take(&mut self.parked);
+        self.parked = parked.into_iter().filter(|p| !settled(p)).collect();
+        self.watch_gap(now);
+    }
+
     /// The state to be stored, if it changed since the last call.
     pub fn take_dirty(&mut self) -> Option<InLog> {
         std::mem::take(&mut self.dirty).then(|| self.stored.clone())
@@ -402,6 +428,31 @@ mod tests {
         assert_eq!(inbox.on_settled(&entry(2), at(5)), Some(3));
         assert_eq!(inbox.on_settled(&entry(3), at(5)), None);
         assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
+    }
+
+    #[test]
+    fn an_older_store_lacks_what_the_newer_acknowledged_and_a_damaged_one_recovers_it() {
+        let mut newer = joined();
+        newer.on_settled(&entry(2), NOW);
+        newer.on_settled(&entry(5), NOW);
+        newer.on_withdrawn(&withdrawn(6, 7), NOW);
+        let acks = [joined().ack(), newer.ack()];
+        assert!(acks.iter().all(|ack| newer.knows(ack)), "what was acknowledged before is known for good");
+        assert!(joined().knows(&acks[0]) && !joined().knows(&acks[1]) && !inbox().knows(&acks[0]));
+        // The same positions as far as one goes, and another one beyond.
+        let mut other = joined();
+        other.on_settled(&entry(2), NOW);
+        assert!(!other.knows(&acks[1]));
+        // Rejoining leaves nothing unknown.
+        let mut rejoined = newer;
+        rejoined.on_joined(&entry(9));
+        assert!(acks.iter().all(|ack| rejoined.knows(ack)));
+
+        let mut damaged = inbox();
+        damaged.recover(&acks[1], NOW);
+        assert!(damaged.knows(&acks[1]) && damaged.is_settled(6) && !damaged.was_shown(6) && damaged.was_shown(5));
+        assert_eq!(damaged.on_entry(&entry(3), false, NOW), Arrival::Open);
+        assert_eq!(damaged.ack(), acks[1]);
     }
 
     #[test]

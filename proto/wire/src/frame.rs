@@ -47,6 +47,9 @@ pub struct Held {
     pub time_ms: u64,
     /// How far the log is settled: a signed [`crate::Ack`].
     pub ack: Option<Signed>,
+    /// The newest [`crate::Ack`] of the sender's own log that the device spoken to signed: it proves to a
+    /// receiver whose store was restored that it had more.
+    pub acknowledged: Option<Signed>,
 }
 
 /// "Send me these positions of your log again."
@@ -95,8 +98,14 @@ static KEY_PACKAGE: Shape = Shape {
 static SIGNAL: Shape = Shape { what: "signal", max_len: limits::SIGNED_SIGNAL, fields: signed::SHAPE.fields };
 static HELD: Shape = Shape {
     what: "held header",
-    max_len: limits::HEADER + limits::RECEIPT + 128,
-    fields: &[Field::one(1, 32), Field::nested(2, 1, &SIGNED_HEADER), Field::one(3, 0), Field::nested(4, 1, &RECEIPT)],
+    max_len: limits::HEADER + 2 * limits::RECEIPT + 128,
+    fields: &[
+        Field::one(1, 32),
+        Field::nested(2, 1, &SIGNED_HEADER),
+        Field::one(3, 0),
+        Field::nested(4, 1, &RECEIPT),
+        Field::nested(5, 1, &RECEIPT),
+    ],
 };
 static FRAME: Shape = Shape {
     what: "frame",
@@ -145,6 +154,7 @@ impl Frame {
                 header: held.header.as_ref().map(|header| header.signed().to_pb()),
                 time_ms: held.time_ms,
                 ack: held.ack.as_ref().map(Signed::to_pb),
+                acknowledged: held.acknowledged.as_ref().map(Signed::to_pb),
             }),
             Self::Restored(signed) => Kind::Restored(signed.to_pb()),
         };
@@ -194,6 +204,7 @@ impl Frame {
                 header: pb.header.map(|header| SignedHeader::decode(Signed::from_pb(header))).transpose()?,
                 time_ms: pb.time_ms,
                 ack: pb.ack.map(Signed::from_pb),
+                acknowledged: pb.acknowledged.map(Signed::from_pb),
             }),
             Kind::Restored(pb) => Self::Restored(Signed::from_pb(pb)),
         }))

@@ -146,8 +146,9 @@ fn examples() -> Vec<Bytes> {
             header: Some(envelope().header),
             time_ms: 7,
             ack: Some(signed(ack.encode())),
+            acknowledged: Some(signed(ack.encode())),
         }),
-        Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None }),
+        Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None, acknowledged: None }),
         Frame::Restored(signed(restored.encode())),
     ];
     for frame in &frames {
@@ -250,8 +251,13 @@ fn the_largest_header_fits() {
     let devices: Vec<DeviceId> = (0..256u16).map(|n| DeviceId::from_bytes([n as u8; 32])).collect();
     let header = Header { recipients: devices.clone(), joins: devices, ..header() };
     let header = header.sign(b"", |_| Bytes::from_static(&[9; 64]));
-    let held =
-        Frame::Held(Held { conversation: log().conversation, header: Some(header), time_ms: u64::MAX, ack: None });
+    let held = Frame::Held(Held {
+        conversation: log().conversation,
+        header: Some(header),
+        time_ms: u64::MAX,
+        ack: None,
+        acknowledged: None,
+    });
     assert_eq!(Frame::decode(held.encode()), Ok(Some(held)));
 }
 
@@ -266,7 +272,14 @@ fn vectors_stay_as_they_are() {
         ("entry_id", hex(envelope().header.id().as_bytes())),
         (
             "held",
-            hex(&Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 7, ack: None }).encode()),
+            hex(&Frame::Held(Held {
+                conversation: log().conversation,
+                header: None,
+                time_ms: 7,
+                ack: None,
+                acknowledged: None,
+            })
+            .encode()),
         ),
         ("bundle", hex(&bundle().encode())),
         ("hello", hex(&hello().encode())),

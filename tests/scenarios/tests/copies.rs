@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Running, eventually, fails, init, introduce, ok, ok_json, ok_lines};
+use common::{Running, STORES, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines};
 
 fn copy(from: &Path, to: &Path) {
     let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
@@ -23,7 +23,12 @@ fn waits(folder: &Path) -> usize {
 
 /// Two nodes that have talked; alice isn't running.
 fn acquainted(base: &Path) -> (std::path::PathBuf, std::path::PathBuf, Running) {
-    let (alice, bob) = (init(base, "alice"), init(base, "bob"));
+    acquainted_with(base, &[])
+}
+
+/// The same, with more for alice's configuration.
+fn acquainted_with(base: &Path, more: &[&str]) -> (std::path::PathBuf, std::path::PathBuf, Running) {
+    let (alice, bob) = (init_with(base, "alice", more), init(base, "bob"));
     let running = Running::start(&alice);
     introduce(&alice, &bob);
     let running_bob = Running::start(&bob);
@@ -195,4 +200,46 @@ fn a_contact_that_was_lost_with_a_folder_takes_a_new_invitation() {
     eventually("the contact", || ok(&alice, &["contacts"]).contains("bob"));
     let says = || common::text(&common::peerloom(&alice, &["send", "bob", "more"]).stderr);
     eventually("the node to notice", || says().contains("put back"));
+}
+
+/// A folder that is older in what it received alone has written nothing since: its own acknowledgements show it.
+#[test]
+fn a_receivers_folder_put_back_is_recognised_by_its_own_acknowledgement() {
+    for store in STORES {
+        let base = tempfile::tempdir().expect("a folder");
+        let (alice, bob, running_bob) = acquainted_with(base.path(), store);
+        let (older, newest) = (base.path().join("older"), base.path().join("newest"));
+        copy(&alice, &older);
+        let running = Running::start(&alice);
+        for text in ["2", "3"] {
+            ok(&bob, &["send", "alice", text]);
+        }
+        eventually("two more", || texts(&alice) == ["welcome", "2", "3"] && waits(&bob) == 0);
+        running.interrupt();
+        std::fs::rename(&alice, &newest).expect("a place");
+        copy(&older, &alice);
+        // What is kept for the proof outlives the contact's node.
+        running_bob.interrupt();
+        let running_bob = Running::start(&bob);
+        // It isn't acknowledged by the older folder, nor shown there.
+        ok(&bob, &["send", "alice", "4"]);
+
+        let running = Running::start(&alice);
+        let notices = |folder: &Path| common::text(&common::peerloom(folder, &["peers"]).stderr);
+        eventually("the node to notice", || notices(&alice).contains("put back from an older copy"));
+        eventually("the contact to hear of it", || notices(&bob).contains("put back from an older copy"));
+        assert!(ok_doctor(&alice).contains("has left the network"));
+        let (_, complaint) = fails(&alice, &["send", "bob", "more"]);
+        assert!(complaint.contains("older copy") && complaint.contains("new folder"), "{complaint}");
+        assert_eq!(texts(&alice), ["welcome"], "{store:?}");
+        assert_eq!(waits(&bob), 1, "{store:?}");
+        running.interrupt();
+
+        // The newest goes on.
+        std::fs::rename(&alice, older.with_extension("again")).expect("a place");
+        std::fs::rename(&newest, &alice).expect("the folder back");
+        let running = Running::start(&alice);
+        eventually("the newest to go on", || texts(&alice) == ["welcome", "2", "3", "4"] && waits(&bob) == 0);
+        drop((running, running_bob));
+    }
 }

@@ -191,7 +191,7 @@ async fn again(links: &MemoryNetwork, who: &Identity) -> (Arc<dyn Link>, Channel
 
 /// What a device shows that holds nothing of our log.
 fn nothing_held(conversation: ConversationId) -> Bytes {
-    Frame::Held(Held { conversation, header: None, time_ms: 0, ack: None }).encode()
+    Frame::Held(Held { conversation, header: None, time_ms: 0, ack: None, acknowledged: None }).encode()
 }
 
 /// Hears until an entry comes, or the link ends.
@@ -289,10 +289,23 @@ async fn a_malicious_contact_harms_only_itself() {
     // Claims that alice's store is older than what mallory holds, and that a copy of it runs.
     let feigned = Header { log: log_of(own.device), ..header(1000, EntryClass::Application, false) };
     let feigned = feigned.sign(b"", |message| key(&mallory).sign(message));
-    let held = Held { conversation, header: Some(feigned), time_ms: 1, ack: None };
+    let held = Held { conversation, header: Some(feigned), time_ms: 1, ack: None, acknowledged: None };
+    let claimed = Ack {
+        log: log_of(mallory.device),
+        through: 1000,
+        through_id: None,
+        beyond: Default::default(),
+        withdrawn: Default::default(),
+    };
+    let acknowledged = Some(sign(context::ACK, claimed.encode()));
+    let claimed = Held { conversation, header: None, time_ms: 1, ack: None, acknowledged };
     let notice = Restored { device: own.device, since_ms: 1 };
     let notice = sign(context::RESTORED, notice.encode());
-    say(&mut control, Frame::Held(Held { conversation, header: None, time_ms: u64::MAX, ack: None }).encode()).await;
+    say(
+        &mut control,
+        Frame::Held(Held { conversation, header: None, time_ms: u64::MAX, ack: None, acknowledged: None }).encode(),
+    )
+    .await;
     say(&mut chat, Frame::Envelope(entry(u64::MAX - 1, EntryClass::Application, false, Bytes::new())).encode()).await;
     let ack = Ack {
         log: log_of(own.device),
@@ -317,6 +330,7 @@ async fn a_malicious_contact_harms_only_itself() {
         Frame::Envelope(unsigned),
         Frame::Envelope(other),
         Frame::Held(held),
+        Frame::Held(claimed),
         Frame::Restored(notice),
         Frame::Ack(forged(ack.encode())),
         Frame::CannotOpen(forged(Bytes::new())),

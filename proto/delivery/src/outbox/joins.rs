@@ -14,8 +14,9 @@ impl Outbox {
         let before = self.cursors.remove(&device);
         let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
         let owed = before.as_ref().map(|c| c.lacks_before(position)).unwrap_or_default();
-        let (base, through) = (position, position - 1);
-        let stored = OutCursor { user, base, through, beyond: RangeSet::default(), rejoins, halted: false, owed };
+        let acknowledged = before.as_ref().and_then(|c| c.stored.acknowledged.clone());
+        let (base, through, beyond) = (position, position - 1, RangeSet::default());
+        let stored = OutCursor { user, base, through, beyond, rejoins, halted: false, owed, acknowledged };
         let new = Cursor::new(stored, &self.config);
         let cursor = match before {
             Some(before) => Cursor { stored: new.stored, dirty: true, next: position, gap_asked: None, ..before },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use peerloom_wire::{Ack, Chain, DeviceId, EntryClass, Position, RangeSet, Span, UserId, limits};
+use peerloom_wire::{Ack, Chain, DeviceId, EntryClass, Position, RangeSet, Signed, Span, UserId, limits};
 
 use super::{AckOutcome, Cursor, Outbox};
 use crate::Now;
@@ -42,6 +42,7 @@ impl Outbox {
         if news.is_empty() {
             return outcome;
         }
+        outcome.news = true;
         if news.iter().any(|p| *p > cursor.stored.base) {
             // It opens what follows its joining: what went wrong before is over.
             cursor.stored.rejoins = 0;
@@ -67,6 +68,22 @@ impl Outbox {
         outcome.settled = done.into_iter().filter(|position| self.is_settled(*position)).collect();
         outcome.settled.iter().for_each(|position| self.forget(*position));
         outcome
+    }
+
+    /// Keeps what a device signed, if it is its newest: [`Outbox::on_ack`] found news in it.
+    pub fn keep_ack(&mut self, device: &DeviceId, signed: &Signed, ack: &Ack) {
+        let Some(cursor) = self.cursors.get_mut(device) else { return };
+        let kept = cursor.stored.acknowledged.as_ref().and_then(|signed| Ack::decode(signed).ok());
+        // Of two copies of a device's store the one that is ahead counts.
+        if kept.is_none_or(|kept| kept.through <= ack.through) {
+            cursor.stored.acknowledged = Some(signed.clone());
+            cursor.dirty = true;
+        }
+    }
+
+    /// The newest acknowledgement that a device signed.
+    pub fn acknowledged(&self, device: &DeviceId) -> Option<&Signed> {
+        self.cursors.get(device)?.stored.acknowledged.as_ref()
     }
 
     pub(super) fn note_delivered(&mut self, position: Position) -> bool {

@@ -32,6 +32,8 @@ pub enum Transmit {
 /// What an acknowledgement changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct AckOutcome {
+    /// It settles what no earlier one did.
+    pub news: bool,
     /// Entries that have now reached one device of each recipient user.
     pub delivered: Vec<Position>,
     /// Entries that nobody needs any more.

@@ -316,6 +316,8 @@ pub struct OutCursor {
     pub halted: bool,
     /// Positions before the base that it lacked when it was added again: what is there is still to be sealed again.
     pub owed: RangeSet,
+    /// Its newest signed [`crate::Ack`], verbatim: shown to it, whose store may be an older one by then.
+    pub acknowledged: Option<Signed>,
 }
 
 impl Record for OutCursor {
@@ -331,6 +333,7 @@ impl Record for OutCursor {
             rejoins: self.rejoins,
             halted: self.halted,
             owed: self.owed.to_pb(),
+            acknowledged: self.acknowledged.as_ref().map(Signed::to_pb),
         }
     }
 
@@ -343,6 +346,7 @@ impl Record for OutCursor {
             rejoins: pb.rejoins,
             halted: pb.halted,
             owed: RangeSet::from_pb(&pb.owed, 0, Self::NAME)?,
+            acknowledged: pb.acknowledged.map(Signed::from_pb),
         })
     }
 }

@@ -57,6 +57,7 @@ impl State {
         }
         self.load_inboxes(txn, now)?;
         let damaged = txn.snapshot()?.damaged();
+        self.inboxes_damaged = damaged.contains(&IN_LOGS);
         if !damaged.is_empty() {
             let tables: BTreeSet<_> = damaged.iter().map(|table| table.name).collect();
             error!(
@@ -96,6 +97,7 @@ impl State {
                     rejoins: 0,
                     halted: false,
                     owed,
+                    acknowledged: None,
                 };
                 cursors.entry(*device).or_insert(again);
             }

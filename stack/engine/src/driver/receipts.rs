@@ -25,6 +25,9 @@ impl Turn<'_> {
             return Ok(());
         };
         let outcome = conversation.outbox.on_ack(&device, &ack, self.now);
+        if outcome.news {
+            conversation.outbox.keep_ack(&device, signed, &ack);
+        }
         if outcome.conflict {
             debug!(conversation = %id, %device, "an acknowledgement is about other entries than ours");
         }

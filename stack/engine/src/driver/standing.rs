@@ -1,12 +1,13 @@
 //! Whether a store is the newest of its device: its own, and its contacts'.
 //!
 //! A store that was put back from an older copy, or that is a copy beside another, would write other
-//! entries at positions that peers know. It is recognised by proof: a peer shows a header that this
-//! device signed and this store doesn't know. Such a store seals and sends nothing any more, and neither shows nor acknowledges what comes: that waits for the newest one.
+//! entries at positions that peers know. It is recognised by proof: a peer shows a header or an acknowledgement
+//! that this device signed and this store doesn't know. Such a store seals and sends nothing any more, and
+//! neither shows nor acknowledges what comes: that waits for the newest one.
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{META, Record, meta};
-use peerloom_core::wire::{ConversationId, DeviceId, Frame, Held, LogId, Restored, Signed, context, limits};
+use peerloom_core::wire::{Ack, ConversationId, DeviceId, Frame, Held, LogId, Restored, Signed, context, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_delivery::Inbox;
 use tracing::{error, warn};
@@ -102,6 +103,7 @@ impl Turn<'_> {
     pub(super) fn send_held(&mut self) {
         for log in std::mem::take(&mut self.state.to_show) {
             let inbox = self.state.inboxes.get(&log);
+            let outbox = self.state.conversations.get(&log.conversation).map(|conversation| &conversation.outbox);
             let ack = inbox.map(|i| self.state.own.key.sign_object(context::ACK, i.ack().encode()));
             let held = Held {
                 conversation: log.conversation,
@@ -109,6 +111,7 @@ impl Turn<'_> {
                 // The system's, confirmed or not: two that agree confirm each other.
                 time_ms: system_ms(),
                 ack,
+                acknowledged: outbox.and_then(|outbox| outbox.acknowledged(&log.device)).cloned(),
             };
             self.effects.control(log.device, &Frame::Held(held));
         }
@@ -128,7 +131,10 @@ impl Turn<'_> {
         // A link that is gone says nothing of the next one.
         let Some(first) = self.state.links.note_shown(&device, link) else { return Ok(()) };
         if !conversation.outbox.on_held(&device, held.header.as_ref()) {
-            self.on_restored();
+            self.on_restored("has entries that this node signed");
+        }
+        if let Some(signed) = &held.acknowledged {
+            self.on_acknowledged(LogId { device, conversation: id }, &Ack::decode(signed)?)?;
         }
         if let Some(ack) = &held.ack {
             self.on_ack(device, ack)?;
@@ -144,12 +150,34 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// A log's owner shows an acknowledgement that this device signed. The link's task has checked that.
+    fn on_acknowledged(&mut self, log: LogId, ack: &Ack) -> Result<()> {
+        if ack.log != log {
+            let message = "it is about another device's log";
+            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an acknowledgement", message));
+        }
+        let now = self.now;
+        if self.inbox(log).knows(ack) {
+            return Ok(());
+        }
+        if self.state.inboxes_damaged {
+            warn!(device = %log.device, "what was received is known by this device's own acknowledgement again");
+            self.inbox(log).recover(ack, now);
+        } else if self.state.standing.get() == StoreStanding::Copied {
+            // The copy that found out is the one that signed it, as far as anybody knows.
+            warn!(device = %log.device, "another copy of this folder received what this one lacks");
+        } else {
+            self.on_restored("has acknowledgements that this node signed");
+        }
+        Ok(())
+    }
+
     /// This store is older than what a peer has, or another copy of it runs.
-    fn on_restored(&mut self) {
+    fn on_restored(&mut self, proof: &str) {
         if self.state.standing.is_restored() {
             return;
         }
-        error!("a contact has entries that this node signed and that its store doesn't have: {RESTORED}");
+        error!("a contact {proof} and that its store doesn't know: {RESTORED}");
         let notice = Restored { device: self.state.own.device, since_ms: system_ms() };
         let signed = self.state.own.key.sign_object(context::RESTORED, notice.encode());
         self.txn.put(META, Bytes::from_static(meta::RESTORED), signed.encode());

@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) rng: StdRng,
     pub(crate) conversations: HashMap<ConversationId, Conversation>,
     pub(crate) inboxes: HashMap<LogId, Inbox>,
+    /// Rows that say how far peers' logs are here were damaged when the store was read.
+    pub(crate) inboxes_damaged: bool,
     pub(crate) timers: Timers<TimerKey>,
     /// Devices with a link.
     pub(crate) up: HashSet<DeviceId>,
@@ -214,6 +216,7 @@ impl State {
             rng,
             conversations: HashMap::new(),
             inboxes: HashMap::new(),
+            inboxes_damaged: false,
             timers: Timers::new(),
             up: HashSet::new(),
             history: 0,

@@ -223,6 +223,7 @@ fn is_genuine(shared: &Shared, device: &DeviceId, frame: &Frame) -> bool {
         Frame::Held(held) => {
             held.header.as_ref().is_none_or(|header| header.verify(|m, s| verify(ours, m, s)))
                 && held.ack.as_ref().is_none_or(|ack| by(theirs, ack, context::ACK))
+                && held.acknowledged.as_ref().is_none_or(|ack| by(ours, ack, context::ACK))
         }
         Frame::Restored(signed) => match Restored::decode(signed) {
             Ok(notice) if notice.device == shared.own.device => by(ours, signed, context::RESTORED),
