@@ -486,6 +486,7 @@ impl Turn<'_> {
 
     /// What follows from the turn's inputs taken together.
     fn finish(&mut self) -> Result<()> {
+        self.write_mended();
         self.seal_queues()?;
         self.transmit()?;
         self.acknowledge();

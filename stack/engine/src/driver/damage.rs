@@ -1,5 +1,6 @@
 //! Damaged rows of the store: what depends on one goes, and comes back where others can help; everything else goes on.
 
+use peerloom_core::wire::store::{OUT_ENTRIES, Record};
 use peerloom_core::wire::{ConversationId, LogId, Position, SuiteId};
 use peerloom_core::{Error, ErrorKind, Result};
 use tracing::error;
@@ -8,6 +9,13 @@ use super::Turn;
 use super::state::TimerKey;
 
 impl Turn<'_> {
+    /// Writes the rows of own entries again that were damaged when the store was read.
+    pub(super) fn write_mended(&mut self) {
+        for (key, row) in std::mem::take(&mut self.state.mended) {
+            self.txn.put(OUT_ENTRIES, key, row.encode());
+        }
+    }
+
     /// An input that met damage comes to nothing, and the turn goes on. Other errors mean that the store can't be read.
     pub(super) fn contain(&self, outcome: Result<()>) -> Result<()> {
         match outcome {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use peerloom_core::wire::store::{
-    CONTACTS, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OutCursor, OutEntry, QUARANTINE, key_order,
+    CONTACTS, HISTORY, History, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry,
+    PENDING, QUARANTINE, SealedEntry, key_order,
 };
-use peerloom_core::wire::{ConversationId, DeviceId, LogId, Position, RangeSet};
+use peerloom_core::wire::{Bundle, ConversationId, DeviceId, Envelope, LogId, Position, RangeSet};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
 use tracing::error;
@@ -16,11 +17,11 @@ use super::pending::heads;
 use super::quarantine::Quarantine;
 use super::recent::Recent;
 use super::session::SUITE_CHANGES;
-use super::state::{Conversation, OwnEntry, State, TimerKey, sooner};
+use super::state::{Conversation, OwnEntry, State, TimerKey, own_key, sooner};
 use super::status::halted;
 use super::timers::Timers;
 use crate::net::Trouble;
-use crate::store::Txn;
+use crate::store::{Txn, stored};
 
 impl State {
     /// Reads everything from the store, in place of what is known.
@@ -33,6 +34,7 @@ impl State {
         self.touched.clear();
         self.to_acknowledge.clear();
         self.to_show.clear();
+        self.mended.clear();
         self.standing.load(txn)?;
         self.standing.notice().into_iter().for_each(|notice| self.links.leave(notice.clone()));
         self.ready.clear();
@@ -50,6 +52,9 @@ impl State {
             self.load_conversation(txn, contact.conversation, now)?;
             // Sessions that were being made are made anew.
             self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
+        }
+        if txn.snapshot()?.damaged().contains(&CONTACTS) {
+            self.load_orphans(txn, now)?;
         }
         self.quarantine = Quarantine::default();
         for row in txn.scan(QUARANTINE, &KeyRange::all())? {
@@ -69,6 +74,68 @@ impl State {
         Ok(())
     }
 
+    /// What waits for a contact whose row is damaged shows in the queue until it expires, or the contact is added again.
+    fn load_orphans(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
+        let mut orphans = BTreeSet::new();
+        for table in [PENDING, OUT_ENTRIES] {
+            let mut rest = Some(KeyRange::all());
+            while let Some(range) = rest {
+                let part;
+                (part, rest) = txn.part(table, &range)?;
+                let ids = part.iter().filter_map(|row| row.key.first_chunk().copied().map(ConversationId::from_bytes));
+                orphans.extend(ids.filter(|id| !self.conversations.contains_key(id)));
+            }
+        }
+        orphans.into_iter().try_for_each(|id| self.load_conversation(txn, id, now))
+    }
+
+    /// Entries of ours whose rows are damaged, as far as their sealed bytes and the history tell what they are.
+    fn damaged_entries(
+        &self,
+        txn: &Txn<'_>,
+        id: ConversationId,
+        sound: &[Position],
+    ) -> Result<Vec<(Position, OutEntry)>> {
+        let mut found = BTreeMap::new();
+        for (key, sealed) in txn.sound_records::<SealedEntry>(OUT_SEALED, &KeyRange::prefix(id.as_bytes()))? {
+            let position = key_order(&key)?;
+            let Ok(envelope) = Envelope::decode(sealed.envelope.clone()) else { continue };
+            if sound.contains(&position) {
+                continue;
+            }
+            let header = &envelope.header;
+            let entry = OutEntry {
+                class: header.class,
+                size: u32::try_from(sealed.envelope.len()).unwrap_or(u32::MAX),
+                expires_at_ms: header.expires_at_ms,
+                messages: Vec::new(),
+                recipients: header.recipients.clone(),
+                history: 0,
+                resealed_from: Vec::new(),
+                id: header.id(),
+                left: true,
+                expired: false,
+            };
+            found.insert(position, entry);
+        }
+        let mut rest = Some(KeyRange::all()).filter(|_| !found.is_empty());
+        while let Some(range) = rest {
+            let part;
+            (part, rest) = txn.part(HISTORY, &range)?;
+            for row in part {
+                let sequence = key_order(&row.key)?;
+                let Ok(history) = stored::<History>(row.value) else { continue };
+                let own = history.conversation == id && history.device == self.own.device;
+                let Some(entry) = found.get_mut(&history.position).filter(|_| own) else { continue };
+                let Ok(bundle) = Bundle::decode(history.bundle.clone()) else { continue };
+                entry.size = entry.size.saturating_add(u32::try_from(history.bundle.len()).unwrap_or(u32::MAX));
+                entry.messages = bundle.items.iter().map(|item| item.id).collect();
+                entry.history = sequence;
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
     pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
         let range = KeyRange::prefix(id.as_bytes());
         let mut entries = BTreeMap::new();
@@ -79,6 +146,17 @@ impl State {
             self.history = self.history.max(entry.history);
             entries.insert(position, OwnEntry::new(&entry));
             restored.push((position, entry));
+        }
+        let incomplete = txn.snapshot()?.damaged().contains(&OUT_ENTRIES);
+        if incomplete {
+            let sound: Vec<Position> = entries.keys().copied().collect();
+            for (position, entry) in self.damaged_entries(txn, id, &sound)? {
+                self.history = self.history.max(entry.history);
+                entries.insert(position, OwnEntry::new(&entry));
+                self.mended.push((own_key(&id, position), entry.clone()));
+                restored.push((position, entry));
+            }
+            restored.sort_by_key(|(position, _)| *position);
         }
         let mut cursors: HashMap<DeviceId, OutCursor> = HashMap::new();
         for (key, cursor) in txn.sound_records::<OutCursor>(OUT_CURSORS, &range)? {
@@ -103,7 +181,6 @@ impl State {
             }
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
-        let incomplete = txn.snapshot()?.damaged().contains(&OUT_ENTRIES);
         incomplete.then(|| outbox.mark_incomplete());
         let devices = self.contacts.devices_in(&id);
         for device in devices.iter().filter(|device| self.links.has_shown(device)) {

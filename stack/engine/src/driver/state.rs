@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) rng: StdRng,
     pub(crate) conversations: HashMap<ConversationId, Conversation>,
     pub(crate) inboxes: HashMap<LogId, Inbox>,
+    /// Rows of own entries that were damaged, to be written again.
+    pub(crate) mended: Vec<(Bytes, OutEntry)>,
     /// Rows that say how far peers' logs are here were damaged when the store was read.
     pub(crate) inboxes_damaged: bool,
     pub(crate) timers: Timers<TimerKey>,
@@ -216,6 +218,7 @@ impl State {
             rng,
             conversations: HashMap::new(),
             inboxes: HashMap::new(),
+            mended: Vec::new(),
             inboxes_damaged: false,
             timers: Timers::new(),
             up: HashSet::new(),

@@ -40,10 +40,13 @@ impl Turn<'_> {
             .standing
             .is_restored()
             .then(|| format!("not sent, or sent before by the newer copy: {RESTORED}"));
+        let lost = "the row of its contact in the store is damaged; add the contact again by a new invitation";
         for (id, conversation) in &self.state.conversations {
+            let contact = self.state.contacts.by_conversation(id);
             for status in conversation.outbox.status(self.now) {
                 let reason = match (status.halted, status.link_up, status.stalled) {
                     _ if let Some(why) = &restored => why.clone(),
+                    _ if contact.is_none() => lost.into(),
                     (Some(why), ..) => halted(why).into(),
                     (None, true, _) => "sent; waiting for the acknowledgement".into(),
                     (None, false, stalled) => {
@@ -65,10 +68,11 @@ impl Turn<'_> {
             if conversation.pending == 0 {
                 continue;
             }
-            let contact = self.state.contacts.by_conversation(id);
-            let refused = contact.and_then(|c| c.devices.iter().find_map(|d| self.state.links.reason(&d.device)));
+            let refused =
+                contact.as_ref().and_then(|c| c.devices.iter().find_map(|d| self.state.links.reason(&d.device)));
             let reason = match refused {
                 _ if let Some(why) = &restored => why.clone(),
+                _ if contact.is_none() => lost.into(),
                 Some(why) => format!("no keys agreed on yet: {why}"),
                 None => "waiting for a first link to the contact, to agree on keys".into(),
             };
