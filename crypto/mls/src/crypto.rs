@@ -392,6 +392,7 @@ impl Crypto for MlsCrypto {
         match class {
             EntryClass::Handshake => self.open_handshake(txn, rng, log, payload),
             EntryClass::Application => self.open_application(txn, rng, log, associated_data, payload),
+            EntryClass::Other(_) => Ok(Opened::Rejected("its class is unknown")),
         }
     }
 

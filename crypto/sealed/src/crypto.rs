@@ -181,6 +181,9 @@ impl Crypto for SealedCrypto {
         associated_data: &[u8],
         payload: &[u8],
     ) -> Result<Opened> {
+        if matches!(class, EntryClass::Other(_)) {
+            return Ok(Opened::Rejected("its class is unknown"));
+        }
         if class == EntryClass::Handshake {
             return match split_certificate(payload) {
                 Some((owner, named)) if owner.device == log.device => {

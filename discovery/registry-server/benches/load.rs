@@ -118,6 +118,7 @@ fn device(number: u64) -> Device {
 impl Device {
     fn record(&self, sequence: u64) -> String {
         let record = PeerRecord {
+            versions: (1, 1),
             network: network(),
             certificate: self.certificate.clone(),
             addresses: vec!["quic://192.0.2.1:4433".parse().expect("an address")],

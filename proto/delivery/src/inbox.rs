@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peerloom_wire::store::InLog;
-use peerloom_wire::{Ack, Chain, EntryId, LogId, Position, RangeSet, SignedHeader, Span, limits};
+use peerloom_wire::{Ack, Chain, DeviceId, EntryId, LogId, Position, RangeSet, SignedHeader, Span, limits};
 
 use crate::{Config, Now};
 
@@ -182,8 +182,8 @@ impl Inbox {
         (self.stored.base > 0 && self.parked.contains(&next)).then_some(next)
     }
 
-    /// The log's owner takes positions back: they are settled, as far as they are near and their ids
-    /// don't contradict what is held. Returns the parked positions to drop, and the next one whose turn
+    /// The log's owner takes positions back, or says that they hold nothing for this device: they are settled,
+    /// as far as they are near and their ids don't contradict what is held. Returns the parked positions to drop, and the next one whose turn
     /// it is.
     pub fn on_withdrawn(&mut self, positions: &Chain, now: Now) -> (Vec<Position>, Option<Position>) {
         let near = self.stored.through.saturating_add(NEAR);
@@ -279,10 +279,11 @@ impl Inbox {
         position > 0 && settled && !self.stored.withdrawn.contains(position)
     }
 
-    /// What to acknowledge to the log's owner.
-    pub fn ack(&self) -> Ack {
+    /// What to acknowledge to the log's owner; `signer` is the device whose inbox this is.
+    pub fn ack(&self, signer: DeviceId) -> Ack {
         Ack {
             log: self.log,
+            signer,
             through: self.stored.through,
             through_id: self.stored.through_id,
             beyond: self.stored.beyond.without_previous(),
@@ -333,6 +334,7 @@ mod tests {
 
     use super::*;
 
+    const OWN: DeviceId = DeviceId::from_bytes([9; 32]);
     const NOW: Now = Now { mono: Duration::ZERO, wall_ms: 0 };
 
     fn at(seconds: u64) -> Now {
@@ -407,7 +409,7 @@ mod tests {
         assert_eq!(inbox.on_settled(&entry(2), NOW), Some(3));
         assert_eq!(inbox.on_settled(&entry(3), NOW), Some(4));
         assert_eq!(inbox.on_settled(&entry(4), NOW), None);
-        assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).through_id), (4, Some(entry(4).id())));
         assert_eq!(inbox.next_deadline(), None);
         assert_eq!(inbox.on_entry(&entry(4), false, NOW), Arrival::Duplicate);
     }
@@ -421,13 +423,13 @@ mod tests {
         assert_eq!(inbox.on_timer(at(2)), Some(GapAction::Ask(missing.clone())));
         assert_eq!(inbox.on_timer(at(4)), Some(GapAction::OpenAhead { positions: vec![4], missing }));
         assert_eq!(inbox.on_settled(&entry(4), at(4)), None);
-        assert_eq!((inbox.ack().through, inbox.ack().beyond.id_at(4)), (1, Some(entry(4).id())));
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).beyond.id_at(4)), (1, Some(entry(4).id())));
         // The late ones still come in, each once.
         assert_eq!(inbox.on_entry(&entry(3), false, at(5)), Arrival::Park);
         assert_eq!(inbox.on_entry(&entry(2), false, at(5)), Arrival::Open);
         assert_eq!(inbox.on_settled(&entry(2), at(5)), Some(3));
         assert_eq!(inbox.on_settled(&entry(3), at(5)), None);
-        assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).through_id), (4, Some(entry(4).id())));
     }
 
     #[test]
@@ -436,7 +438,7 @@ mod tests {
         newer.on_settled(&entry(2), NOW);
         newer.on_settled(&entry(5), NOW);
         newer.on_withdrawn(&withdrawn(6, 7), NOW);
-        let acks = [joined().ack(), newer.ack()];
+        let acks = [joined().ack(OWN), newer.ack(OWN)];
         assert!(acks.iter().all(|ack| newer.knows(ack)), "what was acknowledged before is known for good");
         assert!(joined().knows(&acks[0]) && !joined().knows(&acks[1]) && !inbox().knows(&acks[0]));
         // The same positions as far as one goes, and another one beyond.
@@ -452,7 +454,7 @@ mod tests {
         damaged.recover(&acks[1], NOW);
         assert!(damaged.knows(&acks[1]) && damaged.is_settled(6) && !damaged.was_shown(6) && damaged.was_shown(5));
         assert_eq!(damaged.on_entry(&entry(3), false, NOW), Arrival::Open);
-        assert_eq!(damaged.ack(), acks[1]);
+        assert_eq!(damaged.ack(OWN), acks[1]);
     }
 
     #[test]
@@ -470,7 +472,7 @@ mod tests {
         assert_eq!(inbox.on_entry(&entry(9), true, NOW), Arrival::Open);
         assert_eq!(inbox.on_joined(&entry(9)), [3]);
         assert_eq!(inbox.on_settled(&entry(9), NOW), None);
-        assert_eq!((inbox.ack().through, inbox.ack().through_id), (9, Some(entry(9).id())));
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).through_id), (9, Some(entry(9).id())));
         assert!(inbox.was_shown(1) && !inbox.was_shown(3) && !inbox.was_shown(0));
         // The old invitation into the log comes late: it changes nothing.
         assert_eq!(inbox.on_entry(&entry(1), true, NOW), Arrival::Duplicate);
@@ -517,19 +519,19 @@ mod tests {
         // Nor by a withdrawal of the other log.
         let other = [Span { first: 2, last: 2, previous: None, id: Some(forked[1].id()) }].into_iter().collect();
         inbox.on_withdrawn(&other, NOW);
-        assert_eq!(inbox.ack().through, 1);
+        assert_eq!(inbox.ack(OWN).through, 1);
         inbox.on_withdrawn(&withdrawn(2, 2), NOW);
-        assert_eq!((inbox.ack().through, inbox.ack().through_id), (3, Some(entry(3).id())));
-        assert_eq!(inbox.ack().withdrawn, [2].into_iter().collect(), "what was shown isn't called withdrawn");
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).through_id), (3, Some(entry(3).id())));
+        assert_eq!(inbox.ack(OWN).withdrawn, [2].into_iter().collect(), "what was shown isn't called withdrawn");
     }
 
     #[test]
     fn a_withdrawal_without_an_id_leaves_it_to_the_next_entry() {
         let mut inbox = joined();
         inbox.on_withdrawn(&[Span { first: 2, last: 3, previous: None, id: None }].into_iter().collect(), NOW);
-        assert_eq!((inbox.ack().through, inbox.ack().through_id), (3, None));
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).through_id), (3, None));
         assert_eq!(inbox.on_entry(&entry(4), false, NOW), Arrival::Open);
         inbox.on_settled(&entry(4), NOW);
-        assert_eq!((inbox.ack().through, inbox.ack().through_id), (4, Some(entry(4).id())));
+        assert_eq!((inbox.ack(OWN).through, inbox.ack(OWN).through_id), (4, Some(entry(4).id())));
     }
 }

@@ -301,7 +301,8 @@ impl Outbox {
         cursor.next = position + 1;
         cursor.deadline.get_or_insert(now.mono + cursor.patience(&self.config));
         if gone {
-            return Some(Transmit::Withdrawal(*position));
+            let withdrawn = entry.withdrawn;
+            return Some(if withdrawn { Transmit::Withdrawal(*position) } else { Transmit::NotForYou(*position) });
         }
         entry.left = true;
         Some(Transmit::Entry(*position))
@@ -317,7 +318,7 @@ impl Outbox {
     }
 
     /// A device asks for positions again: transmission goes back to the lowest of them, but not more
-    /// often than once in the gap wait. Returns positions that are no more, to be withdrawn.
+    /// often than once in the gap wait. Returns positions that are no more: they hold nothing for the device.
     pub fn on_gap_request(&mut self, device: &DeviceId, positions: &RangeSet, now: Now) -> RangeSet {
         let Some(cursor) = self.cursors.get_mut(device) else {
             return RangeSet::default();

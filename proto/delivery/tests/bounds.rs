@@ -40,7 +40,14 @@ fn id(position: Position) -> EntryId {
 
 fn ack(through: Position) -> Ack {
     let log = LogId { device: DeviceId::from_bytes([9; 32]), conversation: ConversationId::from_bytes([8; 32]) };
-    Ack { log, through, through_id: Some(id(through)), beyond: Chain::default(), withdrawn: RangeSet::default() }
+    Ack {
+        log,
+        signer: SECOND,
+        through,
+        through_id: Some(id(through)),
+        beyond: Chain::default(),
+        withdrawn: RangeSet::default(),
+    }
 }
 
 fn sent(outbox: &mut Outbox, device: &DeviceId, now: Now) -> usize {

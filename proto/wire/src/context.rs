@@ -41,6 +41,10 @@ pub const ACK: &[u8] = b"peerloom/v1/ack\0";
 pub const CANNOT_OPEN: &[u8] = b"peerloom/v1/cannot-open\0";
 /// A withdrawal, signed by the log owner's device key.
 pub const WITHDRAWAL: &[u8] = b"peerloom/v1/withdrawal\0";
+/// A request for positions of a log, signed by the receiving device's key.
+pub const GAP_REQUEST: &[u8] = b"peerloom/v1/gap-request\0";
+/// "These positions hold nothing for you", signed by the log owner's device key.
+pub const NOT_FOR_YOU: &[u8] = b"peerloom/v1/not-for-you\0";
 /// A device's word that its store was restored or copied, signed by its key.
 pub const RESTORED: &[u8] = b"peerloom/v1/restored\0";
 
@@ -78,7 +82,7 @@ pub const REGISTRY_ITEM: &[u8] = b"peerloom/v1/registry-item\0";
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 33] = [
+pub const ALL: [&[u8]; 35] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -98,6 +102,8 @@ pub const ALL: [&[u8]; 33] = [
     ACK,
     CANNOT_OPEN,
     WITHDRAWAL,
+    GAP_REQUEST,
+    NOT_FOR_YOU,
     RESTORED,
     SEALED_KEY,
     SEALED_WRAP,

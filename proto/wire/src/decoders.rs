@@ -5,16 +5,16 @@ use bytes::Bytes;
 
 use crate::store::Record;
 use crate::{
-    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, DiscoveryItem, EncodedDeviceList, Envelope, Frame, Hello,
-    Invitation, PeerRecord, Restored, Revocation, Signed, SignedHeader, SignedSignal, Verdict, Withdrawal, limits,
-    store,
+    Ack, Auth, Bundle, CannotOpen, DeviceCertificate, DiscoveryItem, EncodedDeviceList, Envelope, Frame, GapRequest,
+    Hello, Invitation, NotForYou, PeerRecord, Restored, Revocation, Signed, SignedHeader, SignedSignal, Stated,
+    Verdict, Withdrawal, limits, store,
 };
 
 /// Feeds bytes to a decoder and drops what comes out.
 pub type Decoder = fn(&[u8]);
 
 /// The decoders by name.
-pub const ALL: [(&str, Decoder); 19] = [
+pub const ALL: [(&str, Decoder); 21] = [
     ("frame", |b| drop(Frame::decode(copy(b)))),
     ("envelope", |b| drop(Envelope::decode(copy(b)))),
     ("hello", |b| drop(Hello::decode(copy(b)))),
@@ -32,11 +32,13 @@ pub const ALL: [(&str, Decoder); 19] = [
     ("record", |b| with_signed(b, |s| drop(PeerRecord::open(s, |_, _, _| true)))),
     ("invitation", |b| drop(Invitation::decode(b))),
     ("signal", |b| with_signed(b, |s| drop(SignedSignal::decode_unverified(s)))),
-    ("ack", |b| with_signed(b, |s| drop(Ack::decode(s)))),
-    ("cannot_open", |b| with_signed(b, |s| drop(CannotOpen::decode(s)))),
-    ("withdrawal", |b| with_signed(b, |s| drop(Withdrawal::decode(s)))),
+    ("ack", |b| with_signed(b, |s| drop(Stated::<Ack>::decode(s.clone())))),
+    ("cannot_open", |b| with_signed(b, |s| drop(Stated::<CannotOpen>::decode(s.clone())))),
+    ("gap_request", |b| with_signed(b, |s| drop(Stated::<GapRequest>::decode(s.clone())))),
+    ("withdrawal", |b| with_signed(b, |s| drop(Stated::<Withdrawal>::decode(s.clone())))),
+    ("not_for_you", |b| with_signed(b, |s| drop(Stated::<NotForYou>::decode(s.clone())))),
     ("entry_header", |b| with_signed(b, |s| drop(SignedHeader::decode(s.clone())))),
-    ("restored", |b| with_signed(b, |s| drop(Restored::decode(s)))),
+    ("restored", |b| with_signed(b, |s| drop(Stated::<Restored>::decode(s.clone())))),
     // Not from outside, but from a disk that may be damaged.
     ("stored", |b| {
         drop((

@@ -31,6 +31,28 @@ pub enum EntryClass {
     Handshake,
     /// Messages.
     Application,
+    /// A class that a newer version added: settled unopened.
+    Other(u32),
+}
+
+impl EntryClass {
+    /// Its number on the wire and on disk.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Handshake => 1,
+            Self::Application => 2,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// The class with this number.
+    pub fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::Handshake,
+            2 => Self::Application,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// What stands in a log at one position.
@@ -123,10 +145,7 @@ impl Header {
             device: self.log.device.encode(),
             conversation: self.log.conversation.encode(),
             position: self.position,
-            class: match self.class {
-                EntryClass::Handshake => 1,
-                EntryClass::Application => 2,
-            },
+            class: self.class.code(),
             suite: self.suite.0.into(),
             expires_at_ms: self.expires_at_ms,
             recipients: self.recipients.iter().map(DeviceId::encode).collect(),
@@ -189,11 +208,7 @@ impl SignedHeader {
                 conversation: ConversationId::decode(&pb.conversation)?,
             },
             position: pb.position,
-            class: match pb.class {
-                1 => EntryClass::Handshake,
-                2 => EntryClass::Application,
-                _ => return Err(DecodeError::invalid(HEADER.what, "its class is unknown")),
-            },
+            class: EntryClass::from_code(pb.class),
             suite: SuiteId::decode(pb.suite)?,
             expires_at_ms: pb.expires_at_ms,
             recipients: devices(&pb.recipients)?,

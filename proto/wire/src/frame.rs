@@ -4,23 +4,25 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::entry::{ENVELOPE, SIGNED_HEADER};
-use crate::receipt::RANGE;
 use crate::shape::{Field, Shape};
-use crate::{ConversationId, DecodeError, Envelope, RangeSet, Signed, SignedHeader, SuiteId, limits, pb, signed};
+use crate::{
+    Ack, CannotOpen, ConversationId, DecodeError, Envelope, GapRequest, NotForYou, Restored, Signed, SignedHeader,
+    Stated, SuiteId, Withdrawal, limits, pb, signed,
+};
 
 /// One frame of a control or chat channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// A log entry.
     Envelope(Envelope),
-    /// A signed [`crate::Ack`].
-    Ack(Signed),
-    /// A signed [`crate::CannotOpen`].
-    CannotOpen(Signed),
-    /// A signed [`crate::Withdrawal`].
-    Withdrawal(Signed),
+    /// How far a log is settled.
+    Ack(Stated<Ack>),
+    /// An entry can't be decrypted.
+    CannotOpen(Stated<CannotOpen>),
+    /// Positions that will never come.
+    Withdrawal(Stated<Withdrawal>),
     /// A request to send positions again.
-    GapRequest(GapRequest),
+    GapRequest(Stated<GapRequest>),
     /// A request for a key package.
     KeyPackageRequest(KeyPackageRequest),
     /// A key package.
@@ -31,8 +33,10 @@ pub enum Frame {
     Signal(Signed),
     /// What a receiver holds of the log of the device it speaks to.
     Held(Held),
-    /// A signed [`crate::Restored`].
-    Restored(Signed),
+    /// A store that was restored or copied.
+    Restored(Stated<Restored>),
+    /// Positions that hold nothing for the receiver.
+    NotForYou(Stated<NotForYou>),
 }
 
 /// "This is the newest header of your log that I hold": the log's owner sends nothing before it has
@@ -45,20 +49,11 @@ pub struct Held {
     pub header: Option<SignedHeader>,
     /// The sender's time in milliseconds since the Unix epoch; 0 when it doesn't trust its clock.
     pub time_ms: u64,
-    /// How far the log is settled: a signed [`crate::Ack`].
-    pub ack: Option<Signed>,
-    /// The newest [`crate::Ack`] of the sender's own log that the device spoken to signed: it proves to a
+    /// How far the log is settled.
+    pub ack: Option<Stated<Ack>>,
+    /// The newest acknowledgement of the sender's own log that the device spoken to signed: it proves to a
     /// receiver whose store was restored that it had more.
-    pub acknowledged: Option<Signed>,
-}
-
-/// "Send me these positions of your log again."
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GapRequest {
-    /// The conversation; the log is that of the device asked.
-    pub conversation: ConversationId,
-    /// The positions.
-    pub positions: RangeSet,
+    pub acknowledged: Option<Stated<Ack>>,
 }
 
 /// "Give me a key package of yours, so that I can add you to my log of this conversation."
@@ -83,11 +78,6 @@ pub struct KeyPackage {
 
 static RECEIPT: Shape = Shape { what: "receipt", max_len: limits::RECEIPT, fields: signed::SHAPE.fields };
 static RECORD: Shape = Shape { what: "peer record", max_len: limits::RECORD, fields: signed::SHAPE.fields };
-static GAP_REQUEST: Shape = Shape {
-    what: "gap request",
-    max_len: limits::RECEIPT,
-    fields: &[Field::one(1, 32), Field::nested(2, limits::RANGES, &RANGE)],
-};
 static KEY_PACKAGE_REQUEST: Shape =
     Shape { what: "key package request", max_len: 64, fields: &[Field::one(1, 0), Field::one(2, 32)] };
 static KEY_PACKAGE: Shape = Shape {
@@ -107,37 +97,79 @@ static HELD: Shape = Shape {
         Field::nested(5, 1, &RECEIPT),
     ],
 };
-static FRAME: Shape = Shape {
-    what: "frame",
-    max_len: limits::CHAT_FRAME,
-    fields: &[
-        Field::nested(1, 1, &ENVELOPE),
-        Field::nested(2, 1, &RECEIPT),
-        Field::nested(3, 1, &RECEIPT),
-        Field::nested(4, 1, &RECEIPT),
-        Field::nested(5, 1, &GAP_REQUEST),
-        Field::nested(6, 1, &KEY_PACKAGE_REQUEST),
-        Field::nested(7, 1, &KEY_PACKAGE),
-        Field::nested(8, 1, &RECORD),
-        Field::nested(9, 1, &SIGNAL),
-        Field::nested(10, 1, &HELD),
-        Field::nested(11, 1, &RECEIPT),
-    ],
+
+/// One kind of frame.
+#[derive(Debug)]
+pub struct FrameKind {
+    /// Its field in `Frame`.
+    pub number: u32,
+    /// Its name, for logs and counters.
+    pub name: &'static str,
+    shape: &'static Shape,
+}
+
+impl FrameKind {
+    const fn new(number: u32, name: &'static str, shape: &'static Shape) -> Self {
+        Self { number, name, shape }
+    }
+}
+
+/// All kinds of frames. A kind that isn't here is a newer version's: it is skipped.
+pub static KINDS: [FrameKind; 12] = [
+    FrameKind::new(1, "envelope", &ENVELOPE),
+    FrameKind::new(2, "ack", &RECEIPT),
+    FrameKind::new(3, "cannot-open", &RECEIPT),
+    FrameKind::new(4, "withdrawal", &RECEIPT),
+    FrameKind::new(5, "gap-request", &RECEIPT),
+    FrameKind::new(6, "key-package-request", &KEY_PACKAGE_REQUEST),
+    FrameKind::new(7, "key-package", &KEY_PACKAGE),
+    FrameKind::new(8, "record", &RECORD),
+    FrameKind::new(9, "signal", &SIGNAL),
+    FrameKind::new(10, "held", &HELD),
+    FrameKind::new(11, "restored", &RECEIPT),
+    FrameKind::new(12, "not-for-you", &RECEIPT),
+];
+
+static FIELDS: [Field; KINDS.len()] = {
+    let mut fields = [const { Field::one(0, 0) }; KINDS.len()];
+    let mut at = 0;
+    while at < KINDS.len() {
+        fields[at] = Field::nested(KINDS[at].number, 1, KINDS[at].shape);
+        at += 1;
+    }
+    fields
 };
+static FRAME: Shape = Shape { what: "frame", max_len: limits::CHAT_FRAME, fields: &FIELDS };
 
 impl Frame {
+    /// Its kind.
+    pub fn kind(&self) -> &'static FrameKind {
+        let number = match self {
+            Self::Envelope(_) => 1,
+            Self::Ack(_) => 2,
+            Self::CannotOpen(_) => 3,
+            Self::Withdrawal(_) => 4,
+            Self::GapRequest(_) => 5,
+            Self::KeyPackageRequest(_) => 6,
+            Self::KeyPackage(_) => 7,
+            Self::Record(_) => 8,
+            Self::Signal(_) => 9,
+            Self::Held(_) => 10,
+            Self::Restored(_) => 11,
+            Self::NotForYou(_) => 12,
+        };
+        &KINDS[number - 1]
+    }
+
     /// Its bytes on the wire.
     pub fn encode(&self) -> Bytes {
         use pb::frame::Kind;
         let kind = match self {
             Self::Envelope(envelope) => Kind::Envelope(envelope.to_pb()),
-            Self::Ack(signed) => Kind::Ack(signed.to_pb()),
-            Self::CannotOpen(signed) => Kind::CannotOpen(signed.to_pb()),
-            Self::Withdrawal(signed) => Kind::Withdrawal(signed.to_pb()),
-            Self::GapRequest(request) => Kind::GapRequest(pb::GapRequest {
-                conversation: request.conversation.encode(),
-                ranges: request.positions.to_pb(),
-            }),
+            Self::Ack(ack) => Kind::Ack(ack.signed().to_pb()),
+            Self::CannotOpen(cannot_open) => Kind::CannotOpen(cannot_open.signed().to_pb()),
+            Self::Withdrawal(withdrawal) => Kind::Withdrawal(withdrawal.signed().to_pb()),
+            Self::GapRequest(request) => Kind::GapRequest(request.signed().to_pb()),
             Self::KeyPackageRequest(request) => Kind::KeyPackageRequest(pb::KeyPackageRequest {
                 suite: request.suite.0.into(),
                 conversation: request.conversation.encode(),
@@ -153,10 +185,11 @@ impl Frame {
                 conversation: held.conversation.encode(),
                 header: held.header.as_ref().map(|header| header.signed().to_pb()),
                 time_ms: held.time_ms,
-                ack: held.ack.as_ref().map(Signed::to_pb),
-                acknowledged: held.acknowledged.as_ref().map(Signed::to_pb),
+                ack: held.ack.as_ref().map(|ack| ack.signed().to_pb()),
+                acknowledged: held.acknowledged.as_ref().map(|ack| ack.signed().to_pb()),
             }),
-            Self::Restored(signed) => Kind::Restored(signed.to_pb()),
+            Self::Restored(notice) => Kind::Restored(notice.signed().to_pb()),
+            Self::NotForYou(statement) => Kind::NotForYou(statement.signed().to_pb()),
         };
         pb::Frame { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -171,23 +204,25 @@ impl Frame {
         frame.into()
     }
 
-    /// Decodes a frame; nothing in it is verified yet. `None`: a kind that a newer version added.
+    /// Decodes a frame; nothing in it is verified yet. `None`: a kind that a newer version added, or a known
+    /// kind in a newer version; the link goes on without it.
     pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
-        use pb::frame::Kind;
         FRAME.check(&bytes)?;
         let frame = pb::Frame::decode(bytes).map_err(|_| DecodeError::Malformed { what: FRAME.what })?;
-        let Some(kind) = frame.kind else {
-            return Ok(None);
-        };
-        Ok(Some(match kind {
+        match frame.kind.map(Self::from_pb).transpose() {
+            Err(DecodeError::UnsupportedVersion { .. }) => Ok(None),
+            decoded => decoded,
+        }
+    }
+
+    fn from_pb(kind: pb::frame::Kind) -> Result<Self, DecodeError> {
+        use pb::frame::Kind;
+        Ok(match kind {
             Kind::Envelope(pb) => Self::Envelope(Envelope::from_pb(pb)?),
-            Kind::Ack(pb) => Self::Ack(Signed::from_pb(pb)),
-            Kind::CannotOpen(pb) => Self::CannotOpen(Signed::from_pb(pb)),
-            Kind::Withdrawal(pb) => Self::Withdrawal(Signed::from_pb(pb)),
-            Kind::GapRequest(pb) => Self::GapRequest(GapRequest {
-                conversation: ConversationId::decode(&pb.conversation)?,
-                positions: RangeSet::from_pb(&pb.ranges, 0, GAP_REQUEST.what)?,
-            }),
+            Kind::Ack(pb) => Self::Ack(Stated::decode(Signed::from_pb(pb))?),
+            Kind::CannotOpen(pb) => Self::CannotOpen(Stated::decode(Signed::from_pb(pb))?),
+            Kind::Withdrawal(pb) => Self::Withdrawal(Stated::decode(Signed::from_pb(pb))?),
+            Kind::GapRequest(pb) => Self::GapRequest(Stated::decode(Signed::from_pb(pb))?),
             Kind::KeyPackageRequest(pb) => Self::KeyPackageRequest(KeyPackageRequest {
                 suite: SuiteId::decode(pb.suite)?,
                 conversation: ConversationId::decode(&pb.conversation)?,
@@ -203,10 +238,11 @@ impl Frame {
                 conversation: ConversationId::decode(&pb.conversation)?,
                 header: pb.header.map(|header| SignedHeader::decode(Signed::from_pb(header))).transpose()?,
                 time_ms: pb.time_ms,
-                ack: pb.ack.map(Signed::from_pb),
-                acknowledged: pb.acknowledged.map(Signed::from_pb),
+                ack: pb.ack.map(|ack| Stated::decode(Signed::from_pb(ack))).transpose()?,
+                acknowledged: pb.acknowledged.map(|ack| Stated::decode(Signed::from_pb(ack))).transpose()?,
             }),
-            Kind::Restored(pb) => Self::Restored(Signed::from_pb(pb)),
-        }))
+            Kind::Restored(pb) => Self::Restored(Stated::decode(Signed::from_pb(pb))?),
+            Kind::NotForYou(pb) => Self::NotForYou(Stated::decode(Signed::from_pb(pb))?),
+        })
     }
 }

@@ -10,7 +10,7 @@ use prost::Message;
 use crate::identity::decode_suites;
 use crate::name::clean_name;
 use crate::shape::{Field, Shape};
-use crate::{DecodeError, NetworkId, Signed, SuiteId, context, limits, pb, signed};
+use crate::{DecodeError, NetworkId, Restored, Signed, Stated, SuiteId, context, limits, pb, signed};
 
 /// Which end of the link a side is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,8 +179,8 @@ pub enum Verdict {
     Accepted,
     /// It isn't.
     Refused(Refusal),
-    /// Nor ever will be: the responder's store isn't its device's newest. Its signed [`crate::Restored`].
-    Restored(Signed),
+    /// Nor ever will be: the responder's store isn't its device's newest. Its notice.
+    Restored(Stated<Restored>),
 }
 
 static NOTICE: Shape = Shape { what: "notice", max_len: limits::HANDSHAKE_FRAME, fields: signed::SHAPE.fields };
@@ -204,7 +204,7 @@ impl Verdict {
             Self::Restored(_) => 7,
         };
         let notice = match self {
-            Self::Restored(notice) => Some(notice.to_pb()),
+            Self::Restored(notice) => Some(notice.signed().to_pb()),
             Self::Accepted | Self::Refused(_) => None,
         };
         pb::Verdict { code, notice }.encode_to_vec().into()
@@ -222,7 +222,7 @@ impl Verdict {
             4 => Self::Refused(Refusal::Network),
             5 => Self::Refused(Refusal::Busy),
             6 => Self::Refused(Refusal::Unauthenticated),
-            7 => Self::Restored(Signed::required(pb.notice, VERDICT.what)?),
+            7 => Self::Restored(Stated::decode(Signed::required(pb.notice, VERDICT.what)?)?),
             found => {
                 return Err(DecodeError::UnsupportedVersion { what: VERDICT.what, found });
             }
@@ -230,8 +230,20 @@ impl Verdict {
     }
 }
 
-/// The newest version both sides speak; symmetric in its arguments.
-pub fn negotiate_version(a: &Hello, b: &Hello) -> Option<u32> {
+/// What the two hellos of a link agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The newest wire version that both sides speak.
+    pub version: u32,
+    /// The features that both sides understand, as bits.
+    pub features: u64,
+    /// What either side insists on, as bits.
+    pub policy: u32,
+}
+
+/// What both sides can do; symmetric in its arguments. `None`: they share no version.
+pub fn negotiate(a: &Hello, b: &Hello) -> Option<Negotiated> {
     let version = a.version_max.min(b.version_max);
-    (version >= a.version_min.max(b.version_min)).then_some(version)
+    let (features, policy) = (a.features & b.features, a.policy | b.policy);
+    (version >= a.version_min.max(b.version_min)).then_some(Negotiated { version, features, policy })
 }

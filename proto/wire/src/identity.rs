@@ -137,6 +137,8 @@ pub struct PeerRecord {
     pub sequence: u64,
     /// When it stops being valid, in milliseconds since the Unix epoch.
     pub expires_at_ms: u64,
+    /// The oldest and the newest wire version that the device speaks.
+    pub versions: (u32, u32),
 }
 
 static RECORD: Shape = Shape {
@@ -152,6 +154,8 @@ static RECORD: Shape = Shape {
         Field::many(6, limits::KEY_PACKAGE_HASHES, 32),
         Field::one(7, 0),
         Field::one(8, 0),
+        Field::one(9, 0),
+        Field::one(10, 0),
     ],
 };
 
@@ -167,6 +171,8 @@ impl PeerRecord {
             key_packages: self.key_packages.iter().map(|h| Bytes::copy_from_slice(h)).collect(),
             sequence: self.sequence,
             expires_at_ms: self.expires_at_ms,
+            version_min: self.versions.0,
+            version_max: self.versions.1,
         };
         record.encode_to_vec().into()
     }
@@ -192,7 +198,11 @@ impl PeerRecord {
             let wrong = DecodeError::invalid(RECORD.what, "a key package hash is not 32 bytes long");
             <[u8; 32]>::try_from(h.as_ref()).map_err(|_| wrong)
         };
+        if pb.version_min == 0 || pb.version_min > pb.version_max {
+            return Err(DecodeError::invalid(RECORD.what, "it names no wire version"));
+        }
         Ok(Self {
+            versions: (pb.version_min, pb.version_max),
             network: NetworkId::decode(&pb.network)?,
             certificate: Signed::required(pb.certificate, RECORD.what)?,
             addresses: pb.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?,

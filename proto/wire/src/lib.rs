@@ -26,6 +26,7 @@ pub mod receipt;
 pub mod shape;
 pub mod signal;
 pub mod signed;
+pub mod statement;
 pub mod store;
 
 /// The protobuf messages, as `prost` generates them. Use the validated types around them instead
@@ -44,15 +45,16 @@ pub use discovery::{
 };
 pub use entry::{Bundle, EntryClass, Envelope, Header, Item, LogId, Position, SignedHeader};
 pub use error::DecodeError;
-pub use frame::{Frame, GapRequest, Held, KeyPackage, KeyPackageRequest};
-pub use handshake::{Auth, Hello, Refusal, Verdict};
+pub use frame::{Frame, FrameKind, Held, KeyPackage, KeyPackageRequest};
+pub use handshake::{Auth, Hello, Negotiated, Refusal, Verdict};
 pub use id::{ConversationId, DeviceId, EntryId, MessageId, NetworkId, UserId};
 pub use identity::{Address, PeerRecord, PublicKey, SuiteId};
 pub use invitation::Invitation;
 pub use range::{Range, RangeSet};
-pub use receipt::{Ack, CannotOpen, CannotOpenReason, Restored, Withdrawal};
+pub use receipt::{Ack, CannotOpen, CannotOpenReason, GapRequest, NotForYou, Restored, Withdrawal};
 pub use signal::{SessionId, SignedSignal};
 pub use signed::Signed;
+pub use statement::{Stated, Statement};
 
 /// The wire format's version that this crate speaks.
 pub const WIRE_VERSION: u32 = 1;

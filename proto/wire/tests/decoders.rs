@@ -6,8 +6,8 @@ use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
     Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DiscoveryItem, EntryClass,
     EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage, KeyPackageRequest, LogId,
-    MessageId, NetworkId, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, SessionId, Signed, SignedHeader,
-    SignedSignal, Span, SuiteId, UserId, Verdict, Withdrawal,
+    MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, SessionId, Signed,
+    SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId, UserId, Verdict, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -46,6 +46,10 @@ fn bundle() -> Bundle {
 
 fn signed(body: Bytes) -> Signed {
     Signed::sign(b"context", body, |_| Bytes::from_static(&[9; 64]))
+}
+
+fn stated<T: Statement>(statement: T) -> Stated<T> {
+    Stated::sign(statement, |_| Bytes::from_static(&[9; 64]))
 }
 
 fn signal() -> SignedSignal {
@@ -100,6 +104,7 @@ fn spans() -> Chain {
 fn ack() -> Ack {
     Ack {
         log: log(),
+        signer: DeviceId::from_bytes([3; 32]),
         through: 1,
         through_id: Some(EntryId::from_bytes([1; 32])),
         beyond: spans(),
@@ -124,15 +129,18 @@ fn hello() -> Hello {
 fn examples() -> Vec<Bytes> {
     let ack = ack();
     let restored = Restored { device: log().device, since_ms: 1_790_000_000_000 };
-    let cannot =
-        CannotOpen { log: log(), position: 8, id: EntryId::from_bytes([8; 32]), reason: CannotOpenReason::KeyGone };
-    let withdrawal = Withdrawal { conversation: log().conversation, positions: spans() };
+    let signer = DeviceId::from_bytes([3; 32]);
+    let (id, reason) = (EntryId::from_bytes([8; 32]), CannotOpenReason::KeyGone);
+    let cannot = CannotOpen { log: log(), signer, position: 8, id, reason };
+    let gap = GapRequest { log: log(), signer, positions: positions() };
+    let withdrawal = Withdrawal { log: log(), positions: spans() };
+    let not_for_you = NotForYou { log: log(), to: signer, positions: spans() };
     let frames = [
         Frame::Envelope(envelope()),
-        Frame::Ack(signed(ack.encode())),
-        Frame::CannotOpen(signed(cannot.encode())),
-        Frame::Withdrawal(signed(withdrawal.encode())),
-        Frame::GapRequest(GapRequest { conversation: log().conversation, positions: positions() }),
+        Frame::Ack(stated(ack.clone())),
+        Frame::CannotOpen(stated(cannot.clone())),
+        Frame::Withdrawal(stated(withdrawal.clone())),
+        Frame::GapRequest(stated(gap.clone())),
         Frame::KeyPackageRequest(KeyPackageRequest { suite: SuiteId(3), conversation: log().conversation }),
         Frame::KeyPackage(KeyPackage {
             suite: SuiteId(3),
@@ -145,30 +153,26 @@ fn examples() -> Vec<Bytes> {
             conversation: log().conversation,
             header: Some(envelope().header),
             time_ms: 7,
-            ack: Some(signed(ack.encode())),
-            acknowledged: Some(signed(ack.encode())),
+            ack: Some(stated(ack.clone())),
+            acknowledged: Some(stated(ack.clone())),
         }),
         Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None, acknowledged: None }),
-        Frame::Restored(signed(restored.encode())),
+        Frame::Restored(stated(restored.clone())),
+        Frame::NotForYou(stated(not_for_you.clone())),
     ];
     for frame in &frames {
-        assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())));
+        assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())), "{}", frame.kind().name);
     }
     assert_eq!(Invitation::decode(&invitation().encode()), Ok(invitation()));
     assert_eq!(Frame::wrap_envelope(&envelope().encode()), frames[0].encode());
     assert_eq!(Envelope::decode(envelope().encode()), Ok(envelope()));
     assert_eq!(Bundle::decode(bundle().encode()), Ok(bundle()));
-    assert_eq!(Ack::decode(&signed(ack.encode())), Ok(ack.clone()));
-    assert_eq!(CannotOpen::decode(&signed(cannot.encode())), Ok(cannot.clone()));
-    assert_eq!(Withdrawal::decode(&signed(withdrawal.encode())), Ok(withdrawal.clone()));
     assert_eq!(SignedSignal::decode_unverified(&signed(signal().encode())), Ok(signal()));
-    let restored_bytes = restored.encode();
-    assert_eq!(Restored::decode(&signed(restored_bytes.clone())), Ok(restored));
     assert_eq!(SignedHeader::decode(envelope().header.signed().clone()), Ok(envelope().header));
     assert_eq!(Hello::decode(hello().encode()), Ok(hello()));
     let auth = Auth { signature: Bytes::from_static(&[7; 64]), token: Some([5; 16]), name: "bob".into() };
     assert_eq!(Auth::decode(auth.encode()), Ok(auth.clone()));
-    let verdict = Verdict::Restored(signed(restored_bytes));
+    let verdict = Verdict::Restored(stated(restored.clone()));
     for verdict in [Verdict::Accepted, Verdict::Refused(Refusal::NotAContact), verdict.clone()] {
         assert_eq!(Verdict::decode(verdict.encode()), Ok(verdict));
     }
@@ -176,7 +180,8 @@ fn examples() -> Vec<Bytes> {
     all.extend([envelope().encode(), bundle().encode(), hello().encode(), auth.encode(), verdict.encode()]);
     all.push(discovery_item().encode());
     all.push(invitation().encode());
-    all.extend([signed(ack.encode()).encode(), signed(cannot.encode()).encode(), signed(withdrawal.encode()).encode()]);
+    all.extend([stated(ack).signed().encode(), stated(cannot).signed().encode(), stated(gap).signed().encode()]);
+    all.extend([stated(withdrawal).signed().encode(), stated(not_for_you).signed().encode()]);
     all
 }
 

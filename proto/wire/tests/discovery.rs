@@ -18,6 +18,7 @@ fn network() -> NetworkId {
 
 fn record(number: u8) -> PeerRecord {
     PeerRecord {
+        versions: (1, 1),
         network: network(),
         certificate: certificate(number, &keys().user, None),
         addresses: vec!["quic://192.0.2.1:1".parse().unwrap()],

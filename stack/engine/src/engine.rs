@@ -460,6 +460,11 @@ impl Engine {
         self.links.refused()
     }
 
+    /// How many frames of unknown kinds and versions were skipped since the start.
+    pub fn skipped(&self) -> u64 {
+        self.links.skipped()
+    }
+
     /// Why the engine ended by itself, if it did: a bug ended one of its threads. What was accepted before is
     /// durable. Events end then, and every call fails with this error.
     pub fn failure(&self) -> Option<Error> {

@@ -15,6 +15,7 @@ const COMMIT_ROWS: &str = "peerloom_commit_rows_total";
 const COMMIT_FAILURES: &str = "peerloom_commit_failures_total";
 const LINKS: &str = "peerloom_links";
 const REFUSED: &str = "peerloom_refused_total";
+const SKIPPED: &str = "peerloom_skipped_frames_total";
 
 /// Says what each figure is, and sets the counters that may stay at zero. Call it once after
 /// installing a recorder.
@@ -30,6 +31,7 @@ pub fn describe_metrics() {
     describe_counter!(COMMIT_FAILURES, "Commits that failed; nothing of them was accepted.");
     describe_gauge!(LINKS, "Links to contacts' devices that are up.");
     describe_counter!(REFUSED, "Links, frames and entries from outside that were refused.");
+    describe_counter!(SKIPPED, "Frames of kinds and versions that this version doesn't know.");
     for name in [ACCEPTED, RECEIVED, DELIVERED, FAILED, ENTRIES_SENT, ENTRY_BYTES_SENT, COMMIT_FAILURES, REFUSED] {
         counter!(name).increment(0);
     }
@@ -78,6 +80,10 @@ pub(crate) fn link_up() {
 
 pub(crate) fn link_down() {
     gauge!(LINKS).decrement(1.0);
+}
+
+pub(crate) fn skipped() {
+    counter!(SKIPPED).increment(1);
 }
 
 pub(crate) fn refused() {

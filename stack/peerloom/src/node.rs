@@ -313,6 +313,11 @@ impl Node {
         self.engine.refused()
     }
 
+    /// Frames of kinds and versions that this version doesn't know, skipped since the node was opened.
+    pub fn skipped(&self) -> u64 {
+        self.engine.skipped()
+    }
+
     /// Why the node ended by itself, if it did: a bug ended one of its threads. What was accepted before is
     /// durable. Events end then, and every call fails with this error.
     pub fn failure(&self) -> Option<Error> {

@@ -107,6 +107,7 @@ impl Identity {
 /// A record of an identity, signed by it.
 pub fn record(identity: &Identity, sequence: u64, addresses: &[Address]) -> Signed {
     let record = PeerRecord {
+        versions: (1, 1),
         network: NetworkId::from_name("conformance"),
         certificate: identity.certificate.clone(),
         addresses: addresses.to_vec(),

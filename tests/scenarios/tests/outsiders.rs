@@ -153,6 +153,7 @@ async fn a_discovery_makes_a_node_dial_contacts_alone_and_where_they_say() {
     let lies = MemoryDiscovery::new(&alice.directory);
     announce(&lies, record(&mallory, 9, &[address("foreign")])).await.expect("an announcement");
     let in_bobs_name = PeerRecord {
+        versions: (1, 1),
         network: network(),
         certificate: bob.certificate.clone(),
         addresses: vec![address("forged")],

@@ -13,9 +13,9 @@ use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
 use peerloom_core::wire::handshake::{Role, auth_input};
 use peerloom_core::wire::{
-    Ack, Auth, Chain, ConversationId, EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello,
-    KeyPackage, LogId, NetworkId, RangeSet, Refusal, Restored, Signed, Span, SuiteId, Verdict, Withdrawal, context,
-    store,
+    Ack, Auth, CannotOpen, CannotOpenReason, Chain, ConversationId, EntryClass, EntryId, Envelope, Frame, GapRequest,
+    Header, Held, Hello, KeyPackage, LogId, NetworkId, NotForYou, RangeSet, Refusal, Restored, Signed, Span, Stated,
+    Statement, SuiteId, Verdict, Withdrawal, store,
 };
 use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Transport};
 use peerloom_engine::{Cursor, Engine, EngineConfig, Event, Layers, StoreStanding};
@@ -216,6 +216,14 @@ async fn await_entry(links: &MemoryNetwork, alice: &Engine, mallory: &Identity) 
     (link, control, chat)
 }
 
+fn signed<T: Statement>(by: &Identity, statement: T) -> Stated<T> {
+    Stated::sign(statement, |message| key(by).sign(message))
+}
+
+fn forged<T: Statement>(statement: T) -> Stated<T> {
+    Stated::sign(statement, |_| Bytes::from_static(&[7; 64]))
+}
+
 async fn still_works(links: &MemoryNetwork, alice: &Engine) {
     let bob = node(2, links).await;
     let invitation = alice.invite(Duration::from_secs(60), 1).await.expect("an invitation");
@@ -256,8 +264,6 @@ async fn a_malicious_contact_harms_only_itself() {
         hops: 0,
     };
     let entry = |position, class, joins: bool, payload: Bytes| seal(header(position, class, joins), payload);
-    let sign = |context: &[u8], body: Bytes| key(&mallory).sign_object(context, body);
-    let forged = |body: Bytes| Signed::sign(b"", body, |_| Bytes::from_static(&[7; 64]));
     let huge: RangeSet = {
         let mut set = RangeSet::default();
         (0..60).for_each(|n| set.insert(2 + n * 1_000_000_000, 500_000_000 + n * 1_000_000_000));
@@ -292,34 +298,41 @@ async fn a_malicious_contact_harms_only_itself() {
     let held = Held { conversation, header: Some(feigned), time_ms: 1, ack: None, acknowledged: None };
     let claimed = Ack {
         log: log_of(mallory.device),
+        signer: own.device,
         through: 1000,
         through_id: None,
         beyond: Default::default(),
         withdrawn: Default::default(),
     };
-    let acknowledged = Some(sign(context::ACK, claimed.encode()));
+    let acknowledged = Some(signed(&mallory, claimed));
     let claimed = Held { conversation, header: None, time_ms: 1, ack: None, acknowledged };
-    let notice = Restored { device: own.device, since_ms: 1 };
-    let notice = sign(context::RESTORED, notice.encode());
+    let notice = signed(&mallory, Restored { device: own.device, since_ms: 1 });
     say(
         &mut control,
         Frame::Held(Held { conversation, header: None, time_ms: u64::MAX, ack: None, acknowledged: None }).encode(),
     )
     .await;
     say(&mut chat, Frame::Envelope(entry(u64::MAX - 1, EntryClass::Application, false, Bytes::new())).encode()).await;
+    let (ours, signer) = (log_of(own.device), mallory.device);
     let ack = Ack {
-        log: log_of(own.device),
+        log: ours,
+        signer,
         through: u64::MAX - 1,
         through_id: Some(EntryId::from_bytes([7; 32])),
         beyond: spans.clone(),
         withdrawn: huge.clone(),
     };
-    say(&mut control, Frame::Ack(sign(context::ACK, ack.encode())).encode()).await;
-    let withdrawal = Withdrawal { conversation, positions: spans };
+    say(&mut control, Frame::Ack(signed(&mallory, ack.clone())).encode()).await;
+    let withdrawal = Withdrawal { log: log_of(mallory.device), positions: spans.clone() };
+    let not_for_you = NotForYou { log: log_of(mallory.device), to: own.device, positions: spans };
+    let gap = GapRequest { log: ours, signer, positions: huge };
     for _ in 0..50 {
-        say(&mut control, Frame::Withdrawal(sign(context::WITHDRAWAL, withdrawal.encode())).encode()).await;
-        say(&mut control, Frame::GapRequest(GapRequest { conversation, positions: huge.clone() }).encode()).await;
+        say(&mut control, Frame::Withdrawal(signed(&mallory, withdrawal.clone())).encode()).await;
+        say(&mut control, Frame::GapRequest(signed(&mallory, gap.clone())).encode()).await;
     }
+    // For another device: it settles nothing here.
+    let elsewhere = NotForYou { to: mallory.device, ..not_for_you.clone() };
+    say(&mut control, Frame::NotForYou(signed(&mallory, elsewhere)).encode()).await;
     say(&mut control, Frame::Record(record(&identity(5), 9, &[])).encode()).await;
     let package = KeyPackage { suite: MemoryCrypto::SUITE, conversation, package: Bytes::from_static(b"nonsense") };
     say(&mut control, Frame::KeyPackage(package).encode()).await;
@@ -332,9 +345,19 @@ async fn a_malicious_contact_harms_only_itself() {
         Frame::Held(held),
         Frame::Held(claimed),
         Frame::Restored(notice),
-        Frame::Ack(forged(ack.encode())),
-        Frame::CannotOpen(forged(Bytes::new())),
-        Frame::Withdrawal(forged(withdrawal.encode())),
+        Frame::Ack(forged(ack.clone())),
+        // Signed, by another device than it names.
+        Frame::Ack(signed(&mallory, Ack { signer: own.device, ..ack })),
+        Frame::CannotOpen(forged(CannotOpen {
+            log: ours,
+            signer,
+            position: 1,
+            id: EntryId::from_bytes([7; 32]),
+            reason: CannotOpenReason::Damaged,
+        })),
+        Frame::GapRequest(forged(gap)),
+        Frame::Withdrawal(forged(withdrawal)),
+        Frame::NotForYou(forged(not_for_you)),
     ];
     for frame in forgeries {
         let before = alice.refused();
@@ -356,6 +379,47 @@ async fn a_malicious_contact_harms_only_itself() {
     say(&mut control, Bytes::from_static(&[0xff; 40])).await;
     let end = async { while hear(&mut chat).await.is_some() {} };
     tokio::time::timeout(Duration::from_secs(20), end).await.expect("the link ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_sends_is_passed_over() {
+    let links = MemoryNetwork::default();
+    let alice = node(1, &links).await;
+    let (mallory, own) = (identity(66), identity(1));
+    let (_link, mut control, mut chat) = befriend(&links, &alice, &mallory).await;
+    let conversation = ConversationId::direct(&network(), &mallory.user, &own.user);
+    let log = LogId { device: mallory.device, conversation };
+    // A kind of frame, and a version of a header, that nobody knows yet: fields 99 and 1.
+    say(&mut control, Bytes::from_static(&[0x9a, 0x06, 3, b'n', b'e', b'w'])).await;
+    let header = Signed::sign(b"", Bytes::from_static(&[0x08, 2]), |_| Bytes::from_static(&[7; 64])).encode();
+    let envelope = [&[0x0a, u8::try_from(header.len()).expect("short")], &header[..]].concat();
+    say(&mut chat, Frame::wrap_envelope(&envelope.into())).await;
+    // An entry of an unknown class takes its place in the log.
+    let mut previous = None;
+    for (class, payload) in [
+        (EntryClass::Handshake, [mallory.device.as_bytes().as_slice(), own.device.as_bytes()].concat()),
+        (EntryClass::Other(77), b"what it holds".to_vec()),
+    ] {
+        let joins = if class == EntryClass::Handshake { vec![own.device] } else { Vec::new() };
+        let (suite, position) = (MemoryCrypto::SUITE, if previous.is_none() { 1 } else { 2 });
+        let recipients = vec![own.device];
+        let header = Header { log, position, class, suite, expires_at_ms: 0, recipients, joins, previous };
+        let header = header.sign(&payload, |message| key(&mallory).sign(message));
+        previous = Some(header.id());
+        say(&mut chat, Frame::Envelope(Envelope { header, payload: payload.into(), hops: 0 }).encode()).await;
+    }
+    let settled = async {
+        while let Some(frame) = hear(&mut control).await {
+            if matches!(Frame::decode(frame), Ok(Some(Frame::Ack(ack))) if ack.through == 2) {
+                return;
+            }
+        }
+        panic!("the link ended");
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled).await.expect("the entry is settled");
+    assert_eq!(alice.skipped(), 2);
+    assert!(alice.messages_after(Cursor::START, 10).await.expect("messages").is_empty());
+    still_works(&links, &alice).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

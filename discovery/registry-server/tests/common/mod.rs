@@ -46,6 +46,7 @@ pub fn network() -> NetworkId {
 /// A record, with its fields changed by `change` before it is signed.
 pub fn record(identity: &Identity, sequence: u64, change: impl FnOnce(&mut PeerRecord)) -> Signed {
     let mut record = PeerRecord {
+        versions: (1, 1),
         network: network(),
         certificate: identity.certificate.clone(),
         addresses: vec!["quic://192.0.2.1:4433".parse().expect("an address")],

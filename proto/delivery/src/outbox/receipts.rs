@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use peerloom_wire::{Ack, Chain, DeviceId, EntryClass, Position, RangeSet, Signed, Span, UserId, limits};
+use peerloom_wire::{Ack, Chain, DeviceId, EntryClass, Position, RangeSet, Span, Stated, UserId, limits};
 
 use super::{AckOutcome, Cursor, Outbox};
 use crate::Now;
@@ -71,18 +71,18 @@ impl Outbox {
     }
 
     /// Keeps what a device signed, if it is its newest: [`Outbox::on_ack`] found news in it.
-    pub fn keep_ack(&mut self, device: &DeviceId, signed: &Signed, ack: &Ack) {
+    pub fn keep_ack(&mut self, device: &DeviceId, ack: &Stated<Ack>) {
         let Some(cursor) = self.cursors.get_mut(device) else { return };
-        let kept = cursor.stored.acknowledged.as_ref().and_then(|signed| Ack::decode(signed).ok());
+        let kept = cursor.stored.acknowledged.as_ref();
         // Of two copies of a device's store the one that is ahead counts.
         if kept.is_none_or(|kept| kept.through <= ack.through) {
-            cursor.stored.acknowledged = Some(signed.clone());
+            cursor.stored.acknowledged = Some(ack.clone());
             cursor.dirty = true;
         }
     }
 
     /// The newest acknowledgement that a device signed.
-    pub fn acknowledged(&self, device: &DeviceId) -> Option<&Signed> {
+    pub fn acknowledged(&self, device: &DeviceId) -> Option<&Stated<Ack>> {
         self.cursors.get(device)?.stored.acknowledged.as_ref()
     }
 

@@ -25,8 +25,10 @@ pub struct NewEntry<'a> {
 pub enum Transmit {
     /// The entry at this position, byte for byte as before.
     Entry(Position),
-    /// That the entry at this position will never come.
+    /// That the entry at this position will never come, to any device.
     Withdrawal(Position),
+    /// That the entry at this position holds nothing for the device.
+    NotForYou(Position),
 }
 
 /// What an acknowledgement changed.

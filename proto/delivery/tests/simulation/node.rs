@@ -172,7 +172,7 @@ impl Node {
                     self.disk.entries.get_mut(&position).expect("what is sent is on disk").left = true;
                     Packet::Entry(self.disk.sealed[&position].clone())
                 }
-                Transmit::Withdrawal(position) => {
+                Transmit::Withdrawal(position) | Transmit::NotForYou(position) => {
                     Packet::Withdrawal(self.outbox.bind(&[position].into_iter().collect()))
                 }
             });
@@ -220,7 +220,7 @@ impl Node {
     /// What this node holds of a peer's log, and how far it has settled it.
     pub(crate) fn held(&self, peer: usize) -> Vec<Packet> {
         let inbox = self.inboxes.get(&peer);
-        vec![Packet::Held(inbox.and_then(Inbox::newest).cloned(), inbox.map(Inbox::ack))]
+        vec![Packet::Held(inbox.and_then(Inbox::newest).cloned(), inbox.map(|inbox| inbox.ack(device(self.me))))]
     }
 
     pub(crate) fn on_ack(&mut self, from: usize, ack: &Ack, now: Now) {
@@ -305,7 +305,7 @@ impl Node {
     }
 
     pub(crate) fn ack(&self, peer: usize) -> Vec<Packet> {
-        self.inboxes.get(&peer).map(|inbox| Packet::Ack(inbox.ack())).into_iter().collect()
+        self.inboxes.get(&peer).map(|inbox| Packet::Ack(inbox.ack(device(self.me)))).into_iter().collect()
     }
 
     pub(crate) fn apply(&mut self, effects: Vec<Effect>, now: Now, rng: &mut StdRng) -> Vec<(usize, Packet)> {
@@ -345,7 +345,7 @@ impl Node {
                 Some(GapAction::OpenAhead { positions, missing }) => {
                     packets.push((peer, Packet::Gap(missing)));
                     // Without having joined there are no keys: back to the parking place.
-                    if self.inbox(peer, now).ack().through == 0 {
+                    if self.inbox(peer, now).ack(device(peer)).through == 0 {
                         continue;
                     }
                     for position in positions {

@@ -8,8 +8,8 @@ use crate::entry::EntryClass;
 use crate::entry::{SignedHeader, encode_optional};
 use crate::range::RangeSet;
 use crate::{
-    Address, CannotOpenReason, ConversationId, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position,
-    PublicKey, Signed, UserId, pb,
+    Ack, Address, CannotOpenReason, ConversationId, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position,
+    PublicKey, Signed, Stated, UserId, pb,
 };
 
 /// How the key of an encrypted store is wrapped.
@@ -241,10 +241,7 @@ impl Record for OutEntry {
 
     fn to_pb(&self) -> Self::Pb {
         pb::OutEntry {
-            class: match self.class {
-                EntryClass::Handshake => 1,
-                EntryClass::Application => 2,
-            },
+            class: self.class.code(),
             size: self.size,
             expires_at_ms: self.expires_at_ms,
             message_ids: join_message_ids(&self.messages),
@@ -259,11 +256,7 @@ impl Record for OutEntry {
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
         Ok(Self {
-            class: match pb.class {
-                1 => EntryClass::Handshake,
-                2 => EntryClass::Application,
-                _ => return Err(DecodeError::invalid(Self::NAME, "its class is unknown")),
-            },
+            class: EntryClass::from_code(pb.class),
             size: pb.size,
             expires_at_ms: pb.expires_at_ms,
             messages: split_message_ids(&pb.message_ids),
@@ -317,7 +310,7 @@ pub struct OutCursor {
     /// Positions before the base that it lacked when it was added again: what is there is still to be sealed again.
     pub owed: RangeSet,
     /// Its newest signed [`crate::Ack`], verbatim: shown to it, whose store may be an older one by then.
-    pub acknowledged: Option<Signed>,
+    pub acknowledged: Option<Stated<Ack>>,
 }
 
 impl Record for OutCursor {
@@ -333,7 +326,7 @@ impl Record for OutCursor {
             rejoins: self.rejoins,
             halted: self.halted,
             owed: self.owed.to_pb(),
-            acknowledged: self.acknowledged.as_ref().map(Signed::to_pb),
+            acknowledged: self.acknowledged.as_ref().map(|ack| ack.signed().to_pb()),
         }
     }
 
@@ -346,7 +339,7 @@ impl Record for OutCursor {
             rejoins: pb.rejoins,
             halted: pb.halted,
             owed: RangeSet::from_pb(&pb.owed, 0, Self::NAME)?,
-            acknowledged: pb.acknowledged.map(Signed::from_pb),
+            acknowledged: pb.acknowledged.map(|ack| Stated::decode(Signed::from_pb(ack))).transpose()?,
         })
     }
 }
@@ -490,7 +483,7 @@ impl Record for Quarantined {
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        let reason = CannotOpenReason::from_code(pb.reason)?;
+        let reason = CannotOpenReason::from_code(pb.reason);
         Ok(Self { reason, since_ms: pb.since_ms, id: EntryId::decode(&pb.id)? })
     }
 }

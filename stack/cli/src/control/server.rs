@@ -121,6 +121,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 "device": node.device().to_string(),
                 "addresses": addresses,
                 "refused": node.refused(),
+                "skipped": node.skipped(),
                 "notices": node.notices().await?,
             }))
         }
@@ -262,6 +263,7 @@ fn peers(node: &Node) -> Value {
             "address": peer.link.as_ref().map(|l| l.address.clone()),
             "path": peer.link.as_ref().map(|l| l.path.to_string()),
             "suite": peer.suite,
+            "version": peer.link.as_ref().map(|l| l.negotiated.version),
             "rtt_us": peer.link.as_ref().map(|l| l.rtt_us),
             "bytes_sent": peer.link.as_ref().map(|l| l.bytes_sent),
             "bytes_received": peer.link.as_ref().map(|l| l.bytes_received),

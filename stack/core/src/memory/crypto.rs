@@ -168,6 +168,7 @@ impl Crypto for MemoryCrypto {
                 }
                 _ => Ok(Opened::Rejected("the handshake is somebody else's")),
             },
+            EntryClass::Other(_) => Ok(Opened::Rejected("its class is unknown")),
             EntryClass::Application if txn.get(&join_key(log))?.is_none() => {
                 Ok(Opened::CannotOpen(CannotOpenReason::NoSession))
             }

@@ -1,7 +1,7 @@
 //! What a turn makes true, said once it is durable.
 
 use bytes::Bytes;
-use peerloom_core::wire::{DeviceId, Frame, MessageId, Signed};
+use peerloom_core::wire::{DeviceId, Frame, MessageId, Restored, Stated};
 use peerloom_core::{Error, Result};
 use tokio::sync::oneshot;
 
@@ -25,7 +25,7 @@ pub(crate) struct Effects {
     of_links: Vec<Event>,
     resets: Vec<DeviceId>,
     wanted: Vec<DeviceId>,
-    leaves: Option<Signed>,
+    leaves: Option<Stated<Restored>>,
     targets: Option<(Links, EventSource)>,
     figures: TurnFigures,
 }
@@ -89,7 +89,7 @@ impl Effects {
     }
 
     /// Leaves the network, with a last notice to those who are linked.
-    pub(crate) fn leave(&mut self, notice: Signed) {
+    pub(crate) fn leave(&mut self, notice: Stated<Restored>) {
         self.leaves = Some(notice);
     }
 

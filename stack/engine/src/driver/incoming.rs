@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, Record};
 use peerloom_core::wire::{
-    Bundle, CannotOpen, CannotOpenReason, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position, Signed,
-    Withdrawal, context,
+    Bundle, CannotOpen, CannotOpenReason, Chain, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position,
+    RangeSet,
 };
 use peerloom_core::{Error, ErrorKind, Opened, Result};
 use peerloom_delivery::{Arrival, GapAction, Inbox};
@@ -30,18 +30,21 @@ impl Turn<'_> {
         }
         let outcome = match frame {
             Frame::Envelope(envelope) => self.on_envelope(device, envelope),
-            Frame::Ack(signed) => self.on_ack(device, &signed),
-            Frame::CannotOpen(signed) => self.on_cannot_open(device, &signed),
-            Frame::Withdrawal(signed) => self.on_withdrawal(device, &signed),
-            Frame::GapRequest(request) => {
-                self.on_gap_request(device, &request);
-                Ok(())
+            Frame::Ack(ack) => self.on_ack(device, &ack),
+            Frame::CannotOpen(cannot_open) => self.on_cannot_open(device, &cannot_open),
+            Frame::Withdrawal(withdrawal) => self.on_withdrawn(device, withdrawal.log, &withdrawal.positions),
+            Frame::NotForYou(statement) if statement.to == self.state.own.device => {
+                self.on_withdrawn(device, statement.log, &statement.positions)
             }
+            Frame::NotForYou(_) => {
+                Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a statement", "it is for another device"))
+            }
+            Frame::GapRequest(request) => self.on_gap_request(device, &request),
             Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
             Frame::Record(record) => self.on_record(device, record, true),
             Frame::Held(held) => self.on_held(device, link, held),
-            Frame::Restored(signed) => self.on_restored_notice(device, signed),
+            Frame::Restored(notice) => self.on_restored_notice(device, notice),
             // The network side keeps them.
             Frame::Signal(_) => Ok(()),
         };
@@ -142,6 +145,10 @@ impl Turn<'_> {
             self.refuse_entry(&envelope, CannotOpenReason::Expired);
             return Ok(None);
         }
+        if let EntryClass::Other(class) = envelope.header.class {
+            debug!(device = ?log.device, position, class, "an entry of a newer version's class is passed over");
+            return self.settle(&envelope);
+        }
         let _span = debug_span!("entry", conversation = %log.conversation, position, from = %log.device).entered();
         let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.header.suite).cloned() else {
             self.cannot_open(&envelope, CannotOpenReason::UnknownSuite)?;
@@ -150,7 +157,7 @@ impl Turn<'_> {
         let associated_data = match envelope.header.class {
             EntryClass::Application => envelope.header.associated_data(),
             // Its signature says it all.
-            EntryClass::Handshake => Vec::new(),
+            EntryClass::Handshake | EntryClass::Other(_) => Vec::new(),
         };
         let opened = {
             let mut state = self.txn.crypto(envelope.header.suite);
@@ -277,22 +284,20 @@ impl Turn<'_> {
     fn refuse_entry(&mut self, envelope: &Envelope, reason: CannotOpenReason) {
         let (log, position, now) = (envelope.header.log, envelope.header.position, self.now);
         self.inbox(log).on_refused(position, now);
-        let cannot = CannotOpen { log, position, id: envelope.header.id(), reason };
-        let signed = self.state.own.key.sign_object(context::CANNOT_OPEN, cannot.encode());
-        self.effects.control(log.device, &Frame::CannotOpen(signed));
+        let (signer, id) = (self.state.own.device, envelope.header.id());
+        let cannot_open = self.state.own.state(CannotOpen { log, signer, position, id, reason });
+        self.effects.control(log.device, &Frame::CannotOpen(cannot_open));
     }
 
-    /// The log's owner takes positions back.
-    fn on_withdrawal(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
-        let withdrawal = Withdrawal::decode(signed)?;
-        if !self.state.contacts.shares(&device, &withdrawal.conversation) {
-            let message = "it is about a conversation that the device isn't in";
+    /// The log's owner takes positions back, or says that they hold nothing for this device.
+    fn on_withdrawn(&mut self, device: DeviceId, log: LogId, positions: &Chain) -> Result<()> {
+        if log.device != device || !self.state.contacts.shares(&device, &log.conversation) {
+            let message = "it is about a log that this link has no business with";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a withdrawal", message));
         }
-        let log = LogId { device, conversation: withdrawal.conversation };
         let now = self.now;
         self.state.to_acknowledge.insert(log);
-        let (void, next) = self.inbox(log).on_withdrawn(&withdrawal.positions, now);
+        let (void, next) = self.inbox(log).on_withdrawn(positions, now);
         void.into_iter().for_each(|p| self.forget_parked(log, p));
         match next {
             Some(position) => match self.take_parked(log, position)? {
@@ -312,8 +317,7 @@ impl Turn<'_> {
         match self.inbox(log).on_timer(now) {
             None => Ok(()),
             Some(GapAction::Ask(positions)) => {
-                let request = GapRequest { conversation: log.conversation, positions };
-                self.effects.control(log.device, &Frame::GapRequest(request));
+                self.ask_again(log, positions);
                 Ok(())
             }
             Some(GapAction::OpenAhead { positions, missing }) => {
@@ -321,8 +325,7 @@ impl Turn<'_> {
                     let (conversation, device) = (log.conversation, log.device);
                     self.effects.event(Event::Gap { conversation, device, first: gap.first, last: gap.last });
                 }
-                let request = GapRequest { conversation: log.conversation, positions: missing };
-                self.effects.control(log.device, &Frame::GapRequest(request));
+                self.ask_again(log, missing);
                 for position in positions {
                     if let Some(envelope) = self.take_parked(log, position)? {
                         let opened = self.open_from(envelope);
@@ -332,6 +335,11 @@ impl Turn<'_> {
                 Ok(())
             }
         }
+    }
+
+    fn ask_again(&mut self, log: LogId, positions: RangeSet) {
+        let request = self.state.own.state(GapRequest { log, signer: self.state.own.device, positions });
+        self.effects.control(log.device, &Frame::GapRequest(request));
     }
 
     /// Stores how far each changed log is, and says so to its owner: one acknowledgement for all
@@ -351,8 +359,8 @@ impl Turn<'_> {
                 continue;
             };
             debug!(conversation = %log.conversation, from = %log.device, "acknowledges");
-            let signed = self.state.own.key.sign_object(context::ACK, inbox.ack().encode());
-            self.effects.control(log.device, &Frame::Ack(signed));
+            let ack = self.state.own.state(inbox.ack(self.state.own.device));
+            self.effects.control(log.device, &Frame::Ack(ack));
         }
     }
 

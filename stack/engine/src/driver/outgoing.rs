@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, Record, SealedEntry};
 use peerloom_core::wire::{
-    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, LogId, MessageId, Position, RangeSet,
-    UserId, Withdrawal, context, limits,
+    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, LogId, MessageId, NotForYou, Position,
+    RangeSet, UserId, Withdrawal, limits,
 };
 use peerloom_core::{Error, ErrorKind, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry, Transmit};
@@ -261,7 +261,7 @@ impl Turn<'_> {
         }
         let missing = |error: Error| if error.kind() == ErrorKind::Damaged { Ok(None) } else { Err(error) };
         for (id, device) in std::mem::take(&mut self.state.ready) {
-            let mut withdrawn = RangeSet::default();
+            let (mut withdrawn, mut not_for_it) = (RangeSet::default(), RangeSet::default());
             while let Some(conversation) = self.state.conversations.get_mut(&id) {
                 match conversation.outbox.transmit(&device, self.now) {
                     Some(Transmit::Entry(position)) => match self.envelope(id, position).or_else(missing)? {
@@ -273,11 +273,15 @@ impl Turn<'_> {
                         None => self.on_lost(id, position)?,
                     },
                     Some(Transmit::Withdrawal(position)) => withdrawn.insert(position, position),
+                    Some(Transmit::NotForYou(position)) => not_for_it.insert(position, position),
                     None => break,
                 }
             }
             if !withdrawn.is_empty() {
                 self.withdraw(id, device, withdrawn);
+            }
+            if !not_for_it.is_empty() {
+                self.not_for(id, device, not_for_it);
             }
             self.state.touched.insert(TimerKey::Outbox(id));
         }
@@ -310,9 +314,19 @@ impl Turn<'_> {
         let Some(positions) = self.state.conversations.get(&conversation).map(|c| c.outbox.bind(&positions)) else {
             return;
         };
-        let withdrawal = Withdrawal { conversation, positions };
-        let signed = self.state.own.key.sign_object(context::WITHDRAWAL, withdrawal.encode());
-        self.effects.control(device, &Frame::Withdrawal(signed));
+        let log = LogId { device: self.state.own.device, conversation };
+        let withdrawal = self.state.own.state(Withdrawal { log, positions });
+        self.effects.control(device, &Frame::Withdrawal(withdrawal));
+    }
+
+    /// Tells a device that positions hold nothing for it.
+    pub(super) fn not_for(&mut self, conversation: ConversationId, to: DeviceId, positions: RangeSet) {
+        let Some(positions) = self.state.conversations.get(&conversation).map(|c| c.outbox.bind(&positions)) else {
+            return;
+        };
+        let log = LogId { device: self.state.own.device, conversation };
+        let statement = self.state.own.state(NotForYou { log, to, positions });
+        self.effects.control(to, &Frame::NotForYou(statement));
     }
 
     /// Puts the messages of positions into new entries, with the same message ids.

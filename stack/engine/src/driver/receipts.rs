@@ -2,7 +2,7 @@
 
 use peerloom_core::wire::store::{FAILURES, OUT_ENTRIES};
 use peerloom_core::wire::{
-    Ack, CannotOpen, CannotOpenReason, ConversationId, DeviceId, GapRequest, LogId, Position, Signed,
+    Ack, CannotOpen, CannotOpenReason, ConversationId, DeviceId, GapRequest, LogId, Position, Stated,
 };
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_delivery::CannotOpenOutcome;
@@ -14,9 +14,8 @@ use crate::event::{Event, MessageState};
 
 impl Turn<'_> {
     /// A device of a contact acknowledges.
-    pub(super) fn on_ack(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
-        let ack = Ack::decode(signed)?;
-        let id = self.own_log(device, &ack.log)?;
+    pub(super) fn on_ack(&mut self, device: DeviceId, ack: &Stated<Ack>) -> Result<()> {
+        let id = self.own_log(device, &ack.log, ack.signer)?;
         if self.state.standing.is_restored() {
             // It may be about what this store doesn't know.
             return Ok(());
@@ -24,9 +23,9 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
-        let outcome = conversation.outbox.on_ack(&device, &ack, self.now);
+        let outcome = conversation.outbox.on_ack(&device, ack, self.now);
         if outcome.news {
-            conversation.outbox.keep_ack(&device, signed, &ack);
+            conversation.outbox.keep_ack(&device, ack);
         }
         if outcome.conflict {
             debug!(conversation = %id, %device, "an acknowledgement is about other entries than ours");
@@ -67,26 +66,28 @@ impl Turn<'_> {
 
     /// Checks that a receipt is about our log, from a device that shares the conversation. The link's
     /// task has checked that the device signed it.
-    fn own_log(&self, device: DeviceId, log: &LogId) -> Result<ConversationId> {
-        if log.device == self.state.own.device && self.state.contacts.shares(&device, &log.conversation) {
+    fn own_log(&self, device: DeviceId, log: &LogId, signer: DeviceId) -> Result<ConversationId> {
+        if log.device == self.state.own.device
+            && signer == device
+            && self.state.contacts.shares(&device, &log.conversation)
+        {
             return Ok(log.conversation);
         }
-        let message = "it is about another device's log";
+        let message = "it is about another device's log, or another device's";
         Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a receipt", message))
     }
 
     /// A device of a contact lacks positions of our log.
-    pub(super) fn on_gap_request(&mut self, device: DeviceId, request: &GapRequest) {
-        if !self.state.contacts.shares(&device, &request.conversation) {
-            return;
-        }
-        if let Some(conversation) = self.state.conversations.get_mut(&request.conversation) {
+    pub(super) fn on_gap_request(&mut self, device: DeviceId, request: &GapRequest) -> Result<()> {
+        let id = self.own_log(device, &request.log, request.signer)?;
+        if let Some(conversation) = self.state.conversations.get_mut(&id) {
             let gone = conversation.outbox.on_gap_request(&device, &request.positions, self.now);
-            self.state.ready.insert((request.conversation, device));
+            self.state.ready.insert((id, device));
             if !gone.is_empty() && !self.state.standing.is_restored() {
-                self.withdraw(request.conversation, device, gone);
+                self.not_for(id, device, gone);
             }
         }
+        Ok(())
     }
 
     /// Nothing is sent to a device before it was added again: that is stored, and shown.
@@ -113,9 +114,8 @@ impl Turn<'_> {
     }
 
     /// A device of a contact can't open an entry of ours: it is added again once its key package is here.
-    pub(super) fn on_cannot_open(&mut self, device: DeviceId, signed: &Signed) -> Result<()> {
-        let cannot = CannotOpen::decode(signed)?;
-        let id = self.own_log(device, &cannot.log)?;
+    pub(super) fn on_cannot_open(&mut self, device: DeviceId, cannot: &CannotOpen) -> Result<()> {
+        let id = self.own_log(device, &cannot.log, cannot.signer)?;
         if self.state.standing.is_restored() {
             return Ok(());
         }

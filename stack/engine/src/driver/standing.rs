@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use peerloom_core::wire::store::{META, Record, meta};
-use peerloom_core::wire::{Ack, ConversationId, DeviceId, Frame, Held, LogId, Restored, Signed, context, limits};
+use peerloom_core::wire::{Ack, ConversationId, DeviceId, Frame, Held, LogId, Restored, Signed, Stated, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_delivery::Inbox;
 use tracing::{error, warn};
@@ -44,7 +44,7 @@ pub enum StoreStanding {
 /// The same, with what was signed about it.
 #[derive(Debug, Default)]
 pub(crate) struct OwnStanding {
-    restored: Option<Signed>,
+    restored: Option<Stated<Restored>>,
     copied: bool,
 }
 
@@ -52,13 +52,14 @@ impl OwnStanding {
     /// Reads what the store says. A proof that could not be written stays one.
     pub(crate) fn load(&mut self, txn: &Txn<'_>) -> Result<()> {
         let notice = txn.get(META, meta::RESTORED)?.map(|bytes| Signed::decode(bytes, limits::RECEIPT)).transpose()?;
+        let notice = notice.map(Stated::decode).transpose()?;
         self.restored = notice.or(self.restored.take());
         self.copied |= txn.get(META, meta::COPIED)?.is_some();
         Ok(())
     }
 
     /// What to say of a store that isn't its device's newest.
-    pub(crate) fn notice(&self) -> Option<&Signed> {
+    pub(crate) fn notice(&self) -> Option<&Stated<Restored>> {
         self.restored.as_ref()
     }
 
@@ -93,6 +94,7 @@ impl Turn<'_> {
         }
         let contact = self.state.contacts.certificate(&device).and_then(|c| self.state.contacts.by_user(&c.user));
         let known = contact.and_then(|c| c.devices.into_iter().find(|d| d.device == device)?.restored);
+        let known = known.and_then(|notice| Stated::decode(notice).ok());
         // Our own for the contact to know, its own for a copy of it to hear.
         for notice in self.state.standing.restored.clone().into_iter().chain(known) {
             self.effects.control(device, &Frame::Restored(notice));
@@ -104,7 +106,7 @@ impl Turn<'_> {
         for log in std::mem::take(&mut self.state.to_show) {
             let inbox = self.state.inboxes.get(&log);
             let outbox = self.state.conversations.get(&log.conversation).map(|conversation| &conversation.outbox);
-            let ack = inbox.map(|i| self.state.own.key.sign_object(context::ACK, i.ack().encode()));
+            let ack = inbox.map(|inbox| self.state.own.state(inbox.ack(self.state.own.device)));
             let held = Held {
                 conversation: log.conversation,
                 header: inbox.and_then(Inbox::newest).cloned(),
@@ -133,8 +135,8 @@ impl Turn<'_> {
         if !conversation.outbox.on_held(&device, held.header.as_ref()) {
             self.on_restored("has entries that this node signed");
         }
-        if let Some(signed) = &held.acknowledged {
-            self.on_acknowledged(LogId { device, conversation: id }, &Ack::decode(signed)?)?;
+        if let Some(ack) = &held.acknowledged {
+            self.on_acknowledged(LogId { device, conversation: id }, ack)?;
         }
         if let Some(ack) = &held.ack {
             self.on_ack(device, ack)?;
@@ -178,20 +180,18 @@ impl Turn<'_> {
             return;
         }
         error!("a contact {proof} and that its store doesn't know: {RESTORED}");
-        let notice = Restored { device: self.state.own.device, since_ms: system_ms() };
-        let signed = self.state.own.key.sign_object(context::RESTORED, notice.encode());
-        self.txn.put(META, Bytes::from_static(meta::RESTORED), signed.encode());
-        self.state.standing.restored = Some(signed.clone());
+        let notice = self.state.own.state(Restored { device: self.state.own.device, since_ms: system_ms() });
+        self.txn.put(META, Bytes::from_static(meta::RESTORED), notice.signed().encode());
+        self.state.standing.restored = Some(notice.clone());
         self.effects.event(Event::StoreRestored);
         let up: Vec<DeviceId> = self.state.up.iter().copied().collect();
-        up.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(signed.clone())));
-        self.effects.leave(signed);
+        up.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(notice.clone())));
+        self.effects.leave(notice);
     }
 
     /// A device says that its store was restored or copied; or a contact passes on what another copy of
     /// this store said. The link's task has checked the signature.
-    pub(crate) fn on_restored_notice(&mut self, device: DeviceId, signed: Signed) -> Result<()> {
-        let notice = Restored::decode(&signed)?;
+    pub(crate) fn on_restored_notice(&mut self, device: DeviceId, notice: Stated<Restored>) -> Result<()> {
         if notice.device == self.state.own.device {
             if self.state.standing.get() == StoreStanding::Newest {
                 warn!("another copy of this node's folder runs, or ran: use one of them only");
@@ -207,11 +207,11 @@ impl Turn<'_> {
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a notice", message));
         };
         // The other copy may be linked, too.
-        self.effects.everywhere(device, &Frame::Restored(signed.clone()));
+        self.effects.everywhere(device, &Frame::Restored(notice.clone()));
         let known = contact.devices.iter_mut().find(|d| d.device == device && d.restored.is_none());
         if let Some(known) = known {
             warn!(%device, alias = contact.alias, "a contact's folder was put back from an older copy, or is used twice");
-            known.restored = Some(signed);
+            known.restored = Some(notice.signed().clone());
             let user = contact.user;
             self.txn.put(peerloom_core::wire::store::CONTACTS, user.as_bytes().to_vec(), contact.encode());
             self.state.contacts.insert(contact);

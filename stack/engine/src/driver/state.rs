@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::wire::store::{OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, SuiteId, UserId,
+    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, Stated, Statement, SuiteId, UserId,
 };
 use peerloom_core::{Crypto, Error, ErrorKind, Result};
 use peerloom_crypto_primitives::SigningKey;
@@ -35,6 +35,13 @@ pub(crate) struct LocalIdentity {
     pub(crate) certificate: Signed,
     pub(crate) network: NetworkId,
     pub(crate) name: String,
+}
+
+impl LocalIdentity {
+    /// Signs a statement of this device.
+    pub(crate) fn state<T: Statement>(&self, statement: T) -> Stated<T> {
+        Stated::sign(statement, |message| self.key.sign(message))
+    }
 }
 
 /// What a deadline belongs to.

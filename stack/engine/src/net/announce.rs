@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use peerloom_core::interfaces::{Scope, reachable, scope};
 use peerloom_core::names::{HostPort, canonical};
 use peerloom_core::wire::{
-    Address, DeviceCertificate, DeviceList, DiscoveryItem, ItemKind, PeerRecord, SuiteId, context, limits,
+    Address, DeviceCertificate, DeviceList, DiscoveryItem, ItemKind, PeerRecord, SuiteId, WIRE_VERSION,
+    WIRE_VERSION_MIN, context, limits,
 };
 use peerloom_core::{Discovery, Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
@@ -76,6 +77,7 @@ impl Addresses {
 /// This device's record.
 fn record(own: &LocalIdentity, suites: &[SuiteId], addresses: Vec<Address>, expires_at_ms: u64) -> PeerRecord {
     PeerRecord {
+        versions: (WIRE_VERSION_MIN, WIRE_VERSION),
         network: own.network,
         certificate: own.certificate.clone(),
         addresses,

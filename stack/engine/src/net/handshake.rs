@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::handshake::{Role, auth_input, negotiate_version};
+use peerloom_core::wire::handshake::{Negotiated, Role, auth_input, negotiate};
 use peerloom_core::wire::store::Contact;
 use peerloom_core::wire::{
-    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Signed, Verdict, WIRE_VERSION, WIRE_VERSION_MIN, context, limits,
+    Auth, DeviceCertificate, DeviceId, Hello, Refusal, Restored, Stated, Statement, Verdict, WIRE_VERSION,
+    WIRE_VERSION_MIN, limits,
 };
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Place, Result, Retry};
 use peerloom_crypto_primitives::{random, verify};
@@ -24,6 +25,7 @@ pub(super) const LINGER: Duration = Duration::from_millis(500);
 pub(super) struct Ready {
     pub(super) device: DeviceId,
     pub(super) initiator: bool,
+    pub(super) negotiated: Negotiated,
     pub(super) control: Channel,
 }
 
@@ -36,7 +38,7 @@ pub(super) async fn initiate(shared: &Shared, link: &Arc<dyn Link>, expected: De
         send(&mut control, sent.clone()).await?;
         let received = receive(&mut control).await?;
         let theirs = Hello::decode(received.clone())?;
-        let certificate = check_hello(shared, &**link, &ours, &theirs).map_err(|(_, error)| error)?;
+        let (certificate, negotiated) = check_hello(shared, &**link, &ours, &theirs).map_err(|(_, error)| error)?;
         if certificate.device != expected {
             return Err(unauthenticated("another device answers there"));
         }
@@ -58,7 +60,7 @@ pub(super) async fn initiate(shared: &Shared, link: &Arc<dyn Link>, expected: De
             Verdict::Accepted => {
                 keep(shared, &certificate, &theirs).await?;
                 link.admit();
-                Ok(Ready { device: certificate.device, initiator: true, control })
+                Ok(Ready { device: certificate.device, initiator: true, negotiated, control })
             }
             Verdict::Refused(refusal) => Err(refused(refusal)),
             Verdict::Restored(notice) => {
@@ -104,11 +106,11 @@ pub(super) async fn respond(shared: &Shared, link: &Arc<dyn Link>, place: &Place
         send(&mut control, Auth { signature, token: None, name: String::new() }.encode()).await?;
         let verdict = verify_initiator(shared, link, &ours, &theirs, &received, &sent, &binding, &mut control).await;
         match verdict {
-            Ok(device) => match shared.links.notice() {
+            Ok((device, negotiated)) => match shared.links.notice() {
                 None => {
                     link.admit();
                     send(&mut control, Verdict::Accepted.encode()).await?;
-                    Ok(Ready { device, initiator: false, control })
+                    Ok(Ready { device, initiator: false, negotiated, control })
                 }
                 Some(notice) => {
                     send(&mut control, Verdict::Restored(notice).encode()).await?;
@@ -137,8 +139,9 @@ async fn verify_initiator(
     our_bytes: &[u8],
     binding: &[u8],
     control: &mut Channel,
-) -> Result<DeviceId, (Option<Refusal>, Error)> {
-    let certificate = check_hello(shared, &**link, ours, theirs).map_err(|(refusal, e)| (Some(refusal), e))?;
+) -> Result<(DeviceId, Negotiated), (Option<Refusal>, Error)> {
+    let (certificate, negotiated) =
+        check_hello(shared, &**link, ours, theirs).map_err(|(refusal, e)| (Some(refusal), e))?;
     let local = |error: Error| (None, error);
     let auth = Auth::decode(receive(control).await.map_err(local)?).map_err(|e| local(e.into()))?;
     let input = auth_input(Role::Initiator, their_bytes, our_bytes, binding);
@@ -152,7 +155,7 @@ async fn verify_initiator(
     let signed = theirs.certificate.clone();
     let known = shared.driver.call(move |turn| turn.authorize(&certificate, &signed, auth.token, &auth.name));
     match known.await {
-        Ok(true) => Ok(device),
+        Ok(true) => Ok((device, negotiated)),
         Ok(false) => Err((Some(Refusal::NotAContact), refused(Refusal::NotAContact))),
         Err(error) => Err((Some(Refusal::Busy), error)),
     }
@@ -178,20 +181,20 @@ fn check_hello(
     link: &dyn Link,
     ours: &Hello,
     theirs: &Hello,
-) -> Result<DeviceCertificate, (Refusal, Error)> {
+) -> Result<(DeviceCertificate, Negotiated), (Refusal, Error)> {
     let refuse = |refusal| Err((refusal, refused(refusal)));
     if theirs.network != ours.network {
         return refuse(Refusal::Network);
     }
-    if negotiate_version(ours, theirs).is_none() {
+    let Some(negotiated) = negotiate(ours, theirs) else {
         return refuse(Refusal::Version);
-    }
+    };
     if !ours.suites.iter().any(|suite| theirs.suites.contains(suite)) {
         return refuse(Refusal::Suite);
     }
     // No suite of version 1 is post-quantum, and no link can tell its key exchange: whoever insists
     // is refused, never quietly downgraded.
-    if theirs.policy != 0 {
+    if negotiated.policy != 0 {
         return refuse(Refusal::Suite);
     }
     let certificate =
@@ -206,7 +209,7 @@ fn check_hello(
     if link.remote_key().is_some_and(|key| key != certificate.device_key) {
         return Err((Refusal::Unauthenticated, unauthenticated("the link's key is not the certificate's")));
     }
-    Ok(certificate)
+    Ok((certificate, negotiated))
 }
 
 async fn within<T>(handshake: impl Future<Output = Result<T>>) -> Result<T> {
@@ -228,8 +231,8 @@ async fn receive(control: &mut Channel) -> Result<Bytes> {
 }
 
 /// Whether a notice is signed by the device that it comes from. What it says is checked where it is taken in.
-fn is_signed(notice: &Signed, by: &DeviceCertificate) -> bool {
-    notice.verify(context::RESTORED, |message, signature| verify(&by.device_key, message, signature)).is_some()
+fn is_signed(notice: &Stated<Restored>, by: &DeviceCertificate) -> bool {
+    notice.signer() == by.device && notice.verify(|message, signature| verify(&by.device_key, message, signature))
 }
 
 fn restored() -> Error {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::{DeviceId, Frame, PublicKey, Restored, Signed, context};
+use peerloom_core::wire::{DeviceId, Frame, Statement};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Place, Result};
 use peerloom_crypto_primitives::verify;
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, 
 }
 
 async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, place: Option<Place>) {
-    let Ready { device, initiator, control } = ready;
+    let Ready { device, initiator, negotiated, control } = ready;
     let lost = async {
         match &place {
             Some(place) => place.lost().await,
@@ -57,7 +57,7 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
         }
     };
     drop(place);
-    let Some(registered) = shared.links.register(&shared.own.device, device, initiator, &link) else {
+    let Some(registered) = shared.links.register(&shared.own.device, device, initiator, negotiated, &link) else {
         shared.links.count_refused();
         shared.links.changed(device);
         debug!(?device, "the device has links enough; closing one more");
@@ -69,7 +69,7 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
             registered.redundant.iter().for_each(|link| link.close("redundant"));
         });
     }
-    info!(?device, address = link.remote_address(), path = %link.path(), "a link is up");
+    info!(?device, address = link.remote_address(), path = %link.path(), version = negotiated.version, "a link is up");
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
         Ok(()) => {
@@ -178,8 +178,11 @@ async fn read(shared: &Shared, from: &From, mut channel: FrameReceiver) -> Resul
         let size = bytes.len();
         let frame = match Frame::decode(bytes) {
             Ok(Some(frame)) => frame,
-            // A newer version's; not for us.
-            Ok(None) => continue,
+            Ok(None) => {
+                // A newer version's.
+                shared.links.count_skipped();
+                continue;
+            }
             Err(error) => {
                 shared.links.count_refused();
                 warn!(?device, %error, "a malformed frame; closing the link");
@@ -188,7 +191,7 @@ async fn read(shared: &Shared, from: &From, mut channel: FrameReceiver) -> Resul
         };
         if !is_genuine(shared, &device, &frame) {
             shared.links.count_refused();
-            warn!(?device, "a frame whose signature is wrong; closing the link");
+            warn!(?device, kind = frame.kind().name, "a frame whose signature is wrong; closing the link");
             let message = "a frame isn't signed by the device that sends it";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "link", message));
         }
@@ -209,31 +212,24 @@ fn is_genuine(shared: &Shared, device: &DeviceId, frame: &Frame) -> bool {
     let Some(certificate) = shared.contacts.certificate(device) else {
         return false;
     };
-    let by = |key: &PublicKey, signed: &Signed, context: &[u8]| {
-        signed.verify(context, |message, signature| verify(key, message, signature)).is_some()
-    };
     let (theirs, ours) = (&certificate.device_key, shared.own.key.public());
+    let by_them = |message: &[u8], signature: &[u8]| verify(theirs, message, signature);
+    let by_us = |message: &[u8], signature: &[u8]| verify(ours, message, signature);
     match frame {
-        Frame::Envelope(envelope) => {
-            envelope.header.log.device == *device && envelope.verify(|m, s| verify(theirs, m, s))
-        }
-        Frame::Ack(signed) => by(theirs, signed, context::ACK),
-        Frame::CannotOpen(signed) => by(theirs, signed, context::CANNOT_OPEN),
-        Frame::Withdrawal(signed) => by(theirs, signed, context::WITHDRAWAL),
+        Frame::Envelope(envelope) => envelope.header.log.device == *device && envelope.verify(by_them),
+        Frame::Ack(ack) => ack.signer() == *device && ack.verify(by_them),
+        Frame::CannotOpen(cannot_open) => cannot_open.signer() == *device && cannot_open.verify(by_them),
+        Frame::GapRequest(request) => request.signer() == *device && request.verify(by_them),
+        Frame::Withdrawal(withdrawal) => withdrawal.signer() == *device && withdrawal.verify(by_them),
+        Frame::NotForYou(statement) => statement.signer() == *device && statement.verify(by_them),
         Frame::Held(held) => {
-            held.header.as_ref().is_none_or(|header| header.verify(|m, s| verify(ours, m, s)))
-                && held.ack.as_ref().is_none_or(|ack| by(theirs, ack, context::ACK))
-                && held.acknowledged.as_ref().is_none_or(|ack| by(ours, ack, context::ACK))
+            held.header.as_ref().is_none_or(|header| header.verify(by_us))
+                && held.ack.as_ref().is_none_or(|ack| ack.signer() == *device && ack.verify(by_them))
+                && held.acknowledged.as_ref().is_none_or(|ack| ack.signer() == shared.own.device && ack.verify(by_us))
         }
-        Frame::Restored(signed) => match Restored::decode(signed) {
-            Ok(notice) if notice.device == shared.own.device => by(ours, signed, context::RESTORED),
-            notice => notice.is_ok() && by(theirs, signed, context::RESTORED),
-        },
+        Frame::Restored(notice) if notice.device == shared.own.device => notice.verify(by_us),
+        Frame::Restored(notice) => notice.signer() == *device && notice.verify(by_them),
         // Verified where they are taken in, or not signed.
-        Frame::GapRequest(_)
-        | Frame::KeyPackageRequest(_)
-        | Frame::KeyPackage(_)
-        | Frame::Record(_)
-        | Frame::Signal(_) => true,
+        Frame::KeyPackageRequest(_) | Frame::KeyPackage(_) | Frame::Record(_) | Frame::Signal(_) => true,
     }
 }

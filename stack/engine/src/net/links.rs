@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::{DeviceId, Signed, UserId};
+use peerloom_core::wire::{DeviceId, Negotiated, Restored, Stated, UserId};
 use peerloom_core::{Error, ErrorKind, Link, LinkPath, Result};
 use peerloom_delivery::ConnectionState;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -35,10 +35,11 @@ pub(crate) struct Links(Arc<Inner>);
 struct Inner {
     book: Mutex<Book>,
     refused: AtomicU64,
+    skipped: AtomicU64,
     dialer: Notify,
     budget: Arc<Semaphore>,
     /// The notice of a store that isn't its device's newest, and that it is known.
-    notice: OnceLock<Signed>,
+    notice: OnceLock<Stated<Restored>>,
     left: CancellationToken,
 }
 
@@ -47,6 +48,7 @@ impl Default for Inner {
         Self {
             book: Mutex::default(),
             refused: AtomicU64::default(),
+            skipped: AtomicU64::default(),
             dialer: Notify::default(),
             budget: Arc::new(Semaphore::new(NODE_BUDGET_KIB)),
             notice: OnceLock::new(),
@@ -111,6 +113,7 @@ struct Entry {
     id: u64,
     since: Instant,
     initiated: bool,
+    negotiated: Negotiated,
     link: Arc<dyn Link>,
     control: mpsc::Sender<Bytes>,
     chat: mpsc::Sender<Bytes>,
@@ -137,6 +140,8 @@ pub struct LinkInfo {
     pub address: String,
     /// Which way it takes.
     pub path: LinkPath,
+    /// What the two sides agreed on in the handshake.
+    pub negotiated: Negotiated,
     /// Smoothed round trip, in microseconds.
     pub rtt_us: u64,
     /// Bytes sent.
@@ -192,6 +197,7 @@ impl Links {
         own: &DeviceId,
         device: DeviceId,
         initiated: bool,
+        negotiated: Negotiated,
         link: &Arc<dyn Link>,
     ) -> Option<Registered> {
         if !self.has_room_for(&device) {
@@ -212,7 +218,16 @@ impl Links {
         }
         let shown = CancellationToken::new();
         let since = Instant::now();
-        entries.push(Entry { id, since, initiated, link: link.clone(), control, chat, shown: shown.clone() });
+        entries.push(Entry {
+            id,
+            since,
+            initiated,
+            negotiated,
+            link: link.clone(),
+            control,
+            chat,
+            shown: shown.clone(),
+        });
         metrics::link_up();
         self.0.dialer.notify_one();
         let ours_yields = own > &device && entries.iter().any(|e| !e.initiated);
@@ -320,14 +335,14 @@ impl Links {
 
     /// This node's store isn't its device's newest: it leaves the network for good, so that it doesn't come between
     /// the newest one and the contacts. Links that are up end once the notice is through.
-    pub(crate) fn leave(&self, notice: Signed) {
+    pub(crate) fn leave(&self, notice: Stated<Restored>) {
         // The first one counts; it says the same.
         let _ = self.0.notice.set(notice);
         self.0.left.cancel();
     }
 
     /// What a node that left the network has to say.
-    pub(super) fn notice(&self) -> Option<Signed> {
+    pub(super) fn notice(&self) -> Option<Stated<Restored>> {
         self.0.notice.get().cloned()
     }
 
@@ -408,6 +423,7 @@ impl Links {
             LinkInfo {
                 address: entry.link.remote_address(),
                 path: entry.link.path(),
+                negotiated: entry.negotiated,
                 rtt_us: stats.rtt_us,
                 bytes_sent: stats.bytes_sent,
                 bytes_received: stats.bytes_received,
@@ -419,6 +435,17 @@ impl Links {
         };
         let reason = book.troubles.gravest(&device).or(reason);
         PeerStatus { user, device, state, link, reason, suite: None, restored: false, last_seen_ms }
+    }
+
+    /// A frame of a kind or version that is unknown here.
+    pub(crate) fn count_skipped(&self) {
+        self.0.skipped.fetch_add(1, Ordering::Relaxed);
+        metrics::skipped();
+    }
+
+    /// Frames of kinds and versions that are unknown here, since the start.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.0.skipped.load(Ordering::Relaxed)
     }
 
     /// Something from outside was refused.
@@ -446,6 +473,7 @@ mod tests {
 
     const OWN: DeviceId = DeviceId::from_bytes([0; 32]);
     const MIB: usize = 1024 * 1024;
+    const AGREED: Negotiated = Negotiated { version: 1, features: 0, policy: 0 };
 
     fn device(number: u8) -> DeviceId {
         DeviceId::from_bytes([number; 32])
@@ -477,7 +505,7 @@ mod tests {
     async fn a_device_has_few_links_however_fast_it_dials() {
         let (links, made) = (Links::default(), incoming(20).await);
         let mut registered = Vec::new();
-        let mut register = |link| registered.extend(links.register(&OWN, device(1), false, link));
+        let mut register = |link| registered.extend(links.register(&OWN, device(1), false, AGREED, link));
         // All at once: the first few are taken, and no young one gives way.
         made[..10].iter().for_each(&mut register);
         assert_eq!(open(&made[..10]), 10, "those that weren't registered are their owner's to close");
@@ -502,7 +530,7 @@ mod tests {
     async fn frames_of_one_device_wait_for_themselves_and_all_for_the_nodes_sum() {
         let links = Links::default();
         let made = incoming(2).await;
-        let budget = |number: u8, link| links.register(&OWN, device(number), false, link).expect("room").budget;
+        let budget = |number: u8, link| links.register(&OWN, device(number), false, AGREED, link).expect("room").budget;
         let budgets = |number: u8| [budget(number, &made[0]), budget(number, &made[1])];
         let [first, second] = budgets(1);
         let frame = MIB - 1;
@@ -535,10 +563,10 @@ mod tests {
     async fn what_is_shown_counts_for_its_link_alone() {
         let made = incoming(2).await;
         let (links, device) = (Links::default(), device(1));
-        let first = links.register(&OWN, device, false, &made[0]).unwrap();
+        let first = links.register(&OWN, device, false, AGREED, &made[0]).unwrap();
         assert!(!links.has_shown(&device));
         assert_eq!([(); 2].map(|()| links.note_shown(&device, first.id)), [Some(true), Some(false)]);
-        let second = links.register(&OWN, device, false, &made[1]).unwrap();
+        let second = links.register(&OWN, device, false, AGREED, &made[1]).unwrap();
         assert!(links.has_shown(&device) && first.shown.is_cancelled() && !second.shown.is_cancelled());
         assert!(links.unregister(&device, first.id));
         assert!(!links.has_shown(&device), "the link on which it was shown is gone");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use peerloom_core::storage::scan_all;
 use peerloom_core::wire::store::{self as records, META, Record, TABLES, Table, VAULT, meta};
 use peerloom_core::wire::{
-    Bundle, DeviceCertificate, DeviceId, Envelope, PeerRecord, PublicKey, Restored, Signed, limits,
+    Bundle, DeviceCertificate, DeviceId, Envelope, PeerRecord, PublicKey, Restored, Signed, Stated, limits,
 };
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Result, Storage};
 use peerloom_crypto_primitives::{random, verify};
@@ -133,7 +133,7 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
             DeviceCertificate::open(&identity.certificate, verify)?;
         }
         META if row.key[..] == meta::RESTORED[..] => {
-            Restored::decode(&Signed::decode(row.value.clone(), limits::RECEIPT)?)?;
+            Stated::<Restored>::decode(Signed::decode(row.value.clone(), limits::RECEIPT)?)?;
         }
         records::CONTACTS => {
             for device in record::<records::Contact>(row)?.devices {
