@@ -319,12 +319,12 @@ async fn a_malicious_contact_harms_only_itself() {
         signer,
         through: u64::MAX - 1,
         through_id: Some(EntryId::from_bytes([7; 32])),
-        beyond: spans.clone(),
+        beyond: Chain::default(),
         withdrawn: huge.clone(),
     };
     say(&mut control, Frame::Ack(signed(&mallory, ack.clone())).encode()).await;
     let withdrawal = Withdrawal { log: log_of(mallory.device), positions: spans.clone() };
-    let not_for_you = NotForYou { log: log_of(mallory.device), to: own.device, positions: spans };
+    let not_for_you = NotForYou { log: log_of(mallory.device), to: own.device, positions: spans.clone() };
     let gap = GapRequest { log: ours, signer, positions: huge };
     for _ in 0..50 {
         say(&mut control, Frame::Withdrawal(signed(&mallory, withdrawal.clone())).encode()).await;
@@ -347,7 +347,9 @@ async fn a_malicious_contact_harms_only_itself() {
         Frame::Restored(notice),
         Frame::Ack(forged(ack.clone())),
         // Signed, by another device than it names.
-        Frame::Ack(signed(&mallory, Ack { signer: own.device, ..ack })),
+        Frame::Ack(signed(&mallory, Ack { signer: own.device, ..ack.clone() })),
+        // What is beyond its end lies before it.
+        Frame::Ack(signed(&mallory, Ack { beyond: spans.clone(), ..ack })),
         Frame::CannotOpen(forged(CannotOpen {
             log: ours,
             signer,
