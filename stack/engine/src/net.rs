@@ -11,6 +11,7 @@ mod lookup;
 pub(crate) mod manual;
 mod reach;
 mod signals;
+mod status;
 mod trouble;
 
 use std::sync::Arc;
@@ -33,10 +34,10 @@ use gate::Gate;
 pub(crate) use gate::SignalGate;
 
 pub(crate) use links::{Held, Links};
-pub use links::{LinkInfo, PeerStatus};
 pub(crate) use lookup::{Answer, find};
 pub(crate) use signals::LinkCarrier;
 pub use signals::SignalingRouter;
+pub use status::{LinkInfo, PeerStatus};
 pub(crate) use trouble::Trouble;
 
 /// What the network side works with.
