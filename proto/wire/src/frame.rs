@@ -32,7 +32,7 @@ pub enum Frame {
     /// A signed [`crate::SignedSignal`] on its way, over one device that has links to both ends.
     Signal(Signed),
     /// What a receiver holds of the log of the device it speaks to.
-    Held(Held),
+    Held(Box<Held>),
     /// A store that was restored or copied.
     Restored(Stated<Restored>),
     /// Positions that hold nothing for the receiver.
@@ -161,6 +161,11 @@ impl Frame {
         &KINDS[number - 1]
     }
 
+    /// What a receiver holds, as a frame.
+    pub fn held(held: Held) -> Self {
+        Self::Held(Box::new(held))
+    }
+
     /// Its bytes on the wire.
     pub fn encode(&self) -> Bytes {
         use pb::frame::Kind;
@@ -234,7 +239,7 @@ impl Frame {
             }),
             Kind::Record(pb) => Self::Record(Signed::from_pb(pb)),
             Kind::Signal(pb) => Self::Signal(Signed::from_pb(pb)),
-            Kind::Held(pb) => Self::Held(Held {
+            Kind::Held(pb) => Self::held(Held {
                 conversation: ConversationId::decode(&pb.conversation)?,
                 header: pb.header.map(|header| SignedHeader::decode(Signed::from_pb(header))).transpose()?,
                 time_ms: pb.time_ms,

@@ -149,14 +149,14 @@ fn examples() -> Vec<Bytes> {
         }),
         Frame::Record(signed(Bytes::from_static(b"record"))),
         Frame::Signal(signed(signal().encode())),
-        Frame::Held(Held {
+        Frame::held(Held {
             conversation: log().conversation,
             header: Some(envelope().header),
             time_ms: 7,
             ack: Some(stated(ack.clone())),
             acknowledged: Some(stated(ack.clone())),
         }),
-        Frame::Held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None, acknowledged: None }),
+        Frame::held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None, acknowledged: None }),
         Frame::Restored(stated(restored.clone())),
         Frame::NotForYou(stated(not_for_you.clone())),
     ];
@@ -256,7 +256,7 @@ fn the_largest_header_fits() {
     let devices: Vec<DeviceId> = (0..256u16).map(|n| DeviceId::from_bytes([n as u8; 32])).collect();
     let header = Header { recipients: devices.clone(), joins: devices, ..header() };
     let header = header.sign(b"", |_| Bytes::from_static(&[9; 64]));
-    let held = Frame::Held(Held {
+    let held = Frame::held(Held {
         conversation: log().conversation,
         header: Some(header),
         time_ms: u64::MAX,
@@ -277,7 +277,7 @@ fn vectors_stay_as_they_are() {
         ("entry_id", hex(envelope().header.id().as_bytes())),
         (
             "held",
-            hex(&Frame::Held(Held {
+            hex(&Frame::held(Held {
                 conversation: log().conversation,
                 header: None,
                 time_ms: 7,

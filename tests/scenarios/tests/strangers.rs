@@ -191,7 +191,7 @@ async fn again(links: &MemoryNetwork, who: &Identity) -> (Arc<dyn Link>, Channel
 
 /// What a device shows that holds nothing of our log.
 fn nothing_held(conversation: ConversationId) -> Bytes {
-    Frame::Held(Held { conversation, header: None, time_ms: 0, ack: None, acknowledged: None }).encode()
+    Frame::held(Held { conversation, header: None, time_ms: 0, ack: None, acknowledged: None }).encode()
 }
 
 /// Hears until an entry comes, or the link ends.
@@ -309,7 +309,7 @@ async fn a_malicious_contact_harms_only_itself() {
     let notice = signed(&mallory, Restored { device: own.device, since_ms: 1 });
     say(
         &mut control,
-        Frame::Held(Held { conversation, header: None, time_ms: u64::MAX, ack: None, acknowledged: None }).encode(),
+        Frame::held(Held { conversation, header: None, time_ms: u64::MAX, ack: None, acknowledged: None }).encode(),
     )
     .await;
     say(&mut chat, Frame::Envelope(entry(u64::MAX - 1, EntryClass::Application, false, Bytes::new())).encode()).await;
@@ -342,8 +342,8 @@ async fn a_malicious_contact_harms_only_itself() {
         Frame::Envelope(swapped),
         Frame::Envelope(unsigned),
         Frame::Envelope(other),
-        Frame::Held(held),
-        Frame::Held(claimed),
+        Frame::held(held),
+        Frame::held(claimed),
         Frame::Restored(notice),
         Frame::Ack(forged(ack.clone())),
         // Signed, by another device than it names.

@@ -43,7 +43,7 @@ impl Turn<'_> {
             Frame::KeyPackageRequest(request) => self.on_key_package_request(device, request),
             Frame::KeyPackage(answer) => self.on_key_package(device, answer),
             Frame::Record(record) => self.on_record(device, record, true),
-            Frame::Held(held) => self.on_held(device, link, held),
+            Frame::Held(held) => self.on_held(device, link, *held),
             Frame::Restored(notice) => self.on_restored_notice(device, notice),
             // The network side keeps them.
             Frame::Signal(_) => Ok(()),

@@ -115,7 +115,7 @@ impl Turn<'_> {
                 ack,
                 acknowledged: outbox.and_then(|outbox| outbox.acknowledged(&log.device)).cloned(),
             };
-            self.effects.control(log.device, &Frame::Held(held));
+            self.effects.control(log.device, &Frame::held(held));
         }
     }
 
