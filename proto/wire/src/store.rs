@@ -4,6 +4,7 @@
 //! fixed length followed by an optional big-endian order, so that an encrypting store can hide the
 //! id and keep the order.
 
+mod given;
 mod pending;
 mod records;
 
@@ -12,6 +13,7 @@ use prost::Message;
 
 use crate::DecodeError;
 
+pub use given::GivenKeyPackage;
 pub use pending::{Pending, PendingHead};
 pub use records::{
     Contact, ContactDevice, Failure, History, Identity, InLog, Invited, OutCursor, OutEntry, OutstandingInvitation,
@@ -59,8 +61,8 @@ pub const QUARANTINE: Table = Table { name: "quarantine", id_len: 64 };
 pub const HISTORY: Table = Table { name: "history", id_len: 0 };
 /// [`Failure`] by conversation and position: own messages that will not be delivered.
 pub const FAILURES: Table = Table { name: "failures", id_len: 32 };
-/// Key packages given out and not used yet, by the asking device, the conversation and the suite.
-pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 64 };
+/// [`GivenKeyPackage`] by the SHA-256 of the package: those that others hold and may use.
+pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 32 };
 /// The crypto implementations' state, by the SHA-256 of suite and the implementation's own key.
 pub const CRYPTO: Table = Table { name: "crypto", id_len: 32 };
 

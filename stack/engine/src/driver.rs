@@ -10,6 +10,7 @@ mod damage;
 mod effects;
 mod expiry;
 mod incoming;
+mod key_packages;
 mod loading;
 mod outgoing;
 mod parked;

@@ -8,7 +8,7 @@ use peerloom_conformance::identity::identity;
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage, MemoryTransport};
 use peerloom_core::storage::scan_all;
 use peerloom_core::wire::store::{
-    self, CRYPTO, Contact, HISTORY, IN_PARKED, OUT_SEALED, PENDING, PENDING_BODIES, QUARANTINE, TABLES,
+    self, CRYPTO, Contact, HISTORY, IN_PARKED, KEY_PACKAGES, OUT_SEALED, PENDING, PENDING_BODIES, QUARANTINE, TABLES,
 };
 use peerloom_core::wire::{ConversationId, EntryClass, LogId, NetworkId, SuiteId};
 use peerloom_core::{
@@ -273,6 +273,9 @@ async fn a_stolen_store_opens_nothing_that_was_opened_before() {
     })
     .await;
 
+    for node in [&alice, &bob] {
+        assert!(node.rows(&[KEY_PACKAGES]).is_empty(), "a key package that was used is still there");
+    }
     let all_but_history: Vec<_> = TABLES.into_iter().filter(|table| *table != HISTORY).collect();
     for (node, (before, count)) in [&alice, &bob].into_iter().zip(&earlier) {
         let seen = node.seen.lock().expect("a lock").clone();

@@ -15,8 +15,10 @@ use peerloom_core::storage::{Checked, scan_all};
 use peerloom_core::wire::store::{
     CONTACTS, FAILURES, IN_PARKED, META, OUT_ENTRIES, QUARANTINE, TABLES, Table, VAULT, meta,
 };
-use peerloom_core::wire::store::{Failure, KEY_PACKAGES, PENDING, PENDING_BODIES, Quarantined, Record, ordered_key};
-use peerloom_core::wire::{CannotOpenReason, EntryId, MessageId};
+use peerloom_core::wire::store::{
+    Failure, GivenKeyPackage, KEY_PACKAGES, PENDING, PENDING_BODIES, Quarantined, Record, ordered_key,
+};
+use peerloom_core::wire::{CannotOpenReason, EntryId, MessageId, SuiteId};
 use peerloom_core::{Batch, KeyRange, Storage};
 use peerloom_engine::{Cursor, Engine, Event, MessageState};
 
@@ -111,7 +113,10 @@ async fn stores() -> [Rows; 3] {
     batch.put(QUARANTINE, of_bob.clone(), quarantined.encode());
     batch.put(IN_PARKED, of_bob, &b"an entry that came too early"[..]);
     // Given out for a suite that isn't used any more.
-    batch.put(KEY_PACKAGES, ordered_key(&[device.as_bytes(), to_bob.conversation.as_bytes()], 9), vec![1; 40]);
+    let holder = Some((device, to_bob.conversation));
+    let package = Bytes::from_static(&[1; 40]);
+    let given = GivenKeyPackage { suite: SuiteId(9), package, expires_at_ms: u64::MAX, holder };
+    batch.put(KEY_PACKAGES, vec![9; 32], given.encode());
     batch.put(FAILURES, ordered_key(&[to_bob.conversation.as_bytes()], 900), failure.encode());
     Checked::over(Arc::new(stores[0].clone())).commit(&batch).expect("rows");
     stores.map(|store| rows(&store))

@@ -168,18 +168,17 @@ impl Turn<'_> {
             Ok(opened) => opened,
             Err(error) => {
                 self.discard_session(log, envelope.header.suite, error)?;
-                // The key package may be what is damaged.
-                self.spend_key_package(log.device, log.conversation, envelope.header.suite.0);
+                self.lose_key_package(log, envelope.header.suite)?;
                 Opened::CannotOpen(CannotOpenReason::NoSession)
             }
         };
         let announced = joins(&envelope, &self.state.own.device);
         match opened {
-            Opened::Joined(_) if announced => {
+            Opened::Joined(key_package) if announced => {
                 self.state.refused.forget(&log);
                 let void = self.inbox(log).on_joined(&envelope.header);
                 void.into_iter().for_each(|p| self.forget_parked(log, p));
-                self.spend_key_package(log.device, log.conversation, envelope.header.suite.0);
+                self.spend_key_package(key_package);
                 self.settle(&envelope)
             }
             Opened::Applied if !announced => {
@@ -347,7 +346,7 @@ impl Turn<'_> {
     pub(super) fn acknowledge(&mut self) {
         let changed = self.state.touched.iter().filter_map(|key| match key {
             TimerKey::Inbox(log) => Some(*log),
-            TimerKey::Outbox(_) | TimerKey::Session(_) | TimerKey::Pending(_) => None,
+            TimerKey::Outbox(_) | TimerKey::Session(_) | TimerKey::Pending(_) | TimerKey::KeyPackages => None,
         });
         for log in changed.collect::<Vec<_>>() {
             if let Some(stored) = self.state.inboxes.get_mut(&log).and_then(Inbox::take_dirty) {
@@ -371,6 +370,7 @@ impl Turn<'_> {
                 TimerKey::Inbox(log) => self.on_inbox_timer(log),
                 TimerKey::Session(id) => self.on_session_timer(id),
                 TimerKey::Pending(id) => self.seal_pending(id),
+                TimerKey::KeyPackages => self.expire_key_packages(),
             };
             self.contain(outcome)?;
         }

@@ -12,6 +12,7 @@ use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
 use tracing::error;
 
 use super::contact::open_invitations;
+use super::key_packages::KeyPackages;
 use super::parked::Parked;
 use super::pending::heads;
 use super::quarantine::Quarantine;
@@ -56,6 +57,9 @@ impl State {
         if txn.snapshot()?.damaged().contains(&CONTACTS) {
             self.load_orphans(txn, now)?;
         }
+        self.given = KeyPackages::load(txn)?;
+        // What expired meanwhile goes at the first turn.
+        self.timers.set(TimerKey::KeyPackages, self.given.next_expiry_ms().map(|_| now.mono));
         self.quarantine = Quarantine::default();
         for row in txn.scan(QUARANTINE, &KeyRange::all())? {
             self.quarantine.add(log_in(&row.key)?);

@@ -28,7 +28,7 @@ impl Turn<'_> {
             .iter()
             .filter_map(|key| match key {
                 TimerKey::Outbox(id) => Some(*id),
-                TimerKey::Inbox(_) | TimerKey::Session(_) | TimerKey::Pending(_) => None,
+                TimerKey::Inbox(_) | TimerKey::Session(_) | TimerKey::Pending(_) | TimerKey::KeyPackages => None,
             })
             .collect();
         for id in touched {

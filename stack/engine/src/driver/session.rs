@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use peerloom_core::wire::store::KEY_PACKAGES;
-use peerloom_core::wire::{
-    ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, LogId, UserId, limits, store::ordered_key,
-};
-use peerloom_core::{Error, ErrorKind, Member, Outgoing, Result, Serves};
+use peerloom_core::wire::{ConversationId, DeviceId, Frame, KeyPackage, KeyPackageRequest, LogId, UserId, limits};
+use peerloom_core::{Error, ErrorKind, Member, Outgoing, Result};
 use tracing::warn;
 
 use super::Turn;
@@ -184,29 +181,6 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// A device asks for a key package of ours. Asked again before it was used, it gets the same.
-    pub(super) fn on_key_package_request(&mut self, device: DeviceId, request: KeyPackageRequest) -> Result<()> {
-        let KeyPackageRequest { suite, conversation } = request;
-        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == suite).cloned() else {
-            return Ok(());
-        };
-        if !self.state.contacts.shares(&device, &conversation) {
-            return Ok(());
-        }
-        let key = key_package_key(&device, &conversation, suite.0);
-        let package = match self.txn.sound(KEY_PACKAGES, &key)? {
-            Some(package) => package,
-            None => {
-                let mut state = self.txn.crypto(suite);
-                let package = crypto.key_package(&mut state, &mut self.state.rng, Serves::Once)?;
-                self.txn.put(KEY_PACKAGES, key, package.clone());
-                package
-            }
-        };
-        self.effects.control(device, &Frame::KeyPackage(KeyPackage { suite, conversation, package }));
-        Ok(())
-    }
-
     /// A key package of a device arrived.
     pub(super) fn on_key_package(&mut self, device: DeviceId, answer: KeyPackage) -> Result<()> {
         let fits = answer.package.len() <= limits::KEY_PACKAGE;
@@ -227,13 +201,4 @@ impl Turn<'_> {
         self.prepare_session(answer.conversation)?;
         self.seal_pending(answer.conversation)
     }
-
-    /// We joined a device's session: the key package it used is spent.
-    pub(super) fn spend_key_package(&mut self, device: DeviceId, conversation: ConversationId, suite: u16) {
-        self.txn.delete(KEY_PACKAGES, key_package_key(&device, &conversation, suite));
-    }
-}
-
-fn key_package_key(device: &DeviceId, conversation: &ConversationId, suite: u16) -> bytes::Bytes {
-    ordered_key(&[device.as_bytes(), conversation.as_bytes()], suite.into())
 }

@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
 use super::Turn;
+use super::key_packages::KeyPackages;
 use super::parked::Parked;
 use super::patience::{Faults, Refused};
 use super::quarantine::Quarantine;
@@ -53,6 +54,8 @@ pub(crate) enum TimerKey {
     Session(ConversationId),
     /// Messages that waited for a session, and were too many to be sealed in one turn.
     Pending(ConversationId),
+    /// Key packages that others hold.
+    KeyPackages,
 }
 
 /// The delivery thread's state.
@@ -100,6 +103,8 @@ pub(crate) struct State {
     pub(crate) parked: Parked,
     /// How many entries are in quarantine.
     pub(crate) quarantine: Quarantine,
+    /// Key packages of ours that others hold.
+    pub(crate) given: KeyPackages,
     /// Devices that may have room for more of a conversation.
     pub(crate) ready: BTreeSet<(ConversationId, DeviceId)>,
     /// The bytes of all conversations that wait to be acknowledged, and those accepted since they were counted; `None`
@@ -243,6 +248,7 @@ impl State {
             standing: OwnStanding::default(),
             parked: Parked::default(),
             quarantine: Quarantine::default(),
+            given: KeyPackages::default(),
             ready: BTreeSet::new(),
             queued_bytes: None,
             lazy_deletes: Vec::new(),
@@ -257,7 +263,7 @@ impl State {
                 TimerKey::Outbox(id) => self.conversations.get(&id).and_then(|c| c.next_deadline(now)),
                 TimerKey::Inbox(log) => self.inboxes.get(&log).and_then(Inbox::next_deadline),
                 // Set where it is needed.
-                TimerKey::Session(_) | TimerKey::Pending(_) => continue,
+                TimerKey::Session(_) | TimerKey::Pending(_) | TimerKey::KeyPackages => continue,
             };
             self.timers.set(key, deadline);
         }

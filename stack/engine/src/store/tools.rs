@@ -173,7 +173,8 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
         }
         records::HISTORY => drop(Bundle::decode(record::<records::History>(row)?.bundle)?),
         records::FAILURES => drop(record::<records::Failure>(row)?),
-        // Numbers, key packages and the cryptos' own state.
+        records::KEY_PACKAGES => drop(record::<records::GivenKeyPackage>(row)?),
+        // Numbers and the cryptos' own state.
         _ => {}
     }
     Ok(())
