@@ -5,34 +5,43 @@ use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use peerloom_core::wire::Allowance;
+
 /// Most keys remembered, at about 100 bytes each; beyond, keys that aren't known yet wait.
 const KEYS: usize = 100_000;
 /// How long they wait, and how often it is looked for keys to forget while there are too many.
 const CROWDED: Duration = Duration::from_secs(1);
 
-/// Limits rates by key: so much a second on average for each, and so much at once (GCRA).
+/// Limits rates by key: so much a second on average for each, and so much at once.
 pub(crate) struct Keyed<K> {
     /// What one call costs; `None` for a rate of 0, which is no limit.
     cost: Option<Duration>,
-    /// How much a key may be ahead.
-    ahead: Duration,
+    burst: u32,
     buckets: Mutex<Buckets<K>>,
 }
 
 struct Buckets<K> {
-    /// When a key's budget is whole again; it is forgotten then.
-    whole: HashMap<K, Instant>,
+    /// A key is forgotten once its budget is whole again.
+    known: HashMap<K, Bucket>,
     purged: Option<Instant>,
+}
+
+struct Bucket {
+    left: Allowance<Instant>,
+    /// After how long one more comes back.
+    every: Duration,
+}
+
+impl<K> Buckets<K> {
+    fn forget_whole(&mut self, now: Instant) {
+        self.known.retain(|_, bucket| !bucket.left.is_full(now, bucket.every));
+    }
 }
 
 impl<K: Hash + Eq + Clone> Keyed<K> {
     pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         let cost = Duration::from_secs(1).checked_div(per_second);
-        Self {
-            cost,
-            ahead: cost.unwrap_or_default() * burst.saturating_sub(1),
-            buckets: Mutex::new(Buckets { whole: HashMap::new(), purged: None }),
-        }
+        Self { cost, burst, buckets: Mutex::new(Buckets { known: HashMap::new(), purged: None }) }
     }
 
     /// Takes one from a key's budget, or returns how long to wait.
@@ -46,25 +55,30 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
         let Some(cost) = self.cost else { return Ok(()) };
         let now = Instant::now();
         let mut buckets = self.lock();
-        let ahead = |whole: &Instant| whole.saturating_duration_since(now);
-        let longest = keys.iter().filter_map(|(key, _)| buckets.whole.get(key)).map(ahead).max().unwrap_or_default();
-        if longest > self.ahead {
-            return Err(longest - self.ahead);
+        let known = &mut buckets.known;
+        let waits = keys.iter().filter_map(|(key, _)| known.get_mut(key).and_then(|b| b.left.wait(now, b.every)));
+        if let Some(longest) = waits.max() {
+            return Err(longest);
         }
-        let fresh = keys.iter().filter(|(key, _)| !buckets.whole.contains_key(key)).count();
-        if fresh > 0 && buckets.whole.len() + fresh > KEYS {
+        let fresh = keys.iter().filter(|(key, _)| !buckets.known.contains_key(key)).count();
+        if fresh > 0 && buckets.known.len() + fresh > KEYS {
             if buckets.purged.is_none_or(|purged| now - purged >= CROWDED) {
                 buckets.purged = Some(now);
-                buckets.whole.retain(|_, whole| *whole > now);
+                buckets.forget_whole(now);
             }
             // A client that fills the memory keeps out those alone that aren't in it.
-            if buckets.whole.len() + fresh > KEYS {
+            if buckets.known.len() + fresh > KEYS {
                 return Err(CROWDED);
             }
         }
         for (key, times) in keys {
-            let whole = buckets.whole.entry(key.clone()).or_insert(now);
-            *whole = now + ahead(whole) + cost / (*times).max(1);
+            let new = || {
+                let times = (*times).max(1);
+                let most = self.burst.saturating_sub(1).saturating_mul(times).saturating_add(1);
+                Bucket { left: Allowance::full(most), every: cost / times }
+            };
+            let bucket = buckets.known.entry(key.clone()).or_insert_with(new);
+            bucket.left.spend(now, bucket.every);
         }
         Ok(())
     }
@@ -73,8 +87,8 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     pub(crate) fn purge(&self) {
         let now = Instant::now();
         let mut buckets = self.lock();
-        buckets.whole.retain(|_, whole| *whole > now);
-        buckets.whole.shrink_to_fit();
+        buckets.forget_whole(now);
+        buckets.known.shrink_to_fit();
     }
 
     fn lock(&self) -> MutexGuard<'_, Buckets<K>> {
@@ -104,8 +118,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_who_is_in_it_is_served() {
         // Slow enough that nothing is forgotten while the test runs.
-        let limiter = Keyed { cost: Some(Duration::from_secs(3600)), ..Keyed::new(1, 1) };
-        let limiter = Keyed { ahead: Duration::from_secs(3600 * 9), ..limiter };
+        let limiter = Keyed { cost: Some(Duration::from_secs(3600)), ..Keyed::new(1, 10) };
         assert!(limiter.check(&0).is_ok());
         let taken = (1..KEYS + 10).filter(|key| limiter.check(key).is_ok()).count();
         assert_eq!(taken, KEYS - 1);
@@ -118,8 +131,7 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_has_a_budget_however_many_addresses_it_has() {
         // Slow enough that nothing comes back while the test runs.
-        let limiter = Keyed { cost: Some(Duration::from_secs(3600)), ..Keyed::new(1, 1) };
-        let limiter = Keyed { ahead: Duration::from_secs(3600 * 9), ..limiter };
+        let limiter = Keyed { cost: Some(Duration::from_secs(3600)), ..Keyed::new(1, 10) };
         // As many as there are, each from another address.
         let taken = |addresses: &mut dyn Iterator<Item = u128>| {
             let all = addresses.map(|bits| networks(IpAddr::V6(bits.into())));

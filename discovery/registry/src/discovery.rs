@@ -166,7 +166,7 @@ impl RegistryDiscovery {
 
     /// Why no call is made now, if so.
     fn pause(&self) -> Option<Error> {
-        if lock(&self.shared.pause).is_due() && self.shared.caller.rest().is_zero() {
+        if lock(&self.shared.pause).is_over() && self.shared.caller.rest().is_zero() {
             return None;
         }
         let trouble = [Part::Calls, Part::Socket].into_iter().find_map(|part| self.shared.health.trouble(part));

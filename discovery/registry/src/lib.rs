@@ -5,7 +5,6 @@
 //! is verified here, and what it sends is bounded in length and in time. Without the registry the node
 //! goes on with what it knows.
 
-mod backoff;
 mod cache;
 mod config;
 mod connect;
@@ -15,6 +14,7 @@ mod endpoint;
 mod health;
 mod http;
 mod ice;
+mod pause;
 mod publishing;
 mod reconnect;
 mod session;

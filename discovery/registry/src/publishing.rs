@@ -88,7 +88,7 @@ impl Shared {
 
     /// Whether items are to be published now.
     pub(crate) fn items_are_due(&self) -> bool {
-        lock(&self.item_pause).is_due() && lock(&self.items).open().is_some()
+        lock(&self.item_pause).is_over() && lock(&self.items).open().is_some()
     }
 
     /// Publishes the items that the registry lacks. What it refuses is noted; other failures end the attempt.

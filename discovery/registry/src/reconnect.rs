@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerloom_core::backoff::Backoff;
 use peerloom_core::{Error, ErrorKind};
 use peerloom_crypto_primitives::random;
 
@@ -21,7 +22,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 
 /// Runs until the client is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut wait = FIRST_WAIT;
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut changes = shared.network_changes.subscribe();
     let mut records = shared.record.subscribe();
     while !shared.closing.is_cancelled() {
@@ -33,7 +34,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         shared.has_announced(None);
         if let Some(lived) = lived {
             if lived >= SETTLED {
-                wait = FIRST_WAIT;
+                backoff.reset();
             }
             // What was made meanwhile is announced over HTTP, and the next hello takes the newest.
             records.mark_unchanged();
@@ -41,19 +42,19 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         match end {
             End::Closed => return,
             End::NetworkChanged => {
-                wait = FIRST_WAIT;
+                backoff.reset();
                 continue;
             }
             End::Failed(error) => {
                 let refused = error.kind() == ErrorKind::Refused;
                 failed(&shared, error, refused);
-                let this = if refused { LONGEST_WAIT } else { wait };
-                wait = (wait * 2).min(LONGEST_WAIT);
+                let next = backoff.failed();
+                let this = if refused { LONGEST_WAIT } else { next };
                 tokio::select! {
                     () = shared.closing.cancelled() => return,
                     () = tokio::time::sleep(jittered(this).max(shared.caller.rest())) => {}
                     // Both may have changed what was wrong.
-                    _ = changes.changed() => wait = FIRST_WAIT,
+                    _ = changes.changed() => drop(backoff.reset()),
                     _ = records.changed() => {}
                 }
             }

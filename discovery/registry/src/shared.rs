@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use peerloom_core::backoff::Backoff;
 use peerloom_core::wire::{DeviceId, NetworkId, Signed};
 use peerloom_core::{Carried, DeviceSigner, Error, ErrorKind, Result};
 use peerloom_registry_protocol::http::{Announce, Announced};
@@ -13,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::RegistryConfig;
-use crate::backoff::Backoff;
 use crate::cache::Cache;
 use crate::health::{Health, Part};
 use crate::http::{Answer, Caller};
+use crate::pause::Pause;
 use crate::publishing::Items;
 use crate::signaling::Outgoing;
 
@@ -51,11 +52,11 @@ pub(crate) struct Shared {
     /// Held while items are being published.
     pub(crate) publishing: tokio::sync::Mutex<()>,
     /// When items are published again after that failed.
-    pub(crate) item_pause: Mutex<Backoff>,
+    pub(crate) item_pause: Mutex<Pause>,
     /// What the registry answered.
     pub(crate) cache: Mutex<Cache>,
     /// When look-ups are made again after one failed.
-    pub(crate) pause: Mutex<Backoff>,
+    pub(crate) pause: Mutex<Pause>,
     pub(crate) status: watch::Sender<Status>,
     /// Where signals go while there is a socket.
     outbox: Mutex<Option<mpsc::Sender<Outgoing>>>,
@@ -72,7 +73,7 @@ pub(crate) struct Shared {
 struct Attempts {
     /// The record that the registry didn't take, and why: trying again doesn't help.
     refused: Option<(Signed, Error)>,
-    backoff: Backoff,
+    pause: Pause,
 }
 
 /// How it stands with the socket.
@@ -90,7 +91,7 @@ impl Shared {
         let cache = config.cache.0;
         Arc::new(Self {
             cache: Mutex::new(Cache::new(cache)),
-            pause: Mutex::new(Backoff::new(cache / PAUSE, LONGEST_PAUSE)),
+            pause: Mutex::new(Pause::new(Backoff::new(cache / PAUSE, LONGEST_PAUSE))),
             config,
             network,
             device: signer.device(),
@@ -100,10 +101,10 @@ impl Shared {
             record: watch::Sender::new(None),
             announced: Mutex::default(),
             announcing: tokio::sync::Mutex::default(),
-            attempts: Mutex::new(Attempts { refused: None, backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT) }),
+            attempts: Mutex::new(Attempts { refused: None, pause: Pause::new(Backoff::new(FIRST_WAIT, LONGEST_WAIT)) }),
             items: Mutex::default(),
             publishing: tokio::sync::Mutex::default(),
-            item_pause: Mutex::new(Backoff::new(FIRST_WAIT, LONGEST_WAIT)),
+            item_pause: Mutex::new(Pause::new(Backoff::new(FIRST_WAIT, LONGEST_WAIT))),
             status: watch::Sender::default(),
             outbox: Mutex::default(),
             receivers: Mutex::default(),
@@ -139,7 +140,7 @@ impl Shared {
     pub(crate) fn announcement_is_due(&self) -> bool {
         let attempts = lock(&self.attempts);
         let refused = attempts.refused.as_ref().map(|(record, _)| record);
-        attempts.backoff.is_due() && self.to_announce().is_some_and(|record| refused != Some(&record))
+        attempts.pause.is_over() && self.to_announce().is_some_and(|record| refused != Some(&record))
     }
 
     /// Notes which record the registry has.
@@ -158,7 +159,7 @@ impl Shared {
     pub(crate) fn retry_announcing(&self) {
         let mut attempts = lock(&self.attempts);
         attempts.refused = None;
-        attempts.backoff.reset();
+        attempts.pause.reset();
         lock(&self.item_pause).reset();
     }
 
@@ -181,7 +182,7 @@ impl Shared {
                 let mut attempts = lock(&self.attempts);
                 match error.kind() {
                     ErrorKind::Refused => attempts.refused = Some((record, error.clone())),
-                    _ => attempts.backoff.failed(self.caller.rest()),
+                    _ => attempts.pause.failed(self.caller.rest()),
                 }
                 Err(error)
             }

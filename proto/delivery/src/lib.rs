@@ -9,13 +9,11 @@
 //! - [`Inbox`]: one log of a peer device, as far as we have it.
 //! - [`ConnectionMachine`]: getting links to devices, and getting them back.
 
-mod allowance;
 mod config;
 mod connection;
 mod inbox;
 mod outbox;
 
-pub use allowance::Allowance;
 pub use config::{Config, Now};
 pub use connection::{ConnectionMachine, ConnectionState};
 pub use inbox::{Arrival, GapAction, Inbox};

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use peerloom_wire::store::{OutCursor, OutEntry};
-use peerloom_wire::{DeviceId, EntryClass, EntryId, Position, RangeSet, SignedHeader};
+use peerloom_wire::{Allowance, DeviceId, EntryClass, EntryId, Position, RangeSet, SignedHeader};
 
-use crate::{Allowance, Config, Now};
+use crate::{Config, Now};
 
 pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, Halt, NewEntry, Transmit};
 

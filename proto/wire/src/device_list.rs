@@ -23,8 +23,8 @@ use crate::{DecodeError, DeviceCertificate, DeviceId, PublicKey, Signed, UserId,
 pub struct DeviceList {
     keys: UserKeys,
     succession: Option<Succeeded>,
-    /// Certificates by hash; `None` until the certificate itself was seen.
-    certificates: BTreeMap<ObjectHash, Option<Known>>,
+    /// Certificates that were seen, by hash.
+    certificates: BTreeMap<ObjectHash, Known>,
     revocations: BTreeMap<ObjectHash, Revoked>,
 }
 
@@ -85,7 +85,7 @@ impl DeviceList {
         let mut counting: Vec<_> = self
             .certificates
             .iter()
-            .filter_map(|(hash, known)| Some((hash, &known.as_ref()?.certificate)))
+            .map(|(hash, known)| (hash, &known.certificate))
             .filter(|(hash, certificate)| self.counts(hash, certificate))
             .collect();
         counting.sort_by_key(|(hash, certificate)| (certificate.issued_at_ms, **hash));
@@ -111,14 +111,15 @@ impl DeviceList {
         self.revocations.values().flat_map(|revoked| revoked.statement.devices.iter().copied()).collect()
     }
 
-    /// Certificates that lists name and that weren't seen yet.
-    pub fn missing(&self) -> impl Iterator<Item = &ObjectHash> {
-        self.certificates.iter().filter(|(_, known)| known.is_none()).map(|(hash, _)| hash)
+    /// Certificates that another list names and that weren't seen yet: to be asked of the device that sent the list.
+    /// Nobody signs these hashes, so none is kept: made-up ones can displace nothing.
+    pub fn missing<'a>(&'a self, other: &'a EncodedDeviceList) -> impl Iterator<Item = &'a ObjectHash> {
+        other.certificates.iter().filter(|hash| !self.certificates.contains_key(*hash))
     }
 
     /// The certificates that were seen, verbatim.
     pub fn certificates(&self) -> impl Iterator<Item = &Signed> {
-        self.certificates.values().flatten().map(|known| &known.signed)
+        self.certificates.values().map(|known| &known.signed)
     }
 
     fn counts(&self, hash: &ObjectHash, certificate: &DeviceCertificate) -> bool {
@@ -144,30 +145,21 @@ impl DeviceList {
             Some(succession) => self.succeed(succession, BTreeSet::new(), &verify)?,
             None => false,
         };
-        match self.certificates.get_mut(&hash) {
-            Some(known) => {
-                news |= known.is_none();
-                known.get_or_insert_with(|| Known { signed: signed.clone(), certificate });
+        if !self.certificates.contains_key(&hash) {
+            if !self.has_room() {
+                return Err(DecodeError::TooMany { what: LIST.what, max: limits::LISTED });
             }
-            None => {
-                if !self.has_room() {
-                    return Err(DecodeError::TooMany { what: LIST.what, max: limits::LISTED });
-                }
-                self.certificates.insert(hash, Some(Known { signed: signed.clone(), certificate }));
-                news = true;
-            }
+            self.certificates.insert(hash, Known { signed: signed.clone(), certificate });
+            news = true;
         }
         Ok(news)
     }
 
-    /// Makes room for one more certificate: those of revoked devices go, and hashes that nobody has shown a
-    /// certificate for, since anybody can name those.
+    /// Makes room for one more certificate: those that don't count go. A device that knows better shows them again.
     fn has_room(&mut self) -> bool {
         if self.certificates.len() >= limits::LISTED {
-            let revoked = self.revoked();
-            let counts =
-                |known: &Option<Known>| known.as_ref().is_some_and(|k| !revoked.contains(&k.certificate.device));
-            self.certificates.retain(|_, known| counts(known));
+            let known = std::mem::take(&mut self.certificates);
+            self.certificates = known.into_iter().filter(|(hash, k)| self.counts(hash, &k.certificate)).collect();
         }
         self.certificates.len() < limits::LISTED
     }
@@ -240,7 +232,8 @@ impl DeviceList {
     }
 
     /// Unites this list with another one of the same user, which may come from anybody: what doesn't
-    /// verify is passed over. `true`: something is new.
+    /// verify is passed over. `true`: something is new. Its certificates come one by one, see
+    /// [`DeviceList::missing`].
     pub fn unite(
         &mut self,
         other: &EncodedDeviceList,
@@ -256,12 +249,6 @@ impl DeviceList {
         for revocation in &other.revocations {
             news |= self.add_revocation(revocation, &verify).unwrap_or(false);
         }
-        for hash in &other.certificates {
-            if !self.certificates.contains_key(hash) && self.certificates.len() < limits::LISTED {
-                self.certificates.insert(*hash, None);
-                news = true;
-            }
-        }
         Ok(news)
     }
 
@@ -271,11 +258,10 @@ impl DeviceList {
             keys: self.keys.clone(),
             succession: self.succession.as_ref().map(|s| s.signed.clone()),
             kept: self.succession.as_ref().map(|s| s.kept.clone()).unwrap_or_default(),
-            // Only those that were seen: a hash that nobody can resolve would travel for ever.
             certificates: self
                 .certificates
                 .iter()
-                .filter(|(hash, known)| known.as_ref().is_some_and(|k| self.counts(hash, &k.certificate)))
+                .filter(|(hash, known)| self.counts(hash, &known.certificate))
                 .map(|(hash, _)| *hash)
                 .collect(),
             revocations: self.revocations.values().map(|revoked| revoked.signed.clone()).collect(),

@@ -5,6 +5,7 @@
 //! order: the length limit of their type, the [`shape`] check (counts and nesting, before anything
 //! is allocated), and the validation that turns a protobuf message into a Rust type.
 
+pub mod allowance;
 pub mod certificate;
 pub mod chain;
 pub mod context;
@@ -36,6 +37,7 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/peerloom.v1.rs"));
 }
 
+pub use allowance::Allowance;
 pub use certificate::{DeviceCertificate, ObjectHash, Revocation, Roles, Succession, UserKeys};
 pub use chain::{Chain, Span};
 pub use device_list::{DeviceList, EncodedDeviceList};

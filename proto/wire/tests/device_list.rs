@@ -165,17 +165,53 @@ fn after_a_succession_the_earlier_key_says_nothing() {
     assert!(list.succeed(&forged, kept(), verify).is_err());
 }
 
-#[test]
-fn hashes_that_anybody_made_up_keep_no_certificate_out() {
-    let mut list = DeviceList::new(keys());
+/// A list with hashes of certificates that nobody has.
+fn forged(seeds: &[u8]) -> EncodedDeviceList {
     let mut other = DeviceList::new(keys());
-    (0..64).for_each(|n| drop(other.add_certificate(&certificate(n, &keys().user, None), verify)));
-    // As a forger would fill it: hashes without certificates.
-    list.unite(&other.to_encoded(), verify).unwrap();
-    for number in 100..116 {
-        assert!(list.add_certificate(&certificate(number, &keys().user, None), verify).unwrap());
+    seeds
+        .iter()
+        .take(limits::LISTED)
+        .for_each(|n| drop(other.add_certificate(&certificate(*n, &key(200), None), verify)));
+    other.to_encoded()
+}
+
+proptest! {
+    /// A forger that carries lists, before and after each honest one, keeps none of its certificates out.
+    #[test]
+    fn made_up_hashes_keep_no_certificate_out(
+        forgeries in prop::collection::vec(prop::collection::vec(100u8..200, 0..80), 0..8),
+        honest in prop::collection::btree_set(0u8..60, 1..16),
+    ) {
+        let mut owner = DeviceList::new(keys());
+        honest.iter().for_each(|n| drop(owner.add_certificate(&certificate(*n, &keys().user, None), verify)));
+        let named = owner.to_encoded();
+        let mut list = DeviceList::new(keys());
+        for forgery in forgeries {
+            list.unite(&forged(&forgery), verify).unwrap();
+            list.unite(&named, verify).unwrap();
+            list.unite(&forged(&forgery), verify).unwrap();
+        }
+        let missing: BTreeSet<ObjectHash> = list.missing(&named).copied().collect();
+        for signed in owner.certificates() {
+            prop_assert!(missing.contains(&DeviceCertificate::hash(signed)), "it is asked for");
+            prop_assert!(list.add_certificate(signed, verify).unwrap(), "and taken in");
+        }
+        prop_assert_eq!(list.missing(&named).count(), 0);
+        prop_assert_eq!(devices(&list), devices(&owner));
     }
-    assert_eq!(devices(&list).len(), limits::DEVICES);
+}
+
+#[test]
+fn certificates_of_a_key_out_of_force_leave_room() {
+    let mut list = DeviceList::new(keys());
+    let successor = key(210);
+    // The thief of the earlier key certified as many devices as a list takes.
+    (0..64).for_each(|n| drop(list.add_certificate(&certificate(n, &keys().user, None), verify)));
+    let succession = succession(1, &successor, &kept());
+    list.succeed(&succession, kept(), verify).unwrap();
+    let latest = certificate(100, &successor, Some(succession));
+    assert!(list.add_certificate(&latest, verify).unwrap());
+    assert_eq!(devices(&list), [device(1), device(100)]);
 }
 
 #[test]

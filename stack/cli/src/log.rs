@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use peerloom::core::wire::Allowance;
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -131,20 +132,17 @@ struct Sparing<F> {
 
 /// How often a place has logged.
 struct Place {
-    /// When its budget is whole again.
-    whole: Instant,
+    lines: Allowance<Instant>,
     left_out: u64,
 }
 
 impl Place {
     /// How many lines were left out before this one; `None` leaves this one out, too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
-        let ahead = self.whole.saturating_duration_since(now);
-        if ahead > PAUSE * (BURST - 1) {
+        if !self.lines.spend(now, PAUSE) {
             self.left_out += 1;
             return None;
         }
-        self.whole = now + ahead + PAUSE;
         Some(std::mem::take(&mut self.left_out))
     }
 }
@@ -156,7 +154,7 @@ impl<F> Sparing<F> {
 
     fn admit(&self, place: Identifier, now: Instant) -> Option<u64> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.entry(place).or_insert(Place { whole: now, left_out: 0 }).admit(now)
+        places.entry(place).or_insert(Place { lines: Allowance::full(BURST), left_out: 0 }).admit(now)
     }
 }
 
@@ -224,7 +222,7 @@ mod tests {
     #[test]
     fn what_was_left_out_is_counted() {
         let begin = Instant::now();
-        let mut place = Place { whole: begin, left_out: 0 };
+        let mut place = Place { lines: Allowance::full(BURST), left_out: 0 };
         let admitted: Vec<_> = (0..100).filter_map(|_| place.admit(begin)).collect();
         assert_eq!(admitted, [0; BURST as usize]);
         assert_eq!(place.admit(begin + PAUSE), Some(90));

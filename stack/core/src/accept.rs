@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::backoff::Backoff;
+
 /// The first pause after a failure. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause: how long a listener may stay deaf once files are free again.
@@ -18,13 +20,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Accepting {
     what: &'static str,
-    pause: Duration,
+    pauses: Backoff,
 }
 
 impl Accepting {
     /// For a listener that log lines call `what`.
     pub const fn new(what: &'static str) -> Self {
-        Self { what, pause: Duration::ZERO }
+        Self { what, pauses: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE) }
     }
 
     /// The next connection that `accept` gives. It waits through failures, with pauses of 10 ms to 1 s, and
@@ -33,19 +35,17 @@ impl Accepting {
         loop {
             match accept().await {
                 Ok(accepted) => {
-                    if !self.pause.is_zero() {
+                    if self.pauses.reset() {
                         info!(listener = self.what, "connections can be accepted again");
-                        self.pause = Duration::ZERO;
                     }
                     return accepted;
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
-                    if self.pause.is_zero() {
+                    if self.pauses.wait().is_none() {
                         warn!(listener = self.what, %error, "no connection can be accepted; trying again");
                     }
-                    self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-                    tokio::time::sleep(self.pause).await;
+                    tokio::time::sleep(self.pauses.failed()).await;
                 }
             }
         }
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(accepting.next(accept).await, 7);
         assert!(attempts.get() < 80, "{} attempts in a minute", attempts.get());
         assert!(begin.elapsed() <= Duration::from_secs(61), "deaf for a second at most");
-        assert_eq!(accepting.pause, Duration::ZERO);
+        assert_eq!(accepting.pauses.wait(), None);
     }
 
     #[tokio::test(start_paused = true)]

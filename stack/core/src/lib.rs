@@ -10,6 +10,7 @@
 
 pub mod accept;
 pub mod admission;
+pub mod backoff;
 pub mod crypto;
 pub mod diagnosis;
 pub mod discovery;

@@ -153,6 +153,16 @@ impl DriverHandle {
         self.sends.clone().acquire_many_owned(share).await.map_err(|_| self.ended())
     }
 
+    /// Ends the thread, and the node with it: a part of it was ended by a bug.
+    pub(crate) async fn fail(&self, part: &str) {
+        let error = dead(part);
+        error!(%error, "the node ends");
+        let _ = self.failure.set(error);
+        let (done, _) = oneshot::channel();
+        // Fails only where the thread has ended already.
+        let _ = self.input(Input::Stop(done)).await;
+    }
+
     /// Waits for the answer to an input.
     pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Result<T> {
         match answer.await {
@@ -233,7 +243,7 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
         let mut driver = driver;
         let events = driver.state.events.clone();
         let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(driver.run())));
-        let done = match ran.unwrap_or_else(|_| Err(dead("delivery"))) {
+        let done = match ran.unwrap_or_else(|_| Err(dead("delivery thread"))) {
             Ok(done) => done,
             Err(error) => {
                 // Known before anybody hears of the end, which the drop of the inputs is.
@@ -251,10 +261,10 @@ pub(crate) fn start(mut state: State, storage: Arc<dyn Storage>, clock: Clock) -
     Ok(handle)
 }
 
-/// A thread ended by a bug; what it held in memory can't be trusted.
-fn dead(thread: &str) -> Error {
+/// A part of the node ended by a bug; what it held in memory can't be trusted.
+fn dead(part: &str) -> Error {
     let message = format!(
-        "the {thread} thread ended by a bug; what was accepted is safe: run the node again, and report the panic in its log"
+        "the {part} ended by a bug; what was accepted is safe: run the node again, and report the panic in its log"
     );
     Error::new(ErrorKind::Internal, "engine", "deliver", message)
 }
@@ -311,7 +321,7 @@ impl Driver {
                 return Ok(Some(done));
             }
             if self.committer.is_gone() {
-                return Err(dead("store's"));
+                return Err(dead("store's thread"));
             }
         }
     }

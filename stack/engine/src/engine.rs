@@ -134,18 +134,13 @@ impl Engine {
     }
 
     /// Listens, announces, and begins to reach for contacts. Does nothing when started already; fails once the node
-    /// is shut down.
+    /// is shut down. Until it succeeds, nothing that waits expires.
     pub async fn start(&self) -> Result<()> {
         let mut network = self.network.lock().await;
         if self.ended.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "engine", "start", "the node is shut down"));
         }
         if network.is_none() {
-            let start = |turn: &mut Turn<'_>| {
-                turn.start();
-                Ok(())
-            };
-            self.driver.call(start).await?;
             let shared = Shared {
                 own: self.own.clone(),
                 suites: self.cryptos.iter().map(|c| c.suite()).collect(),
@@ -159,7 +154,16 @@ impl Engine {
                 delivery: self.config.delivery.clone(),
                 max_links: self.config.max_links,
             };
-            *network = Some(Network::start(shared).await?);
+            let started = Network::start(shared).await?;
+            let start = |turn: &mut Turn<'_>| {
+                turn.start();
+                Ok(())
+            };
+            if let Err(error) = self.driver.call(start).await {
+                started.shutdown().await;
+                return Err(error);
+            }
+            *network = Some(started);
         }
         Ok(())
     }

@@ -22,8 +22,8 @@ use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, DiscoveryItem, OpenItem, Signed, SuiteId};
 use peerloom_core::{Diagnostic, Discovery, Found, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_delivery::Config;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::debug;
 
 use crate::contacts::Contacts;
@@ -59,7 +59,9 @@ pub(crate) struct Shared {
 /// The running network side.
 pub(crate) struct Network {
     pub(crate) shared: Arc<Shared>,
-    tasks: JoinSet<()>,
+    /// Ends the tasks.
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
     pub(crate) addresses: Arc<Addresses>,
 }
 
@@ -93,7 +95,9 @@ impl Network {
         }
         tasks.spawn(interfaces::watch(shared.clone(), moved));
         tasks.spawn(dialer::run(shared.clone()));
-        Ok(Self { shared, tasks, addresses })
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(watch_over(tasks, stopped, shared.driver.clone()));
+        Ok(Self { shared, stop, running, addresses })
     }
 
     /// Where others can dial this node, as its record says.
@@ -117,14 +121,30 @@ impl Network {
     }
 
     /// Closes all links and stops listening.
-    pub(crate) async fn shutdown(mut self) {
-        self.tasks.abort_all();
+    pub(crate) async fn shutdown(self) {
+        let _ = self.stop.send(());
         self.shared.links.close_all("shutting down");
         let transports = join_all(self.shared.transports.iter().map(|transport| transport.shutdown()));
         let discoveries = join_all(self.shared.discoveries.iter().map(|discovery| discovery.shutdown()));
         tokio::join!(transports, discoveries);
-        while self.tasks.join_next().await.is_some() {}
+        let _ = self.running.await;
     }
+}
+
+/// Runs the network side's tasks until it is stopped. One that panics ends the node: without it the others would go on
+/// as if nothing had happened.
+async fn watch_over(mut tasks: JoinSet<()>, mut stopped: oneshot::Receiver<()>, driver: DriverHandle) {
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            Some(ended) = tasks.join_next() => {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    driver.fail("network side").await;
+                }
+            }
+        }
+    }
+    tasks.shutdown().await;
 }
 
 /// Runs until this node leaves the network.

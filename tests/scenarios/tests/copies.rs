@@ -89,8 +89,10 @@ fn a_folder_put_back_sends_nothing_and_both_sides_say_so() {
     // After a restart it is the same, without a contact to prove it again.
     running.interrupt();
     drop(running_bob);
-    let (_, complaint) = fails(&alice, &["send", "bob", "9"]);
-    assert!(complaint.contains("older copy"), "{complaint}");
+    let refused = common::peerloom(&alice, &["--json", "send", "bob", "9"]);
+    let said: serde_json::Value = serde_json::from_slice(&refused.stdout).expect("JSON");
+    assert!(said["error"]["message"].as_str().is_some_and(|text| text.contains("older copy")), "{said}");
+    assert_eq!(said["error"]["kind"], "Refused", "a program need not read the text: {said}");
     assert_eq!(waits(&alice), 4);
 
     // The newest folder goes on.

@@ -266,14 +266,28 @@ impl Listener for QuicListener {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
+    use futures_util::{SinkExt, StreamExt};
+    use peerloom_core::ChannelClass;
+    use peerloom_core::framing::class_byte;
+    use peerloom_core::kinds::DurationText;
 
     use super::*;
-    use peerloom_core::framing::class_byte;
+
+    /// How long anything may take.
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     fn transport(seed: u8) -> QuicTransport {
-        let config = QuicConfig { listen: "127.0.0.1:0".into(), ..QuicConfig::default() };
+        with_timers(seed, QuicConfig::default())
+    }
+
+    fn with_timers(seed: u8, config: QuicConfig) -> QuicTransport {
+        let config = QuicConfig { listen: "127.0.0.1:0".into(), ..config };
         QuicTransport::new(config, &DeviceSecret::new([seed; 32])).unwrap()
+    }
+
+    fn timers(keep_alive: Duration, idle_timeout: Duration) -> QuicConfig {
+        let (keep_alive, idle_timeout) = (DurationText(keep_alive), DurationText(idle_timeout));
+        QuicConfig { keep_alive, idle_timeout, ..QuicConfig::default() }
     }
 
     /// A connection by hand, and the link that the other side sees.
@@ -292,7 +306,7 @@ mod tests {
     async fn promises_of_4_gib_are_refused_before_anything_is_allocated() {
         let (attacker, victim) = (transport(1), transport(2));
         let (connection, link, _listener) = raw(&attacker, &victim).await;
-        for class in [peerloom_core::ChannelClass::Control, peerloom_core::ChannelClass::Chat] {
+        for class in [ChannelClass::Control, ChannelClass::Chat] {
             let (mut send, _receive) = connection.open_bi().await.unwrap();
             send.write_all(&[class_byte(class), 0xff, 0xff, 0xff, 0xff, 1, 2, 3]).await.unwrap();
             let mut channel = link.accept().await.unwrap();
@@ -318,6 +332,88 @@ mod tests {
         while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), connection.open_bi()).await {
             open.push(stream);
             assert!(open.len() <= crate::link::STREAMS as usize, "an unbounded number of streams can be opened");
+        }
+    }
+
+    /// In a link of days the keys change by themselves, after many packets; here before each frame.
+    #[tokio::test]
+    async fn a_link_outlives_updates_of_its_keys() {
+        let (near, far) = (transport(1), transport(2));
+        let (connection, link, _listener) = raw(&near, &far).await;
+        link.admit();
+        let binding = link.channel_binding().unwrap();
+        let mut channel = link.open(ChannelClass::Chat).await.unwrap();
+        channel.sender.send(bytes::Bytes::from_static(b"first")).await.unwrap();
+        let other = QuicLink::new(connection.clone(), &near.links).unwrap();
+        let mut theirs = other.accept().await.unwrap();
+        assert_eq!(theirs.receiver.next().await.unwrap().unwrap(), "first");
+        for round in 0..100u8 {
+            connection.force_key_update();
+            let there = bytes::Bytes::from(vec![round; 50_000]);
+            let back = bytes::Bytes::from(vec![round; 10]);
+            theirs.sender.send(there.clone()).await.unwrap();
+            assert_eq!(channel.receiver.next().await.unwrap().unwrap(), there);
+            channel.sender.send(back.clone()).await.unwrap();
+            assert_eq!(theirs.receiver.next().await.unwrap().unwrap(), back);
+        }
+        assert_eq!(link.channel_binding().unwrap(), binding, "what was signed stays true");
+        assert_eq!(other.channel_binding().unwrap(), binding);
+    }
+
+    #[tokio::test]
+    async fn an_idle_link_is_kept_by_either_side_and_ends_where_neither_keeps_it() {
+        let idle = Duration::from_secs(1);
+        let lively = || timers(Duration::from_millis(100), idle);
+        // It takes the other's idle time-out, and keeps nothing alive within that.
+        let quiet = || timers(Duration::from_secs(100), Duration::from_secs(300));
+        for (near, far) in [(lively(), quiet()), (quiet(), lively())] {
+            let (near, far) = (with_timers(1, near), with_timers(2, far));
+            let (connection, link, _listener) = raw(&near, &far).await;
+            tokio::select! {
+                error = connection.closed() => panic!("{error}"),
+                error = link.closed() => panic!("{error}"),
+                () = tokio::time::sleep(3 * idle) => {}
+            }
+        }
+        let silent = timers(Duration::from_secs(100), idle);
+        let (near, far) = (with_timers(1, silent.clone()), with_timers(2, silent));
+        let (connection, link, _listener) = raw(&near, &far).await;
+        let ended = async { tokio::join!(connection.closed(), link.closed()) };
+        let (theirs, _) = tokio::time::timeout(PATIENCE, ended).await.expect("both ends notice");
+        assert_eq!(theirs, ConnectionError::TimedOut);
+    }
+
+    #[test]
+    fn the_end_of_a_device_that_vanished_is_noticed() {
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (here, there) = (runtime(), runtime());
+        let config = timers(Duration::from_millis(100), Duration::from_secs(1));
+        let near = with_timers(1, config.clone());
+        let mut listener = here.block_on(near.listen(None)).unwrap();
+        let address = listener.addresses()[0].clone();
+        let far = with_timers(2, config);
+        let dialed = there.spawn(async move { far.dial(&address, None, None).await.map(|link| (link, far)) });
+        let link = here.block_on(listener.accept()).unwrap();
+        let _vanished = here.block_on(dialed).unwrap().unwrap();
+        // Its sockets close, and nothing says goodbye.
+        there.shutdown_background();
+        here.block_on(async { tokio::time::timeout(PATIENCE, link.closed()).await }).expect("it is given up");
+    }
+
+    /// A transport that was shut down may still be held, and is asked to bind.
+    #[tokio::test]
+    async fn nothing_is_bound_after_a_shutdown() {
+        let (near, far) = (transport(1), transport(2));
+        let mut listener = far.listen(None).await.unwrap();
+        let address = listener.addresses()[0].clone();
+        near.shutdown().await;
+        far.shutdown().await;
+        assert!(listener.accept().await.is_none());
+        for transport in [&near, &far] {
+            assert_eq!(transport.listen(None).await.map(drop).unwrap_err().kind(), ErrorKind::Closed);
+            let dialed = transport.dial(&address, None, None).await.map(drop).unwrap_err();
+            assert_eq!(dialed.kind(), ErrorKind::Closed, "{dialed}");
+            assert!(!transport.sockets.is_listening());
         }
     }
 }

@@ -10,9 +10,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Checks of all pairs together, in a second (RFC 8445 §14.2: one each 50 ms), and how many may come at once.
-const RATE: f64 = 20.0;
-const BURST: f64 = 2.0;
+use peerloom_core::wire::{Allowance, DeviceId};
+
+/// After how long one more check of all pairs together may go out (RFC 8445 §14.2), and how many may at once.
+const EVERY: Duration = Duration::from_millis(50);
+const BURST: u32 = 2;
 /// The first waits between two checks of a pair; they grow up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -25,55 +27,71 @@ const PATIENT_CHECKS: u32 = 320;
 const PAIRS: usize = 256;
 /// Checks on the way whose answers count.
 const ON_THE_WAY: usize = 512;
-/// Unanswered checks that the sessions of one contact's device may cost together, those of a stranger's, and how many
-/// more in a second.
-const OF_CONTACT: f64 = 300.0;
-const OF_STRANGER: f64 = 120.0;
-const OF_DEVICE_RATE: f64 = 2.0;
+/// Unanswered checks that the sessions of one contact's device may cost together, those of a stranger's, and after how
+/// long one more.
+const OF_CONTACT: u32 = 300;
+const OF_STRANGER: u32 = 120;
+const OF_DEVICE_EVERY: Duration = Duration::from_millis(500);
+
+/// Devices whose budgets are remembered, of contacts and of strangers each.
+const BUDGETS: usize = 1024;
 
 /// Unanswered checks that all sessions with one device may still cost.
 #[derive(Debug, Clone)]
-pub(crate) struct Budget {
-    most: f64,
-    bucket: Arc<Mutex<Bucket>>,
-}
+pub(crate) struct Budget(Arc<Mutex<Allowance<Instant>>>);
 
 impl Budget {
-    pub(crate) fn of_contact() -> Self {
+    fn of_contact() -> Self {
         Self::of(OF_CONTACT)
     }
 
-    pub(crate) fn of_stranger() -> Self {
+    fn of_stranger() -> Self {
         Self::of(OF_STRANGER)
     }
 
-    fn of(most: f64) -> Self {
-        Self { most, bucket: Arc::new(Mutex::new(Bucket { left: most, at: None })) }
+    fn of(most: u32) -> Self {
+        Self(Arc::new(Mutex::new(Allowance::full(most))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Bucket> {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Allowance<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no session holds it, and it is as good as new.
-    pub(crate) fn is_idle(&self, now: Instant) -> bool {
-        let mut bucket = self.lock();
-        bucket.refill(self.most, OF_DEVICE_RATE, now);
-        Arc::strong_count(&self.bucket) == 1 && bucket.left >= self.most
+    fn is_idle(&self, now: Instant) -> bool {
+        Arc::strong_count(&self.0) == 1 && self.lock().is_full(now, OF_DEVICE_EVERY)
     }
 }
 
+/// The budgets of devices that are contacts', or of those that aren't: which of them a device is may change.
 #[derive(Debug)]
-struct Bucket {
-    left: f64,
-    at: Option<Instant>,
+pub(crate) struct Budgets {
+    of: fn() -> Budget,
+    /// With the time of its newest session.
+    known: HashMap<DeviceId, (Budget, Instant)>,
 }
 
-impl Bucket {
-    fn refill(&mut self, most: f64, rate: f64, now: Instant) {
-        let passed = self.at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
-        self.left = (self.left + passed * rate).min(most);
-        self.at = Some(now);
+impl Budgets {
+    pub(crate) fn of_contacts() -> Self {
+        Self { of: Budget::of_contact, known: HashMap::new() }
+    }
+
+    pub(crate) fn of_strangers() -> Self {
+        Self { of: Budget::of_stranger, known: HashMap::new() }
+    }
+
+    /// For a session that begins: what the device's sessions have left.
+    pub(crate) fn take(&mut self, device: DeviceId, now: Instant) -> Budget {
+        if self.known.len() >= BUDGETS && !self.known.contains_key(&device) {
+            self.known.retain(|_, (budget, _)| !budget.is_idle(now));
+            if self.known.len() >= BUDGETS {
+                let oldest = self.known.iter().min_by_key(|(_, (_, at))| *at).map(|(device, _)| *device);
+                oldest.map(|device| self.known.remove(&device));
+            }
+        }
+        let (budget, at) = self.known.entry(device).or_insert_with(|| ((self.of)(), now));
+        *at = now;
+        budget.clone()
     }
 }
 
@@ -89,7 +107,7 @@ struct Book {
     patient: bool,
     /// STUN and TURN servers, which this node chose itself.
     servers: Vec<SocketAddr>,
-    pace: Bucket,
+    pace: Allowance<Instant>,
     /// By our address and the other one.
     pairs: HashMap<(SocketAddr, SocketAddr), Pair>,
     on_the_way: VecDeque<([u8; 12], SocketAddr)>,
@@ -108,7 +126,7 @@ impl Guard {
         let book = Book {
             patient: false,
             servers: Vec::new(),
-            pace: Bucket { left: BURST, at: None },
+            pace: Allowance::full(BURST),
             pairs: HashMap::new(),
             on_the_way: VecDeque::new(),
         };
@@ -147,7 +165,7 @@ impl Guard {
             return true;
         }
         let full = book.pairs.len() >= PAIRS;
-        let waiting = Duration::from_secs(book.pairs.len() as u64);
+        let round = EVERY * u32::try_from(book.pairs.len()).unwrap_or(u32::MAX);
         let pair = match book.pairs.get_mut(&(from, to)) {
             Some(pair) if pair.answered => return true,
             Some(pair) => pair,
@@ -159,17 +177,15 @@ impl Guard {
             return false;
         };
         let (checks, longest) = if book.patient { (PATIENT_CHECKS, PATIENT_WAIT) } else { (CHECKS, LONGEST_WAIT) };
-        book.pace.refill(BURST, RATE, now);
-        let mut budget = self.budget.lock();
-        // By hand people are asked: the pace is limit enough.
-        budget.refill(self.budget.most, if book.patient { RATE } else { OF_DEVICE_RATE }, now);
-        if pair.checks >= checks || pair.due > now || book.pace.left < 1.0 || budget.left < 1.0 {
+        if pair.checks >= checks || pair.due > now || book.pace.wait(now, EVERY).is_some() {
             return false;
         }
-        book.pace.left -= 1.0;
-        budget.left -= 1.0;
+        // By hand people are asked: the pace is limit enough.
+        if !self.budget.lock().spend(now, if book.patient { EVERY } else { OF_DEVICE_EVERY }) {
+            return false;
+        }
+        book.pace.spend(now, EVERY);
         // Every pair gets its turn before one gets its next (RFC 8445 §14.3).
-        let round = waiting.div_f64(RATE);
         pair.due = now + (FIRST_WAIT * 2u32.saturating_pow(pair.checks / 2)).min(longest).max(round);
         pair.checks += 1;
         if book.on_the_way.len() >= ON_THE_WAY {
@@ -228,7 +244,7 @@ impl Stun {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn place(number: u8) -> SocketAddr {
@@ -241,7 +257,7 @@ mod tests {
     }
 
     /// What the crate does for `seconds`: a check of each pair each 50 ms. Gives how many go out to each target.
-    fn checks(guard: &Guard, targets: u8, begin: Instant, seconds: u32) -> Vec<u32> {
+    pub(crate) fn checks(guard: &Guard, targets: u8, begin: Instant, seconds: u32) -> Vec<u32> {
         let mut sent = vec![0; usize::from(targets)];
         for tick in 0..seconds * 20 {
             let now = begin + Duration::from_millis(50) * tick;
@@ -279,6 +295,28 @@ mod tests {
         assert!(stranger.iter().sum::<u32>() <= 150);
         assert!(!budget.is_idle(begin + Duration::from_secs(20)));
         assert!(budget.is_idle(begin + Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn what_devices_cost_is_remembered_in_bounded_memory() {
+        let (mut budgets, begin) = (Budgets::of_strangers(), Instant::now());
+        let device = |number: usize| {
+            let mut id = [7; 32];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            DeviceId::from_bytes(id)
+        };
+        let spend = |budget: &Budget, now| (0..1000).filter(|_| budget.lock().spend(now, OF_DEVICE_EVERY)).count();
+        // All are used up, so that none is as good as new.
+        for number in 0..3 * BUDGETS {
+            assert_eq!(spend(&budgets.take(device(number), begin), begin), OF_STRANGER as usize);
+            // This one has a session all the time.
+            assert_eq!(spend(&budgets.take(device(0), begin + Duration::from_nanos(number as u64)), begin), 0);
+            assert!(budgets.known.len() <= BUDGETS);
+        }
+        let later = begin + Duration::from_secs(600);
+        budgets.take(device(0), later);
+        budgets.take(device(9 * BUDGETS), later);
+        assert_eq!(budgets.known.len(), 1, "those that are as good as new are forgotten first");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::turn::Relay;
 /// watched by their sessions.
 const DISCONNECTED: Duration = Duration::from_secs(5);
 const FAILED: Duration = Duration::ZERO;
-/// How often STUN keeps the NAT's mapping (RFC 8445 §11 asks for 15 s; it is the liveness, too).
+/// How often STUN keeps the NAT's mapping and asks for consent at least (RFC 8445 §11 asks for 15 s, RFC 7675 for 5 s).
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How often candidate pairs are tried, and how often each.
 const CHECK: Duration = Duration::from_millis(50);
@@ -96,6 +96,8 @@ pub(crate) struct Binding {
     pub(crate) ports: Option<(u16, u16)>,
     pub(crate) relay_only: bool,
     pub(crate) window: u32,
+    /// How often an idle link is kept alive.
+    pub(crate) keep_alive: Duration,
 }
 
 /// A peer connection. It must be closed: [`Peer`] sees to that when it is dropped.
@@ -124,7 +126,7 @@ impl Peer {
             .with_certificates(vec![certificate])
             .build();
         let settings = SettingEngineBuilder::new()
-            .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))
+            .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(binding.keep_alive.min(KEEP_ALIVE)))
             .with_ice_connection_attempts(Some(CHECK), Some(CHECKS))
             .with_host_acceptance_min_wait(Some(Duration::ZERO))
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))

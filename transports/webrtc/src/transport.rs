@@ -17,7 +17,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, warn};
 
 use crate::WebRtcConfig;
-use crate::guard::{Budget, Guard};
+use crate::guard::{Budget, Budgets, Guard};
 use crate::ice::{self, Servers};
 use crate::link::{Shared, WebRtcLink};
 use crate::peer::{Binding, Peer};
@@ -36,8 +36,6 @@ const STRANGERS_OF_ONE: usize = 2;
 const MANUAL: usize = 16;
 /// Most bytes that SCTP keeps for a stranger.
 const STRANGERS_WINDOW: u32 = 256 * 1024;
-/// Devices whose budgets are remembered, before those that are as good as new are forgotten.
-const BUDGETS: usize = 256;
 /// Signals that wait for a session.
 const SIGNALS: usize = 64;
 /// Links that wait for the engine.
@@ -66,7 +64,8 @@ struct Inner {
     contacts: Places,
     strangers: Places,
     manual: Places,
-    budgets: Mutex<HashMap<DeviceId, Budget>>,
+    /// What checks of addresses may cost: of contacts' devices, of strangers.
+    budgets: [Mutex<Budgets>; 2],
     moved: watch::Sender<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -86,7 +85,8 @@ impl WebRtcTransport {
         let ip = config.ip().map_err(|e| invalid(e.message))?;
         let ports = config.port_range().map_err(|e| invalid(e.message))?;
         let servers = config.ice_servers.iter().map(|text| ice::parse(text)).collect::<Result<Vec<_>, _>>();
-        let binding = Binding { ip, ports, relay_only: config.relay_only, window: runtime::window() };
+        let (relay_only, keep_alive) = (config.relay_only, config.keep_alive.0);
+        let binding = Binding { ip, ports, relay_only, window: runtime::window(), keep_alive };
         Ok(Self(Arc::new(Inner {
             own,
             rules: CandidateRules { loopback: ip.is_loopback() },
@@ -100,7 +100,7 @@ impl WebRtcTransport {
             contacts: Places::new(ANSWERS, ANSWERS_OF_ONE),
             strangers: Places::new(STRANGERS, STRANGERS_OF_ONE),
             manual: Places::new(MANUAL, MANUAL),
-            budgets: Mutex::default(),
+            budgets: [Budgets::of_contacts(), Budgets::of_strangers()].map(Mutex::new),
             moved: watch::Sender::new(()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -140,13 +140,8 @@ impl Inner {
 
     /// What the sessions with a device may cost together before it answers.
     fn budget(&self, device: DeviceId, stranger: bool) -> Budget {
-        let mut budgets = lock(&self.budgets);
-        if budgets.len() >= BUDGETS {
-            let now = Instant::now();
-            budgets.retain(|_, budget| !budget.is_idle(now));
-        }
-        let new = if stranger { Budget::of_stranger } else { Budget::of_contact };
-        budgets.entry(device).or_insert_with(new).clone()
+        let [contacts, strangers] = &self.budgets;
+        lock(if stranger { strangers } else { contacts }).take(device, Instant::now())
     }
 
     /// Makes the connection of a session.
@@ -430,5 +425,24 @@ impl Listener for WebRtcListener {
             link = self.links.recv() => link,
             () = self.stop.cancelled() => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_that_became_a_contact_has_a_contacts_budget() {
+        let transport = WebRtcTransport::new(WebRtcConfig::default(), DeviceId::from_bytes([1; 32])).unwrap();
+        let device = DeviceId::from_bytes([2; 32]);
+        let costs = |stranger| {
+            let guard = Guard::new(transport.0.budget(device, stranger));
+            crate::guard::tests::checks(&guard, 32, Instant::now(), 12).iter().sum::<u32>()
+        };
+        let (first, second) = (costs(true), costs(true));
+        assert!(second < first, "a stranger's sessions share one: {first}, {second}");
+        let as_contact = costs(false);
+        assert!(as_contact > first, "{first} as a stranger, {as_contact} as a contact");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use peerloom_wire::{DeviceId, EntryClass, EntryId, Position};
+use peerloom_wire::{Allowance, DeviceId, EntryClass, EntryId, Position};
 
 use super::{CannotOpenOutcome, Cursor, Entry, Halt, Outbox};
-use crate::{Allowance, Now};
+use crate::Now;
 
 /// Room is looked for at most this often.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ impl Outbox {
         match self.cursors.get_mut(device) {
             Some(cursor) if !cursor.has(position) && position >= cursor.stored.base && !cursor.stored.halted => {
                 cursor.dirty = true;
-                if cursor.stored.rejoins < config.max_rejoins && cursor.rejoins.spend(now, config.rejoin_every) {
+                if cursor.stored.rejoins < config.max_rejoins && cursor.rejoins.spend(now.mono, config.rejoin_every) {
                     cursor.stored.rejoins += 1;
                     CannotOpenOutcome::AddAgain
                 } else {
@@ -75,7 +75,7 @@ impl Outbox {
         if asked {
             cursor.rejoins = Allowance::full(config.rejoins_at_once);
         }
-        let may = cursor.rejoins.spend(now, config.rejoin_every);
+        let may = cursor.rejoins.spend(now.mono, config.rejoin_every);
         if may {
             cursor.stored.rejoins = 0;
             cursor.dirty = true;

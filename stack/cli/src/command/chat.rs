@@ -43,7 +43,22 @@ struct State {
     early: HashMap<String, Outcome>,
 }
 
-#[derive(Clone)]
+impl State {
+    /// The line of a message whose outcome is known; what isn't known as sent yet is kept for its answer.
+    fn outcome(&mut self, id: &str, outcome: &Outcome) -> Option<String> {
+        let line = self.sending.remove(id);
+        if line.is_none() {
+            // Most are of messages to others; what overtakes its answer does so by a moment.
+            if self.early.len() >= EARLY {
+                self.early.clear();
+            }
+            self.early.insert(id.to_owned(), outcome.clone());
+        }
+        line
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
 enum Outcome {
     Delivered,
     Failed(String),
@@ -134,15 +149,8 @@ fn on_event(event: &Value, with: &With, state: &Mutex<State>, screen: &Screen) {
 fn settle(event: &Value, outcome: &Outcome, state: &Mutex<State>, screen: &Screen) {
     let mut state = lock(state);
     for id in event["messages"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        match state.sending.remove(id) {
-            Some(line) => mark(id, &line, outcome, screen),
-            None => {
-                // Most are of messages to others; what overtakes its answer does so by a moment.
-                if state.early.len() >= EARLY {
-                    state.early.clear();
-                }
-                state.early.insert(id.to_owned(), outcome.clone());
-            }
+        if let Some(line) = state.outcome(id, outcome) {
+            mark(id, &line, outcome, screen);
         }
     }
 }
@@ -223,4 +231,31 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 /// Whether a message was refused and the chat may go on.
 fn may_go_on(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::TooLarge | ErrorKind::Overloaded | ErrorKind::Invalid | ErrorKind::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_of_others_messages_are_kept_in_bounded_number() {
+        let mut state = State::default();
+        state.sending.insert("ours".into(), "a line".into());
+        for number in 0..5 * EARLY {
+            let id = number.to_string();
+            assert_eq!(state.outcome(&id, &Outcome::Delivered), None);
+            assert!(state.early.len() <= EARLY, "{}", state.early.len());
+            assert_eq!(state.early.get(&id), Some(&Outcome::Delivered), "the newest is there for its answer");
+        }
+        assert_eq!(state.outcome("ours", &Outcome::Delivered).as_deref(), Some("a line"));
+    }
+
+    /// Each message is refused by itself: a chat that ended would lose what was typed behind it.
+    #[test]
+    fn a_refused_message_ends_no_chat() {
+        for kind in [ErrorKind::TooLarge, ErrorKind::Overloaded, ErrorKind::Invalid, ErrorKind::Refused] {
+            assert!(may_go_on(kind), "{kind:?}");
+        }
+        assert!(!may_go_on(ErrorKind::Closed) && !may_go_on(ErrorKind::Internal));
+    }
 }

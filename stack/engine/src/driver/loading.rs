@@ -6,9 +6,9 @@ use peerloom_core::wire::store::{
     CONTACTS, HISTORY, History, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry,
     PENDING, QUARANTINE, SealedEntry, key_order,
 };
-use peerloom_core::wire::{Bundle, ConversationId, DeviceId, Envelope, LogId, Position, RangeSet};
+use peerloom_core::wire::{Allowance, Bundle, ConversationId, DeviceId, Envelope, LogId, Position, RangeSet};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
-use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
+use peerloom_delivery::{Inbox, Now, Outbox};
 use tracing::error;
 
 use super::contact::open_invitations;

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use peerloom_core::wire::{CannotOpenReason, DeviceId, EntryId, LogId, Position, SignedHeader};
-use peerloom_delivery::{Allowance, Now};
+use peerloom_core::wire::{Allowance, CannotOpenReason, DeviceId, EntryId, LogId, Position, SignedHeader};
+use peerloom_delivery::Now;
 use tracing::warn;
 
 use super::Turn;
@@ -69,10 +69,10 @@ impl Faults {
             return None;
         }
         // Time in a pause forgives no pause: nothing was read meanwhile.
-        if now.mono >= self.paused_until + FORGIVEN * FAULTS && self.left.is_full(now, FORGIVEN) {
+        if now.mono >= self.paused_until + FORGIVEN * FAULTS && self.left.is_full(now.mono, FORGIVEN) {
             self.pauses = 0;
         }
-        if self.left.spend(now, FORGIVEN) {
+        if self.left.spend(now.mono, FORGIVEN) {
             return None;
         }
         self.shown = true;

@@ -145,7 +145,7 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return false;
         };
-        let may = conversation.suite_changes.spend(self.now, SUITE_CHANGE);
+        let may = conversation.suite_changes.spend(self.now.mono, SUITE_CHANGE);
         let trouble = (!may).then_some("its records name other suites again and again; the last one stays for now");
         let devices = self.state.contacts.by_conversation(&id).map(|contact| contact.devices).unwrap_or_default();
         for device in devices.iter().map(|d| d.device) {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::wire::store::{OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, Stated, Statement, SuiteId, UserId,
+    Allowance, ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, Stated, Statement,
+    SuiteId, UserId,
 };
 use peerloom_core::{Crypto, Error, ErrorKind, Result};
 use peerloom_crypto_primitives::SigningKey;
-use peerloom_delivery::{Allowance, Inbox, Now, Outbox};
+use peerloom_delivery::{Inbox, Now, Outbox};
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 

@@ -15,12 +15,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, select_all};
 use peerloom_core::wire::signal::{LIFETIME_MS, MANUAL_LIFETIME_MS};
-use peerloom_core::wire::{DeviceId, NetworkId, SessionId, Signed, SignedSignal, context, limits};
+use peerloom_core::wire::{Allowance, DeviceId, NetworkId, SessionId, Signed, SignedSignal, context, limits};
 use peerloom_core::{
     Admission, Carried, Error, ErrorKind, IceServer, Result, Signal, SignalCarrier, Signaling, Standing,
 };
 use peerloom_crypto_primitives::{SigningKey, verify};
-use peerloom_delivery::{Allowance, Now};
 use tokio::sync::mpsc;
 use tracing::{debug, trace};
 
@@ -45,14 +44,12 @@ pub struct SignalingRouter {
     /// Of the last signal that was signed. It rises in every session, since it rises over all of them.
     serial: AtomicU64,
     book: Mutex<Book>,
-    /// What the allowance's time counts from.
-    begin: Instant,
 }
 
 struct Book {
     receivers: Vec<mpsc::Sender<Signal>>,
     senders: Senders,
-    strangers: Allowance,
+    strangers: Allowance<Instant>,
 }
 
 impl SignalingRouter {
@@ -66,16 +63,7 @@ impl SignalingRouter {
     ) -> Self {
         let own = DeviceId::from_key(key.public());
         let book = Book { receivers: Vec::new(), senders: Senders::default(), strangers: Allowance::full(STRANGERS) };
-        Self {
-            key,
-            own,
-            network,
-            admission,
-            carriers,
-            serial: AtomicU64::new(0),
-            book: Mutex::new(book),
-            begin: Instant::now(),
-        }
+        Self { key, own, network, admission, carriers, serial: AtomicU64::new(0), book: Mutex::new(book) }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -137,8 +125,7 @@ impl SignalingRouter {
             if !book.senders.is_new(&from, signal, now) {
                 return Err("it came before");
             }
-            let mono = Now { mono: self.begin.elapsed(), wall_ms: now };
-            if standing == Standing::Stranger && !book.strangers.spend(mono, STRANGER_EVERY) {
+            if standing == Standing::Stranger && !book.strangers.spend(Instant::now(), STRANGER_EVERY) {
                 return Err("too many strangers signal");
             }
         }

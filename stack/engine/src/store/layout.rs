@@ -77,11 +77,15 @@ fn number(snapshot: &dyn Snapshot, key: &[u8; 16]) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use peerloom_core::KeyRange;
     use peerloom_core::memory::MemoryStorage;
+    use peerloom_core::storage::{Checked, scan_all};
     use peerloom_core::wire::store::HISTORY;
-    use peerloom_core::{KeyRange, storage::scan_all};
 
     use super::*;
+    use crate::clock::Clock;
 
     /// A fabricated change of layout: version 2 keeps histories behind another version byte.
     fn to_2(snapshot: &dyn Snapshot, batch: &mut Batch) -> Result<()> {
@@ -131,6 +135,31 @@ mod tests {
         let snapshot = storage.snapshot().unwrap();
         assert_eq!(snapshot.get(META, meta::SCHEMA).unwrap().as_deref(), Some(&[0, 0, 0, 1][..]));
         open(&storage, STEPS, 3).map(drop).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_time_is_long_ago_and_wants_confirming() {
+        let raw = Arc::new(MemoryStorage::new());
+        let storage = Checked::over(raw.clone());
+        let last_seen_ms = || open(&*storage, &[], 1).map(|opened| opened.last_seen_ms).unwrap();
+        assert_eq!(last_seen_ms(), 0, "the first run");
+        assert!(Clock::new(0).now().wall_ms > 0);
+        let put = |storage: &dyn Storage, value: &[u8]| {
+            let mut batch = Batch::default();
+            batch.put(META, Bytes::from_static(meta::LAST_SEEN_TIME), value.to_vec());
+            storage.commit(&batch).unwrap();
+        };
+        put(&*storage, &1234u64.to_be_bytes());
+        assert_eq!(last_seen_ms(), 1234);
+        // Without its checksum, with a wrong one, and of a wrong length.
+        for value in [&b""[..], &[1, 2, 3], &[7; 12]] {
+            put(&*raw, value);
+            let last_seen_ms = last_seen_ms();
+            assert!(last_seen_ms > 0, "it is no first run: {value:?}");
+            assert_eq!(Clock::new(last_seen_ms).now().wall_ms, 0, "nothing expires by this clock yet");
+        }
+        put(&*storage, &[1, 2, 3]);
+        assert_eq!(Clock::new(last_seen_ms()).now().wall_ms, 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use peerloom_conformance::identity::identity;
 use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryTransport};
 use peerloom_core::wire::store::Contact;
 use peerloom_core::wire::{NetworkId, store};
-use peerloom_core::{Crypto, DeviceSecret, Result, Storage};
+use peerloom_core::{Crypto, DeviceSecret, Discovery, Result, Storage, Transport};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_engine::{Cursor, Engine, EngineConfig, Layers};
 
@@ -37,6 +37,31 @@ pub fn config() -> EngineConfig {
     config
 }
 
+/// What an engine of the identity with this number is made of.
+pub fn layers(
+    number: u8,
+    transports: Vec<Arc<dyn Transport>>,
+    discoveries: Vec<Arc<dyn Discovery>>,
+    storage: Arc<dyn Storage>,
+    cryptos: Vec<Arc<dyn Crypto>>,
+) -> Layers {
+    let identity = store::Identity {
+        user_seed: Some([number; 32]),
+        recovery_seed: None,
+        device_seed: [number ^ 0x80; 32],
+        certificate: identity(number).certificate,
+        network: network(),
+        name: format!("node-{number}"),
+    };
+    Layers { transports, discoveries, storage, cryptos, identity }
+}
+
+/// A transport of the identity with this number.
+pub fn transport(number: u8, links: &MemoryNetwork) -> MemoryTransport {
+    let address = format!("memory://{number}").parse().expect("an address");
+    MemoryTransport::new(links, address, identity(number).key)
+}
+
 /// An engine of the identity with this number that listens.
 pub async fn start(
     number: u8,
@@ -45,19 +70,7 @@ pub async fn start(
     cryptos: Vec<Arc<dyn Crypto>>,
     config: EngineConfig,
 ) -> Engine {
-    let made = identity(number);
-    let address = format!("memory://{number}").parse().expect("an address");
-    let identity = store::Identity {
-        user_seed: Some([number; 32]),
-        recovery_seed: None,
-        device_seed: [number ^ 0x80; 32],
-        certificate: made.certificate,
-        network: network(),
-        name: format!("node-{number}"),
-    };
-    let transports: Vec<Arc<dyn peerloom_core::Transport>> =
-        vec![Arc::new(MemoryTransport::new(links, address, made.key))];
-    let layers = Layers { transports, discoveries: Vec::new(), storage, cryptos, identity };
+    let layers = layers(number, vec![Arc::new(transport(number, links))], Vec::new(), storage, cryptos);
     let engine = Engine::open(layers, config).await.expect("an engine");
     engine.start().await.expect("a network");
     engine

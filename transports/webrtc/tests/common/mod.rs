@@ -1,4 +1,5 @@
 //! Two transports on loopback.
+#![allow(dead_code)]
 
 use std::sync::Arc;
 
@@ -18,11 +19,16 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) async fn new() -> Self {
+        Self::with(WebRtcConfig::default(), |signaling| signaling).await
+    }
+
+    /// With these settings, and with what is around the signaling of each side.
+    pub(crate) async fn with(config: WebRtcConfig, around: impl Fn(Arc<dyn Signaling>) -> Arc<dyn Signaling>) -> Self {
         let hub = SignalingHub::default();
         let side = |number: u8| {
             let device = DeviceId::from_bytes([number; 32]);
-            let config = WebRtcConfig { listen: "127.0.0.1".into(), ..WebRtcConfig::default() };
-            let signaling: Arc<dyn Signaling> = Arc::new(MemorySignaling::new(device, &hub));
+            let config = WebRtcConfig { listen: "127.0.0.1".into(), ..config.clone() };
+            let signaling = around(Arc::new(MemorySignaling::new(device, &hub)));
             (WebRtcTransport::new(config, device).expect("a transport"), signaling, device)
         };
         let ((dialer, signals, _), (listener, theirs, to)) = (side(1), side(2));

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{DeviceId, Frame, Signed, SignedSignal};
+use peerloom_core::wire::{Allowance, DeviceId, Frame, Signed, SignedSignal};
 use peerloom_core::{Carried, Error, ErrorKind, Result, SignalCarrier};
-use peerloom_delivery::{Allowance, Now};
 use tokio::sync::mpsc;
 use tracing::trace;
 
@@ -33,8 +32,6 @@ pub(crate) struct LinkCarrier {
     own: DeviceId,
     links: Links,
     book: Mutex<Book>,
-    /// What the allowances' time counts from.
-    begin: Instant,
 }
 
 #[derive(Default)]
@@ -46,15 +43,15 @@ struct Book {
 
 /// What a device may still bring, and have carried on.
 struct Used {
-    brought: Allowance,
-    carried_on: Allowance,
+    brought: Allowance<Instant>,
+    carried_on: Allowance<Instant>,
     /// When it last asked.
-    at: Duration,
+    at: Instant,
 }
 
 impl LinkCarrier {
     pub(crate) fn new(own: DeviceId, links: Links) -> Self {
-        Self { own, links, book: Mutex::default(), begin: Instant::now() }
+        Self { own, links, book: Mutex::default() }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -72,7 +69,7 @@ impl LinkCarrier {
             return trace!(?device, to = ?signal.to, "a signal is not carried on");
         }
         let mut book = self.book();
-        if !book.may(device, for_us, Now { mono: self.begin.elapsed(), wall_ms: 0 }) {
+        if !book.may(device, for_us, Instant::now()) {
             return trace!(?device, "too many signals; one is dropped");
         }
         if for_us {
@@ -99,13 +96,13 @@ impl LinkCarrier {
 }
 
 impl Book {
-    fn may(&mut self, device: DeviceId, bring: bool, now: Now) -> bool {
+    fn may(&mut self, device: DeviceId, bring: bool, now: Instant) -> bool {
         if self.used.len() >= DEVICES {
-            self.used.retain(|_, used| now.mono.saturating_sub(used.at) < FULL_AGAIN);
+            self.used.retain(|_, used| now.saturating_duration_since(used.at) < FULL_AGAIN);
         }
-        let full = || Used { brought: Allowance::full(BROUGHT), carried_on: Allowance::full(CARRIED_ON), at: now.mono };
+        let full = || Used { brought: Allowance::full(BROUGHT), carried_on: Allowance::full(CARRIED_ON), at: now };
         let used = self.used.entry(device).or_insert_with(full);
-        used.at = now.mono;
+        used.at = now;
         if bring { used.brought.spend(now, BROUGHT_EVERY) } else { used.carried_on.spend(now, CARRIED_EVERY) }
     }
 }
@@ -138,20 +135,19 @@ mod tests {
     fn a_device_that_floods_uses_up_its_own_allowance() {
         let mut book = Book::default();
         let device = |number| DeviceId::from_bytes([number; 32]);
-        let at = |mono| Now { mono, wall_ms: 0 };
-        let begin = Duration::from_secs(100);
+        let begin = Instant::now();
         for (bring, most) in [(true, BROUGHT), (false, CARRIED_ON)] {
-            let mut flood = |time| (0..10_000).filter(|_| book.may(device(2), bring, at(time))).count();
+            let mut flood = |time| (0..10_000).filter(|_| book.may(device(2), bring, time)).count();
             assert_eq!(flood(begin), most as usize);
             assert_eq!(flood(begin + FULL_AGAIN), most as usize, "it is full again");
-            assert!(book.may(device(3), bring, at(begin)), "another one's signals are not held up");
+            assert!(book.may(device(3), bring, begin), "another one's signals are not held up");
         }
         // Devices come and go: what is remembered of them is bounded.
         for number in 0..3 * DEVICES {
             let mut id = [9; 32];
             id[..8].copy_from_slice(&(number as u64).to_be_bytes());
             let later = begin + FULL_AGAIN * (number as u32 + 2);
-            assert!(book.may(DeviceId::from_bytes(id), true, at(later)));
+            assert!(book.may(DeviceId::from_bytes(id), true, later));
             assert!(book.used.len() <= DEVICES);
         }
     }
