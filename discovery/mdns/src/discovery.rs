@@ -275,7 +275,7 @@ impl Discovery for MdnsDiscovery {
             Ok(browsed) => browsed,
             Err(error) => {
                 let remedy = "end the program that holds UDP port 5353 for itself, or set another discovery.port";
-                return vec![Diagnostic::bad("mDNS", format!("can't be used: {error}"), remedy)];
+                return vec![Diagnostic::bad("mDNS", format!("can't be used: {}", error.for_people()), remedy)];
             }
         };
         tokio::time::sleep(FIRST_ANSWERS).await;

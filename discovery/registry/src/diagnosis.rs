@@ -22,7 +22,7 @@ pub(crate) async fn diagnose(shared: &Shared) -> Vec<Diagnostic> {
         Ok((status, date, _)) => (status, date),
         Err(error) => {
             let remedy = "check `url`, the registry itself, and whether a firewall lets the connection through";
-            return vec![Diagnostic::bad("registry", error.to_string(), remedy)];
+            return vec![Diagnostic::bad("registry", error.for_people(), remedy)];
         }
     };
     let mut diagnostics = vec![match status.is_success() {
@@ -38,12 +38,14 @@ pub(crate) async fn diagnose(shared: &Shared) -> Vec<Diagnostic> {
     let connected = shared.status.borrow().connected;
     diagnostics.push(match shared.health.trouble(Part::Socket) {
         _ if connected => Diagnostic::good("registry socket", "connected: this device can be found and signaled"),
-        Some(error) => Diagnostic::bad("registry socket", error.to_string(), "see what the registry says, and its log"),
+        Some(error) => {
+            Diagnostic::bad("registry socket", error.for_people(), "see what the registry says, and its log")
+        }
         None => Diagnostic::note("registry socket", "not connected yet", "start the node; it connects by itself"),
     });
     if let Some(error) = shared.health.trouble(Part::Record) {
         let remedy = "others find this device's earlier record meanwhile; see what the registry says";
-        diagnostics.push(Diagnostic::bad("registry record", error.to_string(), remedy));
+        diagnostics.push(Diagnostic::bad("registry record", error.for_people(), remedy));
     }
     diagnostics
 }

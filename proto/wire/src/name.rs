@@ -32,7 +32,11 @@ impl fmt::Display for NameError {
             Self::Empty => f.write_str("a name has at least one visible character"),
             Self::TooLong(length) => write!(f, "a name has at most {} bytes, and this one has {length}", limits::NAME),
             Self::Character(c) => {
-                write!(f, "a name has visible characters only, and this one contains U+{:04X}", *c as u32)
+                write!(f, "a name has visible characters only, and this one contains U+{:04X}", *c as u32)?;
+                match is_of_emoji(*c) {
+                    true => f.write_str(", by which emoji are composed; use emoji of one character"),
+                    false => Ok(()),
+                }
             }
         }
     }
@@ -95,6 +99,11 @@ fn is_mark(c: char) -> bool {
     GeneralCategoryGroup::Mark.contains(category(c))
 }
 
+/// Whether a character only joins emoji or changes how they look.
+fn is_of_emoji(c: char) -> bool {
+    matches!(c, '\u{200d}' | '\u{20e3}' | '\u{fe0e}' | '\u{fe0f}' | '\u{e0020}'..='\u{e007f}')
+}
+
 fn is_space(c: char) -> bool {
     category(c) == GeneralCategory::SpaceSeparator
 }
@@ -139,6 +148,10 @@ mod tests {
         assert_eq!(check_name(" \u{a0}\u{3000}"), Err(NameError::Empty));
         assert_eq!(check_name("\u{301}bob"), Err(NameError::Character('\u{301}')));
         assert_eq!(check_name(&"x".repeat(5000)), Err(NameError::TooLong(5000)));
+        for composed in ["👩\u{200d}👧", "❤\u{fe0f}", "🏴\u{e0067}\u{e007f}"] {
+            let error = check_name(composed).expect_err("doesn't show").to_string();
+            assert!(error.contains("emoji of one character"), "{error}");
+        }
         // One character, 18 of them in its normal form.
         assert!(matches!(check_name(&"\u{fdfa}".repeat(20)), Err(NameError::TooLong(61..))));
     }

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -140,9 +140,9 @@ pub(crate) struct Init {
     /// What you are called; contacts see it. By default the folder's name.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) name: Option<String>,
-    /// Name of the network.
-    #[arg(long, default_value = "peerloom")]
-    pub(crate) network: String,
+    /// Name of the network; by default peerloom.
+    #[arg(long)]
+    pub(crate) network: Option<String>,
     /// Address and port to listen on; by default every address, with a free port.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<String>,
@@ -154,18 +154,18 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) quiet: bool,
     /// Serve figures for Prometheus at this address, such as 127.0.0.1:9464.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address)]
     pub(crate) metrics: Option<std::net::SocketAddr>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Invite {
     /// How long the link can be used.
-    #[arg(long, default_value = "7d", value_parser = duration)]
+    #[arg(long, default_value = "7d", value_parser = lifetime)]
     pub(crate) lifetime: std::time::Duration,
     /// How many contacts it lets in.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) uses: u32,
+    #[arg(long, default_value = "1", value_parser = count::<NonZeroU32>)]
+    pub(crate) uses: NonZeroU32,
     /// Draw the link as a QR code, too.
     #[arg(long)]
     pub(crate) qr: bool,
@@ -366,7 +366,7 @@ pub(crate) enum DbAction {
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// How many messages to send in all.
-    #[arg(long, default_value = "3000")]
+    #[arg(long, default_value = "3000", value_parser = count::<NonZeroUsize>)]
     pub(crate) messages: NonZeroUsize,
     /// Keep the three folders here instead of removing them.
     #[arg(long, value_name = "FOLDER")]
@@ -376,8 +376,8 @@ pub(crate) struct Demo {
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// How often each figure is taken; the median counts.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) runs: usize,
+    #[arg(long, default_value = "3", value_parser = count::<NonZeroUsize>)]
+    pub(crate) runs: NonZeroUsize,
     /// How long the figure `steady` is taken, in seconds.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
@@ -411,7 +411,7 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Arguments, clap::Error> {
             Err(Arguments::command().error(ErrorKind::InvalidValue, message))
         }
         Some(arguments) => Ok(arguments),
-        None => parsed.map_err(without_far_guesses).map_err(with_tip_for_texts),
+        None => parsed.map_err(without_hidden).map_err(with_guess).map_err(with_tip_for_texts),
     }
 }
 
@@ -428,8 +428,50 @@ fn with_tip_for_texts(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Drops suggestions that have little to do with what was written.
-fn without_far_guesses(mut error: clap::Error) -> clap::Error {
+/// What people may call a command that has another name here.
+const OTHER_WORDS: [(&[&str], &str); 10] = [
+    (&["rename", "alias", "nick"], "contacts --rename OLD=NEW"),
+    (&["list", "ls", "friends"], "contacts"),
+    (&["history", "messages", "read", "receive", "log"], "inbox"),
+    (&["message", "msg", "write", "say"], "send CONTACT TEXT"),
+    (&["start", "serve", "up", "daemon", "listen"], "run"),
+    (&["status", "ping"], "peers"),
+    (&["join", "accept"], "add LINK"),
+    (&["link", "share"], "invite"),
+    (&["whoami", "me"], "id"),
+    (&["retry", "resend"], "queue retry"),
+];
+
+/// Takes commands that only other commands use out of an error.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    let command = Arguments::command();
+    let is_hidden = |name: &String| command.find_subcommand(name).is_some_and(clap::Command::is_hide_set);
+    for listing in [ContextKind::ValidSubcommand, ContextKind::SuggestedSubcommand] {
+        match error.remove(listing) {
+            Some(ContextValue::Strings(mut names)) => {
+                names.retain(|name| !is_hidden(name));
+                if !names.is_empty() {
+                    error.insert(listing, ContextValue::Strings(names));
+                }
+            }
+            Some(other) => drop(error.insert(listing, other)),
+            None => {}
+        }
+    }
+    error
+}
+
+/// Drops suggestions that have little to do with what was written, and names the command that is called otherwise.
+fn with_guess(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidSubcommand) {
+        let written = written.to_lowercase();
+        let meant = OTHER_WORDS.iter().find(|(words, _)| words.contains(&written.as_str()));
+        if let Some((_, command)) = meant {
+            error.remove(ContextKind::SuggestedSubcommand);
+            let tip = format!("see `peerloom {command}`");
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        }
+    }
     for (written, suggested) in [
         (ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
         (ContextKind::InvalidArg, ContextKind::SuggestedArg),
@@ -446,6 +488,21 @@ fn without_far_guesses(mut error: clap::Error) -> clap::Error {
         }
     }
     error
+}
+
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| "it takes an IP address and a port, such as 127.0.0.1:9464".into())
+}
+
+fn count<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it takes a whole number from 1 on".into())
+}
+
+fn lifetime(text: &str) -> Result<std::time::Duration, String> {
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+    let lifetime = duration(text)?;
+    let good = lifetime.as_millis() > 0 && lifetime <= LONGEST;
+    good.then_some(lifetime).ok_or_else(|| "it takes from 1ms to 365d".into())
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

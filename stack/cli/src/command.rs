@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use peerloom::config::FILE_NAME;
 use peerloom::core::wire::limits;
-use peerloom::{Config, Error, ErrorKind, IceServer, Result};
+use peerloom::{Config, Error, ErrorKind, ID_MARK, IceServer, Result, UserId};
 use serde_json::{Value, json};
 
 use crate::args::{
@@ -39,6 +39,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { dir, overrides: set, json, log, command, .. } = arguments;
     // An argument counts more than the environment.
     let mut overrides = peerloom::config::overrides_from(std::env::vars_os())?;
+    if let Some(twice) = set.iter().enumerate().find(|(at, one)| set[..*at].iter().any(|other| other.path == one.path))
+    {
+        let message = format!("--set gives `{}` two values; give it one", twice.1.path);
+        return Err(Error::new(ErrorKind::Invalid, "command", "read the arguments", message));
+    }
     overrides.extend(set);
     let opened = || Session::open(&dir, &overrides);
     if json {
@@ -46,7 +51,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let done = match command {
         Command::Init(init) => init::run(&dir, &overrides, json, init).await,
-        Command::Run(run) => serve(Session::own(&dir, &overrides).await?, json, log, run).await,
+        Command::Run(run) => {
+            let figures = match run.metrics {
+                Some(address) => Some(metrics::listen(address).await?),
+                None => None,
+            };
+            let session = Session::own(&dir, &overrides).await?;
+            figures.map_or(Ok(()), metrics::serve)?;
+            serve(session, json, log, run).await
+        }
         Command::Invite(invite) => {
             let session = opened().await?;
             let done = self::invite(&session, json, invite).await;
@@ -118,9 +131,6 @@ where
 }
 
 async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result<()> {
-    if let Some(address) = run.metrics {
-        metrics::serve(address).await?;
-    }
     session.start().await?;
     let status = session.request(Request::Status).await?;
     if json {
@@ -152,9 +162,12 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
 }
 
 async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
+    if let Some(picture) = &invite.png {
+        qr::check_free(picture)?;
+    }
     session.start().await?;
     let lifetime_ms = u64::try_from(invite.lifetime.as_millis()).unwrap_or(u64::MAX);
-    let answer = session.request(Request::Invite { lifetime_ms, uses: invite.uses }).await?;
+    let answer = session.request(Request::Invite { lifetime_ms, uses: invite.uses.get() }).await?;
     let link = text(&answer, "link");
     if let Some(picture) = &invite.png {
         qr::write(&peerloom_discovery_invite::for_qr(&peerloom_discovery_invite::decode(&link)?), picture)?;
@@ -194,11 +207,23 @@ async fn add(session: std::sync::Arc<Session>, dir: &Path, json: bool, add: Add)
 /// Notes that a contact isn't called as asked for, or that its name looks like another contact's.
 fn warn_of_names(contact: &Value, asked: Option<&str>) {
     let (name, like) = (printable(&text(contact, "contact")), printable(&text(contact, "like")));
-    match asked.is_some_and(|asked| asked.trim() != name) {
-        true if like.is_empty() => note(&format!("note: the contact is called {name}, since a name is one word")),
-        true => note(&format!("note: the contact is called {name}, since another one is called {like}")),
-        false if like.is_empty() => {}
-        false => note(&format!("note: {name} has a name that looks like that of your contact {like}")),
+    match asked.filter(|asked| asked.trim() != name) {
+        Some(asked) if like.is_empty() => {
+            note(&format!("note: the contact is called {name}, since {}", why_changed(asked)));
+        }
+        Some(_) => note(&format!("note: the contact is called {name}, since another one is called {like}")),
+        None if like.is_empty() => {}
+        None => note(&format!("note: {name} has a name that looks like that of your contact {like}")),
+    }
+}
+
+/// Why a name that was asked for isn't taken as it is.
+fn why_changed(asked: &str) -> &'static str {
+    match asked.trim() {
+        asked if asked.starts_with(ID_MARK) => "what begins with @ names a user by id",
+        asked if asked.parse::<UserId>().is_ok() => "this is a user id",
+        asked if asked.contains(char::is_whitespace) => "a name is one word",
+        _ => "names are written in plain letters",
     }
 }
 
@@ -250,7 +275,14 @@ async fn names(session: &Session, rename: &str) -> Result<(String, String)> {
 }
 
 async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Result<()> {
-    let text = if send.text == "-" { read_message()? } else { send.text };
+    let text = match send.text.as_str() {
+        "-" => {
+            // Nobody shall type a message for a contact that isn't there.
+            session.request(Request::Find { contact: send.contact.clone() }).await?;
+            read_message()?
+        }
+        _ => send.text,
+    };
     let ttl_ms = send.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let answer = session.request(Request::Send { contact: send.contact, text, ttl_ms }).await?;
     if json {
@@ -270,7 +302,7 @@ fn read_message() -> Result<String> {
     let mut text = Vec::new();
     // Room for the line break, and one byte more, so that too long a text is refused rather than cut.
     let read = std::io::stdin().lock().take(limits::MESSAGE_BODY as u64 + 3).read_to_end(&mut text);
-    read.map_err(|e| error(ErrorKind::Invalid, "it can't be read".into()).with_source(e))?;
+    read.map_err(|e| error(ErrorKind::Invalid, "standard input can't be read".into()).with_source(e))?;
     let line = text.strip_suffix(b"\n").map(|text| text.strip_suffix(b"\r").unwrap_or(text));
     let text = line.unwrap_or(&text);
     if text.len() > limits::MESSAGE_BODY {
@@ -400,7 +432,7 @@ async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<(
     let IceAction::Set { servers } = ice.action;
     if session.is_local() {
         let message = "no node runs on this folder; write the servers into its file, at transport.ice_servers";
-        return Err(Error::new(ErrorKind::NotFound, "ice", "set", message));
+        return Err(Error::new(ErrorKind::NotStarted, "ice", "set", message));
     }
     let none = servers.is_empty();
     let servers = servers.into_iter().map(|url| IceServer { urls: vec![url], username: None, credential: None });

@@ -15,6 +15,7 @@ use std::path::Path;
 use peerloom::{Error, ErrorKind, Result};
 
 pub(crate) use client::Client;
+pub(crate) use peerloom::SOCKET;
 pub(crate) use protocol::{EventView, Failure, MessageView, Request, event_view};
 pub(crate) use server::{Owner, Server, execute};
 
@@ -27,6 +28,3 @@ pub(crate) fn check_path(folder: &Path) -> Result<()> {
         Error::new(ErrorKind::Invalid, "control", "check the folder", format!("{}: {advice}", folder.display())).with_source(e)
     })
 }
-
-/// The socket's name in the node's folder.
-pub(crate) const SOCKET: &str = "node.sock";

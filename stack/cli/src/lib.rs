@@ -37,8 +37,7 @@ pub fn main_with(kinds: fn() -> Result<Kinds>) -> ExitCode {
 
 /// Runs the command with the program's arguments.
 ///
-/// Exit codes: 0 done; 1 failed, or the result couldn't be printed; 2 the arguments or the file are wrong; 3 it
-/// may work later, unchanged.
+/// The README has the table of exit codes.
 pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
@@ -55,13 +54,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(arguments: Arguments) -> ExitCode {
-    let json = arguments.json;
+    let (json, verbose) = (arguments.json, arguments.verbose > 0);
     log::start(arguments.verbose, arguments.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let failed = Error::new(ErrorKind::System, "command", "start", "no threads can be made");
-            return fail(json, &failed.with_source(error));
+            return fail(json, verbose, &failed.with_source(error));
         }
     };
     // What panics is a bug; scripts get their object all the same.
@@ -71,7 +70,7 @@ fn execute(arguments: Arguments) -> ExitCode {
     let bug = |_| {
         Err(Error::new(ErrorKind::Internal, "command", "run", "a bug in Peerloom: please report what stands above"))
     };
-    outcome.unwrap_or_else(bug).unwrap_or_else(|error| fail(json, &error))
+    outcome.unwrap_or_else(bug).unwrap_or_else(|error| fail(json, verbose, &error))
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
@@ -93,19 +92,49 @@ fn explain(words: &[OsString], error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Says what failed, and gives the exit code for it.
-fn fail(json: bool, error: &Error) -> ExitCode {
-    output::complain(&error.to_string());
+/// Says what failed, and gives the exit code for it. The parts of the program that failed are for those who asked for
+/// more, and for scripts.
+fn fail(json: bool, verbose: bool, error: &Error) -> ExitCode {
+    output::complain(&if verbose { error.to_string() } else { error.for_people() });
     if json {
         output::say_json(&serde_json::json!({ "error": control::Failure::from(error) }));
     }
-    exit_code(error)
+    ExitCode::from(exit_code(error.kind(), error.retryable()))
 }
 
-fn exit_code(error: &Error) -> ExitCode {
-    match (error.kind(), error.retryable()) {
-        (ErrorKind::Invalid, _) => ExitCode::from(2),
-        (_, Retry::Later) => ExitCode::from(3),
-        _ => ExitCode::FAILURE,
+/// As the README's table says.
+fn exit_code(kind: ErrorKind, retry: Retry) -> u8 {
+    use ErrorKind as K;
+    match (retry, kind) {
+        (Retry::Later, _) => 3,
+        (_, K::Invalid | K::NotFound | K::AlreadyExists | K::Malformed | K::Unauthenticated | K::TooLarge) => 2,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_the_readme() {
+        let readme = include_str!("../../../README.md");
+        let table = readme.split("| exit code |").nth(1).expect("a table").split("\n\n").next().expect("its rows");
+        let rows: Vec<(u8, &str)> = table
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.split('|').map(str::trim).skip(1);
+                Some((cells.next()?.parse().ok()?, cells.nth(1)?))
+            })
+            .collect();
+        for kind in ErrorKind::ALL {
+            let name = format!("`{kind:?}`");
+            let documented: Vec<u8> =
+                rows.iter().filter(|(_, kinds)| kinds.contains(&name)).map(|(code, _)| *code).collect();
+            let retry = Error::new(kind, "test", "test", "test").retryable();
+            assert_eq!(documented, [exit_code(kind, retry)], "{name}");
+            assert_eq!(exit_code(kind, Retry::Later), 3, "{name}");
+            assert_ne!(exit_code(kind, Retry::No), 3, "{name}");
+        }
     }
 }

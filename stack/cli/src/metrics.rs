@@ -30,11 +30,18 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// The buckets of times, in seconds.
 const BUCKETS: [f64; 9] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
 
-/// Serves the figures, whatever the path, until the process ends.
-pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
-    let failed = |message: String| Error::new(ErrorKind::Invalid, "metrics", "listen", message);
+fn failed(message: String) -> Error {
+    Error::new(ErrorKind::Invalid, "metrics", "listen", message)
+}
+
+/// The address to serve figures at is taken before there is a node, which an address that can't be used would end.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
     let taken = |e| failed(format!("{address} can't be used; give --metrics another one")).with_source(e);
-    let listener = TcpListener::bind(address).await.map_err(taken)?;
+    TcpListener::bind(address).await.map_err(taken)
+}
+
+/// Serves the figures, whatever the path, until the process ends.
+pub(crate) fn serve(listener: TcpListener) -> Result<()> {
     let figures = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)

@@ -51,6 +51,31 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 19] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Closed,
+        Self::NotStarted,
+        Self::Timeout,
+        Self::InUse,
+        Self::Full,
+        Self::Storage,
+        Self::Damaged,
+        Self::Overloaded,
+        Self::TooLarge,
+        Self::UnsupportedVersion,
+        Self::System,
+        Self::Internal,
+    ];
+}
+
 /// Whether trying again can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
@@ -171,6 +196,15 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.0.message
     }
+
+    /// The message with its cause, for people: without component and operation, the causes' either.
+    pub fn for_people(&self) -> String {
+        let cause = self.0.source.as_ref().map(|cause| match cause.downcast_ref::<Self>() {
+            Some(cause) => cause.for_people(),
+            None => cause.to_string(),
+        });
+        cause.map_or_else(|| self.0.message.clone(), |cause| format!("{} ({cause})", self.0.message))
+    }
 }
 
 impl fmt::Display for Error {
@@ -207,5 +241,27 @@ impl From<peerloom_wire::DecodeError> for Error {
             _ => ErrorKind::Malformed,
         };
         Self::new(kind, "wire", "decode", error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_are_listed() {
+        // The last one counts those before it.
+        for (number, kind) in ErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, number, "{kind:?}");
+        }
+        assert_eq!(ErrorKind::Internal as usize + 1, ErrorKind::ALL.len());
+    }
+
+    #[test]
+    fn people_read_messages_without_the_program_s_parts() {
+        let cause = Error::new(ErrorKind::Storage, "store", "read", "the disk fails").with_source(std::fmt::Error);
+        let error = Error::new(ErrorKind::Internal, "engine", "open", "no node can be made").with_source(cause);
+        assert_eq!(error.for_people(), format!("no node can be made (the disk fails ({}))", std::fmt::Error));
+        assert!(error.to_string().starts_with("engine: open: no node can be made (store: read: the disk fails"));
     }
 }

@@ -205,8 +205,10 @@ pub struct CryptoContext {
 
 /// Settings as their type, checked: ranges first, then what the type and its author say.
 pub fn parse<S: KindConfig>(settings: &Settings) -> Result<S, SettingsError> {
-    check_ranges(&schemars::schema_for!(S).to_value(), settings)?;
-    let config: S = serde_path_to_error::deserialize(Value::Object(settings.clone())).map_err(SettingsError::from)?;
+    let schema = schemars::schema_for!(S).to_value();
+    check_ranges(&schema, settings)?;
+    let config: S = serde_path_to_error::deserialize(Value::Object(settings.clone()))
+        .map_err(|error| words::explain(error, &schema))?;
     config.validate()?;
     Ok(config)
 }

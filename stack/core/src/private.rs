@@ -126,8 +126,11 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
 
 /// Makes a folder with mode 0700, and those above it; one that is there already is checked instead.
 pub fn make_folder(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed(path, e))?;
-    check_folder(path)
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        // Something else is there, or on the way: the check says so.
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed(path, e)),
+        _ => check_folder(path),
+    }
 }
 
 /// Checks a node's folder, if there is one: `Invalid` if others than its user may change what is in it.
@@ -136,6 +139,9 @@ pub fn check_folder(path: &Path) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.map_err(|e| failed(path, e))?,
     };
+    if !found.is_dir() {
+        return Err(invalid(path, "this is a file, and a folder is expected; name the node's folder"));
+    }
     check_owner(path, &found)?;
     if found.mode() & OTHERS_WRITE == 0 { Ok(()) } else { Err(open_folder(path, &found)) }
 }
@@ -347,6 +353,9 @@ fn failed(path: &Path, cause: io::Error) -> Error {
         _ if cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => return link(path),
         Io::NotFound => (ErrorKind::NotFound, "it does not exist"),
         Io::AlreadyExists => (ErrorKind::AlreadyExists, "it is there already"),
+        Io::NotADirectory => {
+            (ErrorKind::Invalid, "a file stands on the way where a folder is expected; check the path")
+        }
         Io::PermissionDenied => (ErrorKind::Storage, "no permission; check who owns it and its folder"),
         Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Full, "the disk is full; free some space and try again"),
         Io::ReadOnlyFilesystem => (ErrorKind::Storage, "the file system can only be read; use another folder"),

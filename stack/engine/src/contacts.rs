@@ -156,8 +156,7 @@ impl Contacts {
     /// A name like `wanted` that no other contact has, nor one that looks like it: numbers make the difference.
     pub(crate) fn free_alias(&self, wanted: &str, user: &UserId) -> String {
         let book = self.read();
-        // A name is one word in a shell, and what begins with a mark, or is a whole id, names a user by id.
-        let word = wanted.trim_start_matches(ID_MARK).replace(char::is_whitespace, "-");
+        let word = contact_word(wanted);
         let base = if word.is_empty() || word.parse::<UserId>().is_ok() { user.short() } else { word };
         let mut alias = base.clone();
         let mut number = 2;
@@ -275,6 +274,11 @@ impl Book {
             false => format!("known: {}", listed(all.into_iter())),
         }
     }
+}
+
+/// A user's name as a contact's: one word in a shell, and without what names a user by id.
+pub fn contact_word(name: &str) -> String {
+    name.trim_start_matches(ID_MARK).replace(char::is_whitespace, "-")
 }
 
 /// Some contacts for an error, each with as much of its id as names it.

@@ -446,7 +446,7 @@ impl Engine {
 
     /// How the devices of all contacts stand.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let devices = self.contacts.devices();
+        let mut devices = self.contacts.devices();
         let status = |(user, d): (UserId, ContactDevice)| {
             let offered = suites(&d);
             let common = self.cryptos.iter().find(|c| offered.contains(&c.suite()));
@@ -456,6 +456,8 @@ impl Engine {
                 ..self.links.status(user, d.device, d.last_seen_ms)
             }
         };
+        let name = |(user, d): &(UserId, ContactDevice)| (self.contacts.by_user(user).map(|c| c.alias), d.device);
+        devices.sort_by_cached_key(name);
         devices.into_iter().map(status).collect()
     }
 

@@ -18,7 +18,7 @@ mod net;
 mod store;
 
 pub use config::{EngineConfig, Layers, TTL};
-pub use contacts::{ID_MARK, ID_PREFIX};
+pub use contacts::{ID_MARK, ID_PREFIX, contact_word};
 pub use driver::{QueuedEntry, StoreStanding};
 pub use engine::{Engine, Sending};
 pub use event::{Event, EventStream, Message, MessageState};

@@ -7,8 +7,16 @@ use data_encoding::HEXLOWER;
 use peerloom_core::wire::store::{META, meta};
 use peerloom_core::{Error, ErrorKind, Result, Storage, private};
 
+use crate::config::FILE_NAME;
+
 /// The note's name: kind and instance of the store that belongs to the folder.
-pub(crate) const NOTE: &str = "store.id";
+const NOTE: &str = "store.id";
+/// The name of the socket at which a running node answers commands.
+pub const SOCKET: &str = "node.sock";
+/// The files of a folder that are the node's own, beside its store.
+pub(crate) const OWN: [&str; 3] = [FILE_NAME, NOTE, SOCKET];
+/// What names of files beside others end with: those of stores, locks, and files that are about to take another's place.
+pub(crate) const BESIDE: [&str; 7] = ["", "-journal", "-wal", "-shm", "-lock", ".lock", ".new"];
 
 fn error(kind: ErrorKind, message: String) -> Error {
     Error::new(kind, "folder", "open", message)
@@ -51,9 +59,6 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
 pub(crate) fn note(folder: &Path, kind: &str, storage: &dyn Storage) -> Result<()> {
     write(folder, kind, &instance(storage)?)
 }
-
-/// What kinds add to their file's name for those beside it.
-const BESIDE: [&str; 5] = ["", "-journal", "-wal", "-shm", "-lock"];
 
 /// Removes the files of a store that was never used.
 pub(crate) fn remove_store(folder: &Path, name: &str) {

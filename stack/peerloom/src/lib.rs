@@ -21,6 +21,7 @@ mod node;
 mod store;
 
 pub use config::{Config, Override};
+pub use folder::SOCKET;
 pub use node::{Contact, Conversation, Manual, Node};
 pub use peerloom_core as core;
 pub use peerloom_core::wire::{Address, ConversationId, DeviceId, MessageId, UserId};
@@ -29,6 +30,6 @@ pub use peerloom_core::{
 };
 pub use peerloom_engine::{
     ConnectionState, Cursor, Event, EventStream, ID_MARK, ID_PREFIX, LinkInfo, Message, MessageState, PeerStatus,
-    QueuedEntry, Sending, StoreStanding, TableSize, describe_metrics,
+    QueuedEntry, Sending, StoreStanding, TableSize, contact_word, describe_metrics,
 };
 pub use store::Store;

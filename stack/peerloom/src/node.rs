@@ -52,6 +52,13 @@ pub enum Manual {
     Connected,
 }
 
+impl Manual {
+    /// Whether a text that people carried is an offer rather than an answer; an error if it is neither.
+    pub fn is_offer(text: &str) -> Result<bool> {
+        manual::decode(text).map(|carried| matches!(carried, Carried::Offer(_)))
+    }
+}
+
 /// A conversation of a node.
 pub struct Conversation<'a> {
     node: &'a Node,

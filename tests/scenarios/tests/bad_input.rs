@@ -39,6 +39,23 @@ fn files_are_checked_with_their_lines() {
         }
     }
     fs::write(&path, &good).expect("the file");
+    // However many are wrong, they are told in the order of their lines; overrides last.
+    fs::write(&path, format!("zeta = 1\nalpha = 2\n{}\nmore = 3\n", good.replace("\"redb\"", "\"rebd\"")))
+        .expect("the file");
+    let (_, complaint) = fails(&folder, &["check", "--set", "middle=1"]);
+    let told = ["`zeta`", "`alpha`", "`rebd`", "`more`", "`middle`"].map(|key| complaint.find(key).expect(key));
+    assert!(told.is_sorted(), "{complaint}");
+    fs::write(&path, &good).expect("the file");
+    let (_, complaint) = fails(&folder, &["check", "--set", "transport.0.listen=4433"]);
+    assert!(complaint.contains("a string in quotes, such as \"0.0.0.0:"), "{complaint}");
+    for change in ["transport.0=quic", "transport=quic"] {
+        let (_, complaint) = fails(&folder, &["check", "--set", change]);
+        assert!(complaint.contains("write [[transport]]") && complaint.contains("transport.0.kind"), "{complaint}");
+    }
+    for change in [".=1", "a..b=1", "storage.=1"] {
+        let (code, complaint) = fails(&folder, &["check", "--set", change]);
+        assert!(code == 2 && complaint.contains("KEY=VALUE"), "{complaint}");
+    }
     let (_, complaint) = fails(&folder, &["check", "--set", "storage.cache_mib=big"]);
     assert!(complaint.contains("storage.cache_mib=big") && complaint.contains("expected"), "{complaint}");
     // Nothing is left of a folder that was to be made with a wrong key.

@@ -206,13 +206,26 @@ fn every_failure_is_an_object_where_json_was_asked_for() {
         (&["inbox", "--limit", "many", "--json"], 2),
         (&["--set", "nonsense", "--json", "check"], 2),
         (&["invite", "--lifetime", "7 parsecs", "--json"], 2),
-        (&["check", "--json", "nowhere.toml"], 1),
-        (&["add", "--json", "https://example.org"], 1),
-        (&["add", "--json", "--qr", "nowhere.png"], 1),
+        (&["check", "--json", "nowhere.toml"], 2),
+        (&["add", "--json", "https://example.org"], 2),
+        (&["add", "--json", "peerloom://invite/AAAA"], 2),
+        (&["add", "--json", "--qr", "nowhere.png"], 2),
+        (&["send", "--json", "nobody", "x"], 2),
+        (&["queue", "--json", "retry", "nobody"], 2),
+        (&["contacts", "--json", "--rename", "nobody=x"], 2),
+        (&["connect", "--json", "--manual", "nobody"], 2),
+        (&["connect", "--json", "--manual", "--offer", "hello"], 2),
+        (&["init", "--json"], 2),
+        (&["invite", "--json", "--uses", "0"], 2),
+        (&["invite", "--json", "--lifetime", "0s"], 2),
+        (&["invite", "--json", "--lifetime", "366d"], 2),
+        (&["invite", "--json", "--png", "peerloom.toml/x.png"], 2),
+        (&["bench", "--json", "--runs", "0"], 2),
+        (&["run", "--json", "--metrics", "192.0.2.1:1"], 2),
         (&["chat", "--json", "nobody"], 2),
         (&["db", "--json", "copy", "--to", "nothing"], 2),
         (&["registry", "--json", "--listen", "nowhere"], 2),
-        (&["registry", "--json", "--turn-secret-file", "nowhere"], 1),
+        (&["registry", "--json", "--turn-secret-file", "nowhere"], 2),
         (&["connect", "--json"], 2),
         (&["ice", "--json", "set", "stun:x"], 1),
         (&["demo", "--json", "--messages", "0"], 2),
@@ -240,9 +253,115 @@ fn every_failure_is_an_object_where_json_was_asked_for() {
     }
 }
 
+/// What is wrong is found before anything is done, and in words that aren't the program's own.
+#[test]
+fn arguments_are_checked_before_work_begins() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (folder, file) = (init(base.path(), "alice"), base.path().join("file"));
+    fs::write(&file, "").expect("a file");
+    let taken = folder.join("peerloom.toml").to_string_lossy().into_owned();
+    for (arguments, says) in [
+        (&["connect", "nobody", "--manual"][..], "no contact is called `nobody`"),
+        (&["connect", "nobody", "--manual", "--offer", "hello"], "no contact is called `nobody`"),
+        (&["connect", "--manual", "--offer", "hello"], "an offer begins with peerloom://offer/"),
+        (&["send", "nobody", "-"], "no contact is called `nobody`"),
+        (&["chat", "nobody"], "no contact is called `nobody`"),
+        (&["invite", "--png", &taken], "there already"),
+        (&["invite", "--uses", "0"], "a whole number from 1 on"),
+        (&["demo", "--messages", "0"], "a whole number from 1 on"),
+        (&["run", "--metrics", "x"], "such as 127.0.0.1:9464"),
+        (&["check", "--set", "network=a", "--set", "network=b"], "two values"),
+    ] {
+        let (code, complaint) = fails(&folder, arguments);
+        assert!(code == 2 && complaint.contains(says), "{arguments:?}: {complaint}");
+        assert!(!complaint.contains("finding out"), "{arguments:?}: {complaint}");
+        // Which part of the program failed is for those who ask.
+        assert!(!complaint.contains("contacts: find") && !complaint.contains("config: "), "{complaint}");
+    }
+    assert!(fails(&folder, &["-v", "send", "nobody", "x"]).1.contains("contacts: find: no contact"));
+    for arguments in [&["init"][..], &["id"], &["run"], &["check"], &["db"], &["send", "x", "y"], &["doctor"]] {
+        let (code, complaint) = fails(&file, arguments);
+        assert!(code == 2 && complaint.contains("folder is expected"), "{arguments:?}: {complaint}");
+    }
+    let fresh = base.path().join("fresh");
+    for arguments in [
+        ["--network", "a", "--set", "network=b"],
+        ["--name", "a", "--set", "name=b"],
+        ["--listen", "127.0.0.1:0", "--set", "transport.0.listen=127.0.0.1:1"],
+        ["--listen", "127.0.0.1:0", "--set", "transport.0={}"],
+    ] {
+        let (code, complaint) = fails(&fresh, &[&["init"][..], &arguments].concat());
+        assert!(code == 2 && complaint.contains("give one") && !fresh.exists(), "{complaint}");
+    }
+}
+
+/// A name that is changed isn't changed in silence.
+#[test]
+fn changes_of_names_are_mentioned() {
+    let base = tempfile::tempdir().expect("a folder");
+    let made = |name: &str, number: usize| {
+        let folder = base.path().join(number.to_string());
+        text(&peerloom(&folder, &["init", "--name", name, "--listen", "127.0.0.1:0", "--network", "test"]).stderr)
+    };
+    for (number, (name, says)) in [
+        ("ａｌｉｃｅ", "the name is alice, since"),
+        ("@bob", "call you bob,"),
+        ("Zoë M", "call you Zoë-M,"),
+        ("zoë", ""),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let notes = made(name, number);
+        assert!(if says.is_empty() { notes.is_empty() } else { notes.contains(says) }, "{name}: {notes}");
+    }
+    let (code, complaint) = fails(&base.path().join("emoji"), &["init", "--name", "👩\u{200d}👧"]);
+    assert!(code == 2 && complaint.contains("emoji of one character"), "{complaint}");
+    let (_alice, bob, _running) = pair(base.path());
+    let mut old = "alice".to_owned();
+    for (asked, got, why) in [
+        ("@carl", "carl", "names a user by id"),
+        ("ｄｏｒａ", "dora", "plain letters"),
+        ("Emil the First", "Emil-the-First", "one word"),
+    ] {
+        let renamed = peerloom(&bob, &["contacts", "--rename", &format!("{old}={asked}")]);
+        assert_eq!(text(&renamed.stdout).trim(), got);
+        assert!(text(&renamed.stderr).contains(why), "{asked}: {}", text(&renamed.stderr));
+        old = got.to_owned();
+    }
+}
+
+/// Contacts are listed by name, whatever their ids are.
+#[test]
+fn lists_of_contacts_are_in_the_order_of_names() {
+    let base = tempfile::tempdir().expect("a folder");
+    let hub = init(base.path(), "hub");
+    for name in ["dora", "carl", "anna", "emil", "bert"] {
+        let other = init(base.path(), name);
+        let _running = Running::start(&other);
+        introduce(&other, &hub);
+        ok(&hub, &["send", name, "hello"]);
+    }
+    for list in [&["contacts"][..], &["peers"], &["queue"]] {
+        let listed = ok_json(&hub, list);
+        let names: Vec<&str> =
+            listed.as_array().expect("a list").iter().filter_map(|c| c["contact"].as_str()).collect();
+        assert_eq!(names, ["anna", "bert", "carl", "dora", "emil"], "{list:?}");
+    }
+}
+
 #[test]
 fn guesses_are_near() {
     let base = tempfile::tempdir().expect("a folder");
+    for (written, meant) in [("rename", "contacts --rename OLD=NEW"), ("history", "inbox"), ("status", "peers")] {
+        assert!(fails(base.path(), &[written]).1.contains(&format!("see `peerloom {meant}`")), "{written}");
+    }
+    // Commands of commands are for nobody.
+    for arguments in [&["--json"][..], &["bench-per"], &["benchpeer"], &["help"]] {
+        let output = peerloom(base.path(), arguments);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(!said.contains("bench-peer"), "{arguments:?}: {said:.300}");
+    }
     for (written, meant) in [("invte", "invite"), ("conatcts", "contacts"), ("inbx", "inbox"), ("--jsn", "--json")] {
         assert!(fails(base.path(), &[written]).1.contains(meant), "{written}");
     }

@@ -344,6 +344,31 @@ fn followers_that_have_gone_leave_nothing_open() {
     eventually("the descriptors", || descriptors(running.pid()) <= before + 1);
 }
 
+/// Aliases change: what became of a message says by id whose it was.
+#[test]
+fn events_of_messages_name_the_user() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let _alice = Running::start(&alice);
+    let bob_runs = Running::start(&bob);
+    introduce(&alice, &bob);
+    eventually("the contact", || ok(&alice, &["contacts"]).contains("bob"));
+    let user = ok_json(&bob, &["id"])["user"].clone();
+    let mut follower = Control::connect(&alice).expect("a node");
+    follower.request(json!({ "op": "follow", "after": "0.0" })).expect("an answer");
+    let mut becomes = |what: &str| loop {
+        let event = follower.answer().expect("an event")["event"].clone();
+        if event["event"] == what {
+            return event;
+        }
+    };
+    ok(&alice, &["send", "bob", "hello"]);
+    assert_eq!(becomes("delivered")["user"], user);
+    bob_runs.kill();
+    ok(&alice, &["send", "bob", "too late", "--ttl", "1s"]);
+    assert_eq!(becomes("failed")["user"], user);
+}
+
 #[test]
 fn what_is_sent_on_one_connection_keeps_its_order() {
     let base = tempfile::tempdir().expect("a folder");

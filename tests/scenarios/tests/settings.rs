@@ -245,7 +245,7 @@ fn what_is_wrong_is_told_within_bounds() {
             assert!(code == 2 && complaint.contains(&format!("[{name}]")), "{name}={value}: {complaint}");
         }
     }
-    for taken in ["node.sock", "peerloom.toml", "./store.id", "STORE.ID"] {
+    for taken in ["node.sock", "peerloom.toml", "./store.id", "STORE.ID", "node.sock.lock", "store.redb-journal"] {
         let (code, complaint) = fails(&alice, &["check", "--set", &format!("storage.path={taken}")]);
         assert!(code == 2 && complaint.contains("a file that the node makes itself"), "{complaint}");
     }

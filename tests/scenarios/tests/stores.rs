@@ -75,7 +75,7 @@ fn a_vault_wants_its_passphrase() {
     };
     assert_eq!(with(Some("of the tests"), &["contacts"]), (Some(0), String::new()));
     let (code, complaint) = with(Some("of the test"), &["contacts"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(complaint.contains("the passphrase is wrong"), "{complaint}");
     let (code, complaint) = with(None, &["contacts"]);
     assert_eq!(code, Some(2));
@@ -100,7 +100,7 @@ fn a_vault_wants_its_passphrase() {
     std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), b"another one\n").expect("a line");
     assert!(child.wait().expect("an end").success());
     assert_eq!(with(Some("another one"), &["contacts"]), (Some(0), String::new()));
-    assert_eq!(with(Some("of the tests"), &["contacts"]).0, Some(1));
+    assert_eq!(with(Some("of the tests"), &["contacts"]).0, Some(2));
 
     let (code, complaint) = fails(&alice, &["--set", "storage={kind=\"vault\"}", "check"]);
     assert!(code == 2 && complaint.contains("[storage.inner]"), "{complaint}");

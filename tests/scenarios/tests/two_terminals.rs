@@ -31,7 +31,7 @@ fn two_nodes_talk() {
     assert!(complaint.contains("perhaps: mum (@"), "{complaint}");
     eventually("both", || ok_lines(&alice, &["inbox"]).len() == 3);
     let (code, complaint) = fails(&bob, &["send", "nobody", "x"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(complaint.contains("known: mum"), "{complaint}");
 
     // Alice goes away; what bob says waits, visibly, and arrives when she is back.

@@ -122,11 +122,16 @@ fn servers_change_while_a_node_runs() {
     let folder = init_with(base.path(), "alice", &["--set", "transport.0.kind=webrtc"]);
     let (_, complaint) = fails(&folder, &["ice", "set", "stun:127.0.0.1:1"]);
     assert!(complaint.contains("no node runs"), "{complaint}");
-    let _running = Running::start(&folder);
+    let running = Running::start(&folder);
+    // It says who can reach this node: nobody, as long as nothing carries signals to it.
+    let seen = peerloom(&folder, &["doctor"]);
+    assert!(text(&seen.stdout).contains("nobody reaches this node by itself"), "{}", text(&seen.stdout));
+    assert!(!text(&seen.stderr).contains("nothing is wrong"), "{}", text(&seen.stderr));
     ok(&folder, &["ice", "set", "stun:127.0.0.1:1"]);
     assert!(ok_json_even_if_bad(&folder).to_string().contains("stun:127.0.0.1:1 doesn't answer"));
     let (_, complaint) = fails(&folder, &["ice", "set", "turn:somebody:secret@host:1?transport=x"]);
     assert!(complaint.contains("transport=tcp") && !complaint.contains("secret"), "{complaint}");
+    drop(running);
 }
 
 fn ok_json_even_if_bad(folder: &std::path::Path) -> Value {

@@ -48,7 +48,7 @@ impl State {
     fn outcome(&mut self, id: &str, outcome: &Outcome) -> Option<String> {
         let line = self.sending.remove(id);
         if line.is_none() {
-            // Most are of messages to others; what overtakes its answer does so by a moment.
+            // Sent elsewhere; what overtakes its answer does so by a moment.
             if self.early.len() >= EARLY {
                 self.early.clear();
             }
@@ -66,8 +66,8 @@ enum Outcome {
 
 pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
     let interrupted = interrupted();
-    session.start().await?;
     let found = session.request(Request::Find { contact: chat.contact }).await?;
+    session.start().await?;
     let with = With { user: text(&found, "user"), name: printable(&text(&found, "contact")) };
     // What comes after this place is followed.
     let newest = session.request(Request::Inbox { after: None, limit: 1, contact: None }).await?;
@@ -125,8 +125,8 @@ fn on_event(event: &Value, with: &With, state: &Mutex<State>, screen: &Screen) {
     let theirs = event["user"] == *with.user;
     match event["event"].as_str().unwrap_or_default() {
         "message" if theirs => message_line(event).into_iter().for_each(|line| screen.say(&line)),
-        "delivered" => settle(event, &Outcome::Delivered, state, screen),
-        "failed" => settle(event, &Outcome::Failed(text(event, "reason")), state, screen),
+        "delivered" if theirs => settle(event, &Outcome::Delivered, state, screen),
+        "failed" if theirs => settle(event, &Outcome::Failed(text(event, "reason")), state, screen),
         "peer_up" if theirs => {
             let mut state = lock(state);
             let first = state.devices.is_empty();
@@ -145,7 +145,7 @@ fn on_event(event: &Value, with: &With, state: &Mutex<State>, screen: &Screen) {
     }
 }
 
-/// Marks messages whose outcome is known. Ids are of messages, so those to others are none of ours.
+/// Marks messages whose outcome is known.
 fn settle(event: &Value, outcome: &Outcome, state: &Mutex<State>, screen: &Screen) {
     let mut state = lock(state);
     for id in event["messages"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -210,7 +210,7 @@ async fn send_lines(
             }
             // The person can shorten it, or wait for room.
             Err(error) if may_go_on(error.kind()) => {
-                screen.note(&format!("  ✗ not sent: {error}"));
+                screen.note(&format!("  ✗ not sent: {}", error.for_people()));
             }
             Err(error) => return Err(error),
         }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Read};
 
-use peerloom::{Error, ErrorKind, Result};
+use peerloom::{Error, ErrorKind, Manual, Result};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -17,7 +17,6 @@ use crate::signals::interrupted;
 const LONGEST: u64 = 64 * 1024;
 
 pub(super) async fn run(session: &Session, json: bool, connect: Connect) -> Result<()> {
-    session.start().await?;
     match &connect.offer {
         Some(offer) => answer(session, json, &connect, offer).await,
         None => offer(session, json, &connect).await,
@@ -30,6 +29,9 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
         Some(contact) => contact.clone(),
         None => only_contact(session).await?,
     };
+    // Before anything takes time.
+    session.request(Request::Find { contact: contact.clone() }).await?;
+    session.start().await?;
     note("finding out how this machine can be reached …");
     let offer = session.request(Request::Offer { contact }).await?;
     let (contact, user) = (printable(&text(&offer, "contact")), text(&offer, "user"));
@@ -39,6 +41,9 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
         line = read_text() => line?,
         () = interrupted() => return Ok(()),
     };
+    if Manual::is_offer(&answer)? {
+        return Err(wrong("this is an offer; paste the answer, which the other side made of the offer above"));
+    }
     note("connecting …");
     let connect = async {
         session.request(Request::TakeManual { text: answer }).await?;
@@ -58,16 +63,23 @@ async fn offer(session: &Session, json: bool, connect: &Connect) -> Result<()> {
 
 /// Answers an offer.
 async fn answer(session: &Session, json: bool, connect: &Connect, offer: &str) -> Result<()> {
+    if let Some(contact) = &connect.contact {
+        session.request(Request::Find { contact: contact.clone() }).await?;
+    }
     let offer = if offer == "-" { read_text().await? } else { offer.to_owned() };
+    if !Manual::is_offer(&offer)? {
+        return Err(wrong("this is an answer, not an offer; paste it where the offer was made"));
+    }
+    session.start().await?;
     note("finding out how this machine can be reached …");
     let answer = session.request(Request::TakeManual { text: offer }).await?;
-    if answer["answer"].is_null() {
-        let message = "this is an answer, not an offer; paste it where the offer was made";
-        return Err(Error::new(ErrorKind::Invalid, "connect", "answer", message));
-    }
     show(json, connect, &answer, "answer")?;
     note("take the answer back to the side that made the offer; the link comes up by itself then");
     hold(session).await
+}
+
+fn wrong(message: &str) -> Error {
+    Error::new(ErrorKind::Invalid, "connect", "read the text", message)
 }
 
 /// A node in this process keeps the link as long as the command runs.

@@ -9,19 +9,31 @@ use std::path::{Path, PathBuf};
 use peerloom::config::{FILE_NAME, edit};
 use peerloom::core::private;
 use peerloom::core::wire::name::{check_name, clean_name};
-use peerloom::{Config, Error, ErrorKind, Node, Override, Result};
+use peerloom::{Config, Error, ErrorKind, Node, Override, Result, contact_word};
 use serde_json::json;
 
 use crate::args::Init;
 use crate::control;
-use crate::output::{hint, printable, say, say_json};
+use crate::output::{hint, note, printable, say, say_json};
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init: Init) -> Result<()> {
     let name = match &init.name {
         Some(name) => chosen(name, "--name")?,
         None => name_of(folder),
     };
-    let network = chosen(&init.network, "--network")?;
+    let network = chosen(init.network.as_deref().unwrap_or("peerloom"), "--network")?;
+    for (argument, given, key) in [
+        ("--name", init.name.is_some(), "name"),
+        ("--network", init.network.is_some(), "network"),
+        ("--listen", init.listen.is_some(), "transport.0.listen"),
+    ] {
+        let same =
+            |o: &&Override| key.strip_prefix(&o.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if let Some(other) = overrides.iter().find(same).filter(|_| given) {
+            let message = format!("{argument} and {}={} both say what `{key}` is; give one", other.path, other.value);
+            return Err(Error::new(ErrorKind::Invalid, "init", "read the arguments", message));
+        }
+    }
     let listen = match init.listen {
         Some(listen) => listen,
         None => format!("0.0.0.0:{}", free_port("0.0.0.0")?),
@@ -37,6 +49,15 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init:
         }));
     } else {
         say(&format!("made {}; {} is user {}", printable(&file), node.name(), node.user()));
+        let asked = init.name.as_deref().map(str::trim).filter(|asked| *asked != node.name());
+        if asked.is_some() {
+            note(&format!("note: the name is {}, since {}", node.name(), super::why_changed("")));
+        }
+        let word = contact_word(node.name());
+        if word != node.name() {
+            let why = super::why_changed(node.name());
+            note(&format!("note: contacts call you {word}, unless they choose another name, since {why}"));
+        }
         let [run, invite] = ["run", "invite"].map(|command| hint(folder, &[command]));
         say(&format!("next: {run}, and in another terminal: {invite}"));
     }

@@ -54,13 +54,28 @@ pub(super) fn write(text: &str, path: &Path) -> Result<()> {
     picture
         .write_to(&mut bytes, ImageFormat::Png)
         .map_err(|e| Error::new(ErrorKind::Internal, "qr", "write", "the picture can't be encoded").with_source(e))?;
-    private::create(path, bytes.get_ref()).map_err(|e| match e.kind() {
-        ErrorKind::AlreadyExists => {
-            let message = format!("{}: it is there already; take another name", path.display());
-            Error::new(ErrorKind::AlreadyExists, "qr", "write", message)
+    private::create(path, bytes.get_ref())
+        .map_err(|e| if e.kind() == ErrorKind::AlreadyExists { taken(path) } else { e })
+}
+
+/// Whether a new picture can have this name, before anything is made that would stand in it.
+pub(super) fn check_free(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(taken(path));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.is_dir() {
+        true => Ok(()),
+        false => {
+            let message = format!("{}: there is no folder {}; make it first", path.display(), folder.display());
+            Err(Error::new(ErrorKind::NotFound, "qr", "write", message))
         }
-        _ => e,
-    })
+    }
+}
+
+fn taken(path: &Path) -> Error {
+    let message = format!("{}: it is there already; take another name", path.display());
+    Error::new(ErrorKind::AlreadyExists, "qr", "write", message)
 }
 
 fn code(text: &str, correction: EcLevel) -> Result<QrCode> {

@@ -245,5 +245,6 @@ fn read(typed: &mpsc::Sender<Result<Typed>>) {
 }
 
 fn unreadable(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Invalid, "chat", "read a line", "it can't be read, or is not UTF-8").with_source(cause)
+    Error::new(ErrorKind::Invalid, "chat", "read a line", "standard input can't be read, or is not UTF-8")
+        .with_source(cause)
 }

@@ -17,10 +17,12 @@ pub(super) fn show_event(event: &Value, json: bool) {
     };
     let line = match view {
         EventView::Message(message) => return say(&line_of(&message)),
-        EventView::Delivered { contact, messages } => {
+        EventView::Delivered { contact, messages, .. } => {
             format!("{contact}: {} delivered", messages.len())
         }
-        EventView::Failed { contact, messages, reason } => format!("{contact}: {} failed: {reason}", messages.len()),
+        EventView::Failed { contact, messages, reason, .. } => {
+            format!("{contact}: {} failed: {reason}", messages.len())
+        }
         EventView::PeerUp { contact, .. } => format!("{contact} is connected"),
         EventView::PeerDown { contact, reason, .. } => format!("{contact} is gone: {reason}"),
         EventView::Online => "online".into(),

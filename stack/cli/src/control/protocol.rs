@@ -119,38 +119,14 @@ pub(crate) struct Failure {
     context: BTreeMap<String, String>,
 }
 
-/// Kinds that a node may answer with, by name.
-const KINDS: [ErrorKind; 19] = [
-    ErrorKind::Invalid,
-    ErrorKind::NotFound,
-    ErrorKind::AlreadyExists,
-    ErrorKind::Malformed,
-    ErrorKind::Unauthenticated,
-    ErrorKind::Refused,
-    ErrorKind::Unreachable,
-    ErrorKind::Closed,
-    ErrorKind::NotStarted,
-    ErrorKind::Timeout,
-    ErrorKind::InUse,
-    ErrorKind::Full,
-    ErrorKind::Storage,
-    ErrorKind::Damaged,
-    ErrorKind::Overloaded,
-    ErrorKind::TooLarge,
-    ErrorKind::UnsupportedVersion,
-    ErrorKind::System,
-    ErrorKind::Internal,
-];
-
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
-        let source = std::error::Error::source(error).map(|s| format!(" ({s})")).unwrap_or_default();
         Self {
             kind: format!("{:?}", error.kind()),
             retry: format!("{:?}", error.retryable()),
             component: error.component().into(),
             operation: error.operation().into(),
-            message: format!("{}{source}", error.message()),
+            message: error.for_people(),
             context: error.context().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         }
     }
@@ -158,8 +134,8 @@ impl From<&Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind =
-            KINDS.into_iter().find(|k| format!("{k:?}") == failure.kind).unwrap_or(ErrorKind::UnsupportedVersion);
+        let kind = ErrorKind::ALL.into_iter().find(|k| format!("{k:?}") == failure.kind);
+        let kind = kind.unwrap_or(ErrorKind::UnsupportedVersion);
         let retry = match failure.retry.as_str() {
             "Later" => Retry::Later,
             "AfterChange" => Retry::AfterChange,
@@ -212,10 +188,12 @@ pub(crate) enum EventView {
     Message(MessageView),
     Delivered {
         contact: String,
+        user: Option<String>,
         messages: Vec<String>,
     },
     Failed {
         contact: String,
+        user: Option<String>,
         messages: Vec<String>,
         reason: String,
     },
@@ -259,18 +237,18 @@ pub(crate) enum EventView {
 }
 
 pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
-    let of = |id: &peerloom::ConversationId| {
-        node.contacts().into_iter().find(|c| c.conversation == *id).map_or_else(|| id.short(), |c| c.alias)
-    };
+    let with = |id: &peerloom::ConversationId| node.contacts().into_iter().find(|c| c.conversation == *id);
+    let of = |id: &peerloom::ConversationId| with(id).map_or_else(|| id.short(), |c| c.alias);
     Some(match event {
         Event::Message(message) => EventView::Message(message_view(node, message)),
         Event::Receipt { conversation, messages, state } => {
             let messages = messages.iter().map(ToString::to_string).collect();
+            let found = with(conversation);
+            let user = found.as_ref().map(|contact| contact.user.to_string());
+            let contact = found.map_or_else(|| conversation.short(), |contact| contact.alias);
             match state {
-                MessageState::Failed(reason) => {
-                    EventView::Failed { contact: of(conversation), messages, reason: reason.clone() }
-                }
-                _ => EventView::Delivered { contact: of(conversation), messages },
+                MessageState::Failed(reason) => EventView::Failed { contact, user, messages, reason: reason.clone() },
+                _ => EventView::Delivered { contact, user, messages },
             }
         }
         Event::PeerUp { user, device } => {

@@ -186,12 +186,13 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
         }
         Request::Peers => Ok(peers(node)),
         Request::Offer { contact } => {
-            node.start().await?;
             let contact = node.find_contact(&contact)?;
+            node.start().await?;
             let offer = node.offer_manual(&contact).await?;
             Ok(json!({ "offer": offer, "contact": contact.alias, "user": contact.user.to_string() }))
         }
         Request::TakeManual { text } => {
+            Manual::is_offer(&text)?;
             node.start().await?;
             match node.take_manual(&text).await? {
                 Manual::Answer(answer) => Ok(json!({ "answer": answer })),
@@ -244,7 +245,10 @@ async fn queue(node: &Node) -> Result<Value> {
             "reason": entry.reason,
         })
     };
-    Ok(node.queue().await?.into_iter().map(entry).collect())
+    let mut queue: Vec<Value> = node.queue().await?.into_iter().map(entry).collect();
+    // By name; of each contact the oldest first, as they are.
+    queue.sort_by(|a, b| a["contact"].as_str().cmp(&b["contact"].as_str()));
+    Ok(queue.into())
 }
 
 fn peers(node: &Node) -> Value {

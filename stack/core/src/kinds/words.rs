@@ -1,6 +1,22 @@
 //! What serde says of a value that doesn't fit its type, in words for people instead of Rust's.
 
+use serde_json::Value;
+
 use super::SettingsError;
+
+/// What a string is called.
+const TEXT: &str = "a string in quotes";
+
+/// What serde says, with the default of a schema's key as an example of a string.
+pub(super) fn explain(error: serde_path_to_error::Error<serde_json::Error>, schema: &Value) -> SettingsError {
+    let mut error = SettingsError::from(error);
+    if error.message.ends_with(TEXT)
+        && let Some(example) = schema["properties"][&error.path]["default"].as_str().filter(|text| !text.is_empty())
+    {
+        error.message = format!("{}, such as \"{example}\"", error.message);
+    }
+    error
+}
 
 impl From<serde_path_to_error::Error<serde_json::Error>> for SettingsError {
     fn from(error: serde_path_to_error::Error<serde_json::Error>) -> Self {
@@ -43,7 +59,7 @@ fn type_for_people(expected: &str) -> String {
         "a map" => "a table".into(),
         "unit" | "null" => "nothing".into(),
         other if other.starts_with("struct ") => "a table".into(),
-        other if other.starts_with("a borrowed string") || other == "a character" => "a string".into(),
+        other if other.contains("string") || other == "a character" => TEXT.into(),
         other => other.into(),
     }
 }
@@ -57,7 +73,7 @@ mod tests {
 
     use crate::kinds::{DurationText, KindConfig, Settings, parse};
 
-    #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+    #[derive(Debug, Serialize, Deserialize, JsonSchema)]
     #[serde(default)]
     struct Every {
         count: usize,
@@ -70,6 +86,23 @@ mod tests {
         list: Vec<u8>,
         path: PathBuf,
         maybe: Option<u64>,
+    }
+
+    impl Default for Every {
+        fn default() -> Self {
+            Self {
+                count: 0,
+                port: 0,
+                bits: 0,
+                rate: 0.0,
+                on: false,
+                text: "x:1".into(),
+                wait: None,
+                list: Vec::new(),
+                path: PathBuf::new(),
+                maybe: None,
+            }
+        }
     }
 
     impl KindConfig for Every {}
@@ -98,5 +131,8 @@ mod tests {
         let big = Settings::from_iter([("count".to_owned(), "big".into())]);
         let error = parse::<Every>(&big).expect_err("a string");
         assert_eq!(error.message, "the string \"big\", expected a whole number, not negative");
+        let number = Settings::from_iter([("text".to_owned(), 4433.into())]);
+        let error = parse::<Every>(&number).expect_err("a number");
+        assert_eq!(error.message, "`4433`, expected a string in quotes, such as \"x:1\"");
     }
 }

@@ -64,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Err(error) => {
                     debug!(?device, %error, "a device can't be reached");
                     machine.on_failed(&device, now(), &shared.delivery, &mut rng);
-                    shared.links.set_state(device, ConnectionState::Disconnected, Some(error.to_string()));
+                    shared.links.set_state(device, ConnectionState::Disconnected, Some(error.for_people()));
                 }
             },
         }

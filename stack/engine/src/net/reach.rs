@@ -44,17 +44,24 @@ pub(super) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Diag
 }
 
 fn who_can_dial(shared: &Shared, announced: &[Address]) -> Diagnostic {
-    let by_signals = |address: &Address| {
+    let by_signals = |address: &&Address| {
         shared.transports.iter().any(|t| t.scheme() == address.scheme() && t.caps().needs_signaling)
     };
-    if announced.iter().any(by_signals) {
+    let carried = shared.discoveries.iter().any(|discovery| discovery.signaling().is_some());
+    if announced.iter().any(|address| by_signals(&address)) && carried {
         return Diagnostic::good(
             "reach",
             "contacts come through NATs, as far as something carries signals to this node",
         );
     }
+    let dialed = announced.iter().filter(|address| !by_signals(address)).map(leads).max();
+    if dialed.is_none() && !announced.is_empty() {
+        let detail = "nobody reaches this node by itself: no discovery carries signals to it, so links are made by \
+                      hand, or over a contact in common";
+        return Diagnostic::note("reach", detail, "add a [[discovery]] of kind registry");
+    }
     let remedy = "forward a port and set transport.advertise, or use webrtc, if contacts elsewhere shall dial";
-    match announced.iter().map(leads).max() {
+    match dialed {
         Some(Scope::Public) => {
             Diagnostic::good("reach", "contacts can dial this node, as far as no firewall is in the way")
         }
@@ -125,7 +132,7 @@ async fn dial(shared: &Shared, transport: &dyn Transport, address: &Address) -> 
             if here { Leads::Here } else { Leads::Elsewhere }
         }
         Ok(Err(error)) if error.kind() == ErrorKind::Unauthenticated => Leads::Elsewhere,
-        Ok(Err(error)) => Leads::Silent(error.message().into()),
+        Ok(Err(error)) => Leads::Silent(error.for_people()),
         Err(_) => Leads::Silent("nobody answers".into()),
     }
 }

@@ -23,12 +23,15 @@ impl std::str::FromStr for Override {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once('=') {
-            Some((path, value)) if !path.trim().is_empty() => {
-                Ok(Self { path: path.trim().into(), value: value.trim().into() })
-            }
+            Some((path, value)) if is_path(path) => Ok(Self { path: path.trim().into(), value: value.trim().into() }),
             _ => Err(format!("`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16")),
         }
     }
+}
+
+/// Whether a text is keys with dots between them.
+fn is_path(text: &str) -> bool {
+    text.split('.').all(|key| !key.trim().is_empty())
 }
 
 /// The overrides among environment variables: `PEERLOOM__STORAGE__KIND=sqlite` stands for
@@ -42,7 +45,11 @@ pub fn overrides_from(variables: impl Iterator<Item = (OsString, OsString)>) -> 
         if let Some(path) = name.strip_prefix(PREFIX) {
             let value =
                 value.into_string().map_err(|_| invalid(format!("{name}: the variable's value is not UTF-8")))?;
-            found.push(Override { path: path.to_lowercase().replace("__", "."), value });
+            let path = path.to_lowercase().replace("__", ".");
+            if !is_path(&path) {
+                return Err(invalid(format!("{name}: its name is no key's, as in PEERLOOM__STORAGE__KIND; unset it")));
+            }
+            found.push(Override { path, value });
         } else if let Some(meant) = meant(&name) {
             return Err(invalid(format!("{name}: write two underscores before each key, as in {meant}; or unset it")));
         }
@@ -77,6 +84,13 @@ mod tests {
     }
 
     #[test]
+    fn a_path_has_no_empty_part() {
+        for wrong in ["", "=1", ".=1", "a.=1", ".a=1", "a..b=1", " =1", "a. .b=1"] {
+            assert!(wrong.parse::<Override>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn no_variable_is_ignored_in_silence() {
         let good = from("PEERLOOM__STORAGE__CACHE_MIB", b"16").expect("an override");
         assert_eq!(good, [Override { path: "storage.cache_mib".into(), value: "16".into() }]);
@@ -86,6 +100,9 @@ mod tests {
             ("PEERLOOM_DELIVERY_ACK_TIMEOUT", b"1s", "PEERLOOM__DELIVERY__ACK_TIMEOUT"),
             ("PEERLOOM_NETWORK", b"x", "PEERLOOM__NETWORK"),
             ("PEERLOOM__STORAGE__PATH", b"\xff", "not UTF-8"),
+            ("PEERLOOM__", b"1", "no key's"),
+            ("PEERLOOM__STORAGE____PATH", b"1", "no key's"),
+            ("PEERLOOM__STORAGE__", b"1", "no key's"),
         ] {
             let message = from(name, value).expect_err(name).message().to_owned();
             assert!(message.starts_with(name) && message.contains(said), "{message}");

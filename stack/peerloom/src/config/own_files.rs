@@ -4,12 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use peerloom_core::kinds::{Settings, SettingsError};
 
-use super::FILE_NAME;
-use crate::folder;
-
-/// Names in a node's folder that are taken. The control socket is the command's, and is removed and made again
-/// at each start.
-const TAKEN: [&str; 3] = [FILE_NAME, folder::NOTE, "node.sock"];
+use crate::folder::{BESIDE, OWN};
 
 /// Longest path, in bytes: less than systems allow, for names that begin with it.
 const LONGEST_PATH: usize = 1024;
@@ -26,8 +21,10 @@ pub(super) fn clash(folder: &Path, settings: &Settings) -> Option<SettingsError>
         }
         let path = resolved(&folder.join(text));
         let name = path.file_name()?.to_string_lossy().to_lowercase();
-        // `.new` files take the places of others.
-        let taken = TAKEN.into_iter().any(|taken| name.strip_suffix(".new").unwrap_or(&name) == taken);
+        let own = OWN.into_iter().any(|own| name.strip_prefix(own).is_some_and(|rest| BESIDE.contains(&rest)));
+        // Any store may come to have such a file beside it, also one of another kind.
+        let beside = key == "path" && BESIDE.into_iter().any(|suffix| !suffix.is_empty() && name.ends_with(suffix));
+        let taken = own || beside;
         let message = format!("`{text}` is a file that the node makes itself; take another name");
         (taken && path.parent() == Some(&folder)).then(|| SettingsError::new(key.as_str(), message))
     })
@@ -76,12 +73,26 @@ mod tests {
             "PEERLOOM.TOML",
             "store.id",
             "store.id.new",
+            "node.sock.lock",
+            "node.sock-lock",
+            "store.redb-journal",
+            "store.sqlite-wal",
+            "other-shm",
+            "other.new",
             "link",
             &absolute,
         ] {
             assert!(clashes(taken), "{taken}");
         }
-        for free in ["store.redb", "sub/node.sock", "node.sock2", "peerloom.toml.redb", "/tmp/x/store.id"] {
+        for free in [
+            "store.redb",
+            "sub/node.sock",
+            "node.sock2",
+            "peerloom.toml.redb",
+            "/tmp/x/store.id",
+            "journal",
+            "sub/a-wal",
+        ] {
             assert!(!clashes(free), "{free}");
         }
         assert!(clash(base.path(), &Settings::from_iter([("cache_mib".to_owned(), json!(7))])).is_none());

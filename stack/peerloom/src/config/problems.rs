@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::tree::Place;
+
 /// Problems that are told; of further ones, how many.
 const TOLD: usize = 20;
 /// Characters of a value that are told.
@@ -9,23 +11,25 @@ const QUOTED: usize = 60;
 /// Characters of one problem.
 const LONGEST: usize = 1000;
 
-/// Problems in the order in which they were found.
+/// Problems in the order of their lines.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
-    told: Vec<String>,
+    told: Vec<(usize, String)>,
     count: usize,
 }
 
 impl Problems {
-    pub(super) fn add(&mut self, problem: String) {
-        self.add_with(|| problem);
+    pub(super) fn add(&mut self, place: &Place, problem: impl fmt::Display) {
+        self.add_with(place, || problem);
     }
 
     /// Adds a problem that takes work to tell.
-    pub(super) fn add_with(&mut self, problem: impl FnOnce() -> String) {
+    pub(super) fn add_with<P: fmt::Display>(&mut self, place: &Place, problem: impl FnOnce() -> P) {
         self.count += 1;
-        if self.count <= TOLD {
-            self.told.push(shortened(&problem()));
+        let at = self.told.partition_point(|(line, _)| *line <= place.line);
+        if at < TOLD {
+            self.told.truncate(TOLD - 1);
+            self.told.insert(at, (place.line, shortened(&format!("{place}: {}", problem()))));
         }
     }
 
@@ -40,15 +44,14 @@ impl Problems {
 
 impl From<String> for Problems {
     fn from(problem: String) -> Self {
-        let mut problems = Self::default();
-        problems.add(problem);
-        problems
+        Self { told: vec![(0, shortened(&problem))], count: 1 }
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told.join("\n"))?;
+        let told: Vec<&str> = self.told.iter().map(|(_, problem)| problem.as_str()).collect();
+        f.write_str(&told.join("\n"))?;
         match self.count - self.told.len() {
             0 => Ok(()),
             more => write!(f, "\n… and {more} more problems"),
@@ -92,8 +95,12 @@ mod tests {
         assert!(shortened(&long).chars().count() <= LONGEST + 1);
         assert_eq!(shortened("a\u{1b}[2J"), "a\u{fffd}[2J");
         let mut problems = Problems::default();
-        (0..1000).for_each(|n| problems.add(n.to_string()));
-        assert_eq!(problems.to_string().lines().count(), TOLD + 1);
+        let place = |line| Place { text: format!("f:{line}"), line };
+        // In whichever order they are found.
+        (1..=1000).rev().for_each(|line| problems.add(&place(line), "wrong"));
+        let told = problems.to_string();
+        let expected = (1..=TOLD).map(|line| format!("f:{line}: wrong"));
+        assert!(told.lines().take(TOLD).eq(expected) && told.lines().count() == TOLD + 1, "{told}");
         assert!(problems.to_string().ends_with("… and 980 more problems"));
     }
 }

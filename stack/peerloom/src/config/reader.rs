@@ -3,13 +3,13 @@
 use std::env::VarError;
 use std::path::Path;
 
-use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Passphrase};
+use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Passphrase, SettingsError};
 use peerloom_core::{Kinds, Layer};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::problems::Problems;
-use super::tree::Tree;
+use super::tree::{Place, Tree};
 use super::{Choice, Config, Delivery, General, PASSPHRASE, TABLES, keys, nearest, own_files, schema_of, tables};
 
 /// Turns a tree into a configuration, collecting all problems on the way.
@@ -44,7 +44,8 @@ impl<'a> Reader<'a> {
         for source in self.kinds.sources().to_vec() {
             let name = source.table().to_owned();
             if TABLES.contains(&name.as_str()) || keys(&schema_of::<General>()).iter().any(|key| key.name == name) {
-                self.problems.add(format!("the table `{name}` of a source of kinds has another meaning in the file"));
+                let problem = format!("the table `{name}` of a source of kinds has another meaning in the file");
+                self.problems.add(tree.place(), problem);
                 continue;
             }
             let Some(table) = tree.take(&name) else { continue };
@@ -57,7 +58,7 @@ impl<'a> Reader<'a> {
     /// One table of a source: it brings all its kinds or none.
     fn bring(&mut self, source: &dyn KindSource, name: &str, table: &Tree) {
         if !table.is_table() {
-            self.no_table::<()>(table, name);
+            self.no_table::<()>(table, name, true);
             return;
         }
         if !self.check_keys(table, source.schema().json(), &format!("[[{name}]]")) {
@@ -68,7 +69,7 @@ impl<'a> Reader<'a> {
         let complete = source.schema().complete(&settings);
         match complete.and_then(|settings| source.bring(&settings, self.folder, &mut kinds)) {
             Ok(()) => self.kinds = kinds,
-            Err(error) => self.problems.add(table.explain(name, &error)),
+            Err(error) => drop(self.explain::<()>(table, name, &error)),
         }
         self.secret |= source.schema().holds_secret(&settings);
     }
@@ -79,7 +80,7 @@ impl<'a> Reader<'a> {
             return vec![table];
         }
         table.into_items().unwrap_or_else(|other| {
-            self.problems.add(format!("{}: `{name}` is not a table; write [[{name}]]", other.place()));
+            self.no_table::<()>(&other, name, true);
             Vec::new()
         })
     }
@@ -89,13 +90,13 @@ impl<'a> Reader<'a> {
         let mut layers = Vec::new();
         for layer in Layer::ALL {
             match tree.take(&layer.to_string()) {
-                None => self.problems.add(self.lacks(&tree, layer)),
+                None => self.problems.add(tree.place(), self.lacks(layer)),
                 Some(table) if layer == Layer::Storage => layers.extend(self.choice(layer, table)),
                 Some(table) => {
                     let before = self.problems.count();
                     let items = self.items(table, &layer.to_string());
                     if items.is_empty() && self.problems.count() == before {
-                        self.problems.add(self.lacks(&tree, layer));
+                        self.problems.add(tree.place(), self.lacks(layer));
                     }
                     items.into_iter().for_each(|item| layers.extend(self.choice(layer, item)));
                 }
@@ -103,7 +104,7 @@ impl<'a> Reader<'a> {
         }
         let delivery = match tree.take("delivery") {
             Some(table) if table.is_table() => self.section::<Delivery>(table, "delivery"),
-            Some(other) => self.no_table(&other, "delivery"),
+            Some(other) => self.no_table(&other, "delivery", false),
             None => Some(Delivery::default()),
         };
         let general = self.section::<General>(tree, "");
@@ -111,7 +112,8 @@ impl<'a> Reader<'a> {
             Ok(text) => Some(Passphrase::new(text)),
             Err(VarError::NotPresent) => None,
             Err(VarError::NotUnicode(_)) => {
-                self.problems.add(format!("{PASSPHRASE}: the variable's value is not UTF-8"));
+                let place = Place { text: PASSPHRASE.into(), line: usize::MAX };
+                self.problems.add(&place, "the variable's value is not UTF-8");
                 None
             }
         };
@@ -127,59 +129,58 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn lacks(&self, tree: &Tree, layer: Layer) -> String {
+    fn lacks(&self, layer: Layer) -> String {
         let names: Vec<_> =
             self.kinds.describe().iter().filter(|k| k.layer == layer).map(|k| k.name.to_owned()).collect();
-        let header = if layer == Layer::Storage { format!("[{layer}]") } else { format!("[[{layer}]]") };
         let example = names.first().cloned().unwrap_or_default();
-        format!(
-            "{}: no {header} table; add one with `kind = \"{example}\"` (known: {})",
-            tree.place(),
-            names.join(", ")
-        )
+        format!("no {} table; add one with `kind = \"{example}\"` (known: {})", header(layer), names.join(", "))
     }
 
-    fn no_table<T>(&mut self, other: &Tree, name: &str) -> Option<T> {
-        self.problems.add(format!("{}: `{name}` is not a table; write [{name}]", other.place()));
+    /// `many`: whether there may be several tables of the name.
+    fn no_table<T>(&mut self, other: &Tree, name: &str, many: bool) -> Option<T> {
+        let problem = match many {
+            true => format!("each `{name}` is a table: write [[{name}]], or set a key of one, such as {name}.0.kind"),
+            false => format!("`{name}` is a table: write [{name}], or set a key of it"),
+        };
+        self.problems.add(other.place(), problem);
         None
     }
 
     fn choice(&mut self, layer: Layer, mut table: Tree) -> Option<Choice> {
         if !table.is_table() {
-            return self.no_table(&table, &layer.to_string());
+            return self.no_table(&table, &layer.to_string(), layer != Layer::Storage);
         }
-        let place = table.place();
+        let place = table.place().clone();
+        let header = header(layer);
         let kinds = self.kinds.clone();
         let known: Vec<_> = kinds.describe().into_iter().filter(|k| k.layer == layer).map(|k| k.name).collect();
         let Some(kind) = table.take("kind") else {
-            self.problems.add(format!("{place}: [{layer}] lacks `kind`; known: {}", known.join(", ")));
+            self.problems.add(&place, format!("{header} lacks `kind`; known: {}", known.join(", ")));
             return None;
         };
         let Some(name) = kind.as_text() else {
-            self.problems.add(format!("{}: `kind` is not a string; known: {}", kind.place(), known.join(", ")));
+            self.problems.add(kind.place(), format!("`kind` is not a string; known: {}", known.join(", ")));
             return None;
         };
         let Some(info) = kinds.find(layer, name) else {
             let guess =
                 nearest(name, known.iter().copied()).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-            let problem =
-                format!("{}: unknown {layer} kind `{name}`{guess}; known: {}", kind.place(), known.join(", "));
-            self.problems.add(problem);
+            let problem = format!("unknown {layer} kind `{name}`{guess}; known: {}", known.join(", "));
+            self.problems.add(kind.place(), problem);
             return None;
         };
         let inner = if info.wraps {
             let Some(inner) = table.take(INNER) else {
-                let problem = format!(
-                    "{place}: [{layer}] of kind `{name}` lacks a table [{layer}.{INNER}] with the `kind` it wraps"
-                );
-                self.problems.add(problem);
+                let problem =
+                    format!("{header} of kind `{name}` lacks a table [{layer}.{INNER}] with the `kind` it wraps");
+                self.problems.add(&place, problem);
                 return None;
             };
             Some(self.choice(layer, inner)?)
         } else {
             None
         };
-        if !self.check_keys(&table, info.schema, &format!("[{layer}] of kind `{name}`")) {
+        if !self.check_keys(&table, info.schema, &format!("{header} of kind `{name}`")) {
             return None;
         }
         let Ok(mut settings) = table.to_settings() else {
@@ -188,12 +189,10 @@ impl<'a> Reader<'a> {
         if layer == Layer::Storage
             && let Some(error) = own_files::clash(self.folder, &settings)
         {
-            self.problems.add(table.explain(&layer.to_string(), &error));
-            return None;
+            return self.explain(&table, &layer.to_string(), &error);
         }
         if let Err(error) = info.validate(&settings) {
-            self.problems.add(table.explain(&layer.to_string(), &error));
-            return None;
+            return self.explain(&table, &layer.to_string(), &error);
         }
         if let Some(Choice { kind, settings: mut inner, .. }) = inner {
             inner.insert("kind".into(), kind.into());
@@ -209,7 +208,13 @@ impl<'a> Reader<'a> {
             return None;
         }
         let settings = table.to_settings().ok()?;
-        kinds::parse(&settings).map_err(|error| self.problems.add(table.explain(name, &error))).ok()
+        kinds::parse(&settings).map_or_else(|error| self.explain(&table, name, &error), Some)
+    }
+
+    fn explain<T>(&mut self, table: &Tree, name: &str, error: &SettingsError) -> Option<T> {
+        let (place, problem) = table.explain(name, error);
+        self.problems.add(place, problem);
+        None
     }
 
     fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
@@ -222,12 +227,17 @@ impl<'a> Reader<'a> {
         let list = if names.is_empty() { "it has no settings".into() } else { format!("known: {}", names.join(", ")) };
         let before = self.problems.count();
         for (key, place) in table.keys().filter(|(key, _)| !known.iter().any(|k| k == key)) {
-            self.problems.add_with(|| {
+            self.problems.add_with(place, || {
                 let guess = nearest(key, names.iter().copied());
                 let guess = guess.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-                format!("{place}: {what} has no key `{key}`{guess}; {list}")
+                format!("{what} has no key `{key}`{guess}; {list}")
             });
         }
         self.problems.count() == before
     }
+}
+
+/// How a layer's table begins in a file.
+fn header(layer: Layer) -> String {
+    if layer == Layer::Storage { format!("[{layer}]") } else { format!("[[{layer}]]") }
 }

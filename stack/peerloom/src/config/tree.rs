@@ -1,16 +1,31 @@
 //! A TOML document whose values know where they stand.
 
+use std::fmt;
 use std::ops::Range;
 
 use peerloom_core::kinds::{Settings, SettingsError};
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
-/// A value and its place: a line of the file, or the override that set it.
+/// A line of the file, or the override that set a value.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) text: String,
+    /// 0 for the file itself; overrides come after all lines.
+    pub(super) line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A value and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     node: Node,
-    place: String,
+    place: Place,
 }
 
 #[derive(Debug, Clone)]
@@ -39,8 +54,9 @@ impl<'a> Source<'a> {
     }
 
     /// `origin:line`, from a position in the text.
-    fn place(&self, span: &Range<usize>) -> String {
-        format!("{}:{}", self.origin, self.ends.partition_point(|end| *end < span.start) + 1)
+    fn place(&self, span: &Range<usize>) -> Place {
+        let line = self.ends.partition_point(|end| *end < span.start) + 1;
+        Place { text: format!("{}:{line}", self.origin), line }
     }
 
     /// The line of the deepest key, for an error about depth, which has no span.
@@ -50,15 +66,18 @@ impl<'a> Source<'a> {
         format!("{}:{}", self.origin, deepest + 1)
     }
 
-    fn table(&self, table: &DeTable<'_>, place: String) -> Tree {
+    fn table(&self, table: &DeTable<'_>, place: Place) -> Tree {
         let entry = |(key, value): (&toml::Spanned<std::borrow::Cow<'_, str>>, &toml::Spanned<DeValue<'_>>)| {
             // A key's place, not its value's: a long list begins far below its key.
             (key.get_ref().to_string(), self.value(value.get_ref(), self.place(&key.span())))
         };
-        Tree { node: Node::Table(table.iter().map(entry).collect()), place }
+        // The parser orders them by name.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        Tree { node: Node::Table(entries.into_iter().map(entry).collect()), place }
     }
 
-    fn value(&self, value: &DeValue<'_>, place: String) -> Tree {
+    fn value(&self, value: &DeValue<'_>, place: Place) -> Tree {
         let node = match value {
             DeValue::Table(table) => return self.table(table, place),
             DeValue::Array(items) => {
@@ -91,7 +110,7 @@ impl Tree {
             Some(span) => format!("{}: {}", source.place(&span), error.message()),
             None => format!("{}: tables are nested too deeply ({})", source.deepest(), error.message()),
         })?;
-        Ok(source.table(document.get_ref(), origin.to_owned()))
+        Ok(source.table(document.get_ref(), Place { text: origin.to_owned(), line: 0 }))
     }
 
     /// Sets the value at a dotted path. Numbers in the path are places in a list; one past the end
@@ -105,6 +124,7 @@ impl Tree {
             return Err(format!("{path}…: tables are nested too deeply; no key has more than {DEEPEST} parts"));
         }
         let source = Source::new(value, &place);
+        let place = Place { text: place.clone(), line: usize::MAX };
         let parsed = DeValue::parse(value);
         let mut value = match &parsed {
             Ok(value) => source.value(value.get_ref(), place.clone()),
@@ -120,8 +140,8 @@ impl Tree {
         Ok(())
     }
 
-    fn child(&mut self, part: &str, place: &str) -> Result<&mut Tree, String> {
-        let empty = || Tree { node: Node::Table(Vec::new()), place: place.to_owned() };
+    fn child(&mut self, part: &str, place: &Place) -> Result<&mut Tree, String> {
+        let empty = || Tree { node: Node::Table(Vec::new()), place: place.clone() };
         match &mut self.node {
             Node::Table(entries) => {
                 let at = entries.iter().position(|(key, _)| key == part).unwrap_or_else(|| {
@@ -146,8 +166,8 @@ impl Tree {
         }
     }
 
-    pub(super) fn place(&self) -> String {
-        self.place.clone()
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     pub(super) fn is_table(&self) -> bool {
@@ -180,7 +200,7 @@ impl Tree {
     }
 
     /// The keys of a table with their places.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, String)> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, &Place)> {
         let entries = match &self.node {
             Node::Table(entries) => entries.as_slice(),
             _ => &[],
@@ -205,8 +225,8 @@ impl Tree {
         }
     }
 
-    /// A problem with a value of this table, with the value's place. `name` is the table's.
-    pub(super) fn explain(&self, name: &str, error: &SettingsError) -> String {
+    /// A problem with a value of this table, and the value's place. `name` is the table's.
+    pub(super) fn explain(&self, name: &str, error: &SettingsError) -> (&Place, String) {
         let mut at = self;
         for part in error.path.split(['.', '[', ']']).filter(|p| !p.is_empty()) {
             let next = match &at.node {
@@ -220,6 +240,6 @@ impl Tree {
             }
         }
         let path = [name, error.path.trim_start_matches('.')].into_iter().filter(|p| !p.is_empty());
-        format!("{}: {}: {}", at.place, path.collect::<Vec<_>>().join("."), error.message)
+        (&at.place, format!("{}: {}", path.collect::<Vec<_>>().join("."), error.message))
     }
 }
