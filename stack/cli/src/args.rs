@@ -411,7 +411,7 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Arguments, clap::Error> {
             Err(Arguments::command().error(ErrorKind::InvalidValue, message))
         }
         Some(arguments) => Ok(arguments),
-        None => parsed.map_err(without_hidden).map_err(with_guess).map_err(with_tip_for_texts),
+        None => parsed.map_err(shortened).map_err(without_hidden).map_err(with_guess).map_err(with_tip_for_texts),
     }
 }
 
@@ -428,6 +428,9 @@ fn with_tip_for_texts(mut error: clap::Error) -> clap::Error {
     error
 }
 
+/// Characters of a wrong argument that are repeated.
+const SHOWN: usize = 60;
+
 /// What people may call a command that has another name here.
 const OTHER_WORDS: [(&[&str], &str); 10] = [
     (&["rename", "alias", "nick"], "contacts --rename OLD=NEW"),
@@ -441,6 +444,19 @@ const OTHER_WORDS: [(&[&str], &str); 10] = [
     (&["whoami", "me"], "id"),
     (&["retry", "resend"], "queue retry"),
 ];
+
+/// Cuts what was written, which may be long.
+fn shortened(mut error: clap::Error) -> clap::Error {
+    for written in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(text)) = error.get(written)
+            && let Some((end, _)) = text.char_indices().nth(SHOWN)
+        {
+            let text = format!("{}…", text.get(..end).unwrap_or_default());
+            error.insert(written, ContextValue::String(text));
+        }
+    }
+    error
+}
 
 /// Takes commands that only other commands use out of an error.
 fn without_hidden(mut error: clap::Error) -> clap::Error {
@@ -506,5 +522,6 @@ fn lifetime(text: &str) -> Result<std::time::Duration, String> {
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    text.parse::<peerloom::core::kinds::DurationText>().map(|d| d.0)
+    let parsed = text.parse::<peerloom::core::kinds::DurationText>();
+    parsed.map(|duration| duration.0).map_err(|_| "it takes a duration, such as 500ms, 90m or 7d".into())
 }

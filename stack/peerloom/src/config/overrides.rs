@@ -24,7 +24,7 @@ impl std::str::FromStr for Override {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once('=') {
             Some((path, value)) if is_path(path) => Ok(Self { path: path.trim().into(), value: value.trim().into() }),
-            _ => Err(format!("`{text}` is not of the form KEY=VALUE, such as storage.cache_mib=16")),
+            _ => Err("it is not of the form KEY=VALUE, such as storage.cache_mib=16".into()),
         }
     }
 }

@@ -123,7 +123,10 @@ pub fn init_with(base: &Path, name: &str, more: &[&str]) -> PathBuf {
     let folder = base.join(name);
     let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port();
     let listen = format!("127.0.0.1:{port}");
-    ok(&folder, &[&["init", "--name", name, "--network", "test", "--listen", &listen], more].concat());
+    // Where it listens is said once.
+    let set = more.iter().any(|argument| argument.starts_with("transport.0.listen="));
+    let listen: &[&str] = if set { &[] } else { &["--listen", &listen] };
+    ok(&folder, &[&["init", "--name", name, "--network", "test"], listen, more].concat());
     folder
 }
 
