@@ -259,9 +259,9 @@ mod tests {
 
     #[test]
     fn people_read_messages_without_the_program_s_parts() {
-        let cause = Error::new(ErrorKind::Storage, "store", "read", "the disk fails").with_source(std::fmt::Error);
+        let cause = Error::new(ErrorKind::Storage, "store", "read", "the disk fails").with_source(fmt::Error);
         let error = Error::new(ErrorKind::Internal, "engine", "open", "no node can be made").with_source(cause);
-        assert_eq!(error.for_people(), format!("no node can be made (the disk fails ({}))", std::fmt::Error));
+        assert_eq!(error.for_people(), format!("no node can be made (the disk fails ({}))", fmt::Error));
         assert!(error.to_string().starts_with("engine: open: no node can be made (store: read: the disk fails"));
     }
 }
