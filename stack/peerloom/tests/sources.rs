@@ -130,11 +130,11 @@ fn what_is_wrong_with_brought_kinds_names_its_line() {
         ("name = 'book'\n", "", "peerloom.toml:1: plugin: the key `name` is missing"),
         ("name = 'book'\n", "name = 3\n", "peerloom.toml:2: plugin.name: expected a string"),
         ("name = 'book'\n", "nome = 'book'\n", "[[plugin]] has no key `nome`, did you mean `name`?"),
-        ("[[plugin]]\nname = 'book'\n", "plugin = 3\n", "`plugin` is not a table; write [[plugin]]"),
+        ("[[plugin]]\nname = 'book'\n", "plugin = 3\n", "peerloom.toml:1: each `plugin` is a table: write [[plugin]]"),
         ("[[plugin]]\nname = 'book'\n", "", "unknown discovery kind `book`; known: invite"),
         ("kind = 'book'\n", "kind = 'bok'\n", "did you mean `book`?"),
         ("kind = 'book'\n", "kind = 'book'\npages = 10\n", "peerloom.toml:8: discovery.pages: it takes from 1 to 9"),
-        ("kind = 'book'\n", "kind = 'book'\nleaves = 1\n", "[discovery] of kind `book` has no key `leaves`"),
+        ("kind = 'book'\n", "kind = 'book'\nleaves = 1\n", "[[discovery]] of kind `book` has no key `leaves`"),
         ("kind = 'memory'", "kind = 'memori'", "did you mean `memory`?"),
     ] {
         let file = FILE.replacen(from, to, 1);

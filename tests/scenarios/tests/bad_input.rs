@@ -50,7 +50,7 @@ fn files_are_checked_with_their_lines() {
     assert!(complaint.contains("a string in quotes, such as \"0.0.0.0:"), "{complaint}");
     for change in ["transport.0=quic", "transport=quic"] {
         let (_, complaint) = fails(&folder, &["check", "--set", change]);
-        assert!(complaint.contains("write [[transport]]") && complaint.contains("transport.0.kind"), "{complaint}");
+        assert!(complaint.contains("write [[transport]]") && complaint.contains("transport.0.KEY"), "{complaint}");
     }
     for change in [".=1", "a..b=1", "storage.=1"] {
         let (code, complaint) = fails(&folder, &["check", "--set", change]);

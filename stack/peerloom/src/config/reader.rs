@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
     /// `many`: whether there may be several tables of the name.
     fn no_table<T>(&mut self, other: &Tree, name: &str, many: bool) -> Option<T> {
         let problem = match many {
-            true => format!("each `{name}` is a table: write [[{name}]], or set a key of one, such as {name}.0.kind"),
+            true => format!("each `{name}` is a table: write [[{name}]], or set a key of one, as {name}.0.KEY"),
             false => format!("`{name}` is a table: write [{name}], or set a key of it"),
         };
         self.problems.add(other.place(), problem);
