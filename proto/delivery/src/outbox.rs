@@ -215,17 +215,17 @@ impl Outbox {
         head.or_else(|| self.entries.get(&position).and_then(|entry| entry.id))
     }
 
-    /// Bytes of all entries that somebody still needs.
+    /// Bytes of all entries that a device still needs.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Messages in all entries that somebody still needs.
+    /// Messages in all entries that a device still needs.
     pub fn messages(&self) -> usize {
         self.messages
     }
 
-    /// Entries that somebody still needs, or needs to hear the end of.
+    /// Entries that a device still needs, or needs to hear the end of.
     pub fn entries(&self) -> usize {
         self.entries.len()
     }

@@ -336,7 +336,7 @@ mod tests {
             prop_assert!(short.encode().len() <= max.max(FIXED) || short.addresses.len() == 1 && short.name.is_empty());
         }
 
-        /// Changed by accident it is refused; by somebody who corrects the checksum, it is another invitation at most.
+        /// Changed by accident it is refused; by an attacker that corrects the checksum, it is another invitation at most.
         #[test]
         fn every_changed_byte_is_noticed(invitation in any_invitation(), value in 1u8..) {
             let bytes = invitation.encode();

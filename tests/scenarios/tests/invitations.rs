@@ -1,4 +1,4 @@
-//! Invitations are not signed: what comes of changed ones, whose checksum somebody corrected, and of several that
+//! Invitations are not signed: what comes of changed ones, whose checksum was corrected, and of several that
 //! contradict each other.
 
 mod common;

@@ -44,7 +44,7 @@ impl Outbox {
         self.cursors.values().any(|cursor| !cursor.stored.owed.is_empty())
     }
 
-    /// Bytes of an entry that somebody still needs.
+    /// Bytes of an entry that a device still needs.
     pub fn size(&self, position: Position) -> usize {
         self.entries.get(&position).map_or(0, |entry| entry.size)
     }
@@ -58,7 +58,7 @@ impl Outbox {
         }
     }
 
-    /// Entries that became settled because devices joined anew, or because nothing of them is owed any more; call after
+    /// Entries that became settled because devices joined again, or because nothing of them is owed any more; call after
     /// [`Outbox::append`] with joins and after [`Outbox::on_sealed_again`].
     pub fn settle_before_joins(&mut self) -> Vec<Position> {
         for (device, cursor) in &mut self.cursors {

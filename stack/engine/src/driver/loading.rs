@@ -51,7 +51,7 @@ impl State {
         self.pending = 0;
         for contact in self.contacts.all() {
             self.load_conversation(txn, contact.conversation, now)?;
-            // Sessions that were being made are made anew.
+            // Sessions that were being made are made again.
             self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
         }
         if txn.snapshot()?.damaged().contains(&CONTACTS) {
