@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Control, PATIENCE, Registry, Running, SEALED, STORES, inbox_ids, init_with, introduce};
+use common::{Control, PATIENCE, Registry, Running, SEALED, STORES, inbox_ids, init_with, introduce, ok};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -90,6 +90,12 @@ fn story(store: &[&str], kills: u64) {
     let folders = ["alice", "bob"].map(|name| init_with(base.path(), name, store));
     let mut nodes = folders.each_ref().map(|folder| Some(Running::start(folder)));
     introduce(&folders[0], &folders[1]);
+    // The inviter knows the other side from their first link on; kills that come faster than that would be all there is.
+    let begin = Instant::now();
+    while !ok(&folders[0], &["contacts"]).contains("bob") {
+        assert!(begin.elapsed() < PATIENCE, "the two never met");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 
     let stop = Arc::new(AtomicBool::new(false));
     let accepted: [Arc<Mutex<BTreeSet<String>>>; 2] = Default::default();
