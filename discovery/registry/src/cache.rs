@@ -10,8 +10,11 @@ use peerloom_core::wire::{DeviceId, DiscoveryItem, DiscoveryKey, ItemSlot, UserI
 const KEYS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// Most bytes of items remembered; of more, those of the longest unused keys go.
 const BYTES: usize = 8 * 1024 * 1024;
-/// A key that isn't found is asked for at most so many times less often than one that is: every quarter of
-/// an hour by default, so that a hundred contacts that are gone cost seven calls a minute and not a hundred.
+/// A key that isn't found is asked for again after this part of an answer's lifetime, 4 s by default, since the device may
+/// just be starting; then after twice the time, each time.
+const FIRST_PATIENCE: u32 = 15;
+/// At most so many lifetimes: a quarter of an hour by default, so that a hundred contacts that are gone cost seven calls a
+/// minute and not a hundred.
 const MOST_PATIENCE: u32 = 15;
 
 /// An item that was verified.
@@ -74,10 +77,13 @@ impl Cache {
     pub(crate) fn look(&mut self, key: DiscoveryKey, now_ms: u64) -> Lookup {
         let Some(answer) = self.answers.get(&key) else { return Lookup::Ask(key) };
         let patience = match answer.misses {
-            0 => 1,
-            misses => 1u32.checked_shl(misses - 1).map_or(MOST_PATIENCE, |times| times.clamp(1, MOST_PATIENCE)),
+            0 => self.lifetime,
+            misses => {
+                let doublings = 1u32.checked_shl(misses - 1).unwrap_or(u32::MAX);
+                (self.lifetime / FIRST_PATIENCE).saturating_mul(doublings).min(self.lifetime * MOST_PATIENCE)
+            }
         };
-        if answer.asked.elapsed() < self.lifetime * patience {
+        if answer.asked.elapsed() < patience {
             return Lookup::Known(valid(&answer.items, now_ms));
         }
         match (key, answer.items.first().and_then(|record| record.user)) {
@@ -269,7 +275,7 @@ mod tests {
             answer.asked = Instant::now().checked_sub(Duration::from_secs(age)).unwrap();
             cache.looked(device(2), 0) == known(&[])
         };
-        for seconds in [60, 120, 240, 480, 900, 900, 900] {
+        for seconds in [4, 8, 16, 32, 64, 128, 256, 512, 900, 900] {
             cache.answered(device(2), device(2), vec![]);
             assert!(waits(&mut cache, seconds - 1) && !waits(&mut cache, seconds + 1), "{seconds}");
         }
