@@ -104,7 +104,7 @@ pub enum Halt {
 pub enum CannotOpenOutcome {
     /// Nothing: the entry is settled there, or not its business, or the device is halted already.
     Nothing,
-    /// Add the device again, and seal again what [`crate::Outbox::unsettled`] lists.
+    /// Add the device again, and seal again what it lacks.
     AddAgain,
     /// It was added too often: the device is halted from now on.
     Halted,
