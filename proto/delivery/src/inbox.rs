@@ -86,7 +86,9 @@ impl Inbox {
         if self.id_at(position).is_some_and(|known| known != header.id()) {
             return Arrival::Conflict;
         }
-        if self.is_settled(position) || (joins && position < self.stored.base) {
+        // Its owner can't let us in at a position that it has taken back: what was acknowledged stays settled.
+        let taken_back = position <= self.stored.through || self.stored.beyond.contains(position);
+        if self.is_settled(position) || (joins && (position < self.stored.base || taken_back)) {
             return Arrival::Duplicate;
         }
         if !self.fits(header) {
@@ -147,8 +149,9 @@ impl Inbox {
         self.stored.beyond.remove_through(position - 1);
         self.stored.before_join.keep_highest(limits::RANGES);
         self.stored.base = position;
-        self.stored.through = position - 1;
-        self.stored.through_id = header.previous;
+        if position > self.stored.through {
+            (self.stored.through, self.stored.through_id) = (position - 1, header.previous);
+        }
         self.dirty = true;
         let later = self.parked.split_off(&position);
         std::mem::replace(&mut self.parked, later).into_iter().collect()

@@ -123,6 +123,10 @@ pub fn scan_sound(
 ) -> Result<Vec<Row>> {
     loop {
         let rows = inner.scan(table, &range, order, page)?;
+        if !in_order(&rows, &range, order) {
+            let message = "the store's file is damaged: it gives rows out of order; restore it from a copy";
+            return Err(Error::new(ErrorKind::Malformed, "store", "read", message));
+        }
         let Some(last) = rows.last() else {
             return Ok(Vec::new());
         };
@@ -143,6 +147,16 @@ pub fn scan_sound(
             return Ok(sound);
         }
     }
+}
+
+/// Whether rows are a range's, each beyond the one before it: otherwise reading on after the last would never end.
+fn in_order(rows: &[Row], range: &KeyRange, order: Order) -> bool {
+    let beyond = |pair: &[Row]| match (pair, order) {
+        ([before, after], Order::Ascending) => before.key < after.key,
+        ([before, after], Order::Descending) => before.key > after.key,
+        _ => true,
+    };
+    rows.windows(2).all(beyond) && rows.iter().all(|row| range.contains(&row.key))
 }
 
 /// The damaged rows that a snapshot has met: each once, however often it is scanned.

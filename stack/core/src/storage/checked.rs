@@ -106,6 +106,37 @@ mod tests {
     use super::*;
     use crate::memory::MemoryStorage;
 
+    /// A damaged file's rows, as they come.
+    struct Disordered(Vec<&'static [u8]>);
+
+    impl Snapshot for Disordered {
+        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Bytes>> {
+            Ok(None)
+        }
+
+        fn scan(&self, _: Table, _: &KeyRange, _: Order, _: Page) -> Result<Vec<Row>> {
+            let row = |key: &&'static [u8]| Row { key: Bytes::from_static(key), value: Bytes::new() };
+            Ok(self.0.iter().map(row).collect())
+        }
+    }
+
+    #[test]
+    fn rows_out_of_order_end_a_scan() {
+        let range = KeyRange::prefix(b"p");
+        let scan = |keys: &[&'static [u8]], order| {
+            let rows = Disordered(keys.to_vec());
+            scan_sound(&rows, HISTORY, range.clone(), order, Page::DEFAULT, |row| Ok(row.clone()), |_| {})
+        };
+        for keys in [[b"p2", b"p1"], [b"p1", b"p1"], [b"p1", b"q1"], [b"o9", b"p1"]] {
+            let keys = keys.map(|key| key.as_slice());
+            let error = scan(&keys, Order::Ascending).expect_err("out of order, or of another range");
+            assert_eq!(error.kind(), ErrorKind::Malformed);
+        }
+        assert!(scan(&[b"p1", b"p2"], Order::Descending).is_err());
+        assert_eq!(scan(&[b"p2", b"p1"], Order::Descending).expect("in order").len(), 2);
+        assert_eq!(scan(&[b"p1", b"p2"], Order::Ascending).expect("in order").len(), 2);
+    }
+
     /// However many there are in a row, and at either end.
     #[test]
     fn damaged_rows_hide_no_others() {

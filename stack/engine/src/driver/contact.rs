@@ -95,7 +95,7 @@ impl Turn<'_> {
             return error("the invitation is for another network; compare `network` in both files");
         }
         if invitation.user == own.user || device == own.device {
-            return error("this is your own invitation; give it to somebody else");
+            return error("this is your own invitation; give it to another person");
         }
         if u64::from(invitation.expires_at_s) * 1000 < system_ms() {
             return error("the invitation has expired; ask for a new one");
@@ -122,7 +122,7 @@ impl Turn<'_> {
                 continue;
             };
             if certificate.user == self.state.own.user {
-                return Err(error(ErrorKind::Invalid, "this is your own id; give it to somebody else"));
+                return Err(error(ErrorKind::Invalid, "this is your own id; give it to another person"));
             }
             let device = proven(certificate, record.certificate.clone(), Some(signed.clone()));
             added = Some(self.upsert(certificate.user, device, "", None)?);
