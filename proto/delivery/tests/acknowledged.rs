@@ -74,7 +74,7 @@ fn what_was_acknowledged_stays_settled_whatever_comes() {
             let joins = rng.random_range(0..2) == 0;
             if rng.random_range(0..3) == 0 {
                 let (void, _) = inbox.on_withdrawn(&taken_back(&entries, at.min(other), at.max(other)), NOW);
-                void.iter().for_each(|position| drop(parked.remove(position)));
+                parked.retain(|position| !void.contains(position));
             } else if parked.remove(&at) {
                 // Opened ahead of what is missing.
                 inbox.on_settled(entry, NOW);
@@ -82,11 +82,14 @@ fn what_was_acknowledged_stays_settled_whatever_comes() {
                 match inbox.on_entry(entry, joins, NOW) {
                     Arrival::Open => {
                         if joins {
-                            inbox.on_joined(entry).iter().for_each(|position| drop(parked.remove(position)));
+                            let void = inbox.on_joined(entry);
+                            parked.retain(|position| !void.contains(position));
                         }
                         inbox.on_settled(entry, NOW);
                     }
-                    Arrival::Park => drop(parked.insert(at)),
+                    Arrival::Park => {
+                        parked.insert(at);
+                    }
                     Arrival::Duplicate | Arrival::Conflict | Arrival::NoRoom => {}
                 }
             }
