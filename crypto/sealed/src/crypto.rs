@@ -116,10 +116,10 @@ impl Crypto for SealedCrypto {
         let before = recipients(txn, conversation)?.unwrap_or_default();
         let (mut after, mut joins, mut prepared) = (Vec::new(), Vec::new(), Prepared::default());
         for member in roster {
-            let known = before.iter().find(|(device, _)| *device == member.device && !member.rejoin);
+            let known = before.iter().find(|(device, _)| *device == member.device);
             match (known, &member.key_package) {
-                (Some(known), _) => after.push(*known),
-                (None, Some(package)) => {
+                (Some(known), _) if !member.rejoin => after.push(*known),
+                (_, Some(package)) => {
                     let wrong = || {
                         let message = "the key package belongs to another device, or is damaged; ask for a new one";
                         Error::new(ErrorKind::Unauthenticated, "sealed", "prepare", message)
@@ -127,7 +127,10 @@ impl Crypto for SealedCrypto {
                     after.push((member.device, keys::open_package(package, &member.device).ok_or_else(wrong)?));
                     joins.push(member.device);
                 }
-                (None, None) => prepared.missing.push(member.device),
+                (known, None) => {
+                    after.extend(known);
+                    prepared.missing.push(member.device);
+                }
             }
         }
         if after != before {

@@ -202,7 +202,8 @@ impl Inbox {
                 missing.iter().for_each(|r| self.stored.withdrawn.insert(r.first, r.last));
             }
         }
-        self.stored.withdrawn.keep_highest(limits::RANGES);
+        // What is too much counts as not shown: rather twice than not at all.
+        self.stored.withdrawn.fill_lowest(limits::RANGES);
         self.absorb();
         let settled = |p: &Position| *p <= self.stored.through || self.stored.beyond.contains(*p);
         let parked = std::mem::take(&mut self.parked);
@@ -297,9 +298,33 @@ impl Inbox {
     /// Whether this has settled all that an acknowledgement of this device's own says. If not, its store is older
     /// than the one that signed it.
     pub fn knows(&self, ack: &Ack) -> bool {
-        let settled = self.stored.beyond.positions();
-        let open = |first, last| settled.gaps(first, last).iter().any(|gap| gap.last > self.stored.through);
-        ack.through <= self.stored.through && !ack.beyond.iter().any(|span| open(span.first, span.last))
+        self.lacks(ack).is_empty()
+    }
+
+    /// What an acknowledgement of this device's own says to be settled, and isn't.
+    pub fn lacks(&self, ack: &Ack) -> RangeSet {
+        let (settled, next) = (self.stored.beyond.positions(), self.stored.through + 1);
+        let mut lacks = RangeSet::default();
+        let acknowledged = ack.beyond.iter().map(|span| (span.first, span.last));
+        for (first, last) in std::iter::once((next, ack.through)).chain(acknowledged) {
+            settled.gaps(first.max(next), last).iter().for_each(|gap| lacks.insert(gap.first, gap.last));
+        }
+        lacks
+    }
+
+    /// Whether what another copy of this store acknowledged may still come to light: the log's owner has not compared
+    /// this log with that copy, which found out at `since_ms` that it is one.
+    pub fn awaits_copy(&self, since_ms: u64) -> bool {
+        self.stored.copy_ms < since_ms
+    }
+
+    /// The log's owner has compared this log with that copy: from now on what it shows beyond this store proves that this
+    /// one was put back.
+    pub fn on_compared(&mut self, since_ms: u64) {
+        if self.awaits_copy(since_ms) {
+            self.stored.copy_ms = since_ms;
+            self.dirty = true;
+        }
     }
 
     /// Takes over what this device's own acknowledgement says: the row of this log was damaged.
@@ -312,7 +337,7 @@ impl Inbox {
             self.stored.beyond.insert(span.clone());
         }
         ack.withdrawn.iter().for_each(|range| self.stored.withdrawn.insert(range.first, range.last));
-        self.stored.withdrawn.keep_highest(limits::RANGES);
+        self.stored.withdrawn.fill_lowest(limits::RANGES);
         self.absorb();
         let settled = |p: &Position| *p <= self.stored.through || self.stored.beyond.contains(*p);
         let parked = std::mem::take(&mut self.parked);
@@ -401,6 +426,25 @@ mod tests {
         // Nor after joining again.
         inbox.on_joined(&entry(6));
         assert!(!inbox.was_shown(2) && !inbox.was_shown(3) && inbox.was_shown(1));
+    }
+
+    /// More withdrawals than are remembered: what was sealed again is shown, rather twice than not at all.
+    #[test]
+    fn no_copy_of_what_was_withdrawn_is_hidden_however_many_there_are() {
+        let mut inbox = joined();
+        for round in 0..2 * limits::RANGES as u64 {
+            let (gone, shown) = (2 * round + 2, 2 * round + 3);
+            let span = Span { first: gone, last: gone, previous: None, id: None };
+            inbox.on_withdrawn(&[span].into_iter().collect(), NOW);
+            inbox.stored.beyond.insert(Span { first: shown, last: shown, previous: None, id: None });
+            inbox.absorb();
+        }
+        let last = 4 * limits::RANGES as u64 + 1;
+        assert_eq!(inbox.stored.through, last);
+        for position in (2..last).step_by(2) {
+            assert!(!inbox.was_shown(position), "{position}");
+        }
+        assert!(inbox.was_shown(last) && inbox.stored.withdrawn.iter().count() <= limits::RANGES);
     }
 
     #[test]

@@ -64,13 +64,15 @@ struct Entry {
     left: bool,
     /// It expired: devices that lack it get a withdrawal instead.
     withdrawn: bool,
+    /// Its bytes are lost: it holds nothing for anybody any more.
+    lost: bool,
+    /// Devices that won't show it, by their clocks: it holds nothing for them.
+    refused: BTreeSet<DeviceId>,
 }
 
 #[derive(Debug)]
 struct Cursor {
     stored: OutCursor,
-    /// Positions that it settled without showing them: they were withdrawn.
-    void: RangeSet,
     /// Whether the stored part has changed since it was last written.
     dirty: bool,
     /// The next position to transmit.
@@ -131,13 +133,9 @@ impl Outbox {
         }
         for (position, entry) in entries {
             if position >= outbox.head {
-                (outbox.head, outbox.head_id) = (position, Some(entry.id));
+                (outbox.head, outbox.head_id) = (position, entry.id.known());
             }
             let kept = !entry.expired;
-            if entry.expired {
-                // Whether a device showed it was known before; it isn't reported twice.
-                outbox.cursors.values_mut().filter(|c| c.has(position)).for_each(|c| c.void.insert(position, position));
-            }
             outbox.track(
                 position,
                 Entry {
@@ -146,10 +144,12 @@ impl Outbox {
                     messages: if kept { entry.messages.len() } else { 0 },
                     expires_at_ms: entry.expires_at_ms,
                     recipients: entry.recipients,
-                    id: Some(entry.id),
+                    id: entry.id.known(),
                     delivered: false,
                     left: entry.left,
                     withdrawn: entry.expired,
+                    lost: false,
+                    refused: BTreeSet::new(),
                 },
             );
         }
@@ -195,7 +195,7 @@ impl Outbox {
 
     /// The predecessor of the next entry. Where the store has lost it, an id that is nobody's.
     pub fn previous(&self) -> Option<EntryId> {
-        self.head_id.or((self.head > 0).then_some(EntryId::from_bytes([0; 32])))
+        self.head_id.or((self.head > 0).then_some(EntryId::UNKNOWN))
     }
 
     /// Whether the id of the entry at [`Outbox::head`] is known: it may be lost with a damaged row, until
@@ -264,6 +264,8 @@ impl Outbox {
                 delivered: false,
                 left: false,
                 withdrawn: false,
+                lost: false,
+                refused: BTreeSet::new(),
             },
         );
         position
@@ -288,7 +290,7 @@ impl Outbox {
         let cursor = self.cursors.get_mut(device).filter(|c| self.up.contains(device) && !c.stored.halted)?;
         let wanted = |(position, _): &(&Position, &mut Entry)| !cursor.stored.beyond.contains(**position);
         let (position, entry) = self.entries.range_mut(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
-        let gone = entry.withdrawn || !entry.recipients.contains(device);
+        let gone = entry.withdrawn || !entry.is_for(device);
         if !gone && entry.has_expired(now) {
             // Not sent any more; the timer that is due says so.
             return None;
@@ -400,13 +402,19 @@ impl Outbox {
     }
 }
 
+impl Entry {
+    /// Whether the entry holds anything for a device.
+    fn is_for(&self, device: &DeviceId) -> bool {
+        !self.lost && !self.refused.contains(device) && self.recipients.contains(device)
+    }
+}
+
 impl Cursor {
     /// Of a device whose view begins with what is stored.
     fn new(stored: OutCursor, config: &Config) -> Self {
         let next = stored.base;
         Self {
             stored,
-            void: RangeSet::default(),
             dirty: true,
             next,
             deadline: None,

@@ -107,6 +107,14 @@ impl NetworkId {
 }
 
 impl EntryId {
+    /// Stands for the id of an entry whose row is lost. No entry has it.
+    pub const UNKNOWN: Self = Self::from_bytes([0; 32]);
+
+    /// The id, unless it is [`EntryId::UNKNOWN`].
+    pub fn known(self) -> Option<Self> {
+        Some(self).filter(|id| *id != Self::UNKNOWN)
+    }
+
     /// The id of the entry with this header.
     pub(crate) fn of_header(body: &[u8]) -> Self {
         Self::hash(&[context::ENTRY_ID, body])

@@ -106,8 +106,8 @@ pub mod meta {
     /// This device's signed [`crate::Restored`]: the store is older than what a peer has, and sends
     /// nothing any more.
     pub const RESTORED: &[u8; 16] = b"store-restored\0\0";
-    /// When this node heard that another copy of its store was used, milliseconds since the Unix epoch,
-    /// 8 bytes big-endian.
+    /// Another copy of this store was used: [`crate::Restored::since_ms`] of the newest notice of such a one, 8 bytes
+    /// big-endian.
     pub const COPIED: &[u8; 16] = b"store-copied\0\0\0\0";
 }
 

@@ -87,7 +87,8 @@ pub trait Crypto: Send + Sync {
 
     /// Brings this device's send session in a conversation to the given roster (this device not
     /// included). Members that are new and have a key package are added, those no longer listed are
-    /// removed, [`Member::rejoin`] removes and adds at once. A key package that isn't its member's
+    /// removed, [`Member::rejoin`] removes and adds at once: until there is a key package, the device stays a member, so
+    /// that what is sealed meanwhile is owed to it. A key package that isn't its member's
     /// is an error of kind [`Unauthenticated`](crate::ErrorKind::Unauthenticated). More members than
     /// [`CryptoCaps::members`], or a payload beyond [`limits::HANDSHAKE_PAYLOAD`](peerloom_wire::limits), are one of kind
     /// [`TooLarge`](crate::ErrorKind::TooLarge) that says how many devices fit; then nothing is written.

@@ -20,6 +20,7 @@ mod quarantine;
 mod queue;
 mod receipts;
 mod recent;
+mod resealing;
 mod session;
 mod standing;
 mod state;

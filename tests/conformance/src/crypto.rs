@@ -336,6 +336,7 @@ fn a_device_that_lost_its_state_is_added_anew(make: Make<'_>) {
     assert_eq!(opened, Opened::CannotOpen(CannotOpenReason::NoSession));
     let waiting = alice.prepare(&[Member { device: bob.id, key_package: None, rejoin: true }]);
     assert_eq!(waiting.missing, [bob.id]);
+    assert_eq!(waiting.members, [bob.id], "what is sealed meanwhile is for him, too");
     let rejoin = Member { rejoin: true, ..member(&mut bob) };
     let prepared = alice.prepare(&[rejoin]);
     deliver(&prepared, alice.log(), &mut [&mut bob]);

@@ -13,7 +13,7 @@ use engines::{config, crypto, eventually, meet, send, start, texts, until};
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
 use peerloom_core::storage::{Checked, scan_all};
 use peerloom_core::wire::store::{
-    CONTACTS, FAILURES, IN_PARKED, META, OUT_ENTRIES, QUARANTINE, TABLES, Table, VAULT, meta,
+    CONTACTS, FAILURES, IN_PARKED, META, OUT_ENTRIES, OUT_SEALED, QUARANTINE, TABLES, Table, VAULT, meta,
 };
 use peerloom_core::wire::store::{
     Failure, GivenKeyPackage, KEY_PACKAGES, PENDING, PENDING_BODIES, Quarantined, Record, ordered_key,
@@ -38,12 +38,12 @@ fn rows(storage: &MemoryStorage) -> Rows {
     rows
 }
 
-/// A store with these rows, one of which may have another byte.
-fn store(rows: &Rows, damaged: Option<usize>) -> MemoryStorage {
+/// A store with these rows, some of which have another byte.
+fn store(rows: &Rows, damaged: &[usize]) -> MemoryStorage {
     let (copy, mut batch) = (MemoryStorage::new(), Batch::default());
     for (at, (table, key, value)) in rows.iter().enumerate() {
         let mut value = value.to_vec();
-        if damaged == Some(at) {
+        if damaged.contains(&at) {
             let middle = value.len() / 2;
             value[middle] ^= 0x10;
         }
@@ -144,10 +144,10 @@ async fn a_damaged_message_that_waits_arrives_or_fails() {
     assert_eq!(damaged.len(), 6);
     for (number, at) in damaged.into_iter().enumerate() {
         let links = MemoryNetwork::default();
-        let alice = node(1, &links, &store(&of_alice, Some(at))).await;
+        let alice = node(1, &links, &store(&of_alice, &[at])).await;
         let mut events = alice.events(Cursor::START);
         assert_eq!(alice.queue().await.expect("a queue").len(), 3, "all of them wait");
-        let bob = node(2, &links, &store(&of_bob, None)).await;
+        let bob = node(2, &links, &store(&of_bob, &[])).await;
         let lost = (of_alice[at].0 == PENDING_BODIES).then(|| sent[number % 3]);
         let expected: Vec<&str> = sent.into_iter().filter(|text| Some(*text) != lost).collect();
         eventually("the others", &bob, &expected).await;
@@ -182,9 +182,8 @@ async fn one_damaged_row_stops_nothing_else() {
             continue;
         }
         let links = MemoryNetwork::default();
-        let alice = node(1, &links, &store(&of_alice, Some(number))).await;
-        let (bob, carol) =
-            (node(2, &links, &store(&of_bob, None)).await, node(3, &links, &store(&of_carol, None)).await);
+        let alice = node(1, &links, &store(&of_alice, &[number])).await;
+        let (bob, carol) = (node(2, &links, &store(&of_bob, &[])).await, node(3, &links, &store(&of_carol, &[])).await);
         let text = format!("past row {number}");
         let works = [talk(&alice, &carol, "node-3", &text).await, talk(&alice, &bob, "node-2", &text).await];
         println!("{number} {}: {works:?}", table.name);
@@ -212,5 +211,32 @@ async fn one_damaged_row_stops_nothing_else() {
         for engine in [alice, bob, carol] {
             engine.shutdown().await;
         }
+    }
+}
+
+/// All that says what an own entry was is damaged, but for the history: what it carried arrives all the same, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_whose_rows_are_all_damaged_is_sealed_again() {
+    let [of_alice, of_bob, _] = stores().await;
+    let sealed: Vec<usize> = (0..of_alice.len()).filter(|at| of_alice[*at].0 == OUT_SEALED).collect();
+    let expected = ["hello node-2", "while you were away", "twice"];
+    assert!(sealed.len() >= 2);
+    for at in sealed {
+        let row = |(table, key, _): &(Table, Bytes, Bytes)| *table == OUT_ENTRIES && *key == of_alice[at].1;
+        let damaged = [at, of_alice.iter().position(row).expect("its other row")];
+        let links = MemoryNetwork::default();
+        let alice = node(1, &links, &store(&of_alice, &damaged)).await;
+        let bob = node(2, &links, &store(&of_bob, &[])).await;
+        until("both", async || {
+            let there = texts(&bob).await;
+            expected.iter().all(|text| there.iter().any(|t| t == text))
+        })
+        .await;
+        let mut there = texts(&bob).await;
+        there.sort();
+        there.dedup();
+        assert_eq!(there.len(), texts(&bob).await.len(), "nothing twice");
+        alice.shutdown().await;
+        bob.shutdown().await;
     }
 }

@@ -20,25 +20,38 @@ impl Outbox {
         entry.withdrawn = true;
         self.bytes -= std::mem::take(&mut entry.size);
         self.messages -= std::mem::take(&mut entry.messages);
-        effects.push(Effect::Expired(Expired { position, delivered: entry.delivered, left: entry.left }));
+        let (delivered, left) = (entry.delivered, entry.left);
+        // Where those that lack it have refused it, no device has to hear of it any more.
+        let settled = self.is_settled(position);
+        if settled {
+            self.forget(position);
+        }
+        effects.push(Effect::Expired(Expired { position, delivered, left, settled }));
         for (device, cursor) in self.cursors.iter_mut().filter(|(_, c)| !c.has(position)) {
             cursor.next = cursor.next.min(position);
             effects.push(Effect::Ready(*device));
         }
     }
 
-    /// A device refuses to show an entry, which had expired by its clock: the entry is withdrawn.
+    /// A device refuses to show an entry, which had expired by its clock: it holds nothing for that device. Once every
+    /// device refuses it, the entry is withdrawn; the clock of one says nothing to the others.
     pub fn on_refused_as_expired(&mut self, device: &DeviceId, position: Position, id: EntryId) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let lacks = self.cursors.get(device).is_some_and(|c| position >= c.stored.base && !c.has(position));
-        let open = |e: &&Entry| e.id == Some(id) && e.expires_at_ms > 0 && e.class == EntryClass::Application;
-        if lacks && self.entries.get(&position).filter(open).is_some_and(|e| !e.withdrawn) {
+        let Some(cursor) = self.cursors.get_mut(device) else { return effects };
+        let lacks = position >= cursor.stored.base && !cursor.has(position);
+        let open = |e: &&mut Entry| e.id == Some(id) && e.expires_at_ms > 0 && e.class == EntryClass::Application;
+        let entry = self.entries.get_mut(&position).filter(open);
+        let Some(entry) = entry.filter(|e| lacks && !e.withdrawn && e.is_for(device)) else { return effects };
+        entry.refused.insert(*device);
+        if entry.recipients.iter().all(|recipient| entry.refused.contains(recipient)) {
             self.expire_entry(position, &mut effects);
-            let alone = self.entries.get(&position).is_some_and(|e| e.recipients.len() == 1);
             if let Some(Effect::Expired(expired)) = effects.first_mut() {
-                // The only one who can have it doesn't show it.
-                expired.left &= !alone;
+                // None of those who can have it shows it.
+                expired.left = false;
             }
+        } else {
+            cursor.next = cursor.next.min(position);
+            effects.push(Effect::Ready(*device));
         }
         effects
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peerloom_wire::{Allowance, DeviceId, EntryClass, EntryId, Position};
+use peerloom_wire::{Allowance, DeviceId, EntryClass, EntryId, Position, limits};
 
 use super::{CannotOpenOutcome, Cursor, Entry, Halt, Outbox};
 use crate::Now;
@@ -45,9 +45,24 @@ impl Outbox {
         recipients.iter().filter(|device| !self.is_settled_for(device, position)).copied().collect()
     }
 
-    /// An entry's bytes are lost: it is gone, and devices that ask for it hear so.
-    pub fn drop_entry(&mut self, position: Position) {
-        self.forget(position);
+    /// An entry's bytes are lost: devices that lack it hear that it holds nothing for them, and are owed what it
+    /// carries. Returns those that have to be added again, since it was a handshake.
+    pub fn on_lost(&mut self, position: Position) -> Vec<DeviceId> {
+        let lacking = self.lacking(position);
+        let Some(entry) = self.entries.get_mut(&position) else { return Vec::new() };
+        entry.lost = true;
+        let carries = entry.class == EntryClass::Application && entry.messages > 0;
+        for device in &lacking {
+            if let Some(cursor) = self.cursors.get_mut(device) {
+                cursor.next = cursor.next.min(position);
+                if carries {
+                    cursor.stored.owed.insert(position, position);
+                    cursor.stored.owed.fill_lowest(limits::RANGES);
+                    cursor.dirty = true;
+                }
+            }
+        }
+        if entry.class == EntryClass::Handshake { lacking } else { Vec::new() }
     }
 
     /// Why nothing is sent to a device before it was added again.
@@ -126,9 +141,10 @@ impl Outbox {
 }
 
 impl Entry {
-    /// Whether a user would miss it: it isn't anywhere with each of them, and hasn't expired.
-    fn is_needed(&self) -> bool {
-        self.class == EntryClass::Application && !self.delivered && !self.withdrawn
+    /// Whether a user would miss it: it isn't anywhere with each of them, hasn't expired, and no other entry carries
+    /// its messages.
+    pub(super) fn is_needed(&self) -> bool {
+        self.class == EntryClass::Application && !self.delivered && !self.withdrawn && self.messages > 0
     }
 }
 

@@ -15,8 +15,9 @@ impl Outbox {
         let rejoins = before.as_ref().map_or(0, |c| c.stored.rejoins);
         let owed = before.as_ref().map(|c| c.lacks_before(position)).unwrap_or_default();
         let acknowledged = before.as_ref().and_then(|c| c.stored.acknowledged.clone());
+        let void = before.as_ref().map(|c| c.stored.void.clone()).unwrap_or_default();
         let (base, through, beyond) = (position, position - 1, RangeSet::default());
-        let stored = OutCursor { user, base, through, beyond, rejoins, halted: false, owed, acknowledged };
+        let stored = OutCursor { user, base, through, beyond, rejoins, halted: false, owed, acknowledged, void };
         let new = Cursor::new(stored, &self.config);
         let cursor = match before {
             Some(before) => Cursor { stored: new.stored, dirty: true, next: position, gap_asked: None, ..before },
@@ -49,11 +50,33 @@ impl Outbox {
         self.entries.get(&position).map_or(0, |entry| entry.size)
     }
 
-    /// What was at a position is sealed again at another one.
+    /// When an entry expires, in milliseconds since the Unix epoch; 0 = never.
+    pub fn expiry(&self, position: Position) -> u64 {
+        self.entries.get(&position).map_or(0, |entry| entry.expires_at_ms)
+    }
+
+    /// Whether one device of each recipient user has shown what is at a position.
+    pub fn was_delivered(&self, position: Position) -> bool {
+        self.entries.get(&position).is_some_and(|entry| entry.delivered)
+    }
+
+    /// Another entry carries the messages of this one from now on, or they have ended: the end of this one says
+    /// nothing of them.
+    pub fn on_moved(&mut self, position: Position) {
+        if let Some(entry) = self.entries.get_mut(&position) {
+            self.messages -= std::mem::take(&mut entry.messages);
+        }
+    }
+
+    /// What was at a position is sealed again at another one, or can't be: nobody is owed it any more. Who was has
+    /// settled it without showing it.
     pub fn on_sealed_again(&mut self, position: Position) {
+        self.on_moved(position);
         for cursor in self.cursors.values_mut().filter(|c| c.stored.owed.contains(position)) {
             cursor.stored.owed.remove(position);
             cursor.stored.owed.fill_lowest(limits::RANGES);
+            cursor.stored.void.insert(position, position);
+            cursor.stored.void.fill_lowest(limits::RANGES);
             cursor.dirty = true;
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use peerloom_wire::{Ack, Chain, DeviceId, EntryClass, Position, RangeSet, Span, Stated, UserId, limits};
 
-use super::{AckOutcome, Cursor, Outbox};
+use super::{AckOutcome, Cursor, Entry, Expired, Outbox};
 use crate::Now;
 
 impl Outbox {
@@ -49,9 +49,10 @@ impl Outbox {
         }
         settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
         let void = news.iter().filter(|p| ack.withdrawn.contains(**p));
-        void.for_each(|p| cursor.void.insert(*p, *p));
+        void.for_each(|p| cursor.stored.void.insert(*p, *p));
         cursor.stored.through = cursor.stored.beyond.absorb(before);
-        cursor.void.keep_highest(limits::RANGES);
+        // What is too much counts as not shown.
+        cursor.stored.void.fill_lowest(limits::RANGES);
         cursor.next = cursor.next.max(cursor.stored.through + 1);
         cursor.dirty = true;
         cursor.attempts = 0;
@@ -65,8 +66,23 @@ impl Outbox {
         }
         outcome.delivered = news.into_iter().filter(|position| self.note_delivered(*position)).collect();
         let done: Vec<Position> = self.entries.range(before + 1..through + 1).map(|(p, _)| *p).collect();
-        outcome.settled = done.into_iter().filter(|position| self.is_settled(*position)).collect();
+        for position in &done {
+            let over = self.entries.get(position).filter(|entry| entry.is_needed() && self.is_free(*position));
+            if let Some(entry) = over {
+                // No device will show it any more: that is its end.
+                outcome.undelivered.push(Expired {
+                    position: *position,
+                    delivered: false,
+                    left: entry.left,
+                    settled: true,
+                });
+                self.forget(*position);
+            }
+        }
+        outcome.settled = done.into_iter().filter(|p| self.entries.contains_key(p) && self.is_settled(*p)).collect();
         outcome.settled.iter().for_each(|position| self.forget(*position));
+        let first = self.entries.keys().next().copied().unwrap_or(Position::MAX);
+        self.cursors.get_mut(device).into_iter().for_each(|c| c.stored.void.remove_through(first - 1));
         outcome
     }
 
@@ -105,15 +121,21 @@ impl Outbox {
         let mut users = BTreeMap::<UserId, bool>::new();
         for device in &entry.recipients {
             if let Some(cursor) = self.cursors.get(device) {
-                *users.entry(cursor.stored.user).or_default() |=
-                    cursor.has(position) && !cursor.void.contains(position) && !cursor.stored.owed.contains(position);
+                *users.entry(cursor.stored.user).or_default() |= cursor.has(position)
+                    && !cursor.stored.void.contains(position)
+                    && !cursor.stored.owed.contains(position);
             }
         }
         !users.is_empty() && users.values().all(|reached| *reached)
     }
 
-    /// Whether no device needs the entry any more, nor its id to be told by.
+    /// Whether no device needs the entry any more, nor its id to be told by, and its messages have an end.
     pub(super) fn is_settled(&self, position: Position) -> bool {
+        !self.entries.get(&position).is_some_and(Entry::is_needed) && self.is_free(position)
+    }
+
+    /// Whether no device lacks the entry, or what it is owed of it.
+    fn is_free(&self, position: Position) -> bool {
         let entry = self.entries.get(&position);
         let recipient = |device: &DeviceId| entry.is_some_and(|entry| entry.recipients.contains(device));
         let owed = |device: &DeviceId, c: &Cursor| entry.is_some_and(|entry| c.is_owed(device, position, entry));

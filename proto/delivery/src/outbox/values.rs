@@ -38,6 +38,8 @@ pub struct AckOutcome {
     pub news: bool,
     /// Entries that have now reached one device of each recipient user.
     pub delivered: Vec<Position>,
+    /// Entries that ended undelivered: no device lacks them, and not every user's showed them.
+    pub undelivered: Vec<Expired>,
     /// Entries that nobody needs any more.
     pub settled: Vec<Position>,
     /// It is about other entries than ours, in part or as a whole; that part settles nothing.
@@ -69,6 +71,8 @@ pub struct Expired {
     pub delivered: bool,
     /// Whether it was put on a link: then it may have arrived, and its acknowledgement be late.
     pub left: bool,
+    /// Whether no device needs to hear of it any more: its rows may go.
+    pub settled: bool,
 }
 
 /// How delivery to one device stands.

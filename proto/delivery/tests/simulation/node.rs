@@ -142,7 +142,7 @@ impl Node {
             messages: vec![MessageId::from_bytes([0; 16])],
             recipients,
             history: 0,
-            resealed_from: Vec::new(),
+            copies: Vec::new(),
             id: header.id(),
             left: false,
             expired: false,
@@ -230,6 +230,7 @@ impl Node {
         let outcome = self.outbox.on_ack(&device(from), ack, now);
         let delivered = outcome.delivered.iter().filter_map(|position| self.disk.accepted.get(position));
         self.told.delivered.extend(delivered);
+        outcome.undelivered.into_iter().for_each(|ended| self.on_expired(ended));
     }
 
     pub(crate) fn inbox(&mut self, peer: usize, now: Now) -> &mut Inbox {
@@ -320,19 +321,22 @@ impl Node {
                     }
                     packets.extend(self.transmit(peer, now).into_iter().map(|p| (peer, p)));
                 }
-                Effect::Expired(Expired { position, delivered, left }) => {
-                    // In one batch.
-                    self.disk.sealed.remove(&position);
-                    self.disk.entries.get_mut(&position).expect("what expires is on disk").expired = true;
-                    let message = self.disk.accepted[&position];
-                    if !delivered {
-                        assert!(self.told.failed.insert(message, left).is_none(), "{message} failed twice");
-                    }
-                }
+                Effect::Expired(expired) => self.on_expired(expired),
                 Effect::Connect(_) | Effect::Stalled(_) => {}
             }
         }
         packets
+    }
+
+    /// In one batch.
+    fn on_expired(&mut self, expired: Expired) {
+        let Expired { position, delivered, left, .. } = expired;
+        self.disk.sealed.remove(&position);
+        self.disk.entries.get_mut(&position).expect("what expires is on disk").expired = true;
+        let message = self.disk.accepted[&position];
+        if !delivered {
+            assert!(self.told.failed.insert(message, left).is_none(), "{message} failed twice");
+        }
     }
 
     pub(crate) fn timers(&mut self, now: Now, rng: &mut StdRng) -> Vec<(usize, Packet)> {

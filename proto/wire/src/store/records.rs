@@ -219,14 +219,16 @@ pub struct OutEntry {
     pub size: u32,
     /// When it expires, in milliseconds since the Unix epoch; 0 = never.
     pub expires_at_ms: u64,
-    /// The messages inside.
+    /// The messages that it carries: what becomes of it decides what becomes of them. None where a copy sealed since
+    /// carries them, or where they had been delivered before this one was sealed.
     pub messages: Vec<MessageId>,
     /// The devices it is sealed for.
     pub recipients: Vec<DeviceId>,
     /// Where its plaintext stands in [`HISTORY`](super::HISTORY); 0 = nowhere.
     pub history: u64,
-    /// Where the same messages stood before.
-    pub resealed_from: Vec<Position>,
+    /// Other positions of the log that hold the same messages, sealed before or since; at most
+    /// [`limits::RESEALED_FROM`](crate::limits::RESEALED_FROM).
+    pub copies: Vec<Position>,
     /// The entry's id.
     pub id: EntryId,
     /// Whether it was put on a link to a device: then it may have arrived.
@@ -247,7 +249,7 @@ impl Record for OutEntry {
             message_ids: join_message_ids(&self.messages),
             recipients: self.recipients.iter().map(DeviceId::encode).collect(),
             history: self.history,
-            resealed_from: self.resealed_from.clone(),
+            copies: self.copies.clone(),
             id: self.id.encode(),
             left: self.left,
             expired: self.expired,
@@ -262,7 +264,7 @@ impl Record for OutEntry {
             messages: split_message_ids(&pb.message_ids),
             recipients: pb.recipients.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>()?,
             history: pb.history,
-            resealed_from: pb.resealed_from,
+            copies: pb.copies,
             id: EntryId::decode(&pb.id)?,
             left: pb.left,
             expired: pb.expired,
@@ -311,6 +313,8 @@ pub struct OutCursor {
     pub owed: RangeSet,
     /// Its newest signed [`crate::Ack`], verbatim: shown to it, whose store may be an older one by then.
     pub acknowledged: Option<Stated<Ack>>,
+    /// Positions of kept entries that it settled without showing them.
+    pub void: RangeSet,
 }
 
 impl Record for OutCursor {
@@ -327,6 +331,7 @@ impl Record for OutCursor {
             halted: self.halted,
             owed: self.owed.to_pb(),
             acknowledged: self.acknowledged.as_ref().map(|ack| ack.signed().to_pb()),
+            void: self.void.to_pb(),
         }
     }
 
@@ -340,6 +345,7 @@ impl Record for OutCursor {
             halted: pb.halted,
             owed: RangeSet::from_pb(&pb.owed, 0, Self::NAME)?,
             acknowledged: pb.acknowledged.map(|ack| Stated::decode(Signed::from_pb(ack))).transpose()?,
+            void: RangeSet::from_pb(&pb.void, 0, Self::NAME)?,
         })
     }
 }
@@ -362,6 +368,9 @@ pub struct InLog {
     pub newest: Option<SignedHeader>,
     /// Positions that were settled by a withdrawal, and not shown.
     pub withdrawn: RangeSet,
+    /// The newest copy of this store, by [`crate::Restored::since_ms`], whose acknowledgements of this log were taken
+    /// over; 0 = none.
+    pub copy_ms: u64,
 }
 
 impl Record for InLog {
@@ -377,6 +386,7 @@ impl Record for InLog {
             through_id: encode_optional(self.through_id.as_ref()),
             newest: self.newest.as_ref().map(|header| header.signed().to_pb()),
             withdrawn: self.withdrawn.to_pb(),
+            copy_ms: self.copy_ms,
         }
     }
 
@@ -389,6 +399,7 @@ impl Record for InLog {
             before_join: RangeSet::from_pb(&pb.before_join, 0, Self::NAME)?,
             newest: pb.newest.map(|signed| SignedHeader::decode(Signed::from_pb(signed))).transpose()?,
             withdrawn: RangeSet::from_pb(&pb.withdrawn, 0, Self::NAME)?,
+            copy_ms: pb.copy_ms,
         })
     }
 }

@@ -96,9 +96,9 @@ impl Crypto for MemoryCrypto {
         let mut prepared = Prepared::default();
         let mut joins = Vec::new();
         for member in roster {
-            let known = before.contains(&member.device) && !member.rejoin;
+            let known = before.contains(&member.device);
             match &member.key_package {
-                _ if known => prepared.members.push(member.device),
+                _ if known && !member.rejoin => prepared.members.push(member.device),
                 Some(package) if package.as_ref() == member.device.as_bytes() => {
                     prepared.members.push(member.device);
                     joins.push(member.device);
@@ -107,7 +107,10 @@ impl Crypto for MemoryCrypto {
                     let message = "the key package belongs to another device; ask for a new one";
                     return Err(Error::new(ErrorKind::Unauthenticated, "memory", "prepare", message));
                 }
-                None => prepared.missing.push(member.device),
+                None => {
+                    prepared.members.extend(Some(member.device).filter(|_| known));
+                    prepared.missing.push(member.device);
+                }
             }
         }
         if !joins.is_empty() || before.iter().any(|d| !prepared.members.contains(d)) {

@@ -9,7 +9,7 @@ use peerloom_core::wire::store::{
 };
 use peerloom_core::wire::{
     ConversationId, DeviceCertificate, DeviceId, DiscoveryItem, Frame, Invitation, OpenItem, PeerRecord, Signed,
-    UserId, context,
+    UserId, context, limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
@@ -41,6 +41,11 @@ pub(super) fn open_invitations(txn: &Txn<'_>) -> Result<BTreeSet<(u64, [u8; 32])
 fn proven(certificate: &DeviceCertificate, signed: Signed, record: Option<Signed>) -> ContactDevice {
     let device = certificate.device;
     ContactDevice { device, certificate: Some(signed), invited: None, record, last_seen_ms: 0, restored: None }
+}
+
+/// Whether a contact has as many devices as it may, and not this one.
+fn has_no_room(contact: &Contact, device: &DeviceId) -> bool {
+    contact.devices.len() >= limits::DEVICES && !contact.devices.iter().any(|known| known.device == *device)
 }
 
 impl Turn<'_> {
@@ -160,6 +165,7 @@ impl Turn<'_> {
         if invitation.expires_at_ms < system_ms()
             || invitation.uses_left == 0
             || certificate.user == self.state.own.user
+            || self.state.contacts.by_user(&certificate.user).is_some_and(|c| has_no_room(&c, &certificate.device))
         {
             return Ok(false);
         }
@@ -196,8 +202,13 @@ impl Turn<'_> {
     fn upsert(&mut self, user: UserId, device: ContactDevice, name: &str, token: Option<[u8; 16]>) -> Result<Contact> {
         self.refuse_if_restored("add a contact")?;
         let id = device.device;
+        let known = self.state.contacts.by_user(&user);
+        if let Some(contact) = known.as_ref().filter(|contact| has_no_room(contact, &id)) {
+            let message = format!("{} has {} devices already, which is the most", contact.alias, limits::DEVICES);
+            return Err(Error::new(ErrorKind::Invalid, "engine", "add a contact", message));
+        }
         self.claim(&id, &user)?;
-        let mut contact = self.state.contacts.by_user(&user).unwrap_or_else(|| Contact {
+        let mut contact = known.unwrap_or_else(|| Contact {
             user,
             alias: self.state.contacts.free_alias(&clean_name(name), &user),
             devices: Vec::new(),

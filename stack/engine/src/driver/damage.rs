@@ -45,39 +45,19 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// The bytes of an entry of ours are damaged. Its messages are sealed again where the history has them, and fail
-    /// otherwise; who needs a handshake entry is added again.
-    pub(super) fn on_lost(&mut self, id: ConversationId, position: Position) -> Result<()> {
-        let Some(conversation) = self.state.conversations.get(&id) else {
-            return Ok(());
-        };
+    /// The bytes of an entry of ours are damaged. What it carries is sealed again as soon as there is a session; who needs
+    /// a handshake entry is added again.
+    pub(super) fn on_lost(&mut self, id: ConversationId, position: Position) {
+        let Some(conversation) = self.state.conversations.get_mut(&id) else { return };
         error!(conversation = %id, position, "an entry that is still needed has lost its bytes");
-        let messages = conversation.entries.get(&position).map(|entry| entry.messages.clone()).unwrap_or_default();
-        if let Some(conversation) = self.state.conversations.get_mut(&id).filter(|_| messages.is_empty()) {
-            conversation.rejoin.extend(conversation.outbox.lacking(position));
+        let add_again = conversation.outbox.on_lost(position);
+        if conversation.outbox.owes() {
+            self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
+        }
+        if !add_again.is_empty() {
+            conversation.rejoin.extend(add_again);
             self.state.timers.set(TimerKey::Session(id), Some(self.now.mono));
         }
-        self.reseal_or_fail(id, position)?;
-        if let Some(conversation) = self.state.conversations.get_mut(&id) {
-            conversation.outbox.drop_entry(position);
-        }
-        self.drop_settled(id, position);
-        Ok(())
-    }
-
-    /// Puts the messages of an entry into a new one, or says that they won't be delivered.
-    pub(super) fn reseal_or_fail(&mut self, id: ConversationId, position: Position) -> Result<()> {
-        let Some(conversation) = self.state.conversations.get(&id) else {
-            return Ok(());
-        };
-        let head = conversation.outbox.head();
-        let messages = conversation.entries.get(&position).map(|entry| entry.messages.clone()).unwrap_or_default();
-        let resealed = self.reseal(id, &[position]);
-        self.contain(resealed)?;
-        let again = self.state.conversations.get(&id).is_some_and(|c| c.outbox.head() > head);
-        if !again && !messages.is_empty() {
-            self.fail(id, position, &messages, "its bytes in the store are damaged");
-        }
-        Ok(())
+        self.state.lazy_cursors.insert(id);
     }
 }

@@ -110,6 +110,16 @@ impl Effects {
             && self.leaves.is_none()
     }
 
+    /// The states of messages that are reported, in order.
+    #[cfg(test)]
+    pub(crate) fn take_receipts(&mut self) -> Vec<(Vec<MessageId>, MessageState)> {
+        let receipt = |notice| match notice {
+            Notice::Other(Event::Receipt { messages, state, .. }) => Some((messages.to_vec(), state)),
+            _ => None,
+        };
+        std::mem::take(&mut self.notices).into_iter().filter_map(receipt).collect()
+    }
+
     /// Nothing of the turn happened.
     pub(crate) fn abandon(self, error: &Error) {
         self.failed(error);

@@ -30,7 +30,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn change_entry(
+    pub(super) fn change_entry(
         &mut self,
         id: ConversationId,
         position: Position,
@@ -46,7 +46,7 @@ impl Turn<'_> {
 
     /// An entry expired: its bytes go and its end is recorded in one batch.
     pub(super) fn on_expired(&mut self, id: ConversationId, expired: Expired) -> Result<()> {
-        let Expired { position, delivered, left } = expired;
+        let Expired { position, delivered, left, settled } = expired;
         self.txn.delete(OUT_SEALED, own_key(&id, position));
         self.state.recent.remove(id, position);
         self.change_entry(id, position, |row| row.expired = true)?;
@@ -58,8 +58,12 @@ impl Turn<'_> {
             entry.expired = true;
             entry.messages.clone()
         });
-        if let Some(messages) = messages.filter(|_| !delivered) {
+        // What another entry carries has not ended.
+        if let Some(messages) = messages.filter(|messages| !delivered && !messages.is_empty()) {
             self.fail(id, position, &messages, if left { EXPIRED_ON_THE_WAY } else { EXPIRED });
+        }
+        if settled {
+            self.drop_settled(id, position);
         }
         Ok(())
     }

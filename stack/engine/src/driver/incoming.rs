@@ -186,6 +186,10 @@ impl Turn<'_> {
                 self.settle(&envelope)
             }
             Opened::Joined(_) | Opened::Applied => {
+                if let Opened::Joined(key_package) = opened {
+                    // Its keys went with the join.
+                    self.spend_key_package(key_package);
+                }
                 self.reject(&envelope, "it joins where it doesn't say so, or the other way round")
             }
             Opened::Content(bundle) => {

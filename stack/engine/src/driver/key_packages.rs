@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::Turn;
 use super::state::TimerKey;
+use crate::clock::system_ms;
 use crate::store::Txn;
 
 /// Most packages that serve once and are held by one device, and by all.
@@ -126,7 +127,8 @@ impl Turn<'_> {
     fn key_package_for(&mut self, holder: Holder, crypto: &dyn Crypto) -> Result<Bytes> {
         self.expire_key_packages()?;
         let (device, conversation, suite) = holder;
-        let now_ms = self.now.wall_ms;
+        // An unconfirmed clock is better than none: a package has to last until the next start at least.
+        let now_ms = if self.now.wall_ms > 0 { self.now.wall_ms } else { system_ms() };
         let mut choice = self.state.given.choose(&holder, crypto.caps().single_use, now_ms);
         if let Choice::Again(hash) = choice {
             if let Some(row) = self.txn.sound_record::<GivenKeyPackage>(KEY_PACKAGES, &hash)? {
@@ -161,9 +163,13 @@ impl Turn<'_> {
         }
     }
 
-    /// A session couldn't be used, and its key package may be what is damaged: the device gets another one.
+    /// A session couldn't be used, and its key package may be what is damaged: the device gets another one. Others that
+    /// hold the last resort lose it only where this device has no package of its own.
     pub(super) fn lose_key_package(&mut self, log: LogId, suite: SuiteId) -> Result<()> {
-        self.discard_held((log.device, log.conversation, suite))?;
+        let holder = (log.device, log.conversation, suite);
+        if self.state.given.once.contains_key(&holder) {
+            return self.discard_held(holder);
+        }
         let last_resorts = self.state.given.last_resorts.iter().filter(|(of, _)| *of == suite);
         let hashes: Vec<[u8; 32]> = last_resorts.map(|(_, given)| given.hash).collect();
         hashes.into_iter().try_for_each(|hash| self.discard_key_package(hash))

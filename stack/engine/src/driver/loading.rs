@@ -6,7 +6,9 @@ use peerloom_core::wire::store::{
     CONTACTS, HISTORY, History, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry,
     PENDING, QUARANTINE, SealedEntry, key_order,
 };
-use peerloom_core::wire::{Allowance, Bundle, ConversationId, DeviceId, Envelope, LogId, Position, RangeSet};
+use peerloom_core::wire::{
+    Allowance, Bundle, ConversationId, DeviceId, EntryClass, EntryId, Envelope, LogId, MessageId, Position, RangeSet,
+};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_delivery::{Inbox, Now, Outbox};
 use tracing::error;
@@ -23,6 +25,14 @@ use super::status::halted;
 use super::timers::Timers;
 use crate::net::Trouble;
 use crate::store::{Txn, stored};
+
+/// What the history says of an own entry.
+pub(crate) struct OwnHistory {
+    position: Position,
+    sequence: u64,
+    messages: Vec<MessageId>,
+    size: u32,
+}
 
 impl State {
     /// Reads everything from the store, in place of what is known.
@@ -65,6 +75,7 @@ impl State {
             self.quarantine.add(log_in(&row.key)?);
         }
         self.load_inboxes(txn, now)?;
+        self.own_history = None;
         let damaged = txn.snapshot()?.damaged();
         self.inboxes_damaged = damaged.contains(&IN_LOGS);
         if !damaged.is_empty() {
@@ -95,15 +106,17 @@ impl State {
 
     /// Entries of ours whose rows are damaged, as far as their sealed bytes and the history tell what they are.
     fn damaged_entries(
-        &self,
+        &mut self,
         txn: &Txn<'_>,
         id: ConversationId,
         sound: &[Position],
+        cursors: &HashMap<DeviceId, OutCursor>,
     ) -> Result<Vec<(Position, OutEntry)>> {
-        let mut found = BTreeMap::new();
+        let (mut found, mut previous) = (BTreeMap::new(), HashMap::new());
         for (key, sealed) in txn.sound_records::<SealedEntry>(OUT_SEALED, &KeyRange::prefix(id.as_bytes()))? {
             let position = key_order(&key)?;
             let Ok(envelope) = Envelope::decode(sealed.envelope.clone()) else { continue };
+            previous.insert(position - 1, envelope.header.previous);
             if sound.contains(&position) {
                 continue;
             }
@@ -115,28 +128,44 @@ impl State {
                 messages: Vec::new(),
                 recipients: header.recipients.clone(),
                 history: 0,
-                resealed_from: Vec::new(),
+                copies: Vec::new(),
                 id: header.id(),
                 left: true,
                 expired: false,
             };
             found.insert(position, entry);
         }
-        let mut rest = Some(KeyRange::all()).filter(|_| !found.is_empty());
-        while let Some(range) = rest {
-            let part;
-            (part, rest) = txn.part(HISTORY, &range)?;
-            for row in part {
-                let sequence = key_order(&row.key)?;
-                let Ok(history) = stored::<History>(row.value) else { continue };
-                let own = history.conversation == id && history.device == self.own.device;
-                let Some(entry) = found.get_mut(&history.position).filter(|_| own) else { continue };
-                let Ok(bundle) = Bundle::decode(history.bundle.clone()) else { continue };
-                entry.size = entry.size.saturating_add(u32::try_from(history.bundle.len()).unwrap_or(u32::MAX));
-                entry.messages = bundle.items.iter().map(|item| item.id).collect();
-                entry.history = sequence;
+        let lack = |position: Position| {
+            let lacks = |c: &OutCursor| position > c.through && !c.beyond.contains(position);
+            cursors.iter().filter(|(_, c)| lacks(c)).map(|(device, _)| *device).collect::<Vec<DeviceId>>()
+        };
+        let own_history = match self.own_history.take() {
+            Some(known) => known,
+            None => own_history(txn, self.own.device)?,
+        };
+        for OwnHistory { position, sequence, messages, size } in own_history.get(&id).into_iter().flatten() {
+            let recipients = lack(*position);
+            if !found.contains_key(position) && (sound.contains(position) || recipients.is_empty()) {
+                continue;
             }
+            // Where its sealed bytes are damaged as well, it is sealed again for those that lack it.
+            let entry = found.entry(*position).or_insert_with(|| OutEntry {
+                class: EntryClass::Application,
+                size: 0,
+                expires_at_ms: 0,
+                messages: Vec::new(),
+                recipients,
+                history: 0,
+                copies: Vec::new(),
+                id: previous.get(position).copied().flatten().unwrap_or(EntryId::UNKNOWN),
+                left: true,
+                expired: false,
+            });
+            entry.size = entry.size.saturating_add(*size);
+            entry.messages.clone_from(messages);
+            entry.history = *sequence;
         }
+        self.own_history = Some(own_history);
         Ok(found.into_iter().collect())
     }
 
@@ -151,20 +180,20 @@ impl State {
             entries.insert(position, OwnEntry::new(&entry));
             restored.push((position, entry));
         }
+        let mut cursors: HashMap<DeviceId, OutCursor> = HashMap::new();
+        for (key, cursor) in txn.sound_records::<OutCursor>(OUT_CURSORS, &range)? {
+            cursors.insert(device_in(&key, 32)?, cursor);
+        }
         let incomplete = txn.snapshot()?.damaged().contains(&OUT_ENTRIES);
         if incomplete {
             let sound: Vec<Position> = entries.keys().copied().collect();
-            for (position, entry) in self.damaged_entries(txn, id, &sound)? {
+            for (position, entry) in self.damaged_entries(txn, id, &sound, &cursors)? {
                 self.history = self.history.max(entry.history);
                 entries.insert(position, OwnEntry::new(&entry));
                 self.mended.push((own_key(&id, position), entry.clone()));
                 restored.push((position, entry));
             }
             restored.sort_by_key(|(position, _)| *position);
-        }
-        let mut cursors: HashMap<DeviceId, OutCursor> = HashMap::new();
-        for (key, cursor) in txn.sound_records::<OutCursor>(OUT_CURSORS, &range)? {
-            cursors.insert(device_in(&key, 32)?, cursor);
         }
         // A recipient whose cursor is damaged gets everything again that is still here.
         for (position, entry) in &restored {
@@ -180,6 +209,7 @@ impl State {
                     halted: false,
                     owed,
                     acknowledged: None,
+                    void: RangeSet::default(),
                 };
                 cursors.entry(*device).or_insert(again);
             }
@@ -272,6 +302,28 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// What the history says of own entries, by conversation.
+fn own_history(txn: &Txn<'_>, own: DeviceId) -> Result<HashMap<ConversationId, Vec<OwnHistory>>> {
+    let mut all: HashMap<ConversationId, Vec<OwnHistory>> = HashMap::new();
+    let mut rest = Some(KeyRange::all());
+    while let Some(range) = rest {
+        let part;
+        (part, rest) = txn.part(HISTORY, &range)?;
+        for row in part {
+            let sequence = key_order(&row.key)?;
+            let Ok(history) = stored::<History>(row.value) else { continue };
+            let Ok(bundle) = Bundle::decode(history.bundle.clone()) else { continue };
+            if history.device == own {
+                let messages = bundle.items.iter().map(|item| item.id).collect();
+                let size = u32::try_from(history.bundle.len()).unwrap_or(u32::MAX);
+                let entry = OwnHistory { position: history.position, sequence, messages, size };
+                all.entry(history.conversation).or_default().push(entry);
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn device_in(key: &[u8], at: usize) -> Result<DeviceId> {

@@ -12,7 +12,7 @@ use tracing::{debug, debug_span, error};
 
 use super::Turn;
 use super::expiry::EXPIRED;
-use super::state::{Conversation, OwnEntry, Queued, TimerKey, history_key, own_key};
+use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
 use crate::clock::system_ms;
 use crate::event::Event;
 
@@ -81,37 +81,60 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Seals messages in bundles, each an entry.
+    /// Seals messages in bundles, each an entry. From the first that can't be sealed on, all are stored to be sealed
+    /// later, in their order.
     pub(super) fn seal(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
-        let mut bundle: Vec<Queued> = Vec::new();
-        let mut size = 0;
-        for next in queued {
-            if self.now.is_past(next.expires_at_ms) {
-                self.fail_unsealed(id, next.item.id, next.reply, EXPIRED);
+        let mut queued = queued.into_iter().peekable();
+        while queued.peek().is_some() {
+            let bundle = self.next_bundle(id, &mut queued);
+            if bundle.is_empty() {
                 continue;
             }
+            if !self.seal_bundle(id, bundle)? {
+                self.store_pending(id, queued.collect());
+                self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
+                // A session that was discarded is made again; what fails here can wait for the next try.
+                return self.prepare_session(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages of the next entry. Those that have expired fail.
+    fn next_bundle(
+        &mut self,
+        id: ConversationId,
+        queued: &mut std::iter::Peekable<std::vec::IntoIter<Queued>>,
+    ) -> Vec<Queued> {
+        let mut bundle: Vec<Queued> = Vec::new();
+        let mut size = 0;
+        while let Some(next) = queued.peek() {
             let length = next.item.encoded_size();
             let full = size + length > limits::BUNDLE_TARGET || bundle.len() >= limits::BUNDLE_ITEMS;
             // One lifetime for each entry, to the second: a short one isn't stretched by its neighbours.
             let apart = |first: &Queued| first.expires_at_ms.abs_diff(next.expires_at_ms) > 1000;
-            if full || bundle.first().is_some_and(apart) {
-                if !bundle.is_empty() {
-                    self.seal_bundle(id, std::mem::take(&mut bundle))?;
-                }
-                size = 0;
+            let expired = self.now.is_past(next.expires_at_ms);
+            if !expired && !bundle.is_empty() && (full || bundle.first().is_some_and(apart)) {
+                break;
+            }
+            let Some(next) = queued.next() else { break };
+            if expired {
+                self.fail_unsealed(id, next.item.id, next.reply, EXPIRED);
+                continue;
             }
             size += length;
             bundle.push(next);
         }
-        if bundle.is_empty() { Ok(()) } else { self.seal_bundle(id, bundle) }
+        bundle
     }
 
-    fn seal_bundle(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<()> {
+    /// Seals messages in one entry. `false`: the session can't be used and was discarded; the messages are stored.
+    fn seal_bundle(&mut self, id: ConversationId, queued: Vec<Queued>) -> Result<bool> {
         let expires_at_ms = queued.iter().map(|q| q.expires_at_ms).max().unwrap_or(0);
         if self.state.conversations.get(&id).is_some_and(|c| c.members.is_none()) {
             // The session was discarded meanwhile.
             self.store_pending(id, queued);
-            return Ok(());
+            return Ok(false);
         }
         let (mut items, mut orders) = (Vec::with_capacity(queued.len()), Vec::with_capacity(queued.len()));
         for next in queued {
@@ -125,7 +148,7 @@ impl Turn<'_> {
         let bundle = Bundle { items }.encode();
         let history = self.next_history();
         let sealed = Sealed::Application { bundle: bundle.clone() };
-        let contents = Contents { messages: &messages, expires_at_ms, history, resealed_from: &[] };
+        let contents = Contents { messages: &messages, expires_at_ms, history, copies: &[] };
         let position = match self.append(id, sealed, contents, &[]) {
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 error!(conversation = %id, %error, "a session is damaged; making a new one");
@@ -133,7 +156,7 @@ impl Turn<'_> {
                 let again = items.into_iter().zip(orders);
                 let again = again.map(|(item, order)| Queued { item, expires_at_ms, reply: None, order });
                 self.store_pending(id, again.collect());
-                return self.prepare_session(id);
+                return Ok(false);
             }
             appended => appended?,
         };
@@ -148,7 +171,7 @@ impl Turn<'_> {
             hidden: Vec::new(),
         };
         self.txn.put(HISTORY, history_key(history), row.encode());
-        Ok(())
+        Ok(true)
     }
 
     /// Appends an entry to our log: position, seal, rows.
@@ -159,7 +182,7 @@ impl Turn<'_> {
         contents: Contents<'_>,
         joins: &[(DeviceId, UserId)],
     ) -> Result<Position> {
-        let Contents { messages, expires_at_ms, history, resealed_from } = contents;
+        let Contents { messages, expires_at_ms, history, copies } = contents;
         if matches!(sealed, Sealed::Application { .. }) {
             self.refresh_session(id)?;
         }
@@ -203,7 +226,7 @@ impl Turn<'_> {
                     }
                 };
                 // What was sealed again differs from what the history has.
-                recipe = sealed.recipe.filter(|_| history > 0 && resealed_from.is_empty());
+                recipe = sealed.recipe.filter(|_| history > 0 && copies.is_empty());
                 sealed.payload
             }
         };
@@ -233,7 +256,7 @@ impl Turn<'_> {
             messages: messages.to_vec(),
             recipients: recipients.clone(),
             history,
-            resealed_from: resealed_from.to_vec(),
+            copies: copies.to_vec(),
             id: entry_id,
             // Where a device is linked it goes out in this turn: one write for both.
             left: recipients.iter().any(|device| conversation.outbox.is_up(device)),
@@ -270,7 +293,7 @@ impl Turn<'_> {
                             debug!(conversation = %id, position, %device, "goes out");
                             self.effects.chat(device, Frame::wrap_envelope(&envelope));
                         }
-                        None => self.on_lost(id, position)?,
+                        None => self.on_lost(id, position),
                     },
                     Some(Transmit::Withdrawal(position)) => withdrawn.insert(position, position),
                     Some(Transmit::NotForYou(position)) => not_for_it.insert(position, position),
@@ -329,71 +352,6 @@ impl Turn<'_> {
         self.effects.control(to, &Frame::NotForYou(statement));
     }
 
-    /// Puts the messages of positions into new entries, with the same message ids.
-    pub(super) fn reseal(&mut self, id: ConversationId, positions: &[Position]) -> Result<()> {
-        for position in positions {
-            let entry = self.state.conversations.get(&id).and_then(|c| c.entries.get(position));
-            let Some((history, mut before)) = entry.map(|e| (e.history, e.resealed_from.clone())) else {
-                continue;
-            };
-            let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else {
-                continue;
-            };
-            before.push(*position);
-            // The oldest positions are the least likely to matter.
-            let resealed_from = before.split_off(before.len().saturating_sub(limits::RESEALED_FROM));
-            let Ok(mut bundle) = Bundle::decode(row.bundle) else {
-                continue;
-            };
-            bundle.items.iter_mut().for_each(|item| item.resealed_from.clone_from(&resealed_from));
-            let messages: Vec<MessageId> = bundle.items.iter().map(|item| item.id).collect();
-            let stored = self.txn.sound_record::<OutEntry>(OUT_ENTRIES, &own_key(&id, *position))?;
-            let contents = Contents {
-                messages: &messages,
-                expires_at_ms: stored.map_or(0, |entry| entry.expires_at_ms),
-                history,
-                resealed_from: &resealed_from,
-            };
-            self.append(id, Sealed::Application { bundle: bundle.encode() }, contents, &[])?;
-        }
-        Ok(())
-    }
-
-    /// Devices that were added again lack what was sealed before: it is sealed again, in the order in which it was first
-    /// sealed and before anything newer, as much as the turn still may. The next turn goes on. Returns whether all of
-    /// it is.
-    pub(super) fn seal_again(&mut self, id: ConversationId) -> Result<bool> {
-        let members = |c: &Conversation| c.members.as_ref().is_some_and(|m| !m.is_empty());
-        let Some(conversation) = self.state.conversations.get(&id).filter(|c| members(c)) else {
-            return Ok(false);
-        };
-        let (owes, owed) = (conversation.outbox.owes(), conversation.outbox.owed(self.now).into_iter());
-        let history = |p: &Position| conversation.entries.get(p).map_or(0, |entry| entry.history);
-        let mut owed: Vec<(u64, Position)> = owed.map(|position| (history(&position), position)).collect();
-        owed.sort_unstable();
-        let mut done = true;
-        for (_, position) in owed {
-            let Some(conversation) = self.state.conversations.get(&id).filter(|c| self.may_seal > 0 && members(c))
-            else {
-                self.state.timers.set(TimerKey::Pending(id), Some(self.now.mono));
-                done = false;
-                break;
-            };
-            self.may_seal = self.may_seal.saturating_sub(conversation.outbox.size(position));
-            self.reseal_or_fail(id, position)?;
-            if let Some(conversation) = self.state.conversations.get_mut(&id) {
-                conversation.outbox.on_sealed_again(position);
-            }
-        }
-        if owes {
-            // In one batch with what was sealed, so that nothing of it is sealed twice.
-            self.state.lazy_cursors.insert(id);
-        }
-        let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
-        settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
-        Ok(done)
-    }
-
     /// What time brought to our logs.
     pub(super) fn on_outbox_timer(&mut self, id: ConversationId) -> Result<()> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
@@ -433,12 +391,12 @@ pub(super) struct Contents<'a> {
     pub(super) messages: &'a [MessageId],
     pub(super) expires_at_ms: u64,
     pub(super) history: u64,
-    pub(super) resealed_from: &'a [Position],
+    pub(super) copies: &'a [Position],
 }
 
 impl Contents<'_> {
     /// Of a handshake entry: nothing, and for ever.
-    pub(super) const HANDSHAKE: Self = Self { messages: &[], expires_at_ms: 0, history: 0, resealed_from: &[] };
+    pub(super) const HANDSHAKE: Self = Self { messages: &[], expires_at_ms: 0, history: 0, copies: &[] };
 }
 
 /// What an entry is made of.

@@ -62,7 +62,8 @@ impl Turn<'_> {
     pub(super) fn park(&mut self, envelope: &Envelope) -> Result<()> {
         let (log, position) = (envelope.header.log, envelope.header.position);
         let key = entry_key(&log, position);
-        match self.txn.get(IN_PARKED, &key)?.map(Envelope::decode).transpose()? {
+        // What can't be read, or understood, is parked again.
+        match self.txn.sound(IN_PARKED, &key)?.and_then(|row| Envelope::decode(row).ok()) {
             None => {
                 let encoded = envelope.encode();
                 self.state.parked.add(log, position, encoded.len());

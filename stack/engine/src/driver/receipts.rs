@@ -9,7 +9,7 @@ use peerloom_delivery::CannotOpenOutcome;
 use tracing::{debug, warn};
 
 use super::Turn;
-use super::state::{TimerKey, own_key, sealed_row};
+use super::state::{OwnEntry, TimerKey, own_key, sealed_row};
 use crate::event::{Event, MessageState};
 
 impl Turn<'_> {
@@ -31,21 +31,38 @@ impl Turn<'_> {
             debug!(conversation = %id, %device, "an acknowledgement is about other entries than ours");
         }
         for position in &outcome.delivered {
-            if let Some(entry) = conversation.entries.get(position) {
-                let messages = entry.messages.clone();
-                debug!(conversation = %id, position, %device, ?messages, "delivered");
-                if entry.expired {
-                    // It was called failed before its receipt came.
-                    self.txn.delete(FAILURES, own_key(&id, *position));
-                }
-                self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
-            }
+            self.on_delivered(id, *position)?;
         }
+        outcome.undelivered.into_iter().try_for_each(|ended| self.on_expired(id, ended))?;
         self.state.lazy_cursors.insert(id);
         self.state.ready.insert((id, device));
         self.state.touched.insert(TimerKey::Outbox(id));
         outcome.settled.iter().for_each(|position| self.drop_settled(id, *position));
         Ok(())
+    }
+
+    /// An entry was shown by one device of each user that it is for, and so were its messages, wherever they stand now.
+    fn on_delivered(&mut self, id: ConversationId, position: Position) -> Result<()> {
+        let Some(conversation) = self.state.conversations.get(&id) else { return Ok(()) };
+        let Some(shown) = conversation.entries.get(&position) else { return Ok(()) };
+        let copy = |(_, e): &(&Position, &OwnEntry)| e.history == shown.history && !e.messages.is_empty();
+        let carrier = match shown.messages.is_empty() {
+            true => conversation.entries.iter().rev().find(copy).filter(|_| shown.history > 0),
+            false => Some((&position, shown)),
+        };
+        let Some((carrier, entry)) = carrier else { return Ok(()) };
+        if *carrier != position && conversation.outbox.was_delivered(*carrier) {
+            return Ok(());
+        }
+        let (carrier, messages, expired) = (*carrier, entry.messages.clone(), entry.expired);
+        debug!(conversation = %id, position, ?messages, "delivered");
+        if expired {
+            // It was called failed before its receipt came.
+            self.txn.delete(FAILURES, own_key(&id, carrier));
+        }
+        self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
+        // A copy that is still on its way has nothing more to say of them.
+        if carrier == position { Ok(()) } else { self.note_moved(id, carrier, None) }
     }
 
     /// Nobody needs an entry any more: its rows may go. The log's last row stays, since it says

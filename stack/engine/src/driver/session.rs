@@ -12,7 +12,7 @@ use super::state::TimerKey;
 use crate::net::Trouble;
 
 /// After this time a key package is asked for again.
-const KEY_PACKAGE_RETRY: Duration = Duration::from_secs(5);
+pub(super) const KEY_PACKAGE_RETRY: Duration = Duration::from_secs(5);
 /// How often a conversation's suite changes within a short time at most, and the time until it may once more.
 pub(super) const SUITE_CHANGES: u32 = 8;
 const SUITE_CHANGE: Duration = Duration::from_secs(600);

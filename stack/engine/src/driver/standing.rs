@@ -45,7 +45,8 @@ pub enum StoreStanding {
 #[derive(Debug, Default)]
 pub(crate) struct OwnStanding {
     restored: Option<Stated<Restored>>,
-    copied: bool,
+    /// When another copy found out that it is one, as the newest notice of such a one says.
+    copied: Option<u64>,
 }
 
 impl OwnStanding {
@@ -54,7 +55,8 @@ impl OwnStanding {
         let notice = txn.get(META, meta::RESTORED)?.map(|bytes| Signed::decode(bytes, limits::RECEIPT)).transpose()?;
         let notice = notice.map(Stated::decode).transpose()?;
         self.restored = notice.or(self.restored.take());
-        self.copied |= txn.get(META, meta::COPIED)?.is_some();
+        let copied = txn.get(META, meta::COPIED)?.and_then(|value| value.as_ref().try_into().ok());
+        self.copied = copied.map(u64::from_be_bytes).max(self.copied);
         Ok(())
     }
 
@@ -71,8 +73,8 @@ impl OwnStanding {
     pub(crate) fn get(&self) -> StoreStanding {
         match (&self.restored, self.copied) {
             (Some(_), _) => StoreStanding::Restored,
-            (None, true) => StoreStanding::Copied,
-            (None, false) => StoreStanding::Newest,
+            (None, Some(_)) => StoreStanding::Copied,
+            (None, None) => StoreStanding::Newest,
         }
     }
 }
@@ -158,16 +160,24 @@ impl Turn<'_> {
             let message = "it is about another device's log";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an acknowledgement", message));
         }
-        let now = self.now;
-        if self.inbox(log).knows(ack) {
+        let (now, copied) = (self.now, self.state.standing.copied);
+        let copied = copied.filter(|since_ms| self.inbox(log).awaits_copy(*since_ms));
+        let lacks = self.inbox(log).lacks(ack);
+        copied.into_iter().for_each(|since_ms| self.inbox(log).on_compared(since_ms));
+        if lacks.is_empty() {
             return Ok(());
         }
         if self.state.inboxes_damaged {
             warn!(device = %log.device, "what was received is known by this device's own acknowledgement again");
             self.inbox(log).recover(ack, now);
-        } else if self.state.standing.get() == StoreStanding::Copied {
-            // The copy that found out is the one that signed it, as far as anybody knows.
-            warn!(device = %log.device, "another copy of this folder received what this one lacks");
+        } else if copied.is_some() {
+            // The copy that found out is the one that signed it. Its owner won't send it again.
+            error!(device = %log.device, positions = ?lacks, "another copy of this folder received what this one lacks");
+            self.inbox(log).recover(ack, now);
+            for range in lacks.iter() {
+                let (conversation, device) = (log.conversation, log.device);
+                self.effects.event(Event::Gap { conversation, device, first: range.first, last: range.last });
+            }
         } else {
             self.on_restored("has acknowledgements that this node signed");
         }
@@ -193,10 +203,10 @@ impl Turn<'_> {
     /// this store said. The link's task has checked the signature.
     pub(crate) fn on_restored_notice(&mut self, device: DeviceId, notice: Stated<Restored>) -> Result<()> {
         if notice.device == self.state.own.device {
-            if self.state.standing.get() == StoreStanding::Newest {
+            if !self.state.standing.is_restored() && self.state.standing.copied < Some(notice.since_ms) {
                 warn!("another copy of this node's folder runs, or ran: use one of them only");
-                self.txn.put(META, Bytes::from_static(meta::COPIED), system_ms().to_be_bytes().to_vec());
-                self.state.standing.copied = true;
+                self.txn.put(META, Bytes::from_static(meta::COPIED), notice.since_ms.to_be_bytes().to_vec());
+                self.state.standing.copied = Some(notice.since_ms);
                 self.effects.event(Event::StoreCopied);
             }
             return Ok(());

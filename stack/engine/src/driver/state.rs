@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Turn;
 use super::key_packages::KeyPackages;
+use super::loading::OwnHistory;
 use super::parked::Parked;
 use super::patience::{Faults, Refused};
 use super::quarantine::Quarantine;
@@ -72,6 +73,8 @@ pub(crate) struct State {
     pub(crate) inboxes: HashMap<LogId, Inbox>,
     /// Rows of own entries that were damaged, to be written again.
     pub(crate) mended: Vec<(Bytes, OutEntry)>,
+    /// What the history says of own entries, as long as their damaged rows are made again.
+    pub(crate) own_history: Option<HashMap<ConversationId, Vec<OwnHistory>>>,
     /// Rows that say how far peers' logs are here were damaged when the store was read.
     pub(crate) inboxes_damaged: bool,
     pub(crate) timers: Timers<TimerKey>,
@@ -179,10 +182,11 @@ pub(super) fn sooner(a: u64, b: u64) -> u64 {
 
 /// What is known of an own entry beside what the outbox knows.
 pub(crate) struct OwnEntry {
+    /// Those that it carries.
     pub(crate) messages: Arc<[MessageId]>,
     pub(crate) history: u64,
-    /// Where the same messages stood before.
-    pub(crate) resealed_from: Vec<Position>,
+    /// Where else the same messages stand or stood.
+    pub(crate) copies: Vec<Position>,
     /// Whether its row says that it was put on a link.
     pub(crate) left: bool,
     /// Whether it expired.
@@ -194,7 +198,7 @@ impl OwnEntry {
         Self {
             messages: entry.messages.clone().into(),
             history: entry.history,
-            resealed_from: entry.resealed_from.clone(),
+            copies: entry.copies.clone(),
             left: entry.left,
             expired: entry.expired,
         }
@@ -232,6 +236,7 @@ impl State {
             conversations: HashMap::new(),
             inboxes: HashMap::new(),
             mended: Vec::new(),
+            own_history: None,
             inboxes_damaged: false,
             timers: Timers::new(),
             up: HashSet::new(),
