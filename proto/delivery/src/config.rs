@@ -33,9 +33,9 @@ pub struct Config {
     pub retry_delays: Vec<Duration>,
     /// Share of a wait by which it is shortened or lengthened at random, 0 to 1.
     pub jitter: f64,
-    /// Most bytes sent to one device and not yet acknowledged. A larger entry goes alone.
+    /// Most bytes of all logs sent to one device and not yet acknowledged. A larger entry goes alone.
     pub window_bytes: usize,
-    /// Most entries sent to one device and not yet acknowledged.
+    /// Most entries of all logs sent to one device and not yet acknowledged.
     pub window_entries: usize,
     /// How long to wait for a missing entry before asking for it, and again before doing without.
     pub gap_wait: Duration,

@@ -7,14 +7,17 @@
 //!
 //! - [`Outbox`]: one of our own logs, and how far each device has it.
 //! - [`Inbox`]: one log of a peer device, as far as we have it.
+//! - [`Window`]: how much of all logs is on its way to a device.
 //! - [`ConnectionMachine`]: getting links to devices, and getting them back.
 
 mod config;
 mod connection;
 mod inbox;
 mod outbox;
+mod window;
 
 pub use config::{Config, Now};
 pub use connection::{ConnectionMachine, ConnectionState};
 pub use inbox::{Arrival, GapAction, Inbox};
 pub use outbox::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, Halt, NewEntry, Outbox, Transmit};
+pub use window::Window;

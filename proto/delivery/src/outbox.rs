@@ -13,7 +13,7 @@ use std::time::Duration;
 use peerloom_wire::store::{OutCursor, OutEntry};
 use peerloom_wire::{Allowance, DeviceId, EntryClass, EntryId, Position, RangeSet, SignedHeader};
 
-use crate::{Config, Now};
+use crate::{Config, Now, Window};
 
 pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, Halt, NewEntry, Transmit};
 
@@ -23,7 +23,8 @@ pub use values::{AckOutcome, CannotOpenOutcome, DeviceStatus, Effect, Expired, H
 /// base where its view begins, the position through which it has settled everything, and the
 /// settled ranges beyond. An entry is forgotten once every device whose view has begun has settled
 /// everything up to it. (A device that it isn't for settles it by a withdrawal.) What a device lacks that is
-/// added again is *owed* to it: kept until it is sealed again, at [`Outbox::on_sealed_again`].
+/// added again is *owed* to it: kept until it is sealed again, at [`Outbox::on_sealed_again`]. So is what was sealed
+/// before a device was let in for the first time, from [`Outbox::await_device`] on.
 ///
 /// A device is *halted* when it can't open what it gets although it was added again and again, or when
 /// it stays away and [`Outbox::make_room`] gives its entries' room to others. Nothing is sent to it
@@ -237,7 +238,7 @@ impl Outbox {
 
     /// Whether a device's view of the log has begun.
     pub fn has_joined(&self, device: &DeviceId) -> bool {
-        self.cursors.contains_key(device)
+        self.cursors.get(device).is_some_and(Cursor::has_joined)
     }
 
     /// Whether a device is linked and has shown what it holds.
@@ -283,10 +284,9 @@ impl Outbox {
         }
     }
 
-    /// What to send to a device next; `None` when it has everything, its window is full, or no link
+    /// What to send to a device next; `None` when it has everything, the window of its link is full, or no link
     /// is up. Each call moves on.
-    pub fn transmit(&mut self, device: &DeviceId, now: Now) -> Option<Transmit> {
-        let in_flight = self.in_flight(device)?;
+    pub fn transmit(&mut self, device: &DeviceId, now: Now, window: &mut Window) -> Option<Transmit> {
         let cursor = self.cursors.get_mut(device).filter(|c| self.up.contains(device) && !c.stored.halted)?;
         let wanted = |(position, _): &(&Position, &mut Entry)| !cursor.stored.beyond.contains(**position);
         let (position, entry) = self.entries.range_mut(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
@@ -295,9 +295,7 @@ impl Outbox {
             // Not sent any more; the timer that is due says so.
             return None;
         }
-        let (bytes, entries) = in_flight;
-        let full = bytes + entry.size > self.config.window_bytes || entries >= self.config.window_entries;
-        if full && entries > 0 {
+        if !window.take(entry.size) {
             return None;
         }
         cursor.next = position + 1;
@@ -311,12 +309,12 @@ impl Outbox {
     }
 
     /// Bytes and entries sent to a device and not acknowledged.
-    fn in_flight(&self, device: &DeviceId) -> Option<(usize, usize)> {
-        let cursor = self.cursors.get(device)?;
+    pub fn in_flight(&self, device: &DeviceId) -> (usize, usize) {
+        let Some(cursor) = self.cursors.get(device) else { return (0, 0) };
         let from = cursor.stored.through + 1;
         let sent = if cursor.next > from { Some(self.entries.range(from..cursor.next)) } else { None };
         let unsettled = sent.into_iter().flatten().filter(|(p, _)| !cursor.stored.beyond.contains(**p));
-        Some(unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1)))
+        unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1))
     }
 
     /// A device asks for positions again: transmission goes back to the lowest of them, but not more
@@ -424,6 +422,11 @@ impl Cursor {
             resets: 0,
             rejoins: Allowance::full(config.rejoins_at_once),
         }
+    }
+
+    /// Whether the device's view of the log has begun.
+    fn has_joined(&self) -> bool {
+        self.stored.base > 0
     }
 
     fn has(&self, position: Position) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peerloom_delivery::{Config, Effect, NewEntry, Now, Outbox, Transmit};
+use peerloom_delivery::{Config, Effect, NewEntry, Now, Outbox, Transmit, Window};
 use peerloom_wire::{
     Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, LogId, Position, RangeSet, Span, UserId,
 };
@@ -45,7 +45,8 @@ fn ack(device: DeviceId, through: Position, withdrawn: &[Position]) -> Ack {
 }
 
 fn sent(outbox: &mut Outbox, device: &DeviceId) -> Vec<Transmit> {
-    std::iter::from_fn(|| outbox.transmit(device, NOW)).collect()
+    let mut window = Window::new(&Config::default());
+    std::iter::from_fn(|| outbox.transmit(device, NOW, &mut window)).collect()
 }
 
 /// A device whose clock is ahead refuses an entry as expired: the other one still gets it, and shows it.

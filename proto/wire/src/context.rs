@@ -9,6 +9,8 @@ pub const USER_ID: &[u8] = b"peerloom/v1/user-id\0";
 pub const DEVICE_ID: &[u8] = b"peerloom/v1/device-id\0";
 /// Prefix of a 1:1 conversation's id: `SHA-256(DIRECT_CONVERSATION ‖ network ‖ lower user ‖ higher user)`.
 pub const DIRECT_CONVERSATION: &[u8] = b"peerloom/v1/direct-conversation\0";
+/// Prefix of a roster's id: `SHA-256(ROSTER ‖ roster)`.
+pub const ROSTER: &[u8] = b"peerloom/v1/roster\0";
 
 /// A device certificate, signed by the user key that is in force.
 pub const DEVICE_CERTIFICATE: &[u8] = b"peerloom/v1/device-certificate\0";
@@ -82,11 +84,12 @@ pub const REGISTRY_ITEM: &[u8] = b"peerloom/v1/registry-item\0";
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 35] = [
+pub const ALL: [&[u8]; 36] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
     DIRECT_CONVERSATION,
+    ROSTER,
     DEVICE_CERTIFICATE,
     CERTIFICATE_ACCEPTANCE,
     REVOCATION,

@@ -27,6 +27,8 @@ pub enum Device {}
 pub enum Conversation {}
 /// An entry of a log.
 pub enum Entry {}
+/// A roster of a conversation.
+pub enum Roster {}
 
 impl IdKind for Network {
     const NAME: &'static str = "network id";
@@ -39,6 +41,9 @@ impl IdKind for Device {
 }
 impl IdKind for Conversation {
     const NAME: &'static str = "conversation id";
+}
+impl IdKind for Roster {
+    const NAME: &'static str = "roster id";
 }
 impl IdKind for Entry {
     const NAME: &'static str = "entry id";
@@ -57,6 +62,8 @@ pub type DeviceId = Id<Device>;
 pub type ConversationId = Id<Conversation>;
 /// Names an entry of a log, and through its header's predecessor everything before it.
 pub type EntryId = Id<Entry>;
+/// Names a roster of a conversation.
+pub type RosterId = Id<Roster>;
 
 impl<K: IdKind> Id<K> {
     /// Takes the id's bytes as they are.
@@ -118,6 +125,13 @@ impl EntryId {
     /// The id of the entry with this header.
     pub(crate) fn of_header(body: &[u8]) -> Self {
         Self::hash(&[context::ENTRY_ID, body])
+    }
+}
+
+impl RosterId {
+    /// The id of the roster with this encoding.
+    pub(crate) fn of_roster(body: &[u8]) -> Self {
+        Self::hash(&[context::ROSTER, body])
     }
 }
 

@@ -25,6 +25,8 @@ pub const BUNDLE: usize = MESSAGE_BODY + 64 * 1024;
 pub const BUNDLE_TARGET: usize = 508 * 1024;
 /// Longest sealed payload of one entry, in bytes.
 pub const PAYLOAD: usize = BUNDLE + 128 * 1024;
+/// Most users of a conversation.
+pub const MEMBERS: usize = 256;
 /// Most devices that one entry is addressed to.
 pub const RECIPIENTS: usize = 256;
 /// Longest header of an entry with its signature, in bytes: all recipients may join at once.

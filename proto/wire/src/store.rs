@@ -4,6 +4,7 @@
 //! fixed length followed by an optional big-endian order, so that an encrypting store can hide the
 //! id and keep the order.
 
+mod conversation;
 mod given;
 mod pending;
 mod records;
@@ -13,6 +14,7 @@ use prost::Message;
 
 use crate::DecodeError;
 
+pub use conversation::{ConversationInfo, ConversationKind};
 pub use given::GivenKeyPackage;
 pub use pending::{Pending, PendingHead};
 pub use records::{
@@ -39,6 +41,8 @@ pub struct Table {
 pub const META: Table = Table { name: "meta", id_len: 16 };
 /// [`Contact`] by user.
 pub const CONTACTS: Table = Table { name: "contacts", id_len: 32 };
+/// [`ConversationInfo`] by its id.
+pub const CONVERSATIONS: Table = Table { name: "conversations", id_len: 32 };
 /// [`OutstandingInvitation`] by the SHA-256 of its token.
 pub const INVITATIONS: Table = Table { name: "invitations", id_len: 32 };
 /// [`PendingHead`] by conversation and sequence.
@@ -72,10 +76,11 @@ pub const VAULT: Table = Table { name: "vault", id_len: 0 };
 pub const VAULT_HEADER: &[u8] = b"header";
 
 /// All tables, in the order in which a copy writes them.
-pub const TABLES: [Table; 16] = [
+pub const TABLES: [Table; 17] = [
     VAULT,
     META,
     CONTACTS,
+    CONVERSATIONS,
     INVITATIONS,
     PENDING,
     PENDING_BODIES,

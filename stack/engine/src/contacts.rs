@@ -5,9 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerloom_core::wire::name::looks;
 use peerloom_core::wire::store::{Contact, ContactDevice};
-use peerloom_core::wire::{
-    Address, ConversationId, DeviceCertificate, DeviceId, PeerRecord, PublicKey, SuiteId, UserId, limits,
-};
+use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, PeerRecord, PublicKey, SuiteId, UserId, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
 
@@ -26,7 +24,6 @@ pub(crate) struct Contacts(Arc<RwLock<Book>>);
 struct Book {
     by_user: HashMap<UserId, Contact>,
     devices: HashMap<DeviceId, Known>,
-    conversations: HashMap<ConversationId, UserId>,
     /// Invitations that strangers may still use: when each expires, and the hash of its token.
     invitations: BTreeSet<(u64, [u8; 32])>,
     /// What the contacts' names look like; no two share a form.
@@ -100,11 +97,6 @@ impl Contacts {
         self.read().by_user.get(user).cloned()
     }
 
-    pub(crate) fn by_conversation(&self, conversation: &ConversationId) -> Option<Contact> {
-        let book = self.read();
-        book.by_user.get(book.conversations.get(conversation)?).cloned()
-    }
-
     /// The certificate of a device that proved to be a contact's.
     pub(crate) fn certificate(&self, device: &DeviceId) -> Option<DeviceCertificate> {
         self.read().devices.get(device)?.certificate.clone()
@@ -120,11 +112,9 @@ impl Contacts {
         self.read().devices.contains_key(device)
     }
 
-    /// Whether a conversation is the one with this device's user.
-    pub(crate) fn shares(&self, device: &DeviceId, conversation: &ConversationId) -> bool {
-        let book = self.read();
-        let user = book.devices.get(device).map(|known| known.user);
-        user.is_some() && book.conversations.get(conversation).copied() == user
+    /// The user whose device it is, or would be, as an invitation says.
+    pub(crate) fn user_of(&self, device: &DeviceId) -> Option<UserId> {
+        self.read().devices.get(device).map(|known| known.user)
     }
 
     /// A device of a contact, with what was last known of it.
@@ -135,11 +125,15 @@ impl Contacts {
         Some((user, known.clone()))
     }
 
-    /// The devices of the contact that a conversation is with.
-    pub(crate) fn devices_in(&self, conversation: &ConversationId) -> Vec<DeviceId> {
+    /// The ids of a user's devices.
+    pub(crate) fn device_ids_of(&self, user: &UserId) -> Vec<DeviceId> {
         let book = self.read();
-        let contact = book.conversations.get(conversation).and_then(|user| book.by_user.get(user));
-        contact.into_iter().flat_map(|c| &c.devices).map(|d| d.device).collect()
+        book.by_user.get(user).into_iter().flat_map(|contact| &contact.devices).map(|d| d.device).collect()
+    }
+
+    /// The devices of a user.
+    pub(crate) fn devices_of(&self, user: &UserId) -> Vec<ContactDevice> {
+        self.read().by_user.get(user).map(|contact| contact.devices.clone()).unwrap_or_default()
     }
 
     /// All devices of all contacts.
@@ -235,7 +229,6 @@ impl Book {
                 self.devices.insert(device.device, known);
             }
         }
-        self.conversations.insert(contact.conversation, contact.user);
         for look in self.by_user.get(&contact.user).map(|before| looks(&before.alias)).into_iter().flatten() {
             self.looks.remove(&look);
         }
@@ -328,8 +321,7 @@ mod tests {
 
     fn contact(byte: u8, alias: &str) -> Contact {
         let user = UserId::from_bytes([byte; 32]);
-        let conversation = ConversationId::from_bytes([byte; 32]);
-        Contact { user, alias: alias.into(), devices: Vec::new(), added_at_ms: 0, conversation, token: None }
+        Contact { user, alias: alias.into(), devices: Vec::new(), added_at_ms: 0, token: None }
     }
 
     /// Adds a stranger who calls himself so; gives the name that he gets.

@@ -6,6 +6,7 @@
 
 mod accepting;
 mod contact;
+mod conversation;
 mod damage;
 mod effects;
 mod expiry;
@@ -28,6 +29,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod transmitting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
-use peerloom_core::wire::store::{Contact, ContactDevice};
+use peerloom_core::wire::store::{Contact, ContactDevice, ConversationInfo};
 use peerloom_core::wire::{
     Address, ConversationId, DeviceCertificate, DeviceId, DiscoveryKey, Invitation, MessageId, Signed, UserId,
 };
@@ -23,6 +23,7 @@ use tokio::sync::{Mutex, oneshot};
 use crate::clock::Clock;
 use crate::config::{EngineConfig, Layers, TTL};
 use crate::contacts::{Contacts, suites};
+use crate::directory::Directory;
 use crate::driver::{
     self, COPIED, DriverHandle, Input, LocalIdentity, PEER_RESTORED, QueuedEntry, RESTORED, SendRequest, State,
     StoreStanding, Turn,
@@ -54,6 +55,7 @@ pub struct Engine {
     driver: DriverHandle,
     own: Arc<LocalIdentity>,
     contacts: Contacts,
+    directory: Directory,
     links: Links,
     events: EventSource,
     reader: Reader,
@@ -97,11 +99,13 @@ impl Engine {
             |_| Error::new(ErrorKind::System, "engine", "open", "the operating system gives no randomness");
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(no_randomness)?;
         let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
+        let directory = Directory::default();
         let state = State::new(
             config.clone(),
             own.clone(),
             cryptos.clone(),
             contacts.clone(),
+            directory.clone(),
             links.clone(),
             events.clone(),
             rng,
@@ -118,6 +122,7 @@ impl Engine {
             driver,
             own,
             contacts,
+            directory,
             links,
             events,
             reader,
@@ -378,6 +383,30 @@ impl Engine {
     /// The contact with this user id.
     pub fn contact(&self, user: &UserId) -> Option<Contact> {
         self.contacts.by_user(user)
+    }
+
+    /// All conversations, in the order of their ids.
+    pub fn conversations(&self) -> Vec<(ConversationId, Arc<ConversationInfo>)> {
+        self.directory.all()
+    }
+
+    /// What is known of a conversation.
+    pub fn conversation(&self, id: &ConversationId) -> Option<Arc<ConversationInfo>> {
+        self.directory.get(id)
+    }
+
+    /// The direct conversation with a user: there is one with each contact. Its id is the same on both sides.
+    pub fn direct_with(&self, user: &UserId) -> ConversationId {
+        ConversationId::direct(&self.own.network, &self.own.user, user)
+    }
+
+    /// Adds a conversation, or gives it another roster or title, durably. Users that are new are let in; for those that
+    /// left nothing more is sealed, and what only they lacked fails. Only devices of contacts take part, and each of
+    /// them that has the same conversation: making the users agree on it is the caller's part.
+    ///
+    /// Fails as `Invalid` where it has too many users, or is direct and not between two.
+    pub async fn put_conversation(&self, id: ConversationId, info: ConversationInfo) -> Result<()> {
+        self.driver.call(move |turn| turn.put_conversation(id, info)).await
     }
 
     /// Events from now on, and messages after `after`.

@@ -8,6 +8,7 @@
 mod clock;
 mod config;
 mod contacts;
+mod directory;
 mod driver;
 mod engine;
 mod event;

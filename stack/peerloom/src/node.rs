@@ -37,12 +37,6 @@ pub struct Contact {
     pub conversation: ConversationId,
 }
 
-impl From<store::Contact> for Contact {
-    fn from(contact: store::Contact) -> Self {
-        Self { user: contact.user, alias: contact.alias, conversation: contact.conversation }
-    }
-}
-
 /// What came of a text that people carried ([`Node::take_manual`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manual {
@@ -174,7 +168,7 @@ impl Node {
     /// link between the two nodes.
     pub async fn add_contact(&self, link: impl AsRef<str>) -> Result<Contact> {
         let invitation = invite::decode(link.as_ref())?;
-        Ok(self.engine.add_contact(invitation).await?.into())
+        Ok(self.known(self.engine.add_contact(invitation).await?))
     }
 
     /// Adds the user or the device whom a discovery knows by this id, durably. The two nodes talk once
@@ -186,9 +180,9 @@ impl Node {
         match self.engine.add_contact_by_id(DiscoveryKey::Records(user)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let device = DeviceId::from_bytes(*user.as_bytes());
-                self.engine.add_contact_by_id(DiscoveryKey::Record(device)).await.map(Contact::from)
+                self.engine.add_contact_by_id(DiscoveryKey::Record(device)).await.map(|contact| self.known(contact))
             }
-            added => added.map(Contact::from),
+            added => added.map(|contact| self.known(contact)),
         }
     }
 
@@ -235,24 +229,29 @@ impl Node {
 
     /// All contacts, by name.
     pub fn contacts(&self) -> Vec<Contact> {
-        self.engine.contacts().into_iter().map(Contact::from).collect()
+        self.engine.contacts().into_iter().map(|contact| self.known(contact)).collect()
     }
 
     /// The contact that a person means: a contact's exact name, a whole user id, or [`ID_MARK`](crate::ID_MARK) and at
     /// least [`ID_PREFIX`](crate::ID_PREFIX) characters of one. Otherwise an error that lists who may be meant.
     pub fn find_contact(&self, name: &str) -> Result<Contact> {
-        self.engine.find_contact(name).map(Contact::from)
+        self.engine.find_contact(name).map(|contact| self.known(contact))
     }
 
     /// The other contact whose name looks like this one's, which got a number behind its name for that.
     pub fn namesake(&self, contact: &Contact) -> Option<Contact> {
         let contact = self.engine.contact(&contact.user)?;
-        self.engine.namesake(&contact).map(Contact::from)
+        self.engine.namesake(&contact).map(|contact| self.known(contact))
+    }
+
+    fn known(&self, contact: store::Contact) -> Contact {
+        let conversation = self.engine.direct_with(&contact.user);
+        Contact { user: contact.user, alias: contact.alias, conversation }
     }
 
     /// The contact with this user id.
     pub fn contact(&self, user: &UserId) -> Option<Contact> {
-        self.engine.contact(user).map(Contact::from)
+        self.engine.contact(user).map(|contact| self.known(contact))
     }
 
     /// The conversation with a contact.

@@ -166,7 +166,7 @@ impl Node {
 
     async fn send(&self, to: &Contact, text: &str) {
         let body = Bytes::from(text.to_owned());
-        self.engine.send(to.conversation, String::new(), body, None).await.expect("accepted");
+        self.engine.send(self.engine.direct_with(&to.user), String::new(), body, None).await.expect("accepted");
     }
 
     async fn has(&self, text: &str) {

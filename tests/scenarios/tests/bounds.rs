@@ -134,7 +134,7 @@ async fn a_device_that_opens_nothing_is_left_in_peace_and_shown() {
     eventually("the other direction", &alice, &["I can't read you"]).await;
 
     blind.store(0, Ordering::Relaxed);
-    assert_eq!(alice.retry(Some(to_bob.conversation)).await.expect("an answer"), 1);
+    assert_eq!(alice.retry(Some(alice.direct_with(&to_bob.user))).await.expect("an answer"), 1);
     eventually("the message", &bob, &["hello"]).await;
     until("the acknowledgement", async || alice.queue().await.expect("a queue").is_empty()).await;
     assert_eq!(alice.peers().remove(0).reason, None);
@@ -398,7 +398,8 @@ async fn a_sender_waits_when_too_many_bytes_wait_for_their_turn() {
     eventually("the first", &bob, &["before"]).await;
 
     gate.set(true);
-    let submit = |text: &str| alice.submit(to_bob.conversation, String::new(), Bytes::from(text.to_owned()), None);
+    let submit =
+        |text: &str| alice.submit(alice.direct_with(&to_bob.user), String::new(), Bytes::from(text.to_owned()), None);
     let (mut texts, mut accepted) = (vec!["before".to_owned()], Vec::new());
     texts.push("the disk stands still".into());
     accepted.push(submit(&texts[1]).await.expect("handed over"));
@@ -433,7 +434,10 @@ async fn messages_that_wait_are_not_read_before_they_are_sealed() {
     let alice = engine(1, &links, Arc::new(of_alice.clone()), true).await;
     let to_bob = alice.add_contact(invitation).await.expect("a contact");
     let brief = Bytes::from_static(b"brief");
-    alice.send(to_bob.conversation, String::new(), brief, Some(Duration::from_secs(2))).await.expect("accepted");
+    alice
+        .send(alice.direct_with(&to_bob.user), String::new(), brief, Some(Duration::from_secs(2)))
+        .await
+        .expect("accepted");
     for text in ["one", "two"] {
         send(&alice, &to_bob, text).await.expect("accepted");
     }

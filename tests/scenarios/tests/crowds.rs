@@ -69,7 +69,7 @@ async fn address(engine: &Engine) -> Address {
 async fn speaks(sender: &Engine, receiver: &Engine, text: &'static str) {
     let contact = sender.contacts().first().cloned().expect("a contact");
     sender
-        .send(contact.conversation, String::new(), Bytes::from_static(text.as_bytes()), None)
+        .send(sender.direct_with(&contact.user), String::new(), Bytes::from_static(text.as_bytes()), None)
         .await
         .expect("accepted");
     let begin = Instant::now();

@@ -154,7 +154,9 @@ async fn a_node_that_could_not_start_lets_nothing_expire() {
     let contact = engines::meet(&alice, &bob).await;
     assert!(bob.start().await.is_err(), "its transport can't listen");
     let lifetime = Duration::from_secs(1);
-    bob.send(contact.conversation, String::new(), Bytes::from_static(b"late"), Some(lifetime)).await.expect("accepted");
+    bob.send(bob.direct_with(&contact.user), String::new(), Bytes::from_static(b"late"), Some(lifetime))
+        .await
+        .expect("accepted");
     // Nobody could hear that it failed.
     let begin = Instant::now();
     while begin.elapsed() < 2 * lifetime {

@@ -228,7 +228,9 @@ async fn still_works(links: &MemoryNetwork, alice: &Engine) {
     let bob = node(2, links).await;
     let invitation = alice.invite(Duration::from_secs(60), 1).await.expect("an invitation");
     let contact = bob.add_contact(invitation).await.expect("a contact");
-    bob.send(contact.conversation, String::new(), Bytes::from_static(b"still here"), None).await.expect("accepted");
+    bob.send(bob.direct_with(&contact.user), String::new(), Bytes::from_static(b"still here"), None)
+        .await
+        .expect("accepted");
     let begin = Instant::now();
     loop {
         let messages = alice.messages_after(Cursor::START, 100).await.expect("messages");

@@ -70,7 +70,7 @@ impl Outbox {
         self.cursors.get(device)?.halt()
     }
 
-    /// The devices that are halted.
+    /// The devices that are halted, or haven't joined yet.
     pub fn halted(&self) -> impl Iterator<Item = DeviceId> + '_ {
         self.cursors.iter().filter(|(_, c)| c.stored.halted).map(|(device, _)| *device)
     }
@@ -84,7 +84,7 @@ impl Outbox {
     /// wants it, whatever was spent.
     pub fn resume(&mut self, device: &DeviceId, asked: bool, now: Now) -> bool {
         let config = &self.config;
-        let Some(cursor) = self.cursors.get_mut(device).filter(|c| c.stored.halted) else {
+        let Some(cursor) = self.cursors.get_mut(device).filter(|c| c.stored.halted && c.has_joined()) else {
             return false;
         };
         if asked {
@@ -150,7 +150,11 @@ impl Entry {
 
 impl Cursor {
     pub(super) fn halt(&self) -> Option<Halt> {
-        let why = if self.stored.rejoins > 0 { Halt::CannotOpen } else { Halt::Away };
+        let why = match self.stored.rejoins {
+            _ if !self.has_joined() => Halt::NotJoined,
+            0 => Halt::Away,
+            _ => Halt::CannotOpen,
+        };
         self.stored.halted.then_some(why)
     }
 

@@ -26,6 +26,26 @@ impl Outbox {
         self.cursors.insert(device, cursor);
     }
 
+    /// A device can't open what is sealed from now on, since it hasn't been let in yet: what lists it as a recipient is
+    /// owed to it once it is.
+    pub fn await_device(&mut self, device: DeviceId, user: UserId) {
+        if self.cursors.contains_key(&device) {
+            return;
+        }
+        let stored = OutCursor {
+            user,
+            base: 0,
+            through: self.head,
+            beyond: RangeSet::default(),
+            rejoins: 0,
+            halted: true,
+            owed: RangeSet::default(),
+            acknowledged: None,
+            void: RangeSet::default(),
+        };
+        self.cursors.insert(device, Cursor { stalled: true, ..Cursor::new(stored, &self.config) });
+    }
+
     /// What is to be sealed again for devices that were added again and can't open it: application entries that they
     /// lack and that have not expired.
     pub fn owed(&self, now: Now) -> BTreeSet<Position> {

@@ -60,12 +60,38 @@ impl Outbox {
         cursor.stalled = cursor.stored.halted;
         let through = cursor.stored.through;
         // Progress restarts the wait; with nothing left in flight there is none.
-        let more = self.in_flight(device).is_some_and(|(_, n)| n > 0);
+        let more = self.in_flight(device).1 > 0;
         if let Some(cursor) = self.cursors.get_mut(device) {
             cursor.deadline = more.then(|| now.mono + self.config.ack_timeout);
         }
         outcome.delivered = news.into_iter().filter(|position| self.note_delivered(*position)).collect();
-        let done: Vec<Position> = self.entries.range(before + 1..through + 1).map(|(p, _)| *p).collect();
+        let done = self.entries.range(before + 1..through + 1).map(|(p, _)| *p).collect();
+        self.end(done, &mut outcome);
+        let first = self.entries.keys().next().copied().unwrap_or(Position::MAX);
+        self.cursors.get_mut(device).into_iter().for_each(|c| c.stored.void.remove_through(first - 1));
+        outcome
+    }
+
+    /// A device is in the conversation no more: it needs nothing, and its user doesn't count.
+    pub fn remove_device(&mut self, device: &DeviceId) -> AckOutcome {
+        let mut outcome = AckOutcome::default();
+        self.up.remove(device);
+        if self.cursors.remove(device).is_none() {
+            return outcome;
+        }
+        let all: Vec<Position> = self.entries.keys().copied().collect();
+        outcome.delivered = all.iter().copied().filter(|position| self.note_delivered(*position)).collect();
+        self.end(all, &mut outcome);
+        outcome
+    }
+
+    /// The devices whose view of the log has begun.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        self.cursors.keys().copied()
+    }
+
+    /// Forgets those of some entries that no device lacks.
+    fn end(&mut self, done: Vec<Position>, outcome: &mut AckOutcome) {
         for position in &done {
             let over = self.entries.get(position).filter(|entry| entry.is_needed() && self.is_free(*position));
             if let Some(entry) = over {
@@ -81,9 +107,6 @@ impl Outbox {
         }
         outcome.settled = done.into_iter().filter(|p| self.entries.contains_key(p) && self.is_settled(*p)).collect();
         outcome.settled.iter().for_each(|position| self.forget(*position));
-        let first = self.entries.keys().next().copied().unwrap_or(Position::MAX);
-        self.cursors.get_mut(device).into_iter().for_each(|c| c.stored.void.remove_through(first - 1));
-        outcome
     }
 
     /// Keeps what a device signed, if it is its newest: [`Outbox::on_ack`] found news in it.
@@ -139,9 +162,11 @@ impl Outbox {
         let entry = self.entries.get(&position);
         let recipient = |device: &DeviceId| entry.is_some_and(|entry| entry.recipients.contains(device));
         let owed = |device: &DeviceId, c: &Cursor| entry.is_some_and(|entry| c.is_owed(device, position, entry));
-        // A halted device is added again before anything else, and needs no word of what isn't for it.
+        let withdrawn = entry.is_some_and(|entry| entry.withdrawn);
+        // A halted device is added again before anything else, and needs no word of what holds nothing for it.
         let free = |(device, c): (&DeviceId, &Cursor)| {
-            !owed(device, c) && (position <= c.stored.through || c.stored.halted && !recipient(device))
+            let nothing = || c.stored.halted && (withdrawn || !recipient(device));
+            !owed(device, c) && (position <= c.stored.through || nothing())
         };
         self.cursors.iter().all(free)
     }

@@ -12,7 +12,7 @@ pub struct NewEntry<'a> {
     pub class: EntryClass,
     /// When it expires, in milliseconds since the Unix epoch; 0 = never.
     pub expires_at_ms: u64,
-    /// The devices it is sealed for.
+    /// The devices it is for: sealed for, or awaited.
     pub recipients: &'a [DeviceId],
     /// Devices whose view of the log begins here, with their users.
     pub joins: &'a [(DeviceId, UserId)],
@@ -101,6 +101,8 @@ pub enum Halt {
     CannotOpen,
     /// It was away, and its entries' room was needed.
     Away,
+    /// It hasn't been let in yet: its key package is still missing.
+    NotJoined,
 }
 
 /// What follows from a device's word that it can't open an entry.

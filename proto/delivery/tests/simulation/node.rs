@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use peerloom_delivery::{Arrival, Config, Effect, Expired, GapAction, Inbox, NewEntry, Now, Outbox, Transmit};
+use peerloom_delivery::{Arrival, Config, Effect, Expired, GapAction, Inbox, NewEntry, Now, Outbox, Transmit, Window};
 use peerloom_wire::store::{InLog, OutCursor, OutEntry};
 use peerloom_wire::{
     Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, Header, LogId, MessageId, Position, RangeSet,
@@ -166,7 +166,9 @@ impl Node {
         if self.disk.restored {
             return packets;
         }
-        while let Some(next) = self.outbox.transmit(&device(peer), now) {
+        let mut window = Window::new(&config());
+        window.add(self.outbox.in_flight(&device(peer)));
+        while let Some(next) = self.outbox.transmit(&device(peer), now, &mut window) {
             packets.push(match next {
                 Transmit::Entry(position) => {
                     self.disk.entries.get_mut(&position).expect("what is sent is on disk").left = true;

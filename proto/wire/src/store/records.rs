@@ -107,8 +107,6 @@ pub struct Contact {
     pub devices: Vec<ContactDevice>,
     /// When they were added, in milliseconds since the Unix epoch.
     pub added_at_ms: u64,
-    /// The 1:1 conversation with them.
-    pub conversation: ConversationId,
     /// Token of the invitation that introduced them, until they have accepted us.
     pub token: Option<[u8; 16]>,
 }
@@ -158,7 +156,6 @@ impl Record for Contact {
             alias: self.alias.clone(),
             devices: self.devices.iter().map(device).collect(),
             added_at_ms: self.added_at_ms,
-            conversation: self.conversation.encode(),
             token: self.token.map(|t| Bytes::copy_from_slice(&t)).unwrap_or_default(),
         }
     }
@@ -182,7 +179,6 @@ impl Record for Contact {
             alias: pb.alias,
             devices: pb.devices.into_iter().map(device).collect::<Result<_, DecodeError>>()?,
             added_at_ms: pb.added_at_ms,
-            conversation: ConversationId::decode(&pb.conversation)?,
             token: pb.token.as_ref().try_into().ok(),
         })
     }
@@ -222,7 +218,7 @@ pub struct OutEntry {
     /// The messages that it carries: what becomes of it decides what becomes of them. None where a copy sealed since
     /// carries them, or where they had been delivered before this one was sealed.
     pub messages: Vec<MessageId>,
-    /// The devices it is sealed for.
+    /// The devices it is for: sealed for, or to be sealed again for once they are let in.
     pub recipients: Vec<DeviceId>,
     /// Where its plaintext stands in [`HISTORY`](super::HISTORY); 0 = nowhere.
     pub history: u64,
@@ -299,7 +295,7 @@ impl Record for SealedEntry {
 pub struct OutCursor {
     /// The device's user.
     pub user: UserId,
-    /// Where the device's view of the log begins.
+    /// Where the device's view of the log begins; 0 = it hasn't been let in yet.
     pub base: Position,
     /// It has settled every position up to and with this one.
     pub through: Position,

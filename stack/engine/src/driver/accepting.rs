@@ -92,7 +92,7 @@ impl Turn<'_> {
 
     /// Whose messages fill a conversation, since when, and what helps.
     fn overloaded(&self, id: &ConversationId, conversation: &Conversation) -> String {
-        let contact = self.state.contacts.by_conversation(id).map_or_else(|| "the contact".into(), |c| c.alias);
+        let contact = self.state.with(id).unwrap_or_else(|| "the contact".into());
         let messages = conversation.messages();
         let since = self.oldest_waiting(id, conversation).ok().flatten();
         let age =
@@ -107,8 +107,7 @@ impl Turn<'_> {
     /// How much waits in all conversations, for whom the most, and what helps.
     fn overloaded_in_all(&self, fullest: Option<ConversationId>) -> String {
         let bytes = self.state.queued_bytes.unwrap_or_default();
-        let contact = fullest.and_then(|id| self.state.contacts.by_conversation(&id));
-        let contact = contact.map_or_else(|| "a removed contact".into(), |c| c.alias);
+        let contact = fullest.and_then(|id| self.state.with(&id)).unwrap_or_else(|| "a removed contact".into());
         format!(
             "{bytes} bytes wait for all contacts together, the most for {contact}; `peerloom peers` says how they \
              stand. Wait until they can be reached or the messages expire, or raise delivery.max_queued_bytes_in_all"

@@ -8,8 +8,8 @@ use peerloom_core::wire::store::{
     CONTACTS, Contact, ContactDevice, INVITATIONS, Invited, META, OutstandingInvitation, Record, meta,
 };
 use peerloom_core::wire::{
-    ConversationId, DeviceCertificate, DeviceId, DiscoveryItem, Frame, Invitation, OpenItem, PeerRecord, Signed,
-    UserId, context, limits,
+    DeviceCertificate, DeviceId, DiscoveryItem, Frame, Invitation, OpenItem, PeerRecord, Signed, UserId, context,
+    limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
@@ -213,7 +213,6 @@ impl Turn<'_> {
             alias: self.state.contacts.free_alias(&clean_name(name), &user),
             devices: Vec::new(),
             added_at_ms: system_ms(),
-            conversation: ConversationId::direct(&self.state.own.network, &self.state.own.user, &user),
             token: None,
         });
         match contact.devices.iter_mut().find(|d| d.device == id) {
@@ -228,10 +227,10 @@ impl Turn<'_> {
         }
         contact.token = token.or(contact.token);
         self.store_contact(contact.clone());
-        if !self.state.conversations.contains_key(&contact.conversation) {
-            self.state.load_conversation(&self.txn, contact.conversation, self.now)?;
+        self.open_direct(&user)?;
+        for conversation in self.state.shared_with(&id) {
+            self.choose_suite_again(conversation)?;
         }
-        self.choose_suite_again(contact.conversation)?;
         self.effects.want_link(id);
         Ok(contact)
     }
@@ -298,9 +297,8 @@ impl Turn<'_> {
             known.invited = None;
         }
         if *known != before {
-            let id = contact.conversation;
             self.store_contact(contact);
-            if newer {
+            for id in self.state.shared_with(&device).into_iter().filter(|_| newer) {
                 self.choose_suite_again(id)?;
                 if self.resume(id, device, false) {
                     self.prepare_session(id)?;
@@ -359,22 +357,26 @@ impl Turn<'_> {
         if let Some(record) = self.state.record.clone().filter(|_| !self.state.standing.is_restored()) {
             self.effects.control(device, &Frame::Record(record));
         }
-        let Some(contact) = self.state.contacts.by_user(&certificate.user) else {
-            return;
-        };
-        let id = contact.conversation;
-        self.state.touched.insert(TimerKey::Outbox(id));
-        if let Some(conversation) = self.state.conversations.get_mut(&id) {
-            conversation.outbox.on_link_replaced(&device, self.state.links.has_shown(&device));
-            self.state.ready.insert((id, device));
+        self.show_standing(device);
+        for id in self.state.shared_with(&device) {
+            self.state.touched.insert(TimerKey::Outbox(id));
+            if let Some(conversation) = self.state.conversations.get_mut(&id) {
+                conversation.outbox.on_link_replaced(&device, self.state.links.has_shown(&device, &id));
+                self.state.ready.insert((id, device));
+            }
+            self.show_held(device, id);
         }
-        self.show_held(device, id);
     }
 
     /// The store failed, and works again: news of links was lost, and so may be what followed from it. Each link
-    /// counts as if it had just come up; where nothing was shown yet, it is made again, since that may be lost.
+    /// counts as if it had just come up; where something wasn't shown yet, it is made again, since that may be lost.
     pub(super) fn look_at_links(&mut self) {
-        self.state.links.reset_unshown();
+        for device in self.state.links.up() {
+            let shared = self.state.shared_with(&device);
+            if !shared.iter().all(|id| self.state.links.has_shown(&device, id)) {
+                self.state.links.reset(&device);
+            }
+        }
         for device in self.state.up.clone() {
             self.on_link_down(device, "the link is closed");
         }
@@ -398,12 +400,15 @@ impl Turn<'_> {
                 self.effects.event_of_link(Event::Offline);
             }
         }
-        if let Some(contact) = self.state.contacts.by_user(&certificate.user)
-            && let Some(conversation) = self.state.conversations.get_mut(&contact.conversation)
-            && (was_up || conversation.outbox.is_up(&device))
-        {
-            conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
-            self.state.touched.insert(TimerKey::Outbox(contact.conversation));
+        self.state.early_held.forget(&device);
+        self.state.without_room.remove(&device);
+        for id in self.state.shared_with(&device) {
+            if let Some(conversation) = self.state.conversations.get_mut(&id)
+                && (was_up || conversation.outbox.is_up(&device))
+            {
+                conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
+                self.state.touched.insert(TimerKey::Outbox(id));
+            }
         }
     }
 }

@@ -67,7 +67,7 @@ impl Turn<'_> {
     fn on_envelope(&mut self, device: DeviceId, envelope: Envelope) -> Result<()> {
         let (log, position) = (envelope.header.log, envelope.header.position);
         let refuse = |message: &str| Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an entry", message));
-        if log.device != device || !self.state.contacts.shares(&device, &log.conversation) {
+        if log.device != device || !self.state.shares(&device, &log.conversation) {
             return refuse("it is of a log that this link has no business with");
         }
         let own = self.state.own.device;
@@ -294,7 +294,7 @@ impl Turn<'_> {
 
     /// The log's owner takes positions back, or says that they hold nothing for this device.
     fn on_withdrawn(&mut self, device: DeviceId, log: LogId, positions: &Chain) -> Result<()> {
-        if log.device != device || !self.state.contacts.shares(&device, &log.conversation) {
+        if log.device != device || !self.state.shares(&device, &log.conversation) {
             let message = "it is about a log that this link has no business with";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a withdrawal", message));
         }

@@ -116,7 +116,7 @@ impl Turn<'_> {
         let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == suite).cloned() else {
             return Ok(());
         };
-        if !self.state.contacts.shares(&device, &conversation) {
+        if !self.state.shares(&device, &conversation) {
             return Ok(());
         }
         let package = self.key_package_for((device, conversation, suite), &*crypto)?;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use peerloom_core::wire::store::{
-    CONTACTS, HISTORY, History, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OUT_SEALED, OutCursor, OutEntry,
-    PENDING, QUARANTINE, SealedEntry, key_order,
+    CONTACTS, CONVERSATIONS, ConversationInfo, HISTORY, History, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES,
+    OUT_SEALED, OutCursor, OutEntry, PENDING, QUARANTINE, SealedEntry, key_order,
 };
 use peerloom_core::wire::{
     Allowance, Bundle, ConversationId, DeviceId, EntryClass, EntryId, Envelope, LogId, MessageId, Position, RangeSet,
@@ -14,6 +14,7 @@ use peerloom_delivery::{Inbox, Now, Outbox};
 use tracing::error;
 
 use super::contact::open_invitations;
+use super::conversation::direct;
 use super::key_packages::KeyPackages;
 use super::parked::Parked;
 use super::pending::heads;
@@ -49,6 +50,7 @@ impl State {
         self.standing.load(txn)?;
         self.standing.notice().into_iter().for_each(|notice| self.links.leave(notice.clone()));
         self.ready.clear();
+        self.without_room.clear();
         self.queued_bytes = None;
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
@@ -59,12 +61,13 @@ impl State {
         self.contacts.replace_invitations(open_invitations(txn).unwrap_or_else(unknown));
         self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
         self.pending = 0;
-        for contact in self.contacts.all() {
-            self.load_conversation(txn, contact.conversation, now)?;
+        self.load_directory(txn)?;
+        for (id, _) in self.directory.all() {
+            self.load_conversation(txn, id, now)?;
             // Sessions that were being made are made again.
-            self.timers.set(TimerKey::Session(contact.conversation), Some(now.mono));
+            self.timers.set(TimerKey::Session(id), Some(now.mono));
         }
-        if txn.snapshot()?.damaged().contains(&CONTACTS) {
+        if txn.snapshot()?.damaged().iter().any(|table| [CONTACTS, CONVERSATIONS].contains(table)) {
             self.load_orphans(txn, now)?;
         }
         self.given = KeyPackages::load(txn)?;
@@ -89,7 +92,22 @@ impl State {
         Ok(())
     }
 
-    /// What waits for a contact whose row is damaged shows in the queue until it expires, or the contact is added again.
+    /// The conversations. A direct one whose row is lost is made again of its contact.
+    fn load_directory(&mut self, txn: &Txn<'_>) -> Result<()> {
+        let mut conversations = HashMap::new();
+        for (key, info) in txn.sound_records::<ConversationInfo>(CONVERSATIONS, &KeyRange::all())? {
+            let id = key.first_chunk().copied().map(ConversationId::from_bytes).ok_or_else(damaged_key)?;
+            conversations.insert(id, info);
+        }
+        for contact in self.contacts.all() {
+            let (id, info) = direct(&self.own, contact.user, contact.added_at_ms);
+            conversations.entry(id).or_insert(info);
+        }
+        self.directory.replace(conversations);
+        Ok(())
+    }
+
+    /// What waits in a conversation whose row, or whose contact's, is damaged shows in the queue until it expires, or the contact is added again.
     fn load_orphans(&mut self, txn: &Txn<'_>, now: Now) -> Result<()> {
         let mut orphans = BTreeSet::new();
         for table in [PENDING, OUT_ENTRIES] {
@@ -198,7 +216,9 @@ impl State {
         // A recipient whose cursor is damaged gets everything again that is still here.
         for (position, entry) in &restored {
             for device in &entry.recipients {
-                let Some(certificate) = self.contacts.certificate(device) else { continue };
+                let Some(certificate) = self.contacts.certificate(device).filter(|_| self.shares(device, &id)) else {
+                    continue;
+                };
                 let (base, beyond, owed) = (*position, RangeSet::default(), RangeSet::default());
                 let again = OutCursor {
                     user: certificate.user,
@@ -216,8 +236,8 @@ impl State {
         }
         let mut outbox = Outbox::restore(self.config.delivery.clone(), restored, cursors, now);
         incomplete.then(|| outbox.mark_incomplete());
-        let devices = self.contacts.devices_in(&id);
-        for device in devices.iter().filter(|device| self.links.has_shown(device)) {
+        let devices = self.device_ids_in(&id);
+        for device in devices.iter().filter(|device| self.links.has_shown(device, &id)) {
             if incomplete {
                 // Where the log ends is known by what it shows, which isn't kept.
                 self.links.reset(device);

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, Record, SealedEntry};
 use peerloom_core::wire::{
-    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, LogId, MessageId, NotForYou, Position,
-    RangeSet, UserId, Withdrawal, limits,
+    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Header, LogId, MessageId, Position, UserId, limits,
 };
 use peerloom_core::{Error, ErrorKind, Result, Sealing};
-use peerloom_delivery::{Effect, NewEntry, Transmit};
+use peerloom_delivery::{Effect, NewEntry};
 use tracing::{debug, debug_span, error};
 
 use super::Turn;
@@ -38,7 +37,7 @@ impl Turn<'_> {
             if conversation.queued.is_empty() {
                 continue;
             }
-            for device in self.state.contacts.devices_in(&id) {
+            for device in self.state.device_ids_in(&id) {
                 self.effects.want_link(device);
             }
             if conversation.members.is_none() {
@@ -188,6 +187,7 @@ impl Turn<'_> {
         }
         let own = self.state.own.clone();
         let crypto = self.state.crypto(id)?;
+        let awaited = self.awaited(id);
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Err(Error::new(ErrorKind::Internal, "engine", "append", "the conversation is gone"));
         };
@@ -197,6 +197,10 @@ impl Turn<'_> {
             Sealed::Application { .. } => conversation.members.clone().unwrap_or_default(),
         };
         // Nothing is changed before it is sealed: that may fail.
+        let awaited = match class {
+            EntryClass::Application => awaited,
+            _ => Vec::new(),
+        };
         let (position, previous) = (conversation.outbox.head() + 1, conversation.outbox.previous());
         let _span = debug_span!("entry", conversation = %id, position, class = ?class).entered();
         let header = Header {
@@ -239,6 +243,9 @@ impl Turn<'_> {
         if std::mem::take(&mut conversation.settled_head) {
             self.txn.delete(OUT_ENTRIES, own_key(&id, conversation.outbox.head()));
         }
+        awaited.iter().for_each(|(device, user)| conversation.outbox.await_device(*device, *user));
+        let members = recipients.clone();
+        let recipients: Vec<DeviceId> = recipients.into_iter().chain(awaited.into_iter().map(|(d, _)| d)).collect();
         let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
         conversation.outbox.append(new);
         let encoded = envelope.encode();
@@ -259,7 +266,7 @@ impl Turn<'_> {
             copies: copies.to_vec(),
             id: entry_id,
             // Where a device is linked it goes out in this turn: one write for both.
-            left: recipients.iter().any(|device| conversation.outbox.is_up(device)),
+            left: members.iter().any(|device| conversation.outbox.is_up(device)),
             expired: false,
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
@@ -268,7 +275,7 @@ impl Turn<'_> {
         conversation.outbox.set_sealed(position, entry_id, size as usize);
         conversation.outbox.wake(self.now);
         conversation.entries.insert(position, OwnEntry::new(&row));
-        self.state.ready.extend(recipients.iter().map(|device| (id, *device)));
+        self.state.ready.extend(members.iter().map(|device| (id, *device)));
         self.state.touched.insert(TimerKey::Outbox(id));
         if !joins.is_empty() {
             self.state.lazy_cursors.insert(id);
@@ -276,80 +283,13 @@ impl Turn<'_> {
         Ok(position)
     }
 
-    /// Sends whatever fits each ready device's window.
-    pub(super) fn transmit(&mut self) -> Result<()> {
-        if self.state.standing.is_restored() {
-            self.state.ready.clear();
-            return Ok(());
-        }
-        let missing = |error: Error| if error.kind() == ErrorKind::Damaged { Ok(None) } else { Err(error) };
-        for (id, device) in std::mem::take(&mut self.state.ready) {
-            let (mut withdrawn, mut not_for_it) = (RangeSet::default(), RangeSet::default());
-            while let Some(conversation) = self.state.conversations.get_mut(&id) {
-                match conversation.outbox.transmit(&device, self.now) {
-                    Some(Transmit::Entry(position)) => match self.envelope(id, position).or_else(missing)? {
-                        Some(envelope) => {
-                            self.note_left(id, position)?;
-                            debug!(conversation = %id, position, %device, "goes out");
-                            self.effects.chat(device, Frame::wrap_envelope(&envelope));
-                        }
-                        None => self.on_lost(id, position),
-                    },
-                    Some(Transmit::Withdrawal(position)) => withdrawn.insert(position, position),
-                    Some(Transmit::NotForYou(position)) => not_for_it.insert(position, position),
-                    None => break,
-                }
-            }
-            if !withdrawn.is_empty() {
-                self.withdraw(id, device, withdrawn);
-            }
-            if !not_for_it.is_empty() {
-                self.not_for(id, device, not_for_it);
-            }
-            self.state.touched.insert(TimerKey::Outbox(id));
-        }
-        Ok(())
-    }
-
-    /// An entry as it travels, the same bytes every time.
-    fn envelope(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
-        let Some(conversation) = self.state.conversations.get(&id) else { return Ok(None) };
-        if let Some(recent) = self.state.recent.get(id, position) {
-            return Ok(Some(recent));
-        }
-        let Some(kept) = self.txn.record::<SealedEntry>(OUT_SEALED, &own_key(&id, position))? else { return Ok(None) };
-        if kept.recipe.is_empty() {
-            return Ok(Some(kept.envelope));
-        }
-        let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
-        let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else { return Ok(None) };
-        let Ok(mut envelope) = Envelope::decode(kept.envelope) else { return Ok(None) };
-        let Some(crypto) = self.state.cryptos.iter().find(|c| c.suite() == envelope.header.suite) else {
-            return Ok(None);
-        };
-        let Ok(payload) = crypto.rebuild(&kept.recipe, &row.bundle) else { return Ok(None) };
-        envelope.payload = payload;
-        Ok(Some(envelope.encode()))
-    }
-
-    /// Tells a device that positions will never come.
-    pub(super) fn withdraw(&mut self, conversation: ConversationId, device: DeviceId, positions: RangeSet) {
-        let Some(positions) = self.state.conversations.get(&conversation).map(|c| c.outbox.bind(&positions)) else {
-            return;
-        };
-        let log = LogId { device: self.state.own.device, conversation };
-        let withdrawal = self.state.own.state(Withdrawal { log, positions });
-        self.effects.control(device, &Frame::Withdrawal(withdrawal));
-    }
-
-    /// Tells a device that positions hold nothing for it.
-    pub(super) fn not_for(&mut self, conversation: ConversationId, to: DeviceId, positions: RangeSet) {
-        let Some(positions) = self.state.conversations.get(&conversation).map(|c| c.outbox.bind(&positions)) else {
-            return;
-        };
-        let log = LogId { device: self.state.own.device, conversation };
-        let statement = self.state.own.state(NotForYou { log, to, positions });
-        self.effects.control(to, &Frame::NotForYou(statement));
+    /// The devices of a conversation that can't open what is sealed now, with their users: their key packages are still
+    /// missing.
+    fn awaited(&self, id: ConversationId) -> Vec<(DeviceId, UserId)> {
+        let members = self.state.conversations.get(&id).and_then(|c| c.members.as_ref());
+        let is_member = |device: &DeviceId| members.is_some_and(|members| members.contains(device));
+        let others = self.state.device_ids_in(&id).into_iter().filter(|device| !is_member(device));
+        others.filter_map(|device| Some((device, self.state.contacts.certificate(&device)?.user))).collect()
     }
 
     /// What time brought to our logs.

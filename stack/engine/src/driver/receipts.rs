@@ -5,7 +5,7 @@ use peerloom_core::wire::{
     Ack, CannotOpen, CannotOpenReason, ConversationId, DeviceId, GapRequest, LogId, Position, Stated,
 };
 use peerloom_core::{Error, ErrorKind, Result};
-use peerloom_delivery::CannotOpenOutcome;
+use peerloom_delivery::{AckOutcome, CannotOpenOutcome};
 use tracing::{debug, warn};
 
 use super::Turn;
@@ -30,12 +30,16 @@ impl Turn<'_> {
         if outcome.conflict {
             debug!(conversation = %id, %device, "an acknowledgement is about other entries than ours");
         }
-        for position in &outcome.delivered {
-            self.on_delivered(id, *position)?;
-        }
+        self.on_settled(id, outcome)?;
+        self.state.ready.insert((id, device));
+        Ok(())
+    }
+
+    /// What became of entries of ours.
+    pub(super) fn on_settled(&mut self, id: ConversationId, outcome: AckOutcome) -> Result<()> {
+        outcome.delivered.iter().try_for_each(|position| self.on_delivered(id, *position))?;
         outcome.undelivered.into_iter().try_for_each(|ended| self.on_expired(id, ended))?;
         self.state.lazy_cursors.insert(id);
-        self.state.ready.insert((id, device));
         self.state.touched.insert(TimerKey::Outbox(id));
         outcome.settled.iter().for_each(|position| self.drop_settled(id, *position));
         Ok(())
@@ -84,10 +88,7 @@ impl Turn<'_> {
     /// Checks that a receipt is about our log, from a device that shares the conversation. The link's
     /// task has checked that the device signed it.
     fn own_log(&self, device: DeviceId, log: &LogId, signer: DeviceId) -> Result<ConversationId> {
-        if log.device == self.state.own.device
-            && signer == device
-            && self.state.contacts.shares(&device, &log.conversation)
-        {
+        if log.device == self.state.own.device && signer == device && self.state.shares(&device, &log.conversation) {
             return Ok(log.conversation);
         }
         let message = "it is about another device's log, or another device's";

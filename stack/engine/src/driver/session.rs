@@ -18,16 +18,14 @@ pub(super) const SUITE_CHANGES: u32 = 8;
 const SUITE_CHANGE: Duration = Duration::from_secs(600);
 
 impl Turn<'_> {
-    /// Brings our send session in a conversation to the contact's devices, as far as their key
+    /// Brings our send session in a conversation to the devices of its users, as far as their key
     /// packages are here, and asks for those that are missing.
     pub(super) fn prepare_session(&mut self, id: ConversationId) -> Result<()> {
         if self.state.standing.is_restored() {
             return Ok(());
         }
         let crypto = self.state.crypto(id)?;
-        let Some(contact) = self.state.contacts.by_conversation(&id) else {
-            return Ok(());
-        };
+        let devices = self.state.devices_in(&id);
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
@@ -36,12 +34,13 @@ impl Turn<'_> {
             key_package: conversation.key_packages.get(&device).cloned(),
             rejoin: conversation.rejoin.contains(&device),
         };
-        // Who didn't prove to be the contact's gets nothing to open.
-        let proven = contact.devices.iter().filter(|d| d.certificate.is_some());
-        let roster: Vec<Member> = proven.map(|d| member(d.device)).collect();
-        if roster.is_empty() {
+        // A device that didn't prove whose it is gets nothing to open.
+        let proven = devices.iter().filter(|(_, d)| d.certificate.is_some());
+        let roster: Vec<Member> = proven.map(|(_, d)| member(d.device)).collect();
+        if roster.is_empty() && conversation.members.as_ref().is_none_or(Vec::is_empty) {
             return Ok(());
         }
+        let user_of = |device: &DeviceId| devices.iter().find(|(_, d)| d.device == *device).map(|(user, _)| *user);
         let prepare = |turn: &mut Self| {
             let mut state = turn.txn.crypto(crypto.suite());
             crypto.prepare(&mut state, &mut turn.state.rng, id, &roster)
@@ -79,7 +78,8 @@ impl Turn<'_> {
             self.state.links.set_trouble(*device, Trouble::Halted, None);
         }
         for outgoing in prepared.outgoing {
-            let joins: Vec<(DeviceId, UserId)> = outgoing.joins.iter().map(|device| (*device, contact.user)).collect();
+            let joins = outgoing.joins.iter().filter_map(|device| Some((*device, user_of(device)?)));
+            let joins: Vec<(DeviceId, UserId)> = joins.collect();
             let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
             self.append(id, sealed, Contents::HANDSHAKE, &joins)?;
         }
@@ -147,8 +147,7 @@ impl Turn<'_> {
         };
         let may = conversation.suite_changes.spend(self.now.mono, SUITE_CHANGE);
         let trouble = (!may).then_some("its records name other suites again and again; the last one stays for now");
-        let devices = self.state.contacts.by_conversation(&id).map(|contact| contact.devices).unwrap_or_default();
-        for device in devices.iter().map(|d| d.device) {
+        for device in self.state.device_ids_in(&id) {
             self.state.links.set_trouble(device, Trouble::Suites, trouble.map(Into::into));
         }
         if !may {
@@ -160,10 +159,7 @@ impl Turn<'_> {
 
     /// A session still lacks members: a request or its answer was lost.
     pub(super) fn on_session_timer(&mut self, id: ConversationId) -> Result<()> {
-        let Some(contact) = self.state.contacts.by_conversation(&id) else {
-            return Ok(());
-        };
-        if contact.devices.iter().any(|d| self.state.up.contains(&d.device)) {
+        if self.state.device_ids_in(&id).iter().any(|device| self.state.up.contains(device)) {
             self.prepare_session(id)?;
             self.seal_pending(id)?;
         }
@@ -184,7 +180,7 @@ impl Turn<'_> {
     /// A key package of a device arrived.
     pub(super) fn on_key_package(&mut self, device: DeviceId, answer: KeyPackage) -> Result<()> {
         let fits = answer.package.len() <= limits::KEY_PACKAGE;
-        if !fits || !self.state.contacts.shares(&device, &answer.conversation) {
+        if !fits || !self.state.shares(&device, &answer.conversation) {
             return Ok(());
         }
         if self.state.crypto(answer.conversation)?.suite() != answer.suite {

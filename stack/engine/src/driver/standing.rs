@@ -89,11 +89,15 @@ impl Turn<'_> {
         Err(Error::new(ErrorKind::Refused, "engine", operation, message))
     }
 
-    /// Shows a device what is held of its logs, and what is known of its store, when its link comes up.
+    /// Shows a device what is held of its log in a conversation, when its link comes up or the conversation begins.
     pub(super) fn show_held(&mut self, device: DeviceId, conversation: ConversationId) {
         if !self.state.standing.is_restored() {
             self.state.to_show.insert(LogId { device, conversation });
         }
+    }
+
+    /// Shows a device what is known of its store and of this one, when its link comes up.
+    pub(super) fn show_standing(&mut self, device: DeviceId) {
         let contact = self.state.contacts.certificate(&device).and_then(|c| self.state.contacts.by_user(&c.user));
         let known = contact.and_then(|c| c.devices.into_iter().find(|d| d.device == device)?.restored);
         let known = known.and_then(|notice| Stated::decode(notice).ok());
@@ -125,7 +129,11 @@ impl Turn<'_> {
     pub(super) fn on_held(&mut self, device: DeviceId, link: u64, held: Held) -> Result<()> {
         let id = held.conversation;
         let ours = LogId { device: self.state.own.device, conversation: id };
-        if !self.state.contacts.shares(&device, &id) || held.header.as_ref().is_some_and(|h| h.log != ours) {
+        if self.state.directory.get(&id).is_none() {
+            self.keep_early_held(device, link, held);
+            return Ok(());
+        }
+        if !self.state.shares(&device, &id) || held.header.as_ref().is_some_and(|h| h.log != ours) {
             let message = "it is about another device's log";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take what a device holds", message));
         }
@@ -133,7 +141,7 @@ impl Turn<'_> {
             return Ok(());
         };
         // A link that is gone says nothing of the next one.
-        let Some(first) = self.state.links.note_shown(&device, link) else { return Ok(()) };
+        let Some(first) = self.state.links.note_shown(&device, link, id) else { return Ok(()) };
         if !conversation.outbox.on_held(&device, held.header.as_ref()) {
             self.on_restored("has entries that this node signed");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
+use peerloom_core::wire::store::{ContactDevice, OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
 use peerloom_core::wire::{
     Allowance, ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, Stated, Statement,
     SuiteId, UserId,
@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
 use super::Turn;
+use super::conversation::{EarlyHeld, cursor_key};
 use super::key_packages::KeyPackages;
 use super::loading::OwnHistory;
 use super::parked::Parked;
@@ -27,6 +28,7 @@ use super::standing::OwnStanding;
 use super::timers::Timers;
 use crate::config::EngineConfig;
 use crate::contacts::{Contacts, suites};
+use crate::directory::Directory;
 use crate::event::EventSource;
 use crate::net::Links;
 
@@ -66,6 +68,7 @@ pub(crate) struct State {
     pub(crate) own: Arc<LocalIdentity>,
     pub(crate) cryptos: Vec<Arc<dyn Crypto>>,
     pub(crate) contacts: Contacts,
+    pub(crate) directory: Directory,
     pub(crate) links: Links,
     pub(crate) events: EventSource,
     pub(crate) rng: StdRng,
@@ -101,6 +104,8 @@ pub(crate) struct State {
     pub(crate) refused: Refused,
     /// Logs whose owners are to be shown, at the end of this turn, what is held of them.
     pub(crate) to_show: BTreeSet<LogId>,
+    /// What devices showed of conversations that aren't known yet.
+    pub(crate) early_held: EarlyHeld,
     /// Whether this store is the newest of its device.
     pub(crate) standing: OwnStanding,
     /// How much is parked.
@@ -109,6 +114,8 @@ pub(crate) struct State {
     pub(crate) quarantine: Quarantine,
     /// Key packages of ours that others hold.
     pub(crate) given: KeyPackages,
+    /// Conversations of which a device is to get more once its link has room.
+    pub(crate) without_room: HashMap<DeviceId, BTreeSet<ConversationId>>,
     /// Devices that may have room for more of a conversation.
     pub(crate) ready: BTreeSet<(ConversationId, DeviceId)>,
     /// The bytes of all conversations that wait to be acknowledged, and those accepted since they were counted; `None`
@@ -221,6 +228,7 @@ impl State {
         own: Arc<LocalIdentity>,
         cryptos: Vec<Arc<dyn Crypto>>,
         contacts: Contacts,
+        directory: Directory,
         links: Links,
         events: EventSource,
         rng: StdRng,
@@ -230,6 +238,7 @@ impl State {
             own,
             cryptos,
             contacts,
+            directory,
             links,
             events,
             rng,
@@ -251,10 +260,12 @@ impl State {
             faults: HashMap::new(),
             refused: Refused::default(),
             to_show: BTreeSet::new(),
+            early_held: EarlyHeld::default(),
             standing: OwnStanding::default(),
             parked: Parked::default(),
             quarantine: Quarantine::default(),
             given: KeyPackages::default(),
+            without_room: HashMap::new(),
             ready: BTreeSet::new(),
             queued_bytes: None,
             lazy_deletes: Vec::new(),
@@ -295,11 +306,49 @@ impl State {
         self.queued_bytes.as_ref().is_some_and(fits) || self.conversations.get(id).is_some_and(|c| c.messages() == 0)
     }
 
+    /// The other devices in a conversation, each with its user.
+    pub(crate) fn devices_in(&self, id: &ConversationId) -> Vec<(UserId, ContactDevice)> {
+        let Some(info) = self.directory.get(id) else { return Vec::new() };
+        let users = info.roster.members.keys();
+        let devices = users.flat_map(|user| self.contacts.devices_of(user).into_iter().map(|device| (*user, device)));
+        devices.filter(|(_, device)| device.device != self.own.device).collect()
+    }
+
+    /// The ids of the other devices in a conversation.
+    pub(crate) fn device_ids_in(&self, id: &ConversationId) -> Vec<DeviceId> {
+        let Some(info) = self.directory.get(id) else { return Vec::new() };
+        let devices = info.roster.members.keys().flat_map(|user| self.contacts.device_ids_of(user));
+        devices.filter(|device| *device != self.own.device).collect()
+    }
+
+    /// Whether a device's user is in a conversation, and so is this node's.
+    pub(crate) fn shares(&self, device: &DeviceId, id: &ConversationId) -> bool {
+        let user = self.contacts.user_of(device);
+        user.is_some_and(|user| self.directory.is_member(id, &user)) && self.directory.is_member(id, &self.own.user)
+    }
+
+    /// The conversations that this node shares with a device.
+    pub(crate) fn shared_with(&self, device: &DeviceId) -> Vec<ConversationId> {
+        let of_user = self.contacts.user_of(device).map(|user| self.directory.of_user(&user)).unwrap_or_default();
+        of_user.into_iter().filter(|id| self.directory.is_member(id, &self.own.user)).collect()
+    }
+
+    /// Who a conversation is with, for people.
+    pub(crate) fn with(&self, id: &ConversationId) -> Option<String> {
+        let info = self.directory.get(id)?;
+        if !info.title.is_empty() {
+            return Some(info.title.clone());
+        }
+        let name = |user: UserId| self.contacts.by_user(&user).map(|contact| contact.alias);
+        let names: Option<Vec<String>> = info.others(&self.own.user).map(name).collect();
+        names.filter(|names| !names.is_empty()).map(|names| names.join(", "))
+    }
+
     pub(crate) fn has_lazy(&self) -> bool {
         !self.lazy_deletes.is_empty() || !self.lazy_cursors.is_empty()
     }
 
-    /// The suite of our log in a conversation: the first of ours that every device of the contact
+    /// The suite of our log in a conversation: the first of ours that every device in it
     /// offers in its signed record. It stays until one of those changes.
     pub(crate) fn crypto(&mut self, id: ConversationId) -> Result<Arc<dyn Crypto>> {
         let none =
@@ -308,9 +357,9 @@ impl State {
         if let Some(crypto) = self.cryptos.iter().find(|c| Some(c.suite()) == chosen) {
             return Ok(crypto.clone());
         }
-        let contact = self.contacts.by_conversation(&id);
-        let devices = contact.iter().flat_map(|c| &c.devices).filter(|d| d.record.is_some());
-        let offers: Vec<Vec<SuiteId>> = devices.map(suites).collect();
+        let known = self.devices_in(&id);
+        let offers: Vec<Vec<SuiteId>> =
+            known.iter().filter(|(_, d)| d.record.is_some()).map(|(_, d)| suites(d)).collect();
         let common = |crypto: &&Arc<dyn Crypto>| offers.iter().all(|suites| suites.contains(&crypto.suite()));
         // Without a common one the first is tried: the other side's record may be out of date.
         let crypto = self.cryptos.iter().find(common).or(self.cryptos.first()).cloned().ok_or_else(none)?;
@@ -332,7 +381,7 @@ impl Turn<'_> {
                 continue;
             };
             for (device, cursor) in conversation.outbox.take_dirty() {
-                self.txn.put(OUT_CURSORS, [id.as_bytes().as_slice(), device.as_bytes()].concat(), cursor.encode());
+                self.txn.put(OUT_CURSORS, cursor_key(&id, &device), cursor.encode());
             }
         }
     }

@@ -42,11 +42,11 @@ impl Turn<'_> {
             .then(|| format!("not sent, or sent before by the newer copy: {RESTORED}"));
         let lost = "the row of its contact in the store is damaged; add the contact again by a new invitation";
         for (id, conversation) in &self.state.conversations {
-            let contact = self.state.contacts.by_conversation(id);
+            let known = self.state.with(id).is_some();
             for status in conversation.outbox.status(self.now) {
                 let reason = match (status.halted, status.link_up, status.stalled) {
                     _ if let Some(why) = &restored => why.clone(),
-                    _ if contact.is_none() => lost.into(),
+                    _ if !known => lost.into(),
                     (Some(why), ..) => halted(why).into(),
                     (None, true, _) => "sent; waiting for the acknowledgement".into(),
                     (None, false, stalled) => {
@@ -68,11 +68,11 @@ impl Turn<'_> {
             if conversation.pending == 0 {
                 continue;
             }
-            let refused =
-                contact.as_ref().and_then(|c| c.devices.iter().find_map(|d| self.state.links.reason(&d.device)));
+            let devices = self.state.device_ids_in(id);
+            let refused = devices.iter().find_map(|device| self.state.links.reason(device));
             let reason = match refused {
                 _ if let Some(why) = &restored => why.clone(),
-                _ if contact.is_none() => lost.into(),
+                _ if !known => lost.into(),
                 Some(why) => format!("no keys agreed on yet: {why}"),
                 None => "waiting for a first link to the contact, to agree on keys".into(),
             };
@@ -127,6 +127,7 @@ pub(super) fn halted(why: Halt) -> &'static str {
         Halt::CannotOpen => {
             "halted: the device opened nothing although it was added again; the next try comes with its next link or record, or with `queue retry`"
         }
+        Halt::NotJoined => "waiting for a link to the device, to agree on keys",
         Halt::Away => "halted: the device was away too long; it is added again when it appears",
     }
 }

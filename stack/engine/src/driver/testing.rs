@@ -24,6 +24,7 @@ use super::state::Queued;
 use super::{Effects, LocalIdentity, State, Turn};
 use crate::config::EngineConfig;
 use crate::contacts::Contacts;
+use crate::directory::Directory;
 use crate::event::EventSource;
 use crate::net::Links;
 use crate::store::View;
@@ -50,8 +51,8 @@ pub(super) fn in_a_turn_with(crypto: impl FnOnce(DeviceId) -> Arc<dyn Crypto>, w
     });
     let cryptos = vec![crypto(own.device)];
     let (contacts, links, events) = (Contacts::default(), Links::default(), EventSource::new());
-    let rng = StdRng::seed_from_u64(1);
-    let mut state = State::new(EngineConfig::new(network), own, cryptos, contacts, links, events, rng);
+    let (rng, directory) = (StdRng::seed_from_u64(1), Directory::default());
+    let mut state = State::new(EngineConfig::new(network), own, cryptos, contacts, directory, links, events, rng);
     let mut view = View::new(Arc::new(MemoryStorage::new()));
     let (txn, effects) = (view.begin(0), Effects::default());
     work(&mut Turn { state: &mut state, txn, effects, now: NOW, may_seal: usize::MAX });
@@ -69,7 +70,6 @@ pub(super) fn meet(turn: &mut Turn<'_>, devices: u8) -> (ConversationId, Vec<(De
     };
     let devices: Vec<_> = (0..devices).map(device).collect();
     let of = devices[0].1;
-    let conversation = ConversationId::direct(&turn.state.own.network, &turn.state.own.user, &of);
     let known = |(device, _, certificate, _): &(DeviceId, _, peerloom_core::wire::Signed, _)| ContactDevice {
         device: *device,
         certificate: Some(certificate.clone()),
@@ -83,10 +83,10 @@ pub(super) fn meet(turn: &mut Turn<'_>, devices: u8) -> (ConversationId, Vec<(De
         alias: "bob".into(),
         devices: devices.iter().map(known).collect(),
         added_at_ms: 0,
-        conversation,
         token: None,
     });
-    turn.state.load_conversation(&turn.txn, conversation, NOW).unwrap();
+    turn.open_direct(&of).unwrap();
+    let conversation = ConversationId::direct(&turn.state.own.network, &turn.state.own.user, &of);
     let devices: Vec<(DeviceId, SigningKey)> = devices.into_iter().map(|(id, _, _, key)| (id, key)).collect();
     devices.iter().for_each(|(device, _)| give_key_package(turn, conversation, *device));
     turn.prepare_session(conversation).unwrap();

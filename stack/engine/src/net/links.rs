@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::{DeviceId, Negotiated, Restored, Stated, UserId};
+use peerloom_core::wire::{ConversationId, DeviceId, Negotiated, Restored, Stated, UserId};
 use peerloom_core::{Error, ErrorKind, Link, Result};
 use peerloom_delivery::ConnectionState;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -118,8 +118,10 @@ struct Entry {
     link: Arc<dyn Link>,
     control: mpsc::Sender<Bytes>,
     chat: mpsc::Sender<Bytes>,
-    /// Cancelled once the delivery thread took in what the other side holds of our log.
+    /// Cancelled once the delivery thread took in what the other side holds of a log of ours.
     shown: CancellationToken,
+    /// The conversations of those logs.
+    shown_in: HashSet<ConversationId>,
 }
 
 /// The queues of a new link, to be written from.
@@ -190,6 +192,7 @@ impl Links {
             control,
             chat,
             shown: shown.clone(),
+            shown_in: HashSet::new(),
         });
         metrics::link_up();
         self.0.dialer.notify_one();
@@ -239,26 +242,18 @@ impl Links {
         self.book().up.contains_key(device)
     }
 
-    /// The delivery thread takes in what the other side of a link holds of our log. Returns whether that is the first
-    /// time on this link; `None`: the link is gone.
-    pub(crate) fn note_shown(&self, device: &DeviceId, id: u64) -> Option<bool> {
-        let book = self.book();
-        let entry = book.up.get(device)?.iter().find(|entry| entry.id == id)?;
-        let first = !entry.shown.is_cancelled();
+    /// The delivery thread takes in what the other side of a link holds of our log in a conversation. Returns whether
+    /// that is the first time on this link; `None`: the link is gone.
+    pub(crate) fn note_shown(&self, device: &DeviceId, id: u64, conversation: ConversationId) -> Option<bool> {
+        let mut book = self.book();
+        let entry = book.up.get_mut(device)?.iter_mut().find(|entry| entry.id == id)?;
         entry.shown.cancel();
-        Some(first)
+        Some(entry.shown_in.insert(conversation))
     }
 
-    /// Whether a link to a device is up on which it has shown what it holds of our log.
-    pub(crate) fn has_shown(&self, device: &DeviceId) -> bool {
-        self.book().up.get(device).is_some_and(|entries| entries.iter().any(|e| e.shown.is_cancelled()))
-    }
-
-    /// Closes the links on which nothing was shown yet: it is lost, and nothing may be sent there.
-    pub(crate) fn reset_unshown(&self) {
-        let book = self.book();
-        let unshown = book.up.values().flatten().filter(|e| !e.shown.is_cancelled());
-        unshown.for_each(|e| e.link.close("reset"));
+    /// Whether a link to a device is up on which it has shown what it holds of our log in a conversation.
+    pub(crate) fn has_shown(&self, device: &DeviceId, conversation: &ConversationId) -> bool {
+        self.book().up.get(device).is_some_and(|entries| entries.iter().any(|e| e.shown_in.contains(conversation)))
     }
 
     /// Queues a frame on the control channel; lost if there is no link, and then said again by the
@@ -521,21 +516,28 @@ mod tests {
         assert_eq!(fill([&later, &later], frame).len(), DEVICE_BUDGET_KIB / 1024 - 7);
     }
 
-    /// What is shown counts for the link on which it was, as long as that is up.
+    const ROOM: ConversationId = ConversationId::from_bytes([8; 32]);
+
+    /// What is shown counts for the link on which it was, as long as that is up, and for one conversation.
     #[tokio::test]
     async fn what_is_shown_counts_for_its_link_alone() {
         let made = incoming(2).await;
         let (links, device) = (Links::default(), device(1));
         let first = links.register(&OWN, device, false, AGREED, &made[0]).unwrap();
-        assert!(!links.has_shown(&device));
-        assert_eq!([(); 2].map(|()| links.note_shown(&device, first.id)), [Some(true), Some(false)]);
+        assert!(!links.has_shown(&device, &ROOM));
+        assert_eq!([(); 2].map(|()| links.note_shown(&device, first.id, ROOM)), [Some(true), Some(false)]);
         let second = links.register(&OWN, device, false, AGREED, &made[1]).unwrap();
-        assert!(links.has_shown(&device) && first.shown.is_cancelled() && !second.shown.is_cancelled());
+        assert!(links.has_shown(&device, &ROOM) && first.shown.is_cancelled() && !second.shown.is_cancelled());
         assert!(links.unregister(&device, first.id));
-        assert!(!links.has_shown(&device), "the link on which it was shown is gone");
-        assert_eq!(links.note_shown(&device, first.id), None, "a frame of a link that is gone came late");
-        assert!(!links.has_shown(&device));
-        assert_eq!(links.note_shown(&device, second.id), Some(true));
-        assert!(links.has_shown(&device) && !links.unregister(&device, second.id) && !links.has_shown(&device));
+        assert!(!links.has_shown(&device, &ROOM), "the link on which it was shown is gone");
+        assert_eq!(links.note_shown(&device, first.id, ROOM), None, "a frame of a link that is gone came late");
+        assert!(!links.has_shown(&device, &ROOM));
+        assert_eq!(links.note_shown(&device, second.id, ROOM), Some(true));
+        assert!(!links.has_shown(&device, &ConversationId::from_bytes([9; 32])));
+        assert!(
+            links.has_shown(&device, &ROOM)
+                && !links.unregister(&device, second.id)
+                && !links.has_shown(&device, &ROOM)
+        );
     }
 }

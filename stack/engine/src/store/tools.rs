@@ -141,6 +141,7 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
                 device.record.as_ref().map(|signed: &Signed| PeerRecord::open(signed, verify)).transpose()?;
             }
         }
+        records::CONVERSATIONS => drop(record::<records::ConversationInfo>(row)?),
         records::INVITATIONS => {
             record::<records::OutstandingInvitation>(row)?;
         }

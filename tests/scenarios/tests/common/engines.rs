@@ -87,7 +87,7 @@ pub async fn meet(alice: &Engine, bob: &Engine) -> Contact {
 }
 
 pub async fn send(from: &Engine, to: &Contact, text: &str) -> Result<()> {
-    from.send(to.conversation, String::new(), Bytes::from(text.to_owned()), None).await.map(drop)
+    from.send(from.direct_with(&to.user), String::new(), Bytes::from(text.to_owned()), None).await.map(drop)
 }
 
 pub async fn texts(engine: &Engine) -> Vec<String> {
