@@ -8,11 +8,11 @@ use super::Turn;
 use super::state::{LocalIdentity, TimerKey};
 use crate::clock::system_ms;
 
-/// What devices show of conversations that this node doesn't know yet, at most: of one device, and of all.
+/// What devices show of conversations that this node doesn't share with them yet, at most: of one device, and of all.
 const EARLY_OF_A_DEVICE: usize = 64;
 const EARLY_OF_ALL: usize = 4096;
 
-/// What devices showed of their view of conversations that aren't known yet, and on which link.
+/// What devices showed of conversations that aren't shared with them yet, and on which link.
 #[derive(Default)]
 pub(crate) struct EarlyHeld(Vec<(DeviceId, u64, Held)>);
 
@@ -102,7 +102,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// A device shows what it holds of a conversation that this node doesn't know yet: it counts once it does.
+    /// A device shows what it holds of a conversation that this node doesn't share with it yet: it counts once it does.
     pub(super) fn keep_early_held(&mut self, device: DeviceId, link: u64, held: Held) {
         self.state.early_held.keep(device, link, held);
     }

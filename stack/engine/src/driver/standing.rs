@@ -129,13 +129,14 @@ impl Turn<'_> {
     pub(super) fn on_held(&mut self, device: DeviceId, link: u64, held: Held) -> Result<()> {
         let id = held.conversation;
         let ours = LogId { device: self.state.own.device, conversation: id };
-        if self.state.directory.get(&id).is_none() {
-            self.keep_early_held(device, link, held);
-            return Ok(());
-        }
-        if !self.state.shares(&device, &id) || held.header.as_ref().is_some_and(|h| h.log != ours) {
+        if held.header.as_ref().is_some_and(|h| h.log != ours) {
             let message = "it is about another device's log";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take what a device holds", message));
+        }
+        if !self.state.shares(&device, &id) {
+            // The two may learn of a conversation, or of its users, one after the other.
+            self.keep_early_held(device, link, held);
+            return Ok(());
         }
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
