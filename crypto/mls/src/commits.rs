@@ -9,9 +9,23 @@ use tls_codec::Serialize;
 
 use crate::crypto::{FORWARD, MlsCrypto, OUT_OF_ORDER, bug};
 use crate::members::{always, capabilities};
-use crate::payload;
 use crate::provider::Provider;
 use crate::suite::SUITE;
+
+/// A step of our group to its next epoch.
+pub(crate) struct Commit {
+    /// For the members.
+    pub(crate) payload: Bytes,
+    /// For those that are added.
+    pub(crate) welcome: Bytes,
+}
+
+impl Commit {
+    /// The longest of its parts, in bytes.
+    pub(crate) fn longest(&self) -> usize {
+        self.payload.len().max(self.welcome.len())
+    }
+}
 
 impl MlsCrypto {
     /// Removes and adds members, in as many commits as it takes: `openmls` brings the removals of one commit into an order
@@ -23,28 +37,28 @@ impl MlsCrypto {
         existing: Option<MlsGroup>,
         removes: &[LeafNodeIndex],
         adds: &[KeyPackage],
-    ) -> Result<Vec<Bytes>> {
+    ) -> Result<Vec<Commit>> {
         let mut group = match existing {
             Some(group) => group,
             None => self.new_group(provider, id)?,
         };
         let (last, before) = removes.split_last().map_or((None, removes), |(last, before)| (Some(*last), before));
-        let mut payloads = Vec::new();
+        let mut commits = Vec::new();
         for leaf in before {
-            payloads.push(self.commit(provider, &mut group, Some(*leaf), &[])?);
+            commits.push(self.commit(provider, &mut group, Some(*leaf), &[])?);
         }
-        payloads.push(self.commit(provider, &mut group, last, adds)?);
-        Ok(payloads)
+        commits.push(self.commit(provider, &mut group, last, adds)?);
+        Ok(commits)
     }
 
-    /// Moves a group to its next epoch, with a new path of ours: the payload that brings the others along.
+    /// Moves a group to its next epoch, with a new path of ours: what brings the others along.
     pub(crate) fn commit(
         &self,
         provider: &Provider<'_>,
         group: &mut MlsGroup,
         remove: Option<LeafNodeIndex>,
         adds: &[KeyPackage],
-    ) -> Result<Bytes> {
+    ) -> Result<Commit> {
         let staged = group
             .commit_builder()
             .propose_removals(remove)
@@ -62,11 +76,12 @@ impl MlsCrypto {
             .map_err(|e| bug("commit", e))?;
         // The group info would let its holder join by itself; it stays here.
         let (commit, welcome, _) = staged.into_messages();
-        let encode =
-            |message: openmls::prelude::MlsMessageOut| message.tls_serialize_detached().map_err(|e| bug("commit", e));
-        let (commit, welcome) = (encode(commit)?, welcome.map(encode).transpose()?.unwrap_or_default());
+        let encode = |message: openmls::prelude::MlsMessageOut| -> Result<Bytes> {
+            Ok(message.tls_serialize_detached().map_err(|e| bug("commit", e))?.into())
+        };
+        let commit = Commit { payload: encode(commit)?, welcome: welcome.map(encode).transpose()?.unwrap_or_default() };
         group.merge_pending_commit(provider).map_err(|e| bug("commit", e))?;
-        Ok(payload::join(&commit, &welcome))
+        Ok(commit)
     }
 
     /// A handshake is too long: how many of the new devices fit, by trying.

@@ -8,7 +8,7 @@ use openmls::group::{
 };
 use openmls::prelude::{
     BasicCredential, CredentialWithKey, GroupId, KeyPackage, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn,
-    ProcessedMessageContent, Sender, SenderRatchetConfiguration,
+    ProcessedMessageContent, Sender, SenderRatchetConfiguration, Welcome,
 };
 use openmls_traits::OpenMlsProvider;
 use openmls_traits::storage::StorageProvider;
@@ -24,6 +24,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use tls_codec::{DeserializeBytes, Serialize};
 
+use crate::commits::Commit;
 use crate::groups::Groups;
 use crate::members::{always, capabilities, certified, group_id, keeps_owner, key_package_of, members, owner_index};
 use crate::payload;
@@ -78,13 +79,7 @@ impl MlsCrypto {
         self.groups.take(provider, id).map_err(|e| state_failed("load a group", e))
     }
 
-    fn join(&self, provider: &Provider<'_>, log: LogId, welcome: &[u8]) -> Result<Joined> {
-        let Ok(message) = MlsMessageIn::tls_deserialize_exact_bytes(welcome) else {
-            return Ok(Joined::Bad("the welcome is malformed"));
-        };
-        let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
-            return Ok(Joined::Bad("the welcome is something else"));
-        };
+    fn join(&self, provider: &Provider<'_>, log: LogId, welcome: Welcome) -> Result<Joined> {
         let config = MlsGroupJoinConfig::builder()
             .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
             .use_ratchet_tree_extension(true)
@@ -127,22 +122,23 @@ impl MlsCrypto {
         if bytes.len() > limits::HANDSHAKE_PAYLOAD {
             return Ok(Opened::Rejected("the handshake is longer than its limit"));
         }
-        let Some((commit, welcome)) = payload::split(bytes) else {
+        let Ok(message) = MlsMessageIn::tls_deserialize_exact_bytes(bytes) else {
             return Ok(Opened::Rejected("the handshake is malformed"));
         };
-        if !welcome.is_empty() {
+        if let MlsMessageBodyIn::Welcome(welcome) = message.extract() {
             let provider = Provider::new(txn, rng);
-            match self.join(&provider, log, welcome)? {
+            return Ok(match self.join(&provider, log, welcome)? {
                 Joined::Yes(package) => {
                     provider.flush();
-                    return Ok(Opened::Joined(package));
+                    Opened::Joined(package)
                 }
-                Joined::Bad(why) => return Ok(Opened::Rejected(why)),
-                Joined::NotForUs => {}
-            }
+                Joined::Bad(why) => Opened::Rejected(why),
+                // Made with a key package whose keys are gone.
+                Joined::NotForUs => Opened::CannotOpen(CannotOpenReason::NoSession),
+            });
         }
         let provider = Provider::new(txn, rng);
-        let opened = self.open_message(&provider, log, commit, |group, content| match content {
+        let opened = self.open_message(&provider, log, bytes, |group, content| match content {
             ProcessedMessageContent::StagedCommitMessage(commit) if keeps_owner(&commit, log) => {
                 let merged = group.merge_staged_commit(&provider, *commit);
                 merged.map_err(|e| bug("apply a commit", e))?;
@@ -315,20 +311,21 @@ impl Crypto for MlsCrypto {
             return Ok(prepared);
         }
 
-        let mut payloads = self.commits(&provider, &id, existing, &removes, &adds)?;
-        let longest = payloads.iter().map(Bytes::len).max().unwrap_or_default();
+        let mut commits = self.commits(&provider, &id, existing, &removes, &adds)?;
+        let longest = commits.iter().map(Commit::longest).max().unwrap_or_default();
         if longest > self.longest_handshake {
             return Err(self.too_long(longest, adds.len(), |count| {
                 let provider = Provider::new(txn, rng);
                 let existing = self.load(&provider, &id)?;
-                let payloads =
+                let commits =
                     self.commits(&provider, &id, existing, &removes, adds.get(..count).unwrap_or_default())?;
-                Ok(payloads.iter().map(Bytes::len).max().unwrap_or_default())
+                Ok(commits.iter().map(Commit::longest).max().unwrap_or_default())
             }));
         }
         let stay: Vec<DeviceId> = prepared.members.iter().filter(|device| !joins.contains(device)).copied().collect();
-        let last = payloads.pop().map(|payload| Outgoing { devices: prepared.members.clone(), joins, payload });
-        let before = payloads.into_iter().map(|payload| Outgoing { devices: stay.clone(), joins: Vec::new(), payload });
+        let handshake = |devices, joins, Commit { payload, welcome }| Outgoing { devices, joins, payload, welcome };
+        let last = commits.pop().map(|commit| handshake(prepared.members.clone(), joins, commit));
+        let before = commits.into_iter().map(|commit| handshake(stay.clone(), Vec::new(), commit));
         prepared.outgoing.extend(before.chain(last));
         provider.flush();
         prepared.outgoing.retain(|outgoing| !outgoing.devices.is_empty());
@@ -346,10 +343,10 @@ impl Crypto for MlsCrypto {
             return Ok(None);
         };
         let devices: Vec<DeviceId> = members(&group).map(|(device, _)| device).collect();
-        let payload = self.commit(&provider, &mut group, None, &[])?;
+        let Commit { payload, welcome } = self.commit(&provider, &mut group, None, &[])?;
         self.groups.keep(&provider, group);
         provider.flush();
-        Ok((!devices.is_empty()).then_some(Outgoing { devices, joins: Vec::new(), payload }))
+        Ok((!devices.is_empty()).then_some(Outgoing { devices, joins: Vec::new(), payload, welcome }))
     }
 
     fn seal(&self, txn: &mut dyn StateTxn, rng: &mut dyn Rng, sealing: Sealing<'_>) -> Result<Sealed> {

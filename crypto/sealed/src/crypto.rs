@@ -142,8 +142,8 @@ impl Crypto for SealedCrypto {
             let certificate = self.certificate.encode();
             let length = u16::try_from(certificate.len()).unwrap_or(u16::MAX);
             let named: Vec<u8> = joins.iter().flat_map(|device| *device.as_bytes()).collect();
-            let payload = [&length.to_be_bytes(), &certificate[..], &named].concat().into();
-            prepared.outgoing.push(Outgoing { devices: joins.clone(), joins, payload });
+            let welcome = [&length.to_be_bytes(), &certificate[..], &named].concat().into();
+            prepared.outgoing.push(Outgoing { devices: joins.clone(), joins, payload: Bytes::new(), welcome });
         }
         Ok(prepared)
     }

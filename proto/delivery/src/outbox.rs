@@ -231,6 +231,11 @@ impl Outbox {
         self.entries.len()
     }
 
+    /// What the entry at a position is for, if it is still needed.
+    pub fn class(&self, position: Position) -> Option<EntryClass> {
+        self.entries.get(&position).map(|entry| entry.class)
+    }
+
     /// Whether somebody still needs the entry at a position.
     pub fn holds(&self, position: Position) -> bool {
         self.entries.contains_key(&position)

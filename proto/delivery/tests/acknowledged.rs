@@ -8,7 +8,7 @@ use bytes::Bytes;
 use peerloom_delivery::{Arrival, Config, Inbox, Now};
 use peerloom_wire::store::InLog;
 use peerloom_wire::{
-    Chain, ConversationId, DeviceId, EntryClass, Header, LogId, Position, SignedHeader, Span, SuiteId,
+    Chain, ConversationId, DeviceId, EntryClass, Header, LogId, Position, RosterId, SignedHeader, Span, SuiteId,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -29,7 +29,8 @@ fn entries() -> Vec<SignedHeader> {
             class: EntryClass::Application,
             suite: SuiteId(1),
             expires_at_ms: 0,
-            recipients: Vec::new(),
+            roster: RosterId::from_bytes([0; 32]),
+            excluded: Vec::new(),
             joins: Vec::new(),
             previous,
         };

@@ -34,6 +34,8 @@ pub const ENTRY: &[u8] = b"peerloom/v1/entry\0";
 pub const ENTRY_ID: &[u8] = b"peerloom/v1/entry-id\0";
 /// Prefix of what a header says of its payload: `SHA-256(ENTRY_PAYLOAD ‖ payload)`.
 pub const ENTRY_PAYLOAD: &[u8] = b"peerloom/v1/entry-payload\0";
+/// Prefix of what a header says of its welcome: `SHA-256(ENTRY_WELCOME ‖ welcome)`.
+pub const ENTRY_WELCOME: &[u8] = b"peerloom/v1/entry-welcome\0";
 /// The header of an application entry without its payload's hash, authenticated by the crypto layer
 /// as associated data.
 pub const ENTRY_HEADER: &[u8] = b"peerloom/v1/entry-header\0";
@@ -84,7 +86,7 @@ pub const REGISTRY_ITEM: &[u8] = b"peerloom/v1/registry-item\0";
 pub const REGISTRY_WORK: &[u8] = b"peerloom/v1/registry-work\0";
 
 /// All of them; a test keeps them distinct and prefix-free.
-pub const ALL: [&[u8]; 36] = [
+pub const ALL: [&[u8]; 37] = [
     NETWORK_ID,
     USER_ID,
     DEVICE_ID,
@@ -101,6 +103,7 @@ pub const ALL: [&[u8]; 36] = [
     ENTRY,
     ENTRY_ID,
     ENTRY_PAYLOAD,
+    ENTRY_WELCOME,
     ENTRY_HEADER,
     ACK,
     CANNOT_OPEN,

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use crate::shape::{Field, Shape};
 use crate::{
-    ConversationId, DecodeError, DeviceId, EntryId, MessageId, Signed, SuiteId, WIRE_VERSION, context, limits, pb,
-    signed,
+    ConversationId, DecodeError, DeviceId, EntryId, MessageId, RosterId, Signed, SuiteId, WIRE_VERSION, context,
+    limits, pb, signed,
 };
 
 /// A position in a log. The first is 1; 0 stands for "none yet".
@@ -68,20 +68,23 @@ pub struct Header {
     pub suite: SuiteId,
     /// When it stops being worth carrying, in milliseconds since the Unix epoch; 0 = never.
     pub expires_at_ms: u64,
-    /// The devices it is sealed for.
-    pub recipients: Vec<DeviceId>,
-    /// Recipients whose view of the log begins here.
+    /// The roster of the conversation as the log's device knew it: the entry is for the devices of its users,
+    pub roster: RosterId,
+    /// but for these.
+    pub excluded: Vec<DeviceId>,
+    /// Devices whose view of the log begins here: they get the welcome in place of the payload.
     pub joins: Vec<DeviceId>,
     /// The id of the entry before it; `None` at position 1.
     pub previous: Option<EntryId>,
 }
 
-/// A header as its log's device signed it, with the hash of the entry's payload. Nothing in it can be
+/// A header as its log's device signed it, with the hashes of the entry's parts. Nothing in it can be
 /// changed; [`SignedHeader::verify`] says whether the signature is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedHeader {
     header: Header,
     payload_hash: [u8; 32],
+    welcome_hash: Option<[u8; 32]>,
     signed: Signed,
     id: EntryId,
 }
@@ -91,8 +94,10 @@ pub struct SignedHeader {
 pub struct Envelope {
     /// What stands where.
     pub header: SignedHeader,
-    /// What the suite made.
+    /// What the suite made for all devices but those that join. Empty towards those.
     pub payload: Bytes,
+    /// What it made for those that join. Empty towards others.
+    pub welcome: Bytes,
     /// How many nodes carried it so far; not authenticated.
     pub hops: u32,
 }
@@ -108,10 +113,12 @@ static HEADER: Shape = Shape {
         Field::one(5, 0),
         Field::one(6, 0),
         Field::one(7, 0),
-        Field::many(8, limits::RECIPIENTS, 32),
+        Field::one(8, 32),
         Field::many(9, limits::RECIPIENTS, 32),
         Field::one(10, 32),
         Field::one(11, 32),
+        Field::many(12, limits::RECIPIENTS, 32),
+        Field::one(13, 32),
     ],
 };
 
@@ -121,25 +128,37 @@ pub(crate) static SIGNED_HEADER: Shape =
 pub(crate) static ENVELOPE: Shape = Shape {
     what: "envelope",
     max_len: limits::CHAT_FRAME,
-    fields: &[Field::nested(1, 1, &SIGNED_HEADER), Field::one(2, limits::PAYLOAD), Field::one(3, 0)],
+    fields: &[
+        Field::nested(1, 1, &SIGNED_HEADER),
+        Field::one(2, limits::PAYLOAD),
+        Field::one(3, 0),
+        Field::one(4, limits::HANDSHAKE_PAYLOAD),
+    ],
 };
 
 impl Header {
     /// What the suite authenticates beside an application entry's plaintext: all of the header. (The
     /// payload's hash isn't known yet; the signature covers it.)
     pub fn associated_data(&self) -> Vec<u8> {
-        [context::ENTRY_HEADER, &self.to_pb(&[]).encode_to_vec()].concat()
+        [context::ENTRY_HEADER, &self.to_pb(&[], None).encode_to_vec()].concat()
     }
 
     /// Signs the header of an entry with this payload.
     pub fn sign(self, payload: &[u8], sign: impl FnOnce(&[u8]) -> Bytes) -> SignedHeader {
-        let payload_hash = payload_hash(payload);
-        let body = Bytes::from(self.to_pb(&payload_hash).encode_to_vec());
-        let id = EntryId::of_header(&body);
-        SignedHeader { header: self, payload_hash, signed: Signed::sign(context::ENTRY, body, sign), id }
+        self.sign_parts(payload, b"", sign)
     }
 
-    fn to_pb(&self, payload_hash: &[u8]) -> pb::EntryHeader {
+    /// Signs the header of an entry with this payload and, if it isn't empty, this welcome.
+    pub fn sign_parts(self, payload: &[u8], welcome: &[u8], sign: impl FnOnce(&[u8]) -> Bytes) -> SignedHeader {
+        let payload_hash = part_hash(context::ENTRY_PAYLOAD, payload);
+        let welcome_hash = (!welcome.is_empty()).then(|| part_hash(context::ENTRY_WELCOME, welcome));
+        let body = Bytes::from(self.to_pb(&payload_hash, welcome_hash.as_ref()).encode_to_vec());
+        let id = EntryId::of_header(&body);
+        let signed = Signed::sign(context::ENTRY, body, sign);
+        SignedHeader { header: self, payload_hash, welcome_hash, signed, id }
+    }
+
+    fn to_pb(&self, payload_hash: &[u8], welcome_hash: Option<&[u8; 32]>) -> pb::EntryHeader {
         pb::EntryHeader {
             version: WIRE_VERSION,
             device: self.log.device.encode(),
@@ -148,16 +167,18 @@ impl Header {
             class: self.class.code(),
             suite: self.suite.0.into(),
             expires_at_ms: self.expires_at_ms,
-            recipients: self.recipients.iter().map(DeviceId::encode).collect(),
+            roster: self.roster.encode(),
+            excluded: self.excluded.iter().map(DeviceId::encode).collect(),
             joins: self.joins.iter().map(DeviceId::encode).collect(),
             previous: encode_optional(self.previous.as_ref()),
             payload_hash: Bytes::copy_from_slice(payload_hash),
+            welcome_hash: welcome_hash.map(|hash| Bytes::copy_from_slice(hash)).unwrap_or_default(),
         }
     }
 }
 
-fn payload_hash(payload: &[u8]) -> [u8; 32] {
-    Sha256::new_with_prefix(context::ENTRY_PAYLOAD).chain_update(payload).finalize().into()
+fn part_hash(context: &[u8], part: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix(context).chain_update(part).finalize().into()
 }
 
 /// An id that may be absent, as no bytes.
@@ -200,7 +221,10 @@ impl SignedHeader {
         if pb.position == 0 || pb.position == u64::MAX {
             return Err(DecodeError::invalid(HEADER.what, "its position is out of range"));
         }
-        let hash = pb.payload_hash.as_ref().try_into();
+        let hash = |bytes: &Bytes| {
+            let hash: Result<[u8; 32], _> = bytes.as_ref().try_into();
+            hash.map_err(|_| DecodeError::invalid(HEADER.what, "its hash is not 32 bytes long"))
+        };
         let devices = |ids: &[Bytes]| ids.iter().map(|d| DeviceId::decode(d)).collect::<Result<_, _>>();
         let header = Header {
             log: LogId {
@@ -211,23 +235,46 @@ impl SignedHeader {
             class: EntryClass::from_code(pb.class),
             suite: SuiteId::decode(pb.suite)?,
             expires_at_ms: pb.expires_at_ms,
-            recipients: devices(&pb.recipients)?,
+            roster: RosterId::decode(&pb.roster)?,
+            excluded: devices(&pb.excluded)?,
             joins: devices(&pb.joins)?,
             previous: EntryId::decode_optional(&pb.previous)?,
         };
         if header.previous.is_none() != (header.position == 1) {
             return Err(DecodeError::invalid(HEADER.what, "only the first entry has no predecessor"));
         }
-        let payload_hash = hash.map_err(|_| DecodeError::invalid(HEADER.what, "its hash is not 32 bytes long"))?;
+        let payload_hash = hash(&pb.payload_hash)?;
+        let welcome_hash = (!pb.welcome_hash.is_empty()).then(|| hash(&pb.welcome_hash)).transpose()?;
+        if welcome_hash.is_none() && !header.joins.is_empty() {
+            return Err(DecodeError::invalid(HEADER.what, "it lets devices in without a welcome"));
+        }
         let id = EntryId::of_header(body);
-        Ok(Self { header, payload_hash, signed, id })
+        Ok(Self { header, payload_hash, welcome_hash, signed, id })
     }
 }
 
 impl Envelope {
-    /// Whether the header is signed by the log's device, and speaks of this payload.
+    /// Whether the header is signed by the log's device, and speaks of the parts that are here.
     pub fn verify(&self, verify: impl FnOnce(&[u8], &[u8]) -> bool) -> bool {
-        self.header.verify(verify) && payload_hash(&self.payload) == self.header.payload_hash
+        let payload = || part_hash(context::ENTRY_PAYLOAD, &self.payload) == self.header.payload_hash;
+        let welcome = || Some(part_hash(context::ENTRY_WELCOME, &self.welcome)) == self.header.welcome_hash;
+        // One that is left out has nothing to be verified.
+        let parts = || (self.payload.is_empty() || payload()) && (self.welcome.is_empty() || welcome());
+        self.header.verify(verify) && parts()
+    }
+
+    /// What is in it for a device; `None`: that part was left out.
+    pub fn part_for(&self, device: &DeviceId) -> Option<&Bytes> {
+        let part = if self.header.joins.contains(device) { &self.welcome } else { &self.payload };
+        Some(part).filter(|part| !part.is_empty())
+    }
+
+    /// The envelope as it goes to a device, without the part that isn't for it.
+    pub fn only_for(self, device: &DeviceId) -> Self {
+        match self.header.joins.contains(device) {
+            true => Self { payload: Bytes::new(), ..self },
+            false => Self { welcome: Bytes::new(), ..self },
+        }
     }
 
     /// Its bytes on the wire and on disk.
@@ -243,12 +290,17 @@ impl Envelope {
     }
 
     pub(crate) fn to_pb(&self) -> pb::Envelope {
-        pb::Envelope { header: Some(self.header.signed.to_pb()), payload: self.payload.clone(), hops: self.hops }
+        pb::Envelope {
+            header: Some(self.header.signed.to_pb()),
+            payload: self.payload.clone(),
+            hops: self.hops,
+            welcome: self.welcome.clone(),
+        }
     }
 
     pub(crate) fn from_pb(pb: pb::Envelope) -> Result<Self, DecodeError> {
         let header = SignedHeader::decode(Signed::required(pb.header, ENVELOPE.what)?)?;
-        Ok(Self { header, payload: pb.payload, hops: pb.hops })
+        Ok(Self { header, payload: pb.payload, welcome: pb.welcome, hops: pb.hops })
     }
 }
 

@@ -29,7 +29,7 @@ pub const PAYLOAD: usize = BUNDLE + 128 * 1024;
 pub const MEMBERS: usize = 256;
 /// Most devices that one entry is addressed to.
 pub const RECIPIENTS: usize = 256;
-/// Longest header of an entry with its signature, in bytes: all recipients may join at once.
+/// Longest header of an entry with its signature, in bytes: half of all devices may join while the others are left out.
 pub const HEADER: usize = 20 * 1024;
 
 /// Longest peer record with its signature, in bytes: it must fit a DNS TXT record.

@@ -6,8 +6,8 @@ use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
     Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DiscoveryItem, EntryClass,
     EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage, KeyPackageRequest, LogId,
-    MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, SessionId, Signed,
-    SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId, UserId, Verdict, Withdrawal,
+    MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, RosterId, SessionId,
+    Signed, SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId, UserId, Verdict, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -16,9 +16,12 @@ fn log() -> LogId {
 }
 
 fn envelope() -> Envelope {
-    let payload = Bytes::from_static(b"sealed");
-    Envelope { header: header().sign(&payload, |_| Bytes::from_static(&[9; 64])), payload, hops: 2 }
+    let (payload, welcome) = (Bytes::from_static(b"sealed"), Bytes::from_static(b"come in"));
+    let header = header().sign_parts(&payload, &welcome, |_| Bytes::from_static(&[9; 64]));
+    Envelope { header, payload, welcome, hops: 2 }
 }
+
+const JOINS: DeviceId = DeviceId::from_bytes([4; 32]);
 
 fn header() -> Header {
     Header {
@@ -27,8 +30,9 @@ fn header() -> Header {
         class: EntryClass::Application,
         suite: SuiteId(3),
         expires_at_ms: 1_800_000_000_000,
-        recipients: vec![DeviceId::from_bytes([3; 32])],
-        joins: Vec::new(),
+        roster: RosterId::from_bytes([8; 32]),
+        excluded: vec![DeviceId::from_bytes([3; 32])],
+        joins: vec![JOINS],
         previous: Some(EntryId::from_bytes([6; 32])),
     }
 }
@@ -225,28 +229,45 @@ fn promises_of_huge_lengths_are_refused() {
 }
 
 #[test]
-fn a_header_speaks_of_one_payload_at_one_position() {
+fn a_header_speaks_of_one_entry_at_one_position() {
     let good = |_: &[u8], signature: &[u8]| signature == [9; 64];
     assert!(envelope().verify(good));
     assert!(!Envelope { payload: Bytes::from_static(b"another"), ..envelope() }.verify(good));
+    assert!(!Envelope { welcome: Bytes::from_static(b"another"), ..envelope() }.verify(good));
+    // Each part goes to those that it is for, and verifies by itself.
+    let other = DeviceId::from_bytes([5; 32]);
+    for (device, part) in [(JOINS, &b"come in"[..]), (other, b"sealed")] {
+        let sent = envelope().only_for(&device);
+        assert!(sent.verify(good) && sent.header.id() == envelope().header.id());
+        assert_eq!(sent.part_for(&device).map(|part| &part[..]), Some(part));
+        assert_eq!(sent.payload.len() + sent.welcome.len(), part.len());
+    }
+    assert_eq!(envelope().only_for(&JOINS).part_for(&other), None);
     assert!(!envelope().verify(|_, _| false));
     // The id follows from every field; the hops are outside.
     let payload = b"sealed";
-    let id = |header: Header| header.sign(payload, |_| Bytes::new()).id();
+    let id = |header: Header| header.sign_parts(payload, b"come in", |_| Bytes::new()).id();
     assert_eq!(id(header()), envelope().header.id());
     for other in [
         Header { position: 8, ..header() },
         Header { expires_at_ms: 0, ..header() },
         Header { previous: Some(EntryId::from_bytes([7; 32])), ..header() },
         Header { class: EntryClass::Handshake, ..header() },
+        Header { roster: RosterId::from_bytes([9; 32]), ..header() },
+        Header { excluded: Vec::new(), ..header() },
+        Header { joins: vec![other], ..header() },
     ] {
         assert_ne!(id(other.clone()), id(header()));
         assert_ne!(other.associated_data(), header().associated_data());
     }
-    assert_ne!(header().sign(b"another", |_| Bytes::new()).id(), id(header()));
+    assert_ne!(header().sign_parts(b"another", b"come in", |_| Bytes::new()).id(), id(header()));
+    assert_ne!(header().sign_parts(payload, b"another", |_| Bytes::new()).id(), id(header()));
+    // Without a welcome none can join.
+    let without = header().sign(payload, |_| Bytes::new());
+    assert!(SignedHeader::decode(without.signed().clone()).is_err());
     // Only the first entry has no predecessor.
     for (position, previous) in [(1, Some(EntryId::from_bytes([1; 32]))), (2, None)] {
-        let odd = Header { position, previous, ..header() }.sign(payload, |_| Bytes::new());
+        let odd = Header { position, previous, ..header() }.sign_parts(payload, b"come in", |_| Bytes::new());
         assert!(SignedHeader::decode(odd.signed().clone()).is_err());
     }
 }
@@ -254,8 +275,8 @@ fn a_header_speaks_of_one_payload_at_one_position() {
 #[test]
 fn the_largest_header_fits() {
     let devices: Vec<DeviceId> = (0..256u16).map(|n| DeviceId::from_bytes([n as u8; 32])).collect();
-    let header = Header { recipients: devices.clone(), joins: devices, ..header() };
-    let header = header.sign(b"", |_| Bytes::from_static(&[9; 64]));
+    let header = Header { excluded: devices.clone(), joins: devices, ..header() };
+    let header = header.sign_parts(b"", b"come in", |_| Bytes::from_static(&[9; 64]));
     let held = Frame::held(Held {
         conversation: log().conversation,
         header: Some(header),

@@ -59,7 +59,7 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// // The handshake entry lets Bob's device in; from there on it opens what Alice's sealed.
 /// let log = LogId { device: alice, conversation };
-/// let handshake = &prepared.outgoing[0].payload;
+/// let handshake = &prepared.outgoing[0].welcome;
 /// let joined = far.open(&mut there, &mut rng, log, EntryClass::Handshake, b"", handshake)?;
 /// assert!(matches!(joined, Opened::Joined(_)));
 /// let opened = far.open(&mut there, &mut rng, log, EntryClass::Application, b"header", &sealed.payload)?;
@@ -119,7 +119,7 @@ pub trait Crypto: Send + Sync {
     /// same plaintext.
     fn rebuild(&self, recipe: &[u8], plaintext: &[u8]) -> Result<Bytes>;
 
-    /// Opens an entry of another device's log. An `Err` is a failure of this node: of its store, or of
+    /// Opens an entry of another device's log: of a handshake that lets this device in the welcome, else the payload. An `Err` is a failure of this node: of its store, or of
     /// kind [`Damaged`](crate::ErrorKind::Damaged) where the session's state can't be understood.
     /// Whatever is wrong with the entry is an [`Opened`].
     fn open(
@@ -228,8 +228,10 @@ pub struct Outgoing {
     pub devices: Vec<DeviceId>,
     /// Those among them that begin to read the log with it.
     pub joins: Vec<DeviceId>,
-    /// Its payload.
+    /// What the others get.
     pub payload: Bytes,
+    /// What those that begin get.
+    pub welcome: Bytes,
 }
 
 /// What became of an entry that was to be opened.

@@ -82,7 +82,7 @@ fn ratchet() -> (f64, f64) {
     let prepared = sender.prepare(&mut sending, &mut rng, conversation, &roster).expect("a session");
     for outgoing in prepared.outgoing {
         let class = EntryClass::Handshake;
-        receiver.open(&mut receiving, &mut rng, log, class, b"", &outgoing.payload).expect("a session");
+        receiver.open(&mut receiving, &mut rng, log, class, b"", &outgoing.welcome).expect("a session");
     }
     let (mut sealing, mut opening) = (Vec::new(), Vec::new());
     for _ in 0..2000 {

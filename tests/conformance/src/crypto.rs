@@ -176,8 +176,9 @@ fn known(device: &Device) -> Member {
 fn deliver(prepared: &Prepared, log: LogId, receivers: &mut [&mut Device]) {
     for outgoing in &prepared.outgoing {
         for receiver in receivers.iter_mut().filter(|r| outgoing.devices.contains(&r.id)) {
-            let opened = receiver.open(log, EntryClass::Handshake, &outgoing.payload);
             let expected = outgoing.joins.contains(&receiver.id);
+            let part = if expected { &outgoing.welcome } else { &outgoing.payload };
+            let opened = receiver.open(log, EntryClass::Handshake, part);
             assert!(if expected { joined(&opened).is_some() } else { opened == Opened::Applied }, "{opened:?}");
         }
     }
@@ -273,7 +274,7 @@ fn the_seed_decides_every_byte(make: Make<'_>) {
         bytes.extend(roster.iter().filter_map(|m| m.key_package.clone()));
         let prepared = alice.prepare(&roster);
         deliver(&prepared, log, &mut [&mut bob, &mut carol, &mut dora, &mut erin]);
-        bytes.extend(prepared.outgoing.into_iter().map(|o| o.payload));
+        bytes.extend(prepared.outgoing.into_iter().flat_map(|o| [o.payload, o.welcome]));
         let sealed = [&b"hello"[..], &[7; 10_000], b"bye"].map(|plaintext| alice.seal(plaintext));
         [2, 0, 1].iter().for_each(|at| drop(bob.content(log, &sealed[*at])));
         bytes.extend(sealed);
@@ -281,7 +282,7 @@ fn the_seed_decides_every_byte(make: Make<'_>) {
         let roster = [&mut bob, &mut carol].map(|device| Member { rejoin: true, ..member(device) });
         let prepared = alice.prepare(&roster);
         deliver(&prepared, log, &mut [&mut bob, &mut carol]);
-        bytes.extend(prepared.outgoing.iter().map(|o| o.payload.clone()));
+        bytes.extend(prepared.outgoing.iter().flat_map(|o| [o.payload.clone(), o.welcome.clone()]));
         let refreshed = alice.refresh().into_iter().collect();
         deliver(&Prepared { outgoing: refreshed, ..prepared.clone() }, log, &mut [&mut bob, &mut carol]);
         let sealed = alice.seal(b"again");

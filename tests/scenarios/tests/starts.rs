@@ -4,15 +4,17 @@
 mod engines;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use peerloom_core::memory::{MemoryDirectory, MemoryDiscovery, MemoryNetwork, MemoryStorage, MemoryTransport};
-use peerloom_core::wire::{Address, DiscoveryItem, DiscoveryKey, PublicKey};
+use peerloom_core::wire::store::{ConversationInfo, ConversationKind};
+use peerloom_core::wire::{Address, ConversationId, DiscoveryItem, DiscoveryKey, PublicKey, Role, Roster};
 use peerloom_core::{
     Batch, Discovery, DiscoveryCaps, Error, ErrorKind, Found, Link, Listener, Result, Signaling, Snapshot, Storage,
     StorageCaps, Transport, TransportCaps,
@@ -24,9 +26,14 @@ fn fault() -> Error {
     Error::new(ErrorKind::Storage, "test", "fail", "as the test wants")
 }
 
+/// What a test wants to happen while a node starts.
+type Hook = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Listens when it is allowed to, and says that it was shut down.
 struct Ears {
     inner: MemoryTransport,
+    /// Happens once.
+    on_listen: Mutex<Option<Hook>>,
     deaf: AtomicBool,
     shut_down: AtomicBool,
 }
@@ -34,7 +41,8 @@ struct Ears {
 impl Ears {
     fn new(number: u8, deaf: bool) -> Arc<Self> {
         let inner = engines::transport(number, &MemoryNetwork::default());
-        Arc::new(Self { inner, deaf: AtomicBool::new(deaf), shut_down: AtomicBool::new(false) })
+        let (deaf, shut_down) = (AtomicBool::new(deaf), AtomicBool::new(false));
+        Arc::new(Self { inner, on_listen: Mutex::default(), deaf, shut_down })
     }
 }
 
@@ -49,6 +57,10 @@ impl Transport for Ears {
     }
 
     async fn listen(&self, signaling: Option<Arc<dyn Signaling>>) -> Result<Box<dyn Listener>> {
+        let hook = self.on_listen.lock().expect("a lock").take();
+        if let Some(hook) = hook {
+            hook().await;
+        }
         if self.deaf.load(Ordering::Acquire) { Err(fault()) } else { self.inner.listen(signaling).await }
     }
 
@@ -99,20 +111,15 @@ impl Storage for Disk {
     }
 }
 
-type OnAnnounce = Box<dyn Fn() -> futures_util::future::BoxFuture<'static, ()> + Send + Sync>;
-
-/// Does what a test wants when it is used.
+/// Ends by a panic what watches it, when the test wants that.
 struct Finder {
     inner: MemoryDiscovery,
-    on_announce: OnAnnounce,
-    /// What is watched ends by a panic then.
     panics: Arc<Notify>,
 }
 
 impl Finder {
-    fn new(on_announce: OnAnnounce) -> Self {
-        let inner = MemoryDiscovery::new(&MemoryDirectory::default());
-        Self { inner, on_announce, panics: Arc::default() }
+    fn new() -> Self {
+        Self { inner: MemoryDiscovery::new(&MemoryDirectory::default()), panics: Arc::default() }
     }
 }
 
@@ -123,7 +130,6 @@ impl Discovery for Finder {
     }
 
     async fn publish(&self, item: DiscoveryItem) -> Result<()> {
-        (self.on_announce)().await;
         self.inner.publish(item).await
     }
 
@@ -179,28 +185,38 @@ async fn a_node_that_could_not_start_lets_nothing_expire() {
 }
 
 #[tokio::test]
-async fn a_node_whose_store_fails_while_it_starts_shuts_its_network_down() {
+async fn a_node_whose_store_fails_while_it_starts_can_start_once_it_works() {
     let (ears, disk) = (Ears::new(1, false), Disk::new());
-    let engine: Arc<OnceLock<Weak<Engine>>> = Arc::default();
-    let (known, breaking) = (engine.clone(), disk.clone());
-    let finder = Finder::new(Box::new(move || {
-        let (engine, disk) = (known.get().and_then(Weak::upgrade).expect("an engine"), breaking.clone());
-        Box::pin(async move {
-            disk.broken.store(true, Ordering::Release);
-            assert!(engine.invite(Duration::from_secs(60), 1).await.is_err(), "what fails in the store is noticed");
-        })
-    }));
-    let layers = engines::layers(1, vec![ears.clone()], vec![Arc::new(finder)], disk, vec![engines::crypto(1, false)]);
+    let layers = engines::layers(1, vec![ears.clone()], Vec::new(), disk.clone(), vec![engines::crypto(1, false)]);
     let node = Arc::new(Engine::open(layers, engines::config()).await.expect("an engine"));
-    engine.set(Arc::downgrade(&node)).expect("once");
+    let (engine, breaking) = (Arc::downgrade(&node), disk.clone());
+    let hook = move || -> BoxFuture<'static, ()> {
+        let (engine, breaking) = (engine.upgrade().expect("an engine"), breaking.clone());
+        Box::pin(async move {
+            breaking.broken.store(true, Ordering::Release);
+            let (kind, roster) = (ConversationKind::Group, Roster::first([engine.user()], Role::Admin));
+            let info = ConversationInfo { kind, roster, created_at_ms: 1, title: String::new() };
+            let written = engine.put_conversation(ConversationId::from_bytes([1; 32]), info).await;
+            assert!(written.is_err(), "what fails in the store is noticed");
+        })
+    };
+    *ears.on_listen.lock().expect("a lock") = Some(Box::new(hook));
     assert!(node.start().await.is_err());
-    assert!(ears.shut_down.load(Ordering::Acquire));
     assert!(node.addresses().await.is_empty(), "it isn't started");
+    for fault in [&disk.broken, &disk.failed] {
+        fault.store(false, Ordering::Release);
+    }
+    let begin = Instant::now();
+    while let Err(error) = node.start().await {
+        assert!(begin.elapsed() < engines::PATIENCE, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(node.addresses().await.len(), 1, "it listens where it wanted to");
 }
 
 #[tokio::test]
 async fn a_panic_on_the_network_side_ends_the_node() {
-    let finder = Finder::new(Box::new(|| Box::pin(async {})));
+    let finder = Finder::new();
     let panics = finder.panics.clone();
     let layers = engines::layers(
         1,

@@ -14,8 +14,8 @@ use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTr
 use peerloom_core::wire::handshake::{Role, auth_input};
 use peerloom_core::wire::{
     Ack, Auth, CannotOpen, CannotOpenReason, Chain, ConversationId, EntryClass, EntryId, Envelope, Frame, GapRequest,
-    Header, Held, Hello, KeyPackage, LogId, NetworkId, NotForYou, RangeSet, Refusal, Restored, Signed, Span, Stated,
-    Statement, SuiteId, Verdict, Withdrawal, store,
+    Header, Held, Hello, KeyPackage, LogId, NetworkId, NotForYou, RangeSet, Refusal, Restored, RosterId, Signed, Span,
+    Stated, Statement, SuiteId, Verdict, Withdrawal, store,
 };
 use peerloom_core::{Channel, ChannelClass, ErrorKind, Link, Transport};
 use peerloom_engine::{Cursor, Engine, EngineConfig, Event, Layers, StoreStanding};
@@ -242,6 +242,13 @@ async fn still_works(links: &MemoryNetwork, alice: &Engine) {
     }
 }
 
+/// An entry as its owner signs it: the part is the welcome of a device that joins, else the payload.
+fn sealed(header: Header, part: Bytes, by: &Identity) -> Envelope {
+    let (payload, welcome) = if header.joins.is_empty() { (part, Bytes::new()) } else { (Bytes::new(), part) };
+    let header = header.sign_parts(&payload, &welcome, |message| key(by).sign(message));
+    Envelope { header, payload, welcome, hops: 0 }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_malicious_contact_harms_only_itself() {
     let links = MemoryNetwork::default();
@@ -256,15 +263,12 @@ async fn a_malicious_contact_harms_only_itself() {
         class,
         suite: MemoryCrypto::SUITE,
         expires_at_ms: 0,
-        recipients: vec![own.device],
+        roster: RosterId::from_bytes([0; 32]),
+        excluded: Vec::new(),
         joins: if joins { vec![own.device] } else { Vec::new() },
         previous: (position > 1).then(|| EntryId::from_bytes([position as u8; 32])),
     };
-    let seal = |header: Header, payload: Bytes| Envelope {
-        header: header.sign(&payload, |message| key(&mallory).sign(message)),
-        payload,
-        hops: 0,
-    };
+    let seal = |header: Header, part: Bytes| sealed(header, part, &mallory);
     let entry = |position, class, joins: bool, payload: Bytes| seal(header(position, class, joins), payload);
     let huge: RangeSet = {
         let mut set = RangeSet::default();
@@ -292,8 +296,8 @@ async fn a_malicious_contact_harms_only_itself() {
     // A payload under another entry's header, and a header that nobody signed.
     let swapped =
         Envelope { payload: Bytes::from_static(b"another"), ..entry(1, EntryClass::Application, false, Bytes::new()) };
-    let unsigned = header(1, EntryClass::Handshake, true).sign(b"", |_| Bytes::from_static(&[7; 64]));
-    let unsigned = Envelope { header: unsigned, payload: Bytes::new(), hops: 0 };
+    let unsigned = header(1, EntryClass::Handshake, true).sign_parts(b"", b"x", |_| Bytes::from_static(&[7; 64]));
+    let unsigned = Envelope { header: unsigned, payload: Bytes::new(), welcome: Bytes::from_static(b"x"), hops: 0 };
     // Claims that alice's store is older than what mallory holds, and that a copy of it runs.
     let feigned = Header { log: log_of(own.device), ..header(1000, EntryClass::Application, false) };
     let feigned = feigned.sign(b"", |message| key(&mallory).sign(message));
@@ -406,11 +410,11 @@ async fn what_a_newer_version_sends_is_passed_over() {
     ] {
         let joins = if class == EntryClass::Handshake { vec![own.device] } else { Vec::new() };
         let (suite, position) = (MemoryCrypto::SUITE, if previous.is_none() { 1 } else { 2 });
-        let recipients = vec![own.device];
-        let header = Header { log, position, class, suite, expires_at_ms: 0, recipients, joins, previous };
-        let header = header.sign(&payload, |message| key(&mallory).sign(message));
-        previous = Some(header.id());
-        say(&mut chat, Frame::Envelope(Envelope { header, payload: payload.into(), hops: 0 }).encode()).await;
+        let (roster, excluded) = (RosterId::from_bytes([0; 32]), Vec::new());
+        let header = Header { log, position, class, suite, expires_at_ms: 0, roster, excluded, joins, previous };
+        let envelope = sealed(header, payload.into(), &mallory);
+        previous = Some(envelope.header.id());
+        say(&mut chat, Frame::Envelope(envelope).encode()).await;
     }
     let settled = async {
         while let Some(frame) = hear(&mut control).await {
@@ -440,13 +444,13 @@ async fn what_was_refused_is_not_looked_at_again_and_many_faults_pause() {
             class: EntryClass::Handshake,
             suite: MemoryCrypto::SUITE,
             expires_at_ms: 0,
-            recipients: vec![own.device],
+            roster: RosterId::from_bytes([0; 32]),
+            excluded: Vec::new(),
             joins: vec![own.device],
             previous: None,
         };
         let payload = Bytes::copy_from_slice(&number.to_be_bytes());
-        let header = header.sign(&payload, |message| key(&mallory).sign(message));
-        Frame::Envelope(Envelope { header, payload, hops: 0 }).encode()
+        Frame::Envelope(sealed(header, payload, &mallory)).encode()
     };
     let before = alice.refused();
     for _ in 0..100 {
@@ -482,13 +486,13 @@ async fn a_paused_device_gets_what_waits_for_it_on_its_next_link() {
             class: EntryClass::Handshake,
             suite: MemoryCrypto::SUITE,
             expires_at_ms: 0,
-            recipients: vec![own.device],
+            roster: RosterId::from_bytes([0; 32]),
+            excluded: Vec::new(),
             joins: vec![own.device],
             previous: None,
         };
         let payload = Bytes::copy_from_slice(&number.to_be_bytes());
-        let header = header.sign(&payload, |message| key(&mallory).sign(message));
-        say(&mut chat, Frame::Envelope(Envelope { header, payload, hops: 0 }).encode()).await;
+        say(&mut chat, Frame::Envelope(sealed(header, payload, &mallory)).encode()).await;
     }
     let paused = || alice.peers().iter().any(|peer| peer.reason.as_ref().is_some_and(|r| r.starts_with("paused")));
     let begin = Instant::now();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use peerloom_delivery::{Arrival, Config, Effect, Expired, GapAction, Inbox, NewEntry, Now, Outbox, Transmit, Window};
 use peerloom_wire::store::{InLog, OutCursor, OutEntry};
 use peerloom_wire::{
-    Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, Header, LogId, MessageId, Position, RangeSet,
+    Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, Header, LogId, MessageId, Position, RangeSet, RosterId,
     SignedHeader, SuiteId, UserId,
 };
 use rand::RngExt;
@@ -128,7 +128,8 @@ impl Node {
             class,
             suite: SuiteId(1),
             expires_at_ms,
-            recipients: recipients.clone(),
+            roster: RosterId::from_bytes([0; 32]),
+            excluded: Vec::new(),
             joins: users.iter().map(|(device, _)| *device).collect(),
             previous,
         };

@@ -26,7 +26,9 @@ impl MemoryCrypto {
 
     fn handshake(&self, devices: Vec<DeviceId>, joins: Vec<DeviceId>) -> Outgoing {
         let named: Vec<u8> = [self.device].iter().chain(&joins).flat_map(|d| *d.as_bytes()).collect();
-        Outgoing { devices, joins, payload: named.into() }
+        let named = Bytes::from(named);
+        let welcome = if joins.is_empty() { Bytes::new() } else { named.clone() };
+        Outgoing { devices, joins, payload: named, welcome }
     }
 }
 

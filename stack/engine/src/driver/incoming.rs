@@ -71,8 +71,11 @@ impl Turn<'_> {
             return refuse("it is of a log that this link has no business with");
         }
         let own = self.state.own.device;
-        if !envelope.header.recipients.contains(&own) {
+        if envelope.header.excluded.contains(&own) {
             return refuse("it is for other devices");
+        }
+        if envelope.part_for(&own).is_none() {
+            return refuse("it lacks the part for this device");
         }
         if let Some(reason) = self.state.refused.before(&envelope.header) {
             reason.into_iter().for_each(|reason| self.refuse_entry(&envelope, reason));
@@ -154,6 +157,7 @@ impl Turn<'_> {
             self.cannot_open(&envelope, CannotOpenReason::UnknownSuite)?;
             return Ok(None);
         };
+        let Some(part) = envelope.part_for(&self.state.own.device).cloned() else { return Ok(None) };
         let associated_data = match envelope.header.class {
             EntryClass::Application => envelope.header.associated_data(),
             // Its signature says it all.
@@ -162,7 +166,7 @@ impl Turn<'_> {
         let opened = {
             let mut state = self.txn.crypto(envelope.header.suite);
             let rng = &mut self.state.rng;
-            crypto.open(&mut state, rng, log, envelope.header.class, &associated_data, &envelope.payload)
+            crypto.open(&mut state, rng, log, envelope.header.class, &associated_data, &part)
         };
         let opened = match opened {
             Ok(opened) => opened,

@@ -130,7 +130,7 @@ impl State {
         sound: &[Position],
         cursors: &HashMap<DeviceId, OutCursor>,
     ) -> Result<Vec<(Position, OutEntry)>> {
-        let (mut found, mut previous) = (BTreeMap::new(), HashMap::new());
+        let (mut found, mut previous, others) = (BTreeMap::new(), HashMap::new(), self.device_ids_in(&id));
         for (key, sealed) in txn.sound_records::<SealedEntry>(OUT_SEALED, &KeyRange::prefix(id.as_bytes()))? {
             let position = key_order(&key)?;
             let Ok(envelope) = Envelope::decode(sealed.envelope.clone()) else { continue };
@@ -144,7 +144,7 @@ impl State {
                 size: u32::try_from(sealed.envelope.len()).unwrap_or(u32::MAX),
                 expires_at_ms: header.expires_at_ms,
                 messages: Vec::new(),
-                recipients: header.recipients.clone(),
+                recipients: others.iter().filter(|device| !header.excluded.contains(device)).copied().collect(),
                 history: 0,
                 copies: Vec::new(),
                 id: header.id(),

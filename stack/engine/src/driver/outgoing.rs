@@ -188,6 +188,10 @@ impl Turn<'_> {
         let own = self.state.own.clone();
         let crypto = self.state.crypto(id)?;
         let awaited = self.awaited(id);
+        let (others, roster) = (self.state.device_ids_in(&id), self.state.directory.get(&id));
+        let roster = roster
+            .map(|info| info.roster.id())
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "engine", "append", "nobody is in the conversation"))?;
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Err(Error::new(ErrorKind::Internal, "engine", "append", "the conversation is gone"));
         };
@@ -197,6 +201,7 @@ impl Turn<'_> {
             Sealed::Application { .. } => conversation.members.clone().unwrap_or_default(),
         };
         // Nothing is changed before it is sealed: that may fail.
+        let excluded = others.into_iter().filter(|device| !recipients.contains(device)).collect();
         let awaited = match class {
             EntryClass::Application => awaited,
             _ => Vec::new(),
@@ -209,13 +214,14 @@ impl Turn<'_> {
             class,
             suite: crypto.suite(),
             expires_at_ms,
-            recipients: recipients.clone(),
+            roster,
+            excluded,
             joins: joins.iter().map(|(device, _)| *device).collect(),
             previous,
         };
         let mut recipe = None;
-        let payload = match sealed {
-            Sealed::Handshake { payload, .. } => payload,
+        let (payload, welcome) = match sealed {
+            Sealed::Handshake { payload, welcome, .. } => (payload, welcome),
             Sealed::Application { bundle } => {
                 let associated_data = header.associated_data();
                 let sealing = Sealing { conversation: id, associated_data: &associated_data, plaintext: &bundle };
@@ -231,12 +237,12 @@ impl Turn<'_> {
                 };
                 // What was sealed again differs from what the history has.
                 recipe = sealed.recipe.filter(|_| history > 0 && copies.is_empty());
-                sealed.payload
+                (sealed.payload, Bytes::new())
             }
         };
-        let header = header.sign(&payload, |message| own.key.sign(message));
+        let header = header.sign_parts(&payload, &welcome, |message| own.key.sign(message));
         let entry_id = header.id();
-        let envelope = Envelope { header, payload, hops: 0 };
+        let envelope = Envelope { header, payload, welcome, hops: 0 };
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Err(Error::new(ErrorKind::Internal, "engine", "append", "the conversation is gone"));
         };
@@ -342,7 +348,7 @@ impl Contents<'_> {
 /// What an entry is made of.
 pub(super) enum Sealed {
     /// Made by the crypto already.
-    Handshake { payload: Bytes, recipients: Vec<DeviceId> },
+    Handshake { payload: Bytes, welcome: Bytes, recipients: Vec<DeviceId> },
     /// To be sealed for the session's members.
     Application { bundle: Bytes },
 }

@@ -113,7 +113,7 @@ impl Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use peerloom_core::wire::{ConversationId, EntryClass, Header, SuiteId};
+    use peerloom_core::wire::{ConversationId, EntryClass, Header, RosterId, SuiteId};
 
     use super::*;
 
@@ -159,7 +159,8 @@ mod tests {
                 class: EntryClass::Application,
                 suite: SuiteId(1),
                 expires_at_ms: 0,
-                recipients: vec![device],
+                roster: RosterId::from_bytes([0; 32]),
+                excluded: Vec::new(),
                 joins: Vec::new(),
                 previous: None,
             };

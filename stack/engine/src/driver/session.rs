@@ -80,7 +80,8 @@ impl Turn<'_> {
         for outgoing in prepared.outgoing {
             let joins = outgoing.joins.iter().filter_map(|device| Some((*device, user_of(device)?)));
             let joins: Vec<(DeviceId, UserId)> = joins.collect();
-            let sealed = Sealed::Handshake { payload: outgoing.payload, recipients: outgoing.devices };
+            let Outgoing { devices, payload, welcome, .. } = outgoing;
+            let sealed = Sealed::Handshake { payload, welcome, recipients: devices };
             self.append(id, sealed, Contents::HANDSHAKE, &joins)?;
         }
         // Who joins again, or in another suite, can't open what was sealed before.
@@ -110,8 +111,9 @@ impl Turn<'_> {
         if let Some(conversation) = self.state.conversations.get_mut(&id) {
             conversation.fresh = true;
         }
-        if let Some(Outgoing { devices, payload, .. }) = outgoing {
-            self.append(id, Sealed::Handshake { payload, recipients: devices }, Contents::HANDSHAKE, &[])?;
+        if let Some(Outgoing { devices, payload, welcome, .. }) = outgoing {
+            let sealed = Sealed::Handshake { payload, welcome, recipients: devices };
+            self.append(id, sealed, Contents::HANDSHAKE, &[])?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! A turn without a thread around it, for tests of what it writes.
+#![cfg(test)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +10,7 @@ use peerloom_core::memory::{MemoryCrypto, MemoryStorage};
 use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{
     ConversationId, DeviceCertificate, DeviceId, EntryClass, Envelope, Header, Item, LogId, MessageId, NetworkId,
-    Position, Roles, SuiteId, UserKeys, context,
+    Position, Roles, RosterId, SuiteId, UserKeys, context,
 };
 use peerloom_core::{
     Crypto, CryptoCaps, Error, ErrorKind, Member, Opened, Outgoing, Prepared, Result, Sealed, Sealing, Serves, StateTxn,
@@ -121,11 +122,12 @@ pub(super) fn early(number: u8, position: Position, size: usize) -> Envelope {
         class: EntryClass::Application,
         suite: SuiteId(1),
         expires_at_ms: 0,
-        recipients: vec![device],
+        roster: RosterId::from_bytes([0; 32]),
+        excluded: Vec::new(),
         joins: Vec::new(),
         previous: None,
     };
-    Envelope { header: header.sign(&payload, |_| vec![7; 64].into()), payload, hops: 0 }
+    Envelope { header: header.sign(&payload, |_| vec![7; 64].into()), payload, welcome: Bytes::new(), hops: 0 }
 }
 
 /// A crypto whose calls fail as damaged state makes them fail.

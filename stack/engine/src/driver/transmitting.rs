@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, OUT_SEALED, SealedEntry};
 use peerloom_core::wire::{
-    ConversationId, DeviceId, Envelope, Frame, LogId, NotForYou, Position, RangeSet, Withdrawal,
+    ConversationId, DeviceId, EntryClass, Envelope, Frame, LogId, NotForYou, Position, RangeSet, Withdrawal,
 };
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_delivery::{Transmit, Window};
@@ -83,7 +83,11 @@ impl Turn<'_> {
     fn send_entry(&mut self, id: ConversationId, device: DeviceId, position: Position) -> Result<()> {
         let missing = |error: Error| if error.kind() == ErrorKind::Damaged { Ok(None) } else { Err(error) };
         match self.envelope(id, position).or_else(missing)? {
-            Some(envelope) => {
+            Some(mut envelope) => {
+                let class = self.state.conversations.get(&id).and_then(|c| c.outbox.class(position));
+                if class == Some(EntryClass::Handshake) {
+                    envelope = only_for(envelope, &device);
+                }
                 self.note_left(id, position)?;
                 debug!(conversation = %id, position, %device, "goes out");
                 self.effects.chat(device, Frame::wrap_envelope(&envelope));
@@ -132,5 +136,13 @@ impl Turn<'_> {
         let log = LogId { device: self.state.own.device, conversation };
         let statement = self.state.own.state(NotForYou { log, to, positions });
         self.effects.control(to, &Frame::NotForYou(statement));
+    }
+}
+
+/// An entry without the part that isn't for a device: only handshakes that let devices in have two.
+fn only_for(envelope: Bytes, device: &DeviceId) -> Bytes {
+    match Envelope::decode(envelope.clone()) {
+        Ok(decoded) if !decoded.welcome.is_empty() => decoded.only_for(device).encode(),
+        _ => envelope,
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn a_refreshed_session_goes_on(make: Make<'_>) {
             let mut expected = vec![bob.id, carol.id];
             expected.sort();
             assert_eq!((devices, outgoing.joins.as_slice()), (expected, &[][..]));
-            assert!(outgoing.payload.len() <= limits::HANDSHAKE_PAYLOAD);
+            assert!(outgoing.payload.len().max(outgoing.welcome.len()) <= limits::HANDSHAKE_PAYLOAD);
             deliver(&Prepared { outgoing: vec![outgoing], ..Prepared::default() }, log, &mut [&mut bob, &mut carol]);
         }
         let sealed = alice.seal(&[round]);
@@ -79,7 +79,7 @@ pub(super) fn key_packages_serve_as_often_as_they_say(make: Make<'_>) {
         let join = |sender: &mut Device, bob: &mut Device, rejoin: bool, package: &Bytes| {
             let prepared = sender.prepare(&[Member { rejoin, ..with(bob, package) }]);
             assert_eq!(prepared.outgoing.len(), 1);
-            bob.open(sender.log(), EntryClass::Handshake, &prepared.outgoing[0].payload)
+            bob.open(sender.log(), EntryClass::Handshake, &prepared.outgoing[0].welcome)
         };
         assert_eq!(joined(&join(&mut alice, &mut bob, false, &package)), Some(sha256(&[&package])));
         let again = joined(&join(&mut carol, &mut bob, false, &package));
