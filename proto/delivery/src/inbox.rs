@@ -193,7 +193,9 @@ impl Inbox {
         for span in positions.iter() {
             let (first, last) = (span.first.max(self.stored.through + 1), span.last.min(near));
             let other = self.id_at(span.last).is_some_and(|known| span.id.is_some_and(|id| id != known));
-            if self.stored.beyond.len() >= limits::RANGES || other {
+            // One that follows at once leaves no range behind.
+            let room = self.stored.beyond.len() < limits::RANGES || first == self.stored.through + 1;
+            if !room || other {
                 continue;
             }
             let missing = self.stored.beyond.positions().gaps(first, last);
@@ -312,17 +314,17 @@ impl Inbox {
         lacks
     }
 
-    /// Whether what another copy of this store acknowledged may still come to light: the log's owner has not compared
-    /// this log with that copy, which found out at `since_ms` that it is one.
-    pub fn awaits_copy(&self, since_ms: u64) -> bool {
-        self.stored.copy_ms < since_ms
+    /// Whether what another copy of this store acknowledged may still come to light: of so many copies that found out
+    /// that they are, the log's owner has not compared this log with all.
+    pub fn awaits_copy(&self, copies: u32) -> bool {
+        self.stored.copies < copies
     }
 
-    /// The log's owner has compared this log with that copy: from now on what it shows beyond this store proves that this
-    /// one was put back.
-    pub fn on_compared(&mut self, since_ms: u64) {
-        if self.awaits_copy(since_ms) {
-            self.stored.copy_ms = since_ms;
+    /// The log's owner has compared this log with all of them: from now on what it shows beyond this store proves that
+    /// this one was put back.
+    pub fn on_compared(&mut self, copies: u32) {
+        if self.awaits_copy(copies) {
+            self.stored.copies = copies;
             self.dirty = true;
         }
     }

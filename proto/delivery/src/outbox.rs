@@ -146,7 +146,7 @@ impl Outbox {
                     expires_at_ms: entry.expires_at_ms,
                     recipients: entry.recipients,
                     id: entry.id.known(),
-                    delivered: false,
+                    delivered: entry.delivered,
                     left: entry.left,
                     withdrawn: entry.expired,
                     lost: false,
@@ -158,7 +158,7 @@ impl Outbox {
         for position in positions {
             let delivered = outbox.is_delivered(position);
             if let Some(entry) = outbox.entries.get_mut(&position) {
-                entry.delivered = delivered;
+                entry.delivered |= delivered;
             }
             if outbox.is_settled(position) {
                 outbox.forget(position);
@@ -351,6 +351,8 @@ impl Outbox {
         } else if held.is_some_and(other) {
             return false;
         }
+        let shown = held.filter(|h| h.position == self.head).map(SignedHeader::id);
+        self.head_id = self.head_id.or(shown);
         self.head_id = self.previous();
         let first = self.up.insert(*device);
         if let Some(cursor) = self.cursors.get_mut(device).filter(|_| first) {

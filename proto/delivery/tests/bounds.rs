@@ -155,6 +155,7 @@ fn row(position: Position) -> OutEntry {
         id: id(position),
         left: true,
         expired: false,
+        delivered: false,
     }
 }
 
@@ -259,6 +260,7 @@ fn what_is_owed_is_kept_until_it_is_sealed_again() {
         id: id(position),
         left: true,
         expired: false,
+        delivered: false,
     };
     let beyond = Chain::from_iter(positions.iter().step_by(2).map(|p| peerloom_wire::Span {
         first: *p,
@@ -286,7 +288,7 @@ fn what_is_owed_is_kept_until_it_is_sealed_again() {
         assert!(outbox.on_held(&FIRST, None));
         outbox.on_ack(&FIRST, &ack(base), at(3));
         outbox.on_sealed_again(position);
-        assert_eq!(outbox.settle_before_joins(), [position]);
+        assert_eq!(outbox.settle_before_joins().settled, [position]);
         left.remove(0);
     }
     assert!(!outbox.owes());

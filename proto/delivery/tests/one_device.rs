@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use peerloom_delivery::{Config, Effect, NewEntry, Now, Outbox, Transmit, Window};
+use peerloom_wire::store::{OutCursor, OutEntry};
 use peerloom_wire::{
-    Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, LogId, Position, RangeSet, Span, UserId,
+    Ack, Chain, ConversationId, DeviceId, EntryClass, EntryId, LogId, MessageId, Position, RangeSet, Span, UserId,
 };
 
 const FIRST: DeviceId = DeviceId::from_bytes([1; 32]);
@@ -75,6 +76,41 @@ fn a_clock_that_is_ahead_speaks_for_its_own_device_alone() {
     let effects = outbox.on_refused_as_expired(&SECOND, position, id(position));
     let ended = |effect: &&Effect| matches!(effect, Effect::Expired(e) if !e.left && !e.delivered);
     assert_eq!(effects.iter().filter(ended).count(), 1, "{effects:?}");
+}
+
+/// What was delivered stays delivered over a restart, however much of what devices didn't show has to be remembered.
+#[test]
+fn what_was_delivered_stays_so_over_a_restart() {
+    let row = |delivered| OutEntry {
+        class: EntryClass::Application,
+        size: 1000,
+        expires_at_ms: 50_000,
+        messages: vec![MessageId::from_bytes([0; 16])],
+        recipients: vec![FIRST, SECOND],
+        history: 1,
+        copies: Vec::new(),
+        id: id(2),
+        left: true,
+        expired: false,
+        delivered,
+    };
+    let cursor = |through| OutCursor {
+        user: USER,
+        base: 1,
+        through,
+        beyond: RangeSet::default(),
+        rejoins: 0,
+        halted: false,
+        owed: RangeSet::default(),
+        acknowledged: None,
+        // Coarser than what was settled unshown.
+        void: [2].into_iter().collect(),
+    };
+    for delivered in [true, false] {
+        let cursors = [(FIRST, cursor(2)), (SECOND, cursor(1))];
+        let outbox = Outbox::restore(Config::default(), [(2, row(delivered))], cursors, NOW);
+        assert_eq!((outbox.was_delivered(2), outbox.holds(2)), (delivered, true));
+    }
 }
 
 /// An entry's bytes are lost: what it carried is owed to the devices that lack it, and delivered by none of them until

@@ -111,8 +111,8 @@ pub mod meta {
     /// This device's signed [`crate::Restored`]: the store is older than what a peer has, and sends
     /// nothing any more.
     pub const RESTORED: &[u8; 16] = b"store-restored\0\0";
-    /// Another copy of this store was used: [`crate::Restored::since_ms`] of the newest notice of such a one, 8 bytes
-    /// big-endian.
+    /// Copies of this store were used: [`crate::Restored::since_ms`] of the notice of each, 8 bytes big-endian, in the
+    /// order in which they came.
     pub const COPIED: &[u8; 16] = b"store-copied\0\0\0\0";
 }
 

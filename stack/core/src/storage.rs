@@ -104,8 +104,8 @@ pub trait Snapshot: Send {
     /// [`damaged`](Snapshot::damaged).
     fn scan(&self, table: Table, range: &KeyRange, order: Order, page: Page) -> Result<Vec<Row>>;
 
-    /// The table of each damaged row that scans of this snapshot have left out so far.
-    fn damaged(&self) -> Vec<Table> {
+    /// Table and key of each damaged row that scans of this snapshot have left out so far.
+    fn damaged(&self) -> Vec<(Table, Bytes)> {
         Vec::new()
     }
 }
@@ -173,9 +173,9 @@ impl DamagedRows {
         self.lock().insert((table, key.clone()));
     }
 
-    /// The table of each.
-    pub fn tables(&self) -> Vec<Table> {
-        self.lock().iter().map(|(table, _)| *table).collect()
+    /// Table and key of each, in order.
+    pub fn rows(&self) -> Vec<(Table, Bytes)> {
+        self.lock().iter().cloned().collect()
     }
 }
 

@@ -13,6 +13,7 @@ mod expiry;
 mod incoming;
 mod key_packages;
 mod loading;
+mod mending;
 mod outgoing;
 mod parked;
 mod patience;

@@ -187,8 +187,8 @@ impl Snapshot for VaultSnapshot {
         scan_sound(&*self.inner, table, hidden, order, page, |row| self.keys.open(table, row), note)
     }
 
-    fn damaged(&self) -> Vec<Table> {
-        self.damaged.tables()
+    fn damaged(&self) -> Vec<(Table, Bytes)> {
+        self.damaged.rows()
     }
 }
 

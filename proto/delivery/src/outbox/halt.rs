@@ -51,7 +51,7 @@ impl Outbox {
         let lacking = self.lacking(position);
         let Some(entry) = self.entries.get_mut(&position) else { return Vec::new() };
         entry.lost = true;
-        let carries = entry.class == EntryClass::Application && entry.messages > 0;
+        let carries = entry.class == EntryClass::Application && entry.messages > 0 && !entry.withdrawn;
         for device in &lacking {
             if let Some(cursor) = self.cursors.get_mut(device) {
                 cursor.next = cursor.next.min(position);

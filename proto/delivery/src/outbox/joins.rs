@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use peerloom_wire::store::OutCursor;
 use peerloom_wire::{DeviceId, EntryClass, Position, RangeSet, UserId, limits};
 
-use super::{Cursor, Entry, Outbox};
+use super::{AckOutcome, Cursor, Entry, Outbox};
 use crate::Now;
 
 impl Outbox {
@@ -103,7 +103,7 @@ impl Outbox {
 
     /// Entries that became settled because devices joined again, or because nothing of them is owed any more; call after
     /// [`Outbox::append`] with joins and after [`Outbox::on_sealed_again`].
-    pub fn settle_before_joins(&mut self) -> Vec<Position> {
+    pub fn settle_before_joins(&mut self) -> AckOutcome {
         for (device, cursor) in &mut self.cursors {
             let open = |range: peerloom_wire::Range| {
                 self.entries.range(range.first..=range.last).any(|(p, entry)| cursor.is_owed(device, *p, entry))
@@ -113,10 +113,9 @@ impl Outbox {
                 cursor.dirty = true;
             }
         }
-        let settled: Vec<Position> =
-            self.entries.keys().copied().filter(|p| *p < self.head && self.is_settled(*p)).collect();
-        settled.iter().for_each(|p| self.forget(*p));
-        settled
+        let mut outcome = AckOutcome::default();
+        self.end(self.entries.keys().copied().filter(|p| *p < self.head).collect(), &mut outcome);
+        outcome
     }
 }
 

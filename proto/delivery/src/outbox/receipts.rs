@@ -48,7 +48,8 @@ impl Outbox {
             cursor.stored.rejoins = 0;
         }
         settled.iter().for_each(|r| cursor.stored.beyond.insert(r.first, r.last));
-        let void = news.iter().filter(|p| ack.withdrawn.contains(**p));
+        let is_for = |p: &Position| self.entries.get(p).is_some_and(|entry| entry.recipients.contains(device));
+        let void = news.iter().filter(|p| ack.withdrawn.contains(**p) && is_for(p));
         void.for_each(|p| cursor.stored.void.insert(*p, *p));
         cursor.stored.through = cursor.stored.beyond.absorb(before);
         // What is too much counts as not shown.
@@ -91,17 +92,12 @@ impl Outbox {
     }
 
     /// Forgets those of some entries that no device lacks.
-    fn end(&mut self, done: Vec<Position>, outcome: &mut AckOutcome) {
+    pub(super) fn end(&mut self, done: Vec<Position>, outcome: &mut AckOutcome) {
         for position in &done {
-            let over = self.entries.get(position).filter(|entry| entry.is_needed() && self.is_free(*position));
-            if let Some(entry) = over {
+            if self.entries.get(position).is_some_and(|entry| entry.is_needed() && self.is_free(*position)) {
                 // No device will show it any more: that is its end.
-                outcome.undelivered.push(Expired {
-                    position: *position,
-                    delivered: false,
-                    left: entry.left,
-                    settled: true,
-                });
+                let left = self.was_shown(*position);
+                outcome.undelivered.push(Expired { position: *position, delivered: false, left, settled: true });
                 self.forget(*position);
             }
         }
@@ -150,6 +146,13 @@ impl Outbox {
             }
         }
         !users.is_empty() && users.values().all(|reached| *reached)
+    }
+
+    /// Whether any device has shown the entry.
+    fn was_shown(&self, position: Position) -> bool {
+        let recipients = self.entries.get(&position).map(|entry| entry.recipients.as_slice()).unwrap_or_default();
+        let cursors = recipients.iter().filter_map(|device| self.cursors.get(device));
+        cursors.into_iter().any(|c| c.has(position) && !c.stored.void.contains(position))
     }
 
     /// Whether no device needs the entry any more, nor its id to be told by, and its messages have an end.

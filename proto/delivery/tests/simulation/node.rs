@@ -147,6 +147,7 @@ impl Node {
             id: header.id(),
             left: false,
             expired: false,
+            delivered: false,
         };
         // The last entry is always kept; those before it may go.
         self.disk.entries.insert(position, row);

@@ -231,6 +231,8 @@ pub struct OutEntry {
     pub left: bool,
     /// Whether it expired: devices that lack it get a withdrawal.
     pub expired: bool,
+    /// Whether one device of each recipient user showed it, while others still lack it.
+    pub delivered: bool,
 }
 
 impl Record for OutEntry {
@@ -249,6 +251,7 @@ impl Record for OutEntry {
             id: self.id.encode(),
             left: self.left,
             expired: self.expired,
+            delivered: self.delivered,
         }
     }
 
@@ -264,6 +267,7 @@ impl Record for OutEntry {
             id: EntryId::decode(&pb.id)?,
             left: pb.left,
             expired: pb.expired,
+            delivered: pb.delivered,
         })
     }
 }
@@ -275,6 +279,8 @@ pub struct SealedEntry {
     pub envelope: Bytes,
     /// What rebuilds the payload from the plaintext in the history; empty when the envelope is whole.
     pub recipe: Bytes,
+    /// Where the plaintext stands in [`HISTORY`](super::HISTORY); 0 = nowhere.
+    pub history: u64,
 }
 
 impl Record for SealedEntry {
@@ -282,11 +288,11 @@ impl Record for SealedEntry {
     type Pb = pb::SealedEntry;
 
     fn to_pb(&self) -> Self::Pb {
-        pb::SealedEntry { envelope: self.envelope.clone(), recipe: self.recipe.clone() }
+        pb::SealedEntry { envelope: self.envelope.clone(), recipe: self.recipe.clone(), history: self.history }
     }
 
     fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        Ok(Self { envelope: pb.envelope, recipe: pb.recipe })
+        Ok(Self { envelope: pb.envelope, recipe: pb.recipe, history: pb.history })
     }
 }
 
@@ -364,9 +370,9 @@ pub struct InLog {
     pub newest: Option<SignedHeader>,
     /// Positions that were settled by a withdrawal, and not shown.
     pub withdrawn: RangeSet,
-    /// The newest copy of this store, by [`crate::Restored::since_ms`], whose acknowledgements of this log were taken
-    /// over; 0 = none.
-    pub copy_ms: u64,
+    /// Of how many copies of this store the log's owner has shown what they acknowledged of this log, as far as it knew
+    /// of any.
+    pub copies: u32,
 }
 
 impl Record for InLog {
@@ -382,7 +388,7 @@ impl Record for InLog {
             through_id: encode_optional(self.through_id.as_ref()),
             newest: self.newest.as_ref().map(|header| header.signed().to_pb()),
             withdrawn: self.withdrawn.to_pb(),
-            copy_ms: self.copy_ms,
+            copies: self.copies,
         }
     }
 
@@ -395,7 +401,7 @@ impl Record for InLog {
             before_join: RangeSet::from_pb(&pb.before_join, 0, Self::NAME)?,
             newest: pb.newest.map(|signed| SignedHeader::decode(Signed::from_pb(signed))).transpose()?,
             withdrawn: RangeSet::from_pb(&pb.withdrawn, 0, Self::NAME)?,
-            copy_ms: pb.copy_ms,
+            copies: pb.copies,
         })
     }
 }

@@ -94,8 +94,8 @@ impl Snapshot for CheckedSnapshot {
         scan_sound(&*self.inner, table, range.clone(), order, page, open, note)
     }
 
-    fn damaged(&self) -> Vec<Table> {
-        self.damaged.tables()
+    fn damaged(&self) -> Vec<(Table, Bytes)> {
+        self.damaged.rows()
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
             found.sort_unstable();
             assert_eq!(found, (0..1000).filter(|n| !damaged(*n)).collect::<Vec<_>>());
         }
-        assert_eq!(snapshot.damaged(), vec![HISTORY; 504], "each once");
+        assert_eq!(snapshot.damaged().len(), 504, "each once");
     }
 
     #[test]

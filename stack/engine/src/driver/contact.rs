@@ -14,7 +14,7 @@ use peerloom_core::wire::{
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
 use rand::Rng;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Turn;
 use super::state::TimerKey;
@@ -165,8 +165,13 @@ impl Turn<'_> {
         if invitation.expires_at_ms < system_ms()
             || invitation.uses_left == 0
             || certificate.user == self.state.own.user
-            || self.state.contacts.by_user(&certificate.user).is_some_and(|c| has_no_room(&c, &certificate.device))
         {
+            return Ok(false);
+        }
+        if let Some(contact) =
+            self.state.contacts.by_user(&certificate.user).filter(|c| has_no_room(c, &certificate.device))
+        {
+            warn!(alias = contact.alias, "a contact's device was refused: the contact has as many as there may be");
             return Ok(false);
         }
         invitation.uses_left -= 1;
@@ -272,6 +277,11 @@ impl Turn<'_> {
 
     /// A device sends its record, or a discovery found it.
     pub(crate) fn on_record(&mut self, device: DeviceId, signed: Signed, sent: bool) -> Result<()> {
+        let known = self.state.contacts.device(&device).map(|(_, known)| known);
+        if known.is_some_and(|known| known.record.as_ref() == Some(&signed) && (!sent || known.invited.is_none())) {
+            // Verified before, and nothing new.
+            return Ok(());
+        }
         let (record, certificate) = PeerRecord::open(&signed, verify)?;
         if certificate.device != device || record.network != self.state.own.network {
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a record", "it is another device's"));

@@ -9,10 +9,13 @@ use super::Turn;
 use super::state::TimerKey;
 
 impl Turn<'_> {
-    /// Writes the rows of own entries again that were damaged when the store was read.
+    /// Writes the rows of own entries again that were damaged when the store was read, or deletes them.
     pub(super) fn write_mended(&mut self) {
         for (key, row) in std::mem::take(&mut self.state.mended) {
-            self.txn.put(OUT_ENTRIES, key, row.encode());
+            match row {
+                Some(row) => self.txn.put(OUT_ENTRIES, key, row.encode()),
+                None => self.txn.delete(OUT_ENTRIES, key),
+            }
         }
     }
 

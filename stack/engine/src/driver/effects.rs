@@ -120,6 +120,16 @@ impl Effects {
         std::mem::take(&mut self.notices).into_iter().filter_map(receipt).collect()
     }
 
+    /// The gaps that are reported: whose log, and the first and last position.
+    #[cfg(test)]
+    pub(crate) fn take_gaps(&mut self) -> Vec<(DeviceId, u64, u64)> {
+        let gap = |notice| match notice {
+            Notice::Other(Event::Gap { device, first, last, .. }) => Some((device, first, last)),
+            _ => None,
+        };
+        std::mem::take(&mut self.notices).into_iter().filter_map(gap).collect()
+    }
+
     /// Nothing of the turn happened.
     pub(crate) fn abandon(self, error: &Error) {
         self.failed(error);

@@ -37,7 +37,7 @@ impl Turn<'_> {
         change: impl FnOnce(&mut OutEntry),
     ) -> Result<()> {
         let key = own_key(&id, position);
-        if let Some(mut row) = self.txn.record::<OutEntry>(OUT_ENTRIES, &key)? {
+        if let Some(mut row) = self.txn.sound_record::<OutEntry>(OUT_ENTRIES, &key)? {
             change(&mut row);
             self.txn.put(OUT_ENTRIES, key, row.encode());
         }

@@ -77,7 +77,8 @@ impl Turn<'_> {
         if envelope.part_for(&own).is_none() {
             return refuse("it lacks the part for this device");
         }
-        if let Some(reason) = self.state.refused.before(&envelope.header) {
+        if let Some(reason) = self.state.refused.before(&envelope.header, self.now) {
+            self.on_fault(device);
             reason.into_iter().for_each(|reason| self.refuse_entry(&envelope, reason));
             return Ok(());
         }
@@ -145,6 +146,7 @@ impl Turn<'_> {
             && envelope.header.expires_at_ms > 0
         {
             debug!(device = ?log.device, position, "an entry had expired when it came; it is not shown");
+            self.state.refused.note(&envelope.header, Some(CannotOpenReason::Expired), now);
             self.refuse_entry(&envelope, CannotOpenReason::Expired);
             return Ok(None);
         }
@@ -224,7 +226,7 @@ impl Turn<'_> {
     fn reject(&mut self, envelope: &Envelope, why: &'static str) -> Result<Option<Position>> {
         let (log, position, now) = (envelope.header.log, envelope.header.position, self.now);
         self.inbox(log).on_refused(position, now);
-        self.state.refused.note(&envelope.header, None);
+        self.state.refused.note(&envelope.header, None, now);
         self.on_fault(log.device);
         warn!(device = ?log.device, position, why, "refused an entry");
         Ok(None)
@@ -281,7 +283,7 @@ impl Turn<'_> {
         let (log, position) = (envelope.header.log, envelope.header.position);
         warn!(device = ?log.device, position, ?reason, "an entry can't be opened; asking for it to be sealed anew");
         self.quarantine(envelope, reason)?;
-        self.state.refused.note(&envelope.header, Some(reason));
+        self.state.refused.note(&envelope.header, Some(reason), self.now);
         self.on_fault(log.device);
         self.refuse_entry(envelope, reason);
         Ok(())

@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use peerloom_core::wire::store::{
-    CONTACTS, CONVERSATIONS, ConversationInfo, HISTORY, History, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES,
-    OUT_SEALED, OutCursor, OutEntry, PENDING, QUARANTINE, SealedEntry, key_order,
+    CONTACTS, CONVERSATIONS, ConversationInfo, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OutCursor,
+    OutEntry, PENDING, QUARANTINE, key_order,
 };
-use peerloom_core::wire::{
-    Allowance, Bundle, ConversationId, DeviceId, EntryClass, EntryId, Envelope, LogId, MessageId, Position, RangeSet,
-};
+use peerloom_core::wire::{Allowance, ConversationId, DeviceId, LogId, Position, RangeSet};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_delivery::{Inbox, Now, Outbox};
 use tracing::error;
@@ -16,24 +14,17 @@ use tracing::error;
 use super::contact::open_invitations;
 use super::conversation::direct;
 use super::key_packages::KeyPackages;
+use super::mending::{Mending, OwnHistory};
 use super::parked::Parked;
 use super::pending::heads;
 use super::quarantine::Quarantine;
 use super::recent::Recent;
 use super::session::SUITE_CHANGES;
-use super::state::{Conversation, OwnEntry, State, TimerKey, own_key, sooner};
+use super::state::{Conversation, OwnEntry, State, TimerKey, sooner};
 use super::status::halted;
 use super::timers::Timers;
 use crate::net::Trouble;
-use crate::store::{Txn, stored};
-
-/// What the history says of an own entry.
-pub(crate) struct OwnHistory {
-    position: Position,
-    sequence: u64,
-    messages: Vec<MessageId>,
-    size: u32,
-}
+use crate::store::Txn;
 
 impl State {
     /// Reads everything from the store, in place of what is known.
@@ -62,12 +53,13 @@ impl State {
         self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
         self.pending = 0;
         self.load_directory(txn)?;
+        let mut own_history = None;
         for (id, _) in self.directory.all() {
-            self.load_conversation(txn, id, now)?;
+            self.load_conversation(txn, id, now, &mut own_history)?;
             // Sessions that were being made are made again.
             self.timers.set(TimerKey::Session(id), Some(now.mono));
         }
-        if txn.snapshot()?.damaged().iter().any(|table| [CONTACTS, CONVERSATIONS].contains(table)) {
+        if txn.has_damaged(CONTACTS)? || txn.has_damaged(CONVERSATIONS)? {
             self.load_orphans(txn, now)?;
         }
         self.given = KeyPackages::load(txn)?;
@@ -78,11 +70,10 @@ impl State {
             self.quarantine.add(log_in(&row.key)?);
         }
         self.load_inboxes(txn, now)?;
-        self.own_history = None;
         let damaged = txn.snapshot()?.damaged();
-        self.inboxes_damaged = damaged.contains(&IN_LOGS);
+        self.inboxes_damaged = txn.has_damaged(IN_LOGS)?;
         if !damaged.is_empty() {
-            let tables: BTreeSet<_> = damaged.iter().map(|table| table.name).collect();
+            let tables: BTreeSet<_> = damaged.iter().map(|(table, _)| table.name).collect();
             error!(
                 rows = damaged.len(),
                 ?tables,
@@ -119,75 +110,18 @@ impl State {
                 orphans.extend(ids.filter(|id| !self.conversations.contains_key(id)));
             }
         }
-        orphans.into_iter().try_for_each(|id| self.load_conversation(txn, id, now))
+        let mut own_history = None;
+        orphans.into_iter().try_for_each(|id| self.load_conversation(txn, id, now, &mut own_history))
     }
 
-    /// Entries of ours whose rows are damaged, as far as their sealed bytes and the history tell what they are.
-    fn damaged_entries(
+    /// Reads a conversation. `own_history`: what the history says of own entries, once it was needed.
+    pub(crate) fn load_conversation(
         &mut self,
         txn: &Txn<'_>,
         id: ConversationId,
-        sound: &[Position],
-        cursors: &HashMap<DeviceId, OutCursor>,
-    ) -> Result<Vec<(Position, OutEntry)>> {
-        let (mut found, mut previous, others) = (BTreeMap::new(), HashMap::new(), self.device_ids_in(&id));
-        for (key, sealed) in txn.sound_records::<SealedEntry>(OUT_SEALED, &KeyRange::prefix(id.as_bytes()))? {
-            let position = key_order(&key)?;
-            let Ok(envelope) = Envelope::decode(sealed.envelope.clone()) else { continue };
-            previous.insert(position - 1, envelope.header.previous);
-            if sound.contains(&position) {
-                continue;
-            }
-            let header = &envelope.header;
-            let entry = OutEntry {
-                class: header.class,
-                size: u32::try_from(sealed.envelope.len()).unwrap_or(u32::MAX),
-                expires_at_ms: header.expires_at_ms,
-                messages: Vec::new(),
-                recipients: others.iter().filter(|device| !header.excluded.contains(device)).copied().collect(),
-                history: 0,
-                copies: Vec::new(),
-                id: header.id(),
-                left: true,
-                expired: false,
-            };
-            found.insert(position, entry);
-        }
-        let lack = |position: Position| {
-            let lacks = |c: &OutCursor| position > c.through && !c.beyond.contains(position);
-            cursors.iter().filter(|(_, c)| lacks(c)).map(|(device, _)| *device).collect::<Vec<DeviceId>>()
-        };
-        let own_history = match self.own_history.take() {
-            Some(known) => known,
-            None => own_history(txn, self.own.device)?,
-        };
-        for OwnHistory { position, sequence, messages, size } in own_history.get(&id).into_iter().flatten() {
-            let recipients = lack(*position);
-            if !found.contains_key(position) && (sound.contains(position) || recipients.is_empty()) {
-                continue;
-            }
-            // Where its sealed bytes are damaged as well, it is sealed again for those that lack it.
-            let entry = found.entry(*position).or_insert_with(|| OutEntry {
-                class: EntryClass::Application,
-                size: 0,
-                expires_at_ms: 0,
-                messages: Vec::new(),
-                recipients,
-                history: 0,
-                copies: Vec::new(),
-                id: previous.get(position).copied().flatten().unwrap_or(EntryId::UNKNOWN),
-                left: true,
-                expired: false,
-            });
-            entry.size = entry.size.saturating_add(*size);
-            entry.messages.clone_from(messages);
-            entry.history = *sequence;
-        }
-        self.own_history = Some(own_history);
-        Ok(found.into_iter().collect())
-    }
-
-    pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
+        now: Now,
+        own_history: &mut Option<OwnHistory>,
+    ) -> Result<()> {
         let range = KeyRange::prefix(id.as_bytes());
         let mut entries = BTreeMap::new();
         let mut restored = Vec::new();
@@ -202,14 +136,29 @@ impl State {
         for (key, cursor) in txn.sound_records::<OutCursor>(OUT_CURSORS, &range)? {
             cursors.insert(device_in(&key, 32)?, cursor);
         }
-        let incomplete = txn.snapshot()?.damaged().contains(&OUT_ENTRIES);
+        let damaged = txn.damaged_keys(OUT_ENTRIES, id.as_bytes())?;
+        let incomplete = !damaged.is_empty();
         if incomplete {
-            let sound: Vec<Position> = entries.keys().copied().collect();
-            for (position, entry) in self.damaged_entries(txn, id, &sound, &cursors)? {
-                self.history = self.history.max(entry.history);
-                entries.insert(position, OwnEntry::new(&entry));
-                self.mended.push((own_key(&id, position), entry.clone()));
-                restored.push((position, entry));
+            let known = own_history.take();
+            let history = own_history.insert(match known {
+                Some(known) => known,
+                None => OwnHistory::read(txn, self.own.device)?,
+            });
+            let others = self.device_ids_in(&id);
+            let mut again = Vec::new();
+            let mending =
+                Mending { txn, id, sound: &restored, cursors: &cursors, others: &others, ttl: self.config.ttl };
+            for key in damaged {
+                let position = key_order(&key)?;
+                again.push((position, key, mending.entry(position, history)?));
+            }
+            for (position, key, entry) in again {
+                if let Some(entry) = &entry {
+                    self.history = self.history.max(entry.history);
+                    entries.insert(position, OwnEntry::new(entry));
+                    restored.push((position, entry.clone()));
+                }
+                self.mended.push((key, entry));
             }
             restored.sort_by_key(|(position, _)| *position);
         }
@@ -322,28 +271,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// What the history says of own entries, by conversation.
-fn own_history(txn: &Txn<'_>, own: DeviceId) -> Result<HashMap<ConversationId, Vec<OwnHistory>>> {
-    let mut all: HashMap<ConversationId, Vec<OwnHistory>> = HashMap::new();
-    let mut rest = Some(KeyRange::all());
-    while let Some(range) = rest {
-        let part;
-        (part, rest) = txn.part(HISTORY, &range)?;
-        for row in part {
-            let sequence = key_order(&row.key)?;
-            let Ok(history) = stored::<History>(row.value) else { continue };
-            let Ok(bundle) = Bundle::decode(history.bundle.clone()) else { continue };
-            if history.device == own {
-                let messages = bundle.items.iter().map(|item| item.id).collect();
-                let size = u32::try_from(history.bundle.len()).unwrap_or(u32::MAX);
-                let entry = OwnHistory { position: history.position, sequence, messages, size };
-                all.entry(history.conversation).or_default().push(entry);
-            }
-        }
-    }
-    Ok(all)
 }
 
 fn device_in(key: &[u8], at: usize) -> Result<DeviceId> {

@@ -260,7 +260,7 @@ impl Turn<'_> {
             None => encoded.clone(),
         };
         debug!(?messages, suite = crypto.name(), bytes = encoded.len(), "sealed");
-        let kept = SealedEntry { envelope: kept, recipe: recipe.unwrap_or_default() };
+        let kept = SealedEntry { envelope: kept, recipe: recipe.unwrap_or_default(), history };
         let size = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
         let row = OutEntry {
             class,
@@ -274,6 +274,7 @@ impl Turn<'_> {
             // Where a device is linked it goes out in this turn: one write for both.
             left: members.iter().any(|device| conversation.outbox.is_up(device)),
             expired: false,
+            delivered: false,
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), kept.encode());

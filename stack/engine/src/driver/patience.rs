@@ -33,20 +33,37 @@ pub(crate) struct Faults {
 
 /// The newest entries of each log that were refused, so that copies of them cost no more than a hash.
 #[derive(Default)]
-pub(crate) struct Refused(HashMap<LogId, VecDeque<(Position, EntryId, Option<CannotOpenReason>)>>);
+pub(crate) struct Refused(HashMap<LogId, VecDeque<RefusedEntry>>);
+
+struct RefusedEntry {
+    position: Position,
+    id: EntryId,
+    /// For the log's owner.
+    reason: Option<CannotOpenReason>,
+    /// When its owner heard so last.
+    answered: Duration,
+}
+
+/// Copies of a refused entry are answered this often at most.
+const ANSWERED: Duration = Duration::from_secs(1);
 
 impl Refused {
-    /// Why these very bytes were refused at this place before; the reason is one for the log's owner.
-    pub(super) fn before(&self, header: &SignedHeader) -> Option<Option<CannotOpenReason>> {
-        let mut entries = self.0.get(&header.log)?.iter();
-        let (_, id, reason) = entries.find(|(position, ..)| *position == header.position)?;
-        (*id == header.id()).then_some(*reason)
+    /// Whether these very bytes were refused at this place before, and if so, what the log's owner is to hear now.
+    pub(super) fn before(&mut self, header: &SignedHeader, now: Now) -> Option<Option<CannotOpenReason>> {
+        let mut entries = self.0.get_mut(&header.log)?.iter_mut();
+        let entry = entries.find(|entry| entry.position == header.position && entry.id == header.id())?;
+        if now.mono < entry.answered + ANSWERED {
+            return Some(None);
+        }
+        entry.answered = now.mono;
+        Some(entry.reason)
     }
 
-    pub(super) fn note(&mut self, header: &SignedHeader, reason: Option<CannotOpenReason>) {
+    pub(super) fn note(&mut self, header: &SignedHeader, reason: Option<CannotOpenReason>, now: Now) {
         let entries = self.0.entry(header.log).or_default();
-        entries.retain(|(position, ..)| *position != header.position);
-        entries.push_back((header.position, header.id(), reason));
+        entries.retain(|entry| entry.position != header.position);
+        let (position, id) = (header.position, header.id());
+        entries.push_back(RefusedEntry { position, id, reason, answered: now.mono });
         if entries.len() > REMEMBERED {
             entries.pop_front();
         }
@@ -115,6 +132,7 @@ impl Turn<'_> {
 mod tests {
     use peerloom_core::wire::{ConversationId, EntryClass, Header, RosterId, SuiteId};
 
+    use super::super::testing::NOW;
     use super::*;
 
     /// However often it errs, a device costs so many faults an hour and no more, and its pauses grow.
@@ -169,9 +187,9 @@ mod tests {
         let mut refused = Refused::default();
         let positions: Vec<Position> = (1..=200).rev().collect();
         for (number, position) in positions.iter().enumerate() {
-            refused.note(&header(*position), None);
-            let remembered = |p: &&Position| refused.before(&header(**p)).is_some();
-            let known: Vec<Position> = positions[..=number].iter().filter(remembered).copied().collect();
+            refused.note(&header(*position), None, NOW);
+            let mut remembered = |p: &Position| refused.before(&header(*p), NOW).is_some();
+            let known: Vec<Position> = positions[..=number].iter().copied().filter(|p| remembered(p)).collect();
             assert_eq!(known, positions[(number + 1).saturating_sub(REMEMBERED)..=number]);
         }
     }

@@ -22,7 +22,7 @@ const LOST: &str = "its bytes in the store are damaged";
 pub(super) fn heads(txn: &Txn<'_>, range: &KeyRange) -> Result<(BTreeMap<Bytes, PendingHead>, Option<KeyRange>)> {
     let (rows, rest) = txn.part(PENDING, range)?;
     let until = rest.as_ref().and_then(|_| rows.last()).map(|row| row.key.clone());
-    let (mut heads, mut whole) = (BTreeMap::new(), !txn.snapshot()?.damaged().contains(&PENDING));
+    let (mut heads, mut whole) = (BTreeMap::new(), !txn.has_damaged(PENDING)?);
     for row in rows {
         match stored(row.value) {
             Ok(head) => drop(heads.insert(row.key, head)),

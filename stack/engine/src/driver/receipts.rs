@@ -9,7 +9,7 @@ use peerloom_delivery::{AckOutcome, CannotOpenOutcome};
 use tracing::{debug, warn};
 
 use super::Turn;
-use super::state::{OwnEntry, TimerKey, own_key, sealed_row};
+use super::state::{TimerKey, own_key, sealed_row};
 use crate::event::{Event, MessageState};
 
 impl Turn<'_> {
@@ -49,12 +49,11 @@ impl Turn<'_> {
     fn on_delivered(&mut self, id: ConversationId, position: Position) -> Result<()> {
         let Some(conversation) = self.state.conversations.get(&id) else { return Ok(()) };
         let Some(shown) = conversation.entries.get(&position) else { return Ok(()) };
-        let copy = |(_, e): &(&Position, &OwnEntry)| e.history == shown.history && !e.messages.is_empty();
-        let carrier = match shown.messages.is_empty() {
-            true => conversation.entries.iter().rev().find(copy).filter(|_| shown.history > 0),
-            false => Some((&position, shown)),
+        let carries = |at: &&Position| conversation.entries.get(at).is_some_and(|copy| !copy.messages.is_empty());
+        let carrier = if shown.messages.is_empty() { shown.copies.iter().rev().find(carries) } else { Some(&position) };
+        let Some((carrier, entry)) = carrier.and_then(|at| Some((at, conversation.entries.get(at)?))) else {
+            return Ok(());
         };
-        let Some((carrier, entry)) = carrier else { return Ok(()) };
         if *carrier != position && conversation.outbox.was_delivered(*carrier) {
             return Ok(());
         }
@@ -66,7 +65,14 @@ impl Turn<'_> {
         }
         self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
         // A copy that is still on its way has nothing more to say of them.
-        if carrier == position { Ok(()) } else { self.note_moved(id, carrier, None) }
+        match carrier == position {
+            // A restart can't tell it by what the devices have settled.
+            true if self.state.conversations.get(&id).is_some_and(|c| c.outbox.holds(position)) => {
+                self.change_entry(id, position, |row| row.delivered = true)
+            }
+            true => Ok(()),
+            false => self.note_moved(id, carrier, None),
+        }
     }
 
     /// Nobody needs an entry any more: its rows may go. The log's last row stays, since it says

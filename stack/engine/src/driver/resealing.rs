@@ -23,7 +23,9 @@ impl Turn<'_> {
     /// as the turn still may. The next turn goes on. Returns whether all of it is.
     pub(super) fn seal_again(&mut self, id: ConversationId) -> Result<bool> {
         let members = |c: &Conversation| c.members.as_ref().is_some_and(|m| !m.is_empty());
-        let Some(conversation) = self.state.conversations.get(&id).filter(|c| members(c)) else {
+        // Nothing is appended after an entry whose id is unknown, as long as a device may show it.
+        let ready = |c: &&Conversation| members(c) && c.outbox.knows_head();
+        let Some(conversation) = self.state.conversations.get(&id).filter(ready) else {
             return Ok(false);
         };
         let owes = conversation.outbox.owes();
@@ -55,8 +57,8 @@ impl Turn<'_> {
             // In one batch with what was sealed, so that nothing of it is sealed twice.
             self.state.lazy_cursors.insert(id);
         }
-        let settled = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
-        settled.into_iter().flatten().for_each(|position| self.drop_settled(id, position));
+        let outcome = self.state.conversations.get_mut(&id).map(|c| c.outbox.settle_before_joins());
+        outcome.map_or(Ok(()), |outcome| self.on_settled(id, outcome))?;
         Ok(done)
     }
 
@@ -65,7 +67,7 @@ impl Turn<'_> {
     fn reseal(&mut self, id: ConversationId, history: u64, copies: &[Position]) -> Result<()> {
         let Some(conversation) = self.state.conversations.get(&id) else { return Ok(()) };
         let delivered = copies.iter().any(|position| conversation.outbox.was_delivered(*position));
-        let expires_at_ms = copies.first().map_or(0, |position| conversation.outbox.expiry(*position));
+        let expires_at_ms = copies.iter().map(|position| conversation.outbox.expiry(*position)).max().unwrap_or(0);
         let (mut messages, mut before): (Vec<MessageId>, Vec<Position>) = (Vec::new(), copies.to_vec());
         for entry in copies.iter().filter_map(|position| conversation.entries.get(position)) {
             messages.extend(entry.messages.iter().filter(|_| !delivered));
@@ -110,6 +112,8 @@ fn owed(conversation: &Conversation, now: peerloom_delivery::Now) -> BTreeMap<u6
     for position in conversation.outbox.owed(now) {
         owed.entry(history(&position)).or_default();
     }
+    // What the history doesn't have can't be sealed again.
+    owed.remove(&0);
     if !owed.is_empty() {
         for (position, entry) in &conversation.entries {
             if let Some(copies) = owed.get_mut(&entry.history) {
@@ -128,7 +132,7 @@ fn newest(mut positions: Vec<Position>) -> Vec<Position> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
     use std::time::Duration;
@@ -148,14 +152,14 @@ mod tests {
     const LATE: Now = Now { mono: Duration::from_secs(10), wall_ms: 10_000 };
 
     /// A contact's two devices, a message that both lack, and its copy, sealed when the second joined again.
-    struct Copies {
-        id: ConversationId,
+    pub(in super::super) struct Copies {
+        pub(in super::super) id: ConversationId,
         devices: Vec<(DeviceId, SigningKey)>,
-        first: Position,
-        copy: Position,
+        pub(in super::super) first: Position,
+        pub(in super::super) copy: Position,
     }
 
-    fn copies(turn: &mut Turn<'_>) -> Copies {
+    pub(in super::super) fn copies(turn: &mut Turn<'_>) -> Copies {
         let (id, devices) = meet(turn, 2);
         turn.seal(id, vec![message(1, 10, EXPIRY_MS)]).unwrap();
         let first = turn.state.conversations[&id].outbox.head();
@@ -190,7 +194,7 @@ mod tests {
             states(turn)
         }
 
-        fn expires(&self, turn: &mut Turn<'_>) -> Vec<MessageState> {
+        pub(in super::super) fn expires(&self, turn: &mut Turn<'_>) -> Vec<MessageState> {
             turn.now = LATE;
             turn.on_outbox_timer(self.id).unwrap();
             states(turn)
@@ -317,8 +321,9 @@ mod tests {
                 crypto.seals.store(u32::MAX, Ordering::Relaxed);
                 crypto.prepares.store(u32::MAX, Ordering::Relaxed);
                 devices.iter().for_each(|(device, _)| give_key_package(turn, id, *device));
-                turn.prepare_session(id).unwrap();
-                turn.seal_pending(id).unwrap();
+                turn.state.up.insert(devices[0].0);
+                turn.now = Now { mono: NOW.mono + KEY_PACKAGE_RETRY, ..NOW };
+                turn.on_timers().unwrap();
                 let conversation = &turn.state.conversations[&id];
                 let carried = conversation.entries.values().flat_map(|entry| entry.messages.iter());
                 let carried: Vec<u8> = carried.map(|message| message.as_bytes()[0]).collect();
@@ -340,7 +345,7 @@ mod tests {
             turn.txn.put(OUT_SEALED, own_key(&id, position), bytes::Bytes::from_static(b"damaged"));
             turn.state.lazy_cursors.insert(id);
             turn.write_lazy();
-            turn.state.load_conversation(&turn.txn, id, NOW).unwrap();
+            turn.state.load_conversation(&turn.txn, id, NOW, &mut None).unwrap();
             turn.state.recent = Default::default();
             let device = devices[0].0;
             let conversation = turn.state.conversations.get_mut(&id).unwrap();

@@ -21,6 +21,15 @@ impl Turn<'_> {
     /// Brings our send session in a conversation to the devices of its users, as far as their key
     /// packages are here, and asks for those that are missing.
     pub(super) fn prepare_session(&mut self, id: ConversationId) -> Result<()> {
+        let outcome = self.try_prepare_session(id);
+        if outcome.is_err() {
+            // What fails today may work once the store was mended, or another key package is here.
+            self.state.timers.set(TimerKey::Session(id), Some(self.now.mono + KEY_PACKAGE_RETRY));
+        }
+        outcome
+    }
+
+    fn try_prepare_session(&mut self, id: ConversationId) -> Result<()> {
         if self.state.standing.is_restored() {
             return Ok(());
         }

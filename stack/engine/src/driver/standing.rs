@@ -29,6 +29,9 @@ pub(crate) const COPIED: &str = "another copy of this folder was used, and knows
 pub(crate) const PEER_RESTORED: &str = "the contact's folder was put back from an older copy, or two copies of it are used; \
      what was delivered may be in the other one alone. If nothing comes from there any more, ask for a new invitation";
 
+/// Copies of this store whose notices count.
+const MAX_COPIES: usize = 64;
+
 /// Whether this store is the newest of its device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum StoreStanding {
@@ -45,8 +48,8 @@ pub enum StoreStanding {
 #[derive(Debug, Default)]
 pub(crate) struct OwnStanding {
     restored: Option<Stated<Restored>>,
-    /// When another copy found out that it is one, as the newest notice of such a one says.
-    copied: Option<u64>,
+    /// The notices of copies that found out that they are, by their times, in the order in which they came.
+    copied: Vec<u64>,
 }
 
 impl OwnStanding {
@@ -55,8 +58,11 @@ impl OwnStanding {
         let notice = txn.get(META, meta::RESTORED)?.map(|bytes| Signed::decode(bytes, limits::RECEIPT)).transpose()?;
         let notice = notice.map(Stated::decode).transpose()?;
         self.restored = notice.or(self.restored.take());
-        let copied = txn.get(META, meta::COPIED)?.and_then(|value| value.as_ref().try_into().ok());
-        self.copied = copied.map(u64::from_be_bytes).max(self.copied);
+        let stored = txn.get(META, meta::COPIED)?.unwrap_or_default();
+        let stored: Vec<u64> = stored.as_chunks().0.iter().map(|time| u64::from_be_bytes(*time)).collect();
+        if stored.len() > self.copied.len() {
+            self.copied = stored;
+        }
         Ok(())
     }
 
@@ -71,10 +77,10 @@ impl OwnStanding {
     }
 
     pub(crate) fn get(&self) -> StoreStanding {
-        match (&self.restored, self.copied) {
+        match (&self.restored, self.copied.is_empty()) {
             (Some(_), _) => StoreStanding::Restored,
-            (None, Some(_)) => StoreStanding::Copied,
-            (None, None) => StoreStanding::Newest,
+            (None, false) => StoreStanding::Copied,
+            (None, true) => StoreStanding::Newest,
         }
     }
 }
@@ -169,17 +175,16 @@ impl Turn<'_> {
             let message = "it is about another device's log";
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take an acknowledgement", message));
         }
-        let (now, copied) = (self.now, self.state.standing.copied);
-        let copied = copied.filter(|since_ms| self.inbox(log).awaits_copy(*since_ms));
-        let lacks = self.inbox(log).lacks(ack);
-        copied.into_iter().for_each(|since_ms| self.inbox(log).on_compared(since_ms));
+        let (now, copies) = (self.now, u32::try_from(self.state.standing.copied.len()).unwrap_or(u32::MAX));
+        let (lacks, copied) = (self.inbox(log).lacks(ack), self.inbox(log).awaits_copy(copies));
+        self.inbox(log).on_compared(copies);
         if lacks.is_empty() {
             return Ok(());
         }
         if self.state.inboxes_damaged {
             warn!(device = %log.device, "what was received is known by this device's own acknowledgement again");
             self.inbox(log).recover(ack, now);
-        } else if copied.is_some() {
+        } else if copied {
             // The copy that found out is the one that signed it. Its owner won't send it again.
             error!(device = %log.device, positions = ?lacks, "another copy of this folder received what this one lacks");
             self.inbox(log).recover(ack, now);
@@ -212,10 +217,13 @@ impl Turn<'_> {
     /// this store said. The link's task has checked the signature.
     pub(crate) fn on_restored_notice(&mut self, device: DeviceId, notice: Stated<Restored>) -> Result<()> {
         if notice.device == self.state.own.device {
-            if !self.state.standing.is_restored() && self.state.standing.copied < Some(notice.since_ms) {
+            let known = &self.state.standing.copied;
+            // Contacts show the same notice at each link.
+            if !self.state.standing.is_restored() && !known.contains(&notice.since_ms) && known.len() < MAX_COPIES {
                 warn!("another copy of this node's folder runs, or ran: use one of them only");
-                self.txn.put(META, Bytes::from_static(meta::COPIED), notice.since_ms.to_be_bytes().to_vec());
-                self.state.standing.copied = Some(notice.since_ms);
+                self.state.standing.copied.push(notice.since_ms);
+                let times = self.state.standing.copied.iter().flat_map(|time| time.to_be_bytes());
+                self.txn.put(META, Bytes::from_static(meta::COPIED), times.collect::<Vec<u8>>());
                 self.effects.event(Event::StoreCopied);
             }
             return Ok(());
@@ -237,5 +245,50 @@ impl Turn<'_> {
             self.effects.event(Event::PeerRestored { user, device });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peerloom_core::wire::{Chain, EntryId, RangeSet};
+
+    use super::super::testing::{in_a_turn, meet};
+    use super::*;
+
+    /// What a copy of this store acknowledged is taken over once, and reported. What is shown beyond that proves that
+    /// this store was put back.
+    #[test]
+    fn acknowledgements_of_a_copy_count_once_for_each_copy_and_log() {
+        in_a_turn(|turn| {
+            let (conversation, devices) = meet(turn, 2);
+            let own = turn.state.own.clone();
+            let ack = |device: DeviceId, through: u64| {
+                let (beyond, withdrawn) = (Chain::default(), RangeSet::default());
+                let through_id = Some(EntryId::from_bytes([through as u8; 32]));
+                Ack { log: LogId { device, conversation }, signer: own.device, through, through_id, beyond, withdrawn }
+            };
+            let shows = |turn: &mut Turn<'_>, number: usize, through: u64| {
+                let device = devices[number].0;
+                turn.on_acknowledged(LogId { device, conversation }, &ack(device, through)).unwrap();
+                turn.state.standing.get()
+            };
+            let notice = |turn: &mut Turn<'_>, since_ms: u64| {
+                let notice = own.state(Restored { device: own.device, since_ms });
+                turn.on_restored_notice(devices[0].0, notice).unwrap();
+            };
+            // The same notice, however often it comes, is of one copy; the time in it may be any.
+            [9_000, 9_000].into_iter().for_each(|since_ms| notice(turn, since_ms));
+            assert_eq!(shows(turn, 0, 3), StoreStanding::Copied);
+            let log = LogId { device: devices[0].0, conversation };
+            assert!(turn.inbox(log).knows(&ack(devices[0].0, 3)), "its owner won't send it again");
+            assert_eq!(turn.effects.take_gaps(), [(devices[0].0, 1, 3)]);
+            assert_eq!(shows(turn, 1, 2), StoreStanding::Copied, "the other log was not compared yet");
+            // Another copy, whose clock is behind, and then no more.
+            notice(turn, 5_000);
+            assert_eq!(shows(turn, 0, 5), StoreStanding::Copied);
+            assert_eq!(shows(turn, 0, 5), StoreStanding::Copied, "it is known by now");
+            [5_000, 9_000].into_iter().for_each(|since_ms| notice(turn, since_ms));
+            assert_eq!(shows(turn, 0, 6), StoreStanding::Restored);
+        });
     }
 }

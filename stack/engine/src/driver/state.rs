@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 use super::Turn;
 use super::conversation::{EarlyHeld, cursor_key};
 use super::key_packages::KeyPackages;
-use super::loading::OwnHistory;
 use super::parked::Parked;
 use super::patience::{Faults, Refused};
 use super::quarantine::Quarantine;
@@ -74,10 +73,8 @@ pub(crate) struct State {
     pub(crate) rng: StdRng,
     pub(crate) conversations: HashMap<ConversationId, Conversation>,
     pub(crate) inboxes: HashMap<LogId, Inbox>,
-    /// Rows of own entries that were damaged, to be written again.
-    pub(crate) mended: Vec<(Bytes, OutEntry)>,
-    /// What the history says of own entries, as long as their damaged rows are made again.
-    pub(crate) own_history: Option<HashMap<ConversationId, Vec<OwnHistory>>>,
+    /// Rows of own entries that were damaged: to be written again, or deleted where they are of no use.
+    pub(crate) mended: Vec<(Bytes, Option<OutEntry>)>,
     /// Rows that say how far peers' logs are here were damaged when the store was read.
     pub(crate) inboxes_damaged: bool,
     pub(crate) timers: Timers<TimerKey>,
@@ -245,7 +242,6 @@ impl State {
             conversations: HashMap::new(),
             inboxes: HashMap::new(),
             mended: Vec::new(),
-            own_history: None,
             inboxes_damaged: false,
             timers: Timers::new(),
             up: HashSet::new(),

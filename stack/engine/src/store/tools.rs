@@ -39,7 +39,7 @@ fn walk(
             size.bytes += (row.key.len() + row.value.len()) as u64;
             each(table, &row)
         });
-        let left_out = snapshot.damaged().iter().filter(|damaged| **damaged == table).count();
+        let left_out = snapshot.damaged().iter().filter(|(damaged, _)| *damaged == table).count();
         let damaged = || {
             let message = format!("{left_out} rows are damaged; restore the store from a copy");
             Error::new(ErrorKind::Malformed, "store", "read", message)

@@ -106,6 +106,17 @@ impl Txn<'_> {
         Ok(records.collect())
     }
 
+    /// Whether scans met damaged rows of a table.
+    pub(crate) fn has_damaged(&self, table: Table) -> Result<bool> {
+        Ok(self.snapshot()?.damaged().iter().any(|(damaged, _)| *damaged == table))
+    }
+
+    /// The keys of the damaged rows of a table that scans met, as far as they begin so.
+    pub(crate) fn damaged_keys(&self, table: Table, prefix: &[u8]) -> Result<Vec<Bytes>> {
+        let damaged = self.snapshot()?.damaged().into_iter();
+        Ok(damaged.filter(|(of, key)| *of == table && key.starts_with(prefix)).map(|(_, key)| key).collect())
+    }
+
     /// Why the store failed under a crypto, if it did.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         self.failure.take()
