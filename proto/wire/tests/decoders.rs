@@ -6,8 +6,9 @@ use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
     Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DiscoveryItem, EntryClass,
     EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage, KeyPackageRequest, LogId,
-    MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, RosterId, SessionId,
-    Signed, SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId, UserId, Verdict, Withdrawal,
+    MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, Role, Roster,
+    RosterId, SessionId, Signed, SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId, UserId, Verdict,
+    Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -35,6 +36,11 @@ fn header() -> Header {
         joins: vec![JOINS],
         previous: Some(EntryId::from_bytes([6; 32])),
     }
+}
+
+fn roster() -> Roster {
+    let users = [2, 1].map(|number| UserId::from_bytes([number; 32]));
+    Roster { version: 3, ..Roster::first(users, Role::Member) }
 }
 
 fn bundle() -> Bundle {
@@ -314,9 +320,16 @@ fn vectors_stay_as_they_are() {
         ("signal", hex(&signal().encode())),
         ("discovery_item", hex(&discovery_item().encode())),
         ("invitation", hex(&invitation().encode())),
+        ("roster", hex(&roster().encode())),
+        ("roster_id", hex(roster().id().as_bytes())),
     ];
     let actual: String = named.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
-    assert_eq!(actual, expected, "the format is frozen: tests/vectors/wire.txt may only grow");
+    if std::env::var_os("PEERLOOM_WRITE").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/wire.txt");
+        std::fs::write(path, actual).expect("the vectors are written");
+        return;
+    }
+    assert_eq!(actual, expected, "the format has changed; before 0.1.0 PEERLOOM_WRITE=1 writes the vectors again");
 }
 
 proptest! {
