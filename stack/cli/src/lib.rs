@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use args::Arguments;
+use peerloom::core::panics;
 use peerloom::{Error, ErrorKind, Kinds, Result, Retry, builtin};
 
 static KINDS: OnceLock<fn() -> Result<Kinds>> = OnceLock::new();
@@ -42,6 +43,9 @@ pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
 
+/// Threads that wait for disks and terminals, at most.
+const BLOCKING: usize = 32;
+
 /// Runs the command with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = arguments.into_iter().collect();
@@ -56,7 +60,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(arguments: Arguments) -> ExitCode {
     let (json, verbose) = (arguments.json, arguments.verbose > 0);
     log::start(arguments.verbose, arguments.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    panics::stay_quiet_on_expected();
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build();
+    let runtime = match threads {
         Ok(runtime) => runtime,
         Err(error) => {
             let failed = Error::new(ErrorKind::System, "command", "start", "no threads can be made");

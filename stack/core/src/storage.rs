@@ -94,6 +94,11 @@ pub struct StorageCaps {
     pub detects_damage: bool,
 }
 
+/// What helps where a store is damaged beyond what the node mends by itself. (A copy doesn't: contacts would recognise
+/// it, and it would leave the network.)
+pub const DAMAGED_REMEDY: &str =
+    "go on with a new folder and new invitations; an older copy of this one must not be used again";
+
 /// An unchanging view of a store.
 pub trait Snapshot: Send {
     /// The value of a key.
@@ -124,7 +129,7 @@ pub fn scan_sound(
     loop {
         let rows = inner.scan(table, &range, order, page)?;
         if !in_order(&rows, &range, order) {
-            let message = "the store's file is damaged: it gives rows out of order; restore it from a copy";
+            let message = format!("the store's file is damaged: it gives rows out of order; {DAMAGED_REMEDY}");
             return Err(Error::new(ErrorKind::Malformed, "store", "read", message));
         }
         let Some(last) = rows.last() else {

@@ -1,7 +1,9 @@
 //! Time for retries and expiry, steady even when the system's clock is not.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use peerloom_core::wire::UserId;
 use peerloom_delivery::Now;
 use tracing::{info, warn};
 
@@ -12,8 +14,10 @@ const JUMP: Duration = Duration::from_secs(60);
 const BELIEVE_AFTER: Duration = Duration::from_secs(600);
 /// A start this long after the last run may be one with a wrong clock.
 const LEAP: Duration = Duration::from_secs(3600);
+/// Contacts that have to agree.
+const CONFIRMING: usize = 2;
 /// How far a peer's clock may be from the system's to confirm it.
-const AGREEMENT: Duration = Duration::from_secs(300);
+pub(crate) const AGREEMENT: Duration = Duration::from_secs(300);
 
 /// Runs with the monotonic clock from a wall-clock start. When the system's clock jumps, messages
 /// don't expire at once: the new time is adopted only after it has lasted [`BELIEVE_AFTER`], or once a
@@ -26,6 +30,8 @@ pub(crate) struct Clock {
     /// Whether expiry may go by it.
     confirmed: bool,
     jumped_at: Option<Duration>,
+    /// Contacts whose clocks agree with a system's time that isn't confirmed.
+    agreeing: HashSet<UserId>,
 }
 
 impl Clock {
@@ -41,13 +47,33 @@ impl Clock {
             warn!(behind_ms, "the system's clock went back since the last run; set it right");
         }
         let confirmed = last_seen_ms == 0 || system_ms <= last_seen_ms.saturating_add(millis(LEAP));
-        Self { start: Instant::now(), base_ms: system_ms.max(last_seen_ms), confirmed, jumped_at: None }
+        Self {
+            start: Instant::now(),
+            base_ms: system_ms.max(last_seen_ms),
+            confirmed,
+            jumped_at: None,
+            agreeing: HashSet::new(),
+        }
     }
 
     /// The time. Until the clock is confirmed no wall-clock time is known: nothing expires.
     pub(crate) fn now(&self) -> Now {
         let mono = self.start.elapsed();
         Now { mono, wall_ms: if self.confirmed { self.base_ms + millis(mono) } else { 0 } }
+    }
+
+    /// The time from which lifetimes count: the latest that this node knows of, confirmed or not, so that nothing that is
+    /// accepted now ends early.
+    pub(crate) fn latest_ms(&self) -> u64 {
+        (self.base_ms + millis(self.start.elapsed())).max(system_ms())
+    }
+
+    /// What to tell peers of the time: nothing (0) while it isn't confirmed, or another one than the system's counts. A
+    /// peer that hears it could confirm it by repeating it.
+    pub(crate) fn told_ms(&self) -> u64 {
+        let system_ms = system_ms();
+        let steady = self.base_ms + millis(self.start.elapsed());
+        if self.confirmed && steady.abs_diff(system_ms) < millis(JUMP) { system_ms } else { 0 }
     }
 
     /// Compares with the system's clock; call now and then. `true`: another time counts from now on.
@@ -59,6 +85,9 @@ impl Clock {
         let steady = self.base_ms + millis(mono);
         if steady.abs_diff(system_ms) < millis(JUMP) {
             self.jumped_at = None;
+            if self.confirmed {
+                self.agreeing.clear();
+            }
             if self.confirmed || mono < BELIEVE_AFTER {
                 return false;
             }
@@ -78,18 +107,29 @@ impl Clock {
         true
     }
 
-    /// A peer says what time it is, over an authenticated link. A peer can confirm the system's time,
-    /// not set another. `true`: another time counts from now on.
-    pub(crate) fn hear(&mut self, peer_ms: u64) -> bool {
-        self.compare_with_peer(self.start.elapsed(), system_ms(), peer_ms)
+    /// A contact's device says what time it is, over an authenticated link. Two contacts, or the only one there is, can
+    /// confirm the system's time: what one alone says must not end what waits for others. None can set another time.
+    /// `true`: another time counts from now on.
+    pub(crate) fn hear(&mut self, contact: UserId, contacts: usize, peer_ms: u64) -> bool {
+        self.compare_with_peer(self.start.elapsed(), system_ms(), (contact, peer_ms), contacts)
     }
 
-    fn compare_with_peer(&mut self, mono: Duration, system_ms: u64, peer_ms: u64) -> bool {
+    fn compare_with_peer(
+        &mut self,
+        mono: Duration,
+        system_ms: u64,
+        (contact, peer_ms): (UserId, u64),
+        contacts: usize,
+    ) -> bool {
         let jumped = (self.base_ms + millis(mono)).abs_diff(system_ms) >= millis(JUMP);
         if (self.confirmed && !jumped) || peer_ms.abs_diff(system_ms) > millis(AGREEMENT) {
             return false;
         }
-        info!("a contact's clock agrees with the system's; expiry goes by it from now on");
+        self.agreeing.insert(contact);
+        if self.agreeing.len() < contacts.min(CONFIRMING) {
+            return false;
+        }
+        info!("contacts' clocks agree with the system's; expiry goes by it from now on");
         self.adopt(mono, system_ms);
         true
     }
@@ -98,6 +138,7 @@ impl Clock {
         self.base_ms = system_ms.saturating_sub(millis(mono));
         self.confirmed = true;
         self.jumped_at = None;
+        self.agreeing.clear();
     }
 }
 
@@ -115,9 +156,16 @@ mod tests {
     use super::*;
 
     fn clock() -> Clock {
-        Clock { start: Instant::now(), base_ms: 1_000_000_000, confirmed: true, jumped_at: None }
+        Clock {
+            start: Instant::now(),
+            base_ms: 1_000_000_000,
+            confirmed: true,
+            jumped_at: None,
+            agreeing: HashSet::new(),
+        }
     }
 
+    const BOB: UserId = UserId::from_bytes([2; 32]);
     const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
     #[test]
@@ -160,10 +208,10 @@ mod tests {
         assert!(clock.now().wall_ms >= system);
         // A contact agrees; one that doesn't changes nothing.
         let mut clock = start();
-        assert!(!clock.compare_with_peer(Duration::from_secs(1), system, 1_000_000_000));
-        assert!(!clock.compare_with_peer(Duration::from_secs(1), system, 0));
+        assert!(!clock.compare_with_peer(Duration::from_secs(1), system, (BOB, 1_000_000_000), 1));
+        assert!(!clock.compare_with_peer(Duration::from_secs(1), system, (BOB, 0), 1));
         assert_eq!(clock.now().wall_ms, 0);
-        assert!(clock.compare_with_peer(Duration::from_secs(1), system, system - 100_000));
+        assert!(clock.compare_with_peer(Duration::from_secs(1), system, (BOB, system - 100_000), 1));
         assert!(clock.now().wall_ms >= system - 2_000);
         // The wrong clock is set right meanwhile.
         let mut clock = start();
@@ -183,9 +231,39 @@ mod tests {
     #[test]
     fn a_contact_confirms_a_jump_at_once_and_makes_none() {
         let mut clock = clock();
-        assert!(!clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000, 1_000_010_000 + DAY_MS));
-        assert!(!clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000, 1_000_010_000));
-        assert!(clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000 + DAY_MS, 1_000_010_000 + DAY_MS));
+        assert!(!clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000, (BOB, 1_000_010_000 + DAY_MS), 1));
+        assert!(!clock.compare_with_peer(Duration::from_secs(10), 1_000_010_000, (BOB, 1_000_010_000), 1));
+        assert!(clock.compare_with_peer(
+            Duration::from_secs(10),
+            1_000_010_000 + DAY_MS,
+            (BOB, 1_000_010_000 + DAY_MS),
+            1
+        ));
         assert_eq!(clock.base_ms, 1_000_000_000 + DAY_MS);
+    }
+
+    /// What one contact says ends nothing that waits for others, however often it says it.
+    #[test]
+    fn a_leap_takes_two_contacts_where_there_are_two() {
+        let (mallory, system) = (UserId::from_bytes([9; 32]), 1_000_010_000 + 8 * DAY_MS);
+        let mut clock = clock();
+        for _ in 0..10 {
+            assert!(!clock.compare_with_peer(Duration::from_secs(10), system, (mallory, system), 3));
+        }
+        assert_eq!(clock.base_ms, 1_000_000_000);
+        assert!(clock.compare_with_peer(Duration::from_secs(10), system, (BOB, system), 3));
+        assert_eq!(clock.base_ms, 1_000_000_000 + 8 * DAY_MS);
+    }
+
+    /// Lifetimes count from the latest time that is known, and what isn't confirmed is told nobody.
+    #[test]
+    fn a_clock_that_leapt_lengthens_lifetimes_and_is_not_passed_on() {
+        let behind = Clock::starting(system_ms() + 8 * DAY_MS, system_ms());
+        assert!(behind.latest_ms() >= system_ms() + 8 * DAY_MS - 1000);
+        assert_eq!(behind.told_ms(), 0);
+        let ahead = Clock::starting(system_ms() - 8 * DAY_MS, system_ms());
+        assert!(ahead.latest_ms() + 1000 >= system_ms());
+        assert_eq!(ahead.told_ms(), 0);
+        assert!(Clock::starting(0, system_ms()).told_ms() > 0);
     }
 }

@@ -136,6 +136,11 @@ impl Contacts {
         self.read().by_user.get(user).map(|contact| contact.devices.clone()).unwrap_or_default()
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.read().by_user.len()
+    }
+
     /// All devices of all contacts.
     pub(crate) fn device_ids(&self) -> Vec<DeviceId> {
         self.read().devices.keys().copied().collect()

@@ -312,11 +312,12 @@ impl Driver {
             // Whatever came meanwhile takes part, too: a call doesn't wait for the frames before it.
             received.extend(std::iter::from_fn(|| self.inputs.try_recv().ok()).take(TURN));
             for input in received.drain(..) {
-                if let Input::Frame { frame, .. } = &input
+                if let Input::Frame { device, frame, .. } = &input
                     && let Frame::Held(held) = &**frame
+                    && let Some(user) = self.state.contacts.user_of(device)
                 {
                     // Before anything is sent to the device that says so.
-                    self.other_time |= self.clock.hear(held.time_ms);
+                    self.other_time |= self.clock.hear(user, self.state.contacts.count(), held.time_ms);
                 }
                 self.waiting.push(input.lane(), input);
             }
@@ -373,6 +374,8 @@ impl Driver {
             txn: self.view.begin(self.committer.done()),
             effects: Effects::default(),
             now,
+            latest_ms: self.clock.latest_ms(),
+            told_ms: self.clock.told_ms(),
             may_seal: SEALED_IN_A_TURN,
         };
         if other_time || (now.wall_ms > 0 && std::mem::take(&mut turn.state.time_unknown)) {
@@ -467,6 +470,10 @@ pub(crate) struct Turn<'a> {
     pub(crate) txn: Txn<'a>,
     pub(crate) effects: Effects,
     pub(crate) now: Now,
+    /// The time from which lifetimes count.
+    pub(crate) latest_ms: u64,
+    /// What to tell peers of the time.
+    told_ms: u64,
     /// Bytes of messages that waited for a session that may still be sealed.
     may_seal: usize,
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{META, meta};
 use peerloom_core::{Error, ErrorKind, Result, Storage, private};
 
@@ -80,6 +81,6 @@ fn read(folder: &Path) -> Result<Option<(String, String)>> {
     let path = folder.join(NOTE);
     let Some(text) = private::read(&path)? else { return Ok(None) };
     let mut lines = text.lines().map(str::to_owned);
-    let damaged = || error(ErrorKind::Malformed, format!("{}: it is cut off; restore it from a copy", path.display()));
+    let damaged = || error(ErrorKind::Malformed, format!("{}: it is cut off; {DAMAGED_REMEDY}", path.display()));
     lines.next().zip(lines.next()).map(Some).ok_or_else(damaged)
 }

@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::private;
+use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
+use peerloom_core::{panics, private};
 use redb::{
     Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
     WriteTransaction,
@@ -27,7 +27,10 @@ const LARGE: usize = 128 * 1024;
 /// Once the journal has that much, the next batch goes to redb's file with all of it.
 const JOURNAL_LIMIT: u64 = 2 * 1024 * 1024;
 
-const DAMAGED: &str = "the file is damaged; restore it from a copy";
+/// What is wrong, and what helps.
+fn damaged() -> String {
+    format!("the file is damaged; {DAMAGED_REMEDY}")
+}
 
 /// A store in one redb file, and a journal beside it.
 ///
@@ -173,7 +176,7 @@ fn make_durable(transaction: &mut WriteTransaction) -> Result<(), redb::Error> {
 /// Damaged pages can make redb panic instead of returning an error.
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     let panicked = |_| Err(redb::Error::Corrupted("reading or writing a page panicked".into()));
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+    panics::expected(work).unwrap_or_else(panicked)
 }
 
 fn write(transaction: &WriteTransaction, rows: &[FullRow]) -> Result<(), redb::Error> {
@@ -270,7 +273,7 @@ impl Storage for RedbStorage {
                 lock(&open.rows).clear();
                 match outcome {
                     Err(cause) => Err(explain("verify", &self.path, cause)),
-                    Ok(_) => Err(error(ErrorKind::Malformed, "verify", &self.path, DAMAGED)),
+                    Ok(_) => Err(error(ErrorKind::Malformed, "verify", &self.path, &damaged())),
                 }
             }
         }
@@ -368,6 +371,7 @@ fn error(kind: ErrorKind, operation: &'static str, path: &Path, advice: &str) ->
 
 fn explain(operation: &'static str, path: &Path, cause: redb::Error) -> Error {
     use std::io::ErrorKind as Io;
+    let damaged = damaged();
     let (kind, advice) = match &cause {
         redb::Error::DatabaseAlreadyOpen => {
             (ErrorKind::InUse, "another program has the store open; stop it, or use the node that runs on this folder")
@@ -378,7 +382,9 @@ fn explain(operation: &'static str, path: &Path, cause: redb::Error) -> Error {
         redb::Error::Corrupted(m) if m.starts_with("Expected file format version") => {
             (ErrorKind::UnsupportedVersion, "the file was written by a newer redb; upgrade this program")
         }
-        redb::Error::Corrupted(_) => (ErrorKind::Malformed, DAMAGED),
+        redb::Error::Corrupted(_) => (ErrorKind::Malformed, &*damaged),
+        // The file is shorter than it says.
+        redb::Error::Io(e) if e.kind() == Io::UnexpectedEof => (ErrorKind::Malformed, &*damaged),
         redb::Error::Io(e) if e.kind() == Io::InvalidData => (
             ErrorKind::Malformed,
             "this is not a redb file; set storage.path to another file, or storage.kind to what wrote this one",

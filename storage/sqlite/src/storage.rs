@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::private;
+use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{TABLES, Table};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use rusqlite::types::Value;
@@ -189,7 +190,7 @@ impl Storage for SqliteStorage {
         match found.map_err(|cause| explain("verify", &self.path, cause))?.as_str() {
             "ok" => Ok(()),
             found => {
-                let message = format!("the database is damaged ({found}); restore it from a copy");
+                let message = format!("the database is damaged ({found}); {DAMAGED_REMEDY}");
                 Err(error(ErrorKind::Malformed, "verify", &self.path, &message))
             }
         }
@@ -289,12 +290,13 @@ fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
 
 fn explain(operation: &'static str, path: &Path, cause: rusqlite::Error) -> Error {
     use ffi::ErrorCode as Code;
+    let damaged = format!("the database is damaged; {DAMAGED_REMEDY}");
     let (kind, advice) = match cause.sqlite_error_code() {
         Some(Code::DiskFull) => (ErrorKind::Full, "the disk is full; free some space and try again"),
         Some(Code::DatabaseBusy | Code::DatabaseLocked) => {
             (ErrorKind::InUse, "another program has the database locked; end what it does there, then try again")
         }
-        Some(Code::DatabaseCorrupt) => (ErrorKind::Malformed, "the database is damaged; restore it from a copy"),
+        Some(Code::DatabaseCorrupt) => (ErrorKind::Malformed, &*damaged),
         Some(Code::NotADatabase) => (
             ErrorKind::Malformed,
             "this is not an SQLite database; set storage.path to another file, or storage.kind to what wrote this one",

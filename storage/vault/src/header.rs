@@ -2,6 +2,7 @@
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use bytes::Bytes;
+use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{META, Record, VAULT, VAULT_HEADER, VaultHeader};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Storage};
 use peerloom_crypto_primitives::aead::ManyTimesKey;
@@ -42,7 +43,7 @@ pub(crate) fn open_or_create(inner: &dyn Storage, passphrase: &str) -> Result<Ze
         return Err(error(ErrorKind::Unauthenticated, "open", "the passphrase is empty"));
     }
     if cost.memory_kib > MOST.memory_kib || cost.passes > MOST.passes || cost.lanes > MOST.lanes {
-        return Err(error(ErrorKind::Malformed, "open", "its header is damaged; restore the store from a copy"));
+        return Err(error(ErrorKind::Malformed, "open", format!("its header is damaged; {DAMAGED_REMEDY}")));
     }
     let opened = wrapping_key(passphrase, &header.salt, cost)?.open(CONTEXT, &header.wrapped_key);
     let key = opened.map(Zeroizing::new).and_then(|key| <[u8; 32]>::try_from(key.as_slice()).ok());
@@ -70,7 +71,7 @@ pub(crate) fn rewrap(inner: &dyn Storage, passphrase: &str, key: &[u8; 32]) -> R
 }
 
 fn wrapping_key(passphrase: &str, salt: &[u8], cost: Cost) -> Result<ManyTimesKey> {
-    let damaged = || error(ErrorKind::Malformed, "open", "its header is damaged; restore the store from a copy");
+    let damaged = || error(ErrorKind::Malformed, "open", format!("its header is damaged; {DAMAGED_REMEDY}"));
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(|_| damaged())?;
     let mut key = Zeroizing::new([0; 32]);
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);

@@ -102,7 +102,8 @@ impl Keys {
     fn open(&self, table: Table, row: &Row) -> Result<Row> {
         let damaged = || {
             let table = table.name;
-            let message = format!("a row of table {table} is damaged, or not of this vault; restore it from a copy");
+            let message =
+                format!("a row of table {table} is damaged, or not of this vault; what depends on it is lost");
             error(ErrorKind::Damaged, "read", message)
         };
         let opened = self.values.open(&associated_data(table, &row.key), &row.value).ok_or_else(damaged)?;

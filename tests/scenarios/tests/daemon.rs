@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use common::{Control, Running, command, eventually, init, introduce, ok, ok_json, ok_lines, peak, text};
 use serde_json::{Value, json};
@@ -342,6 +343,53 @@ fn followers_that_have_gone_leave_nothing_open() {
     drop(followers);
     // Nothing happens meanwhile that would show the node that they have gone.
     eventually("the descriptors", || descriptors(running.pid()) <= before + 1);
+}
+
+/// However a client uses a connection, it takes a bounded part of the node, and hears why it gets no more.
+#[test]
+fn one_client_takes_no_more_than_its_part() {
+    let base = tempfile::tempdir().expect("a folder");
+    let alice = init(base.path(), "alice");
+    let running = Running::start(&alice);
+    ok(&alice, &["id"]);
+    let mut follower = Control::connect(&alice).expect("a node");
+    let outcomes: Vec<Value> = (0..20)
+        .map(|_| {
+            follower.request(json!({ "op": "follow", "after": "0.0" })).expect("an answer")["error"]["kind"].clone()
+        })
+        .collect();
+    assert_eq!(outcomes.iter().filter(|kind| kind.is_null()).count(), 8, "{outcomes:?}");
+    assert!(outcomes[8..].iter().all(|kind| kind == "Overloaded"), "{outcomes:?}");
+
+    // What is no request is answered, and ends its connection alone.
+    for line in ["nonsense", r#"{"id":1,"op":"unheard-of"}"#, r#"{"id":1,"op":"inbox","limit":-1}"#] {
+        let mut stream = UnixStream::connect(alice.join("node.sock")).expect("a node");
+        stream.write_all(format!("{line}\n").as_bytes()).expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the end");
+        let answer: Value = serde_json::from_str(&answer).expect("one line");
+        assert!(answer["id"].is_null() && answer["error"]["kind"] == "Malformed", "{line}: {answer}");
+    }
+
+    // Long lines that never end hold little, and end.
+    let before = peak(running.pid());
+    let begun: Vec<UnixStream> = (0..30)
+        .map(|_| {
+            let mut stream = UnixStream::connect(alice.join("node.sock")).expect("a node");
+            stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+            // Those that have no place are not read.
+            let _ = stream.write_all(&vec![b'x'; 7 << 20]);
+            stream
+        })
+        .collect();
+    let grown = peak(running.pid()).saturating_sub(before);
+    assert!(grown < 100, "30 clients take {grown} MiB");
+    ok(&alice, &["id"]);
+    let text = "x".repeat(500_000);
+    let mut sender = Control::connect(&alice).expect("a node");
+    let answer = sender.request(json!({ "op": "send", "contact": "nobody", "text": text })).expect("an answer");
+    assert_eq!(answer["error"]["kind"], "NotFound", "it had its turn");
+    drop(begun);
 }
 
 /// Aliases change: what became of a message says by id whose it was.

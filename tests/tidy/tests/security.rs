@@ -28,7 +28,7 @@ fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
 fn tests(sources: &[(String, String)]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (path, text) in sources {
-        let test = path.starts_with("tests/") || path.contains("/tests/");
+        let test = path.starts_with("tests/") || path.contains("/tests/") || text.contains("\n#![cfg(test)]\n");
         let code = if test { text.as_str() } else { text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests) };
         for rest in code.split("fn ").skip(1) {
             names.insert(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned());

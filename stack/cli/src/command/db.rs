@@ -86,7 +86,7 @@ fn check(store: &Store, json: bool) -> Result<ExitCode> {
         say_json(&json!({ "rows": rows, "problems": problems }));
     } else {
         problems.iter().for_each(|problem| say(problem));
-        let verdict = if problems.is_empty() { "all is well" } else { "restore the store from a copy" };
+        let verdict = if problems.is_empty() { "all is well" } else { "a node goes on without what is damaged" };
         say(&format!("{rows} rows checked, {} problems: {verdict}", problems.len()));
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

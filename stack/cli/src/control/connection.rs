@@ -28,18 +28,31 @@ const KEPT_LINE: usize = 64 * 1024;
 /// Requests of one connection that run at once; one of more than 8 KiB counts for as many as it fills.
 const RUNNING: usize = 2048;
 const RUNNING_BYTES: usize = 8 * 1024;
+/// Requests for events of one connection that go on at once.
+const FOLLOWS: usize = 8;
+/// Lines beyond [`KEPT_LINE`] that are read at once, of all connections: what they may take of memory.
+pub(super) const LONG_LINES: usize = 8;
+/// How long such a line may take.
+const LONG_LINE: Duration = Duration::from_secs(2);
 /// How long a connection may ask nothing, while nothing of it runs. Clients ping every few seconds.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a server that ends waits for a further request.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// Serves a connection until it ends, and all that was asked is answered.
-pub(super) async fn serve(stream: UnixStream, node: Node, owner: Owner, closing: CancellationToken) {
+pub(super) async fn serve(
+    stream: UnixStream,
+    node: Node,
+    owner: Owner,
+    long_lines: Arc<Semaphore>,
+    closing: CancellationToken,
+) {
     let (reader, mut writer) = stream.into_split();
     let (answers, outgoing) = answers::channel();
     let over = closing.child_token();
     let running = Arc::new(Semaphore::new(RUNNING));
-    let connection = Connection { node, owner, answers, running, follows: TaskTracker::new(), over };
+    let follows = TaskTracker::new();
+    let connection = Connection { node, owner, answers, running, long_lines, follows, over };
     let mut write = pin!(outgoing.write_to(&mut writer));
     tokio::select! {
         // The client is gone.
@@ -67,6 +80,7 @@ struct Connection {
     owner: Owner,
     answers: Answers,
     running: Arc<Semaphore>,
+    long_lines: Arc<Semaphore>,
     /// Requests for events.
     follows: TaskTracker,
     /// Cancelled when the client asks no more, or the server ends: ends `follows`.
@@ -80,17 +94,19 @@ impl Connection {
         loop {
             line.clear();
             line.shrink_to(KEPT_LINE);
-            let more = tokio::select! {
+            let read = tokio::select! {
                 biased;
-                more = self.next_line(&mut reader, &mut line) => more,
-                () = async { closing.cancelled().await; tokio::time::sleep(QUIET).await } => false,
+                read = self.next_line(&mut reader, &mut line) => read,
+                () = async { closing.cancelled().await; tokio::time::sleep(QUIET).await } => None,
             };
-            if !more {
-                break;
-            }
-            let Ok(Numbered { id, request }) = serde_json::from_slice(&line) else {
-                debug!("a command speaks another version of the control protocol");
-                break;
+            let Some(_long) = read else { break };
+            let Numbered { id, request } = match serde_json::from_slice(&line) {
+                Ok(request) => request,
+                Err(error) => {
+                    debug!(%error, "a request is not understood");
+                    self.answers.send(&not_understood(&error)).await;
+                    break;
+                }
             };
             let cost = u32::try_from((1 + line.len() / RUNNING_BYTES).min(RUNNING)).unwrap_or(1);
             let Ok(permit) = self.running.clone().acquire_many_owned(cost).await else {
@@ -107,17 +123,32 @@ impl Connection {
         }
     }
 
-    /// Reads a line; false at the end, and when the client has been silent for too long.
-    async fn next_line(&self, reader: &mut BufReader<OwnedReadHalf>, line: &mut Vec<u8>) -> bool {
-        let mut limited = reader.take(MAX_LINE);
-        let mut read = pin!(limited.read_until(b'\n', line));
-        loop {
-            match tokio::time::timeout(SILENCE, &mut read).await {
-                Ok(read) => return read.is_ok_and(|bytes| bytes > 0),
-                Err(_) if self.running.available_permits() == RUNNING && self.follows.is_empty() => return false,
-                Err(_) => {}
+    /// Reads a line; `None` at the end, and when the client has been silent for too long. A long line holds one of the
+    /// places for such.
+    async fn next_line(
+        &self,
+        reader: &mut BufReader<OwnedReadHalf>,
+        line: &mut Vec<u8>,
+    ) -> Option<Option<OwnedSemaphorePermit>> {
+        {
+            let mut limited = (&mut *reader).take(KEPT_LINE as u64);
+            let mut read = pin!(limited.read_until(b'\n', line));
+            loop {
+                match tokio::time::timeout(SILENCE, &mut read).await {
+                    Ok(Ok(1..)) => break,
+                    Ok(_) => return None,
+                    Err(_) if self.running.available_permits() == RUNNING && self.follows.is_empty() => return None,
+                    Err(_) => {}
+                }
             }
         }
+        if line.len() < KEPT_LINE || line.ends_with(b"\n") {
+            return Some(None);
+        }
+        let place = self.long_lines.clone().acquire_owned().await.ok()?;
+        let mut limited = reader.take(MAX_LINE - KEPT_LINE as u64);
+        let rest = tokio::time::timeout(LONG_LINE, limited.read_until(b'\n', line)).await;
+        rest.is_ok_and(|rest| rest.is_ok()).then_some(Some(place))
     }
 
     /// Begins a request before the next one is read, so that requests take effect in their order. What takes
@@ -127,6 +158,10 @@ impl Connection {
             Request::Ping => {
                 let passing = self.owner == Owner::Command;
                 self.answer(id, Ok(json!({ "passing": passing }))).await;
+            }
+            Request::Follow { .. } if self.follows.len() >= FOLLOWS => {
+                let message = "this connection follows events as often as it may; one is enough for all";
+                self.answer(id, Err(Error::new(ErrorKind::Overloaded, "control", "follow", message))).await;
             }
             Request::Follow { after } => {
                 let (node, answers, over) = (self.node.clone(), self.answers.clone(), self.over.clone());
@@ -168,6 +203,15 @@ impl Connection {
         // The client may be gone.
         self.answers.send(&answer(id, result)).await;
     }
+}
+
+/// What is said of a line that is no request: its number isn't known.
+fn not_understood(error: &serde_json::Error) -> Answer {
+    let message = format!(
+        "the line is no request of this version ({error}); see docs/formats.md, and run the same version on both sides"
+    );
+    let error = Error::new(ErrorKind::Malformed, "control", "read", message);
+    Answer { id: None, outcome: Outcome::Error((&error).into()) }
 }
 
 fn answer(id: u64, result: Result<Value>) -> Answer {

@@ -87,12 +87,13 @@ async fn accept(
     connections: TaskTracker,
 ) {
     let places = Arc::new(Semaphore::new(accept::connections(CONNECTIONS, FILES_SHARE)));
+    let long_lines = Arc::new(Semaphore::new(connection::LONG_LINES));
     let mut accepting = Accepting::new("control socket");
     loop {
         let (stream, _) = accepting.next(|| listener.accept()).await;
         match places.clone().try_acquire_owned() {
             Ok(place) => {
-                let serving = connection::serve(stream, node.clone(), owner, closing.clone());
+                let serving = connection::serve(stream, node.clone(), owner, long_lines.clone(), closing.clone());
                 connections.spawn(async move {
                     let _place = place;
                     serving.await;

@@ -40,7 +40,7 @@ fn add(table: Table, key: &[u8], value: &[u8]) -> Bytes {
 fn check(table: Table, key: &[u8], stored: &Bytes) -> Result<Bytes> {
     let value = stored.len().checked_sub(CHECKSUM).map(|end| stored.slice(..end));
     value.filter(|value| stored.ends_with(&checksum(table, key, value))).ok_or_else(|| {
-        let message = format!("a row of table {} is damaged; restore the store from a copy", table.name);
+        let message = format!("a row of table {} is damaged; what depends on it is lost", table.name);
         Error::new(ErrorKind::Damaged, "store", "read", message)
     })
 }

@@ -30,8 +30,7 @@ impl Turn<'_> {
             resealed_from: Vec::new(),
         };
         // While the clock isn't confirmed, and when it jumped, the later time: no message is to be lost.
-        let now_ms = self.now.wall_ms.max(system_ms());
-        let expires_at_ms = now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let expires_at_ms = self.latest_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         debug!(id = %item.id, %conversation, bytes = item.body.len(), "accepted");
         if let Some(found) = self.state.conversations.get_mut(&conversation) {
             found.queued_bytes += item.body.len();

@@ -64,7 +64,7 @@ impl Turn<'_> {
         self.forget_old_invitations()?;
         let mut token = [0; 16];
         self.state.rng.fill_bytes(&mut token);
-        let expires_at_ms = system_ms().saturating_add(ttl_ms);
+        let expires_at_ms = self.latest_ms.saturating_add(ttl_ms);
         let row = OutstandingInvitation { expires_at_ms, uses_left: uses };
         let hash = sha256(&[&token]);
         self.txn.put(INVITATIONS, hash.to_vec(), row.encode());
@@ -78,7 +78,8 @@ impl Turn<'_> {
     }
 
     fn forget_old_invitations(&mut self) -> Result<()> {
-        let now = system_ms();
+        // By a time that is confirmed: a clock that leapt ends none.
+        let now = self.now.wall_ms;
         let open = open_invitations(&self.txn)?;
         for (expires_at_ms, hash) in open.iter().take_while(|(expires_at_ms, _)| *expires_at_ms < now) {
             self.txn.delete(INVITATIONS, hash.to_vec());
@@ -162,7 +163,7 @@ impl Turn<'_> {
         let Some(mut invitation) = self.txn.sound_record::<OutstandingInvitation>(INVITATIONS, &key)? else {
             return Ok(false);
         };
-        if invitation.expires_at_ms < system_ms()
+        if self.now.is_past(invitation.expires_at_ms)
             || invitation.uses_left == 0
             || certificate.user == self.state.own.user
         {

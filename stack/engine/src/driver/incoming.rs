@@ -1,5 +1,7 @@
 //! Peers' logs: opening, parking, acknowledging.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, Record};
 use peerloom_core::wire::{
@@ -12,7 +14,7 @@ use tracing::{debug, debug_span, warn};
 
 use super::Turn;
 use super::state::{TimerKey, history_key, log_key};
-use crate::clock::system_ms;
+use crate::clock::{AGREEMENT, system_ms};
 use crate::event::{Event, Notice};
 use crate::history::shown;
 
@@ -144,6 +146,7 @@ impl Turn<'_> {
         if envelope.header.class == EntryClass::Application
             && now.is_past(envelope.header.expires_at_ms.saturating_add(EXPIRY_TOLERANCE_MS))
             && envelope.header.expires_at_ms > 0
+            && self.agrees_on_time(&log.device)
         {
             debug!(device = ?log.device, position, "an entry had expired when it came; it is not shown");
             self.state.refused.note(&envelope.header, Some(CannotOpenReason::Expired), now);
@@ -221,6 +224,13 @@ impl Turn<'_> {
             }
             Opened::Rejected(why) => self.reject(&envelope, why),
         }
+    }
+
+    /// Whether a device's clock and this one's agree. If not, one of them is wrong, and an entry that has expired by this
+    /// one is shown all the same: its owner knows best, and withdraws it where it is late.
+    fn agrees_on_time(&self, device: &DeviceId) -> bool {
+        let difference = self.state.clock_differences.get(device).copied().flatten();
+        difference.is_some_and(|ms| Duration::from_millis(ms) <= AGREEMENT)
     }
 
     fn reject(&mut self, envelope: &Envelope, why: &'static str) -> Result<Option<Position>> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{
     CONTACTS, CONVERSATIONS, ConversationInfo, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OutCursor,
     OutEntry, PENDING, QUARANTINE, key_order,
@@ -284,5 +285,6 @@ fn log_in(key: &[u8]) -> Result<LogId> {
 }
 
 fn damaged_key() -> Error {
-    Error::new(ErrorKind::Malformed, "store", "read", "a key is damaged; restore the store from a copy")
+    let message = format!("a key is damaged; {DAMAGED_REMEDY}");
+    Error::new(ErrorKind::Malformed, "store", "read", message)
 }

@@ -122,8 +122,7 @@ impl Turn<'_> {
             let held = Held {
                 conversation: log.conversation,
                 header: inbox.and_then(Inbox::newest).cloned(),
-                // The system's, confirmed or not: two that agree confirm each other.
-                time_ms: system_ms(),
+                time_ms: self.told_ms,
                 ack,
                 acknowledged: outbox.and_then(|outbox| outbox.acknowledged(&log.device)).cloned(),
             };
@@ -147,6 +146,8 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return Ok(());
         };
+        let ahead_ms = (held.time_ms > 0).then(|| held.time_ms.abs_diff(system_ms()));
+        self.state.clock_differences.insert(device, ahead_ms);
         // A link that is gone says nothing of the next one.
         let Some(first) = self.state.links.note_shown(&device, link, id) else { return Ok(()) };
         if !conversation.outbox.on_held(&device, held.header.as_ref()) {

@@ -101,6 +101,8 @@ pub(crate) struct State {
     pub(crate) refused: Refused,
     /// Logs whose owners are to be shown, at the end of this turn, what is held of them.
     pub(crate) to_show: BTreeSet<LogId>,
+    /// How far the clocks of devices are from the system's, in milliseconds, as they said on their last links.
+    pub(crate) clock_differences: HashMap<DeviceId, Option<u64>>,
     /// What devices showed of conversations that aren't known yet.
     pub(crate) early_held: EarlyHeld,
     /// Whether this store is the newest of its device.
@@ -256,6 +258,7 @@ impl State {
             faults: HashMap::new(),
             refused: Refused::default(),
             to_show: BTreeSet::new(),
+            clock_differences: HashMap::new(),
             early_held: EarlyHeld::default(),
             standing: OwnStanding::default(),
             parked: Parked::default(),

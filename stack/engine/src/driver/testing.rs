@@ -56,7 +56,7 @@ pub(super) fn in_a_turn_with(crypto: impl FnOnce(DeviceId) -> Arc<dyn Crypto>, w
     let mut state = State::new(EngineConfig::new(network), own, cryptos, contacts, directory, links, events, rng);
     let mut view = View::new(Arc::new(MemoryStorage::new()));
     let (txn, effects) = (view.begin(0), Effects::default());
-    work(&mut Turn { state: &mut state, txn, effects, now: NOW, may_seal: usize::MAX });
+    work(&mut Turn { state: &mut state, txn, effects, now: NOW, latest_ms: 1, told_ms: 1, may_seal: usize::MAX });
 }
 
 /// Adds a contact with so many devices, each with a session; gives their conversation and the devices' keys.

@@ -41,7 +41,7 @@ fn walk(
         });
         let left_out = snapshot.damaged().iter().filter(|(damaged, _)| *damaged == table).count();
         let damaged = || {
-            let message = format!("{left_out} rows are damaged; restore the store from a copy");
+            let message = format!("{left_out} rows are damaged; a node goes on without them");
             Error::new(ErrorKind::Malformed, "store", "read", message)
         };
         done(size, outcome.and_then(|()| if left_out == 0 { Ok(()) } else { Err(damaged()) }))?;

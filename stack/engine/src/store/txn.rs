@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{CRYPTO, Record, Table};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, StateTxn, Storage};
 use peerloom_crypto_primitives::sha256;
@@ -226,7 +227,7 @@ fn own_fault(error: Error) -> Error {
             Error::new(ErrorKind::Damaged, "store", "read", message).with_source(error)
         }
         _ => {
-            let message = "the store can't be read; if this lasts, restore it from a copy";
+            let message = format!("the store can't be read; if this lasts, {DAMAGED_REMEDY}");
             Error::new(ErrorKind::Storage, "store", "read", message).with_source(error)
         }
     }
