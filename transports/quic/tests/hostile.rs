@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerloom_core::wire::Address;
-use peerloom_core::{DeviceSecret, Transport};
+use peerloom_core::{DeviceSecret, ErrorKind, Transport};
 use peerloom_transport_quic::{QuicConfig, QuicTransport};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -72,9 +72,15 @@ async fn newcomers_get_past_half_handshakes(sources: &[IpAddr]) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     for seed in 200..205 {
         let honest = transport(seed, here);
-        honest.dial(&address, None, None).await.expect("a link in spite of the crowd");
-        let accepted = tokio::time::timeout(Duration::from_secs(30), accepting.accept()).await;
-        accepted.expect("in time").expect("a link");
+        // While the crowd rushes in, a newcomer of the same address may be displaced, too, and tries again as nodes do.
+        let dialed = async {
+            while let Err(error) = honest.dial(&address, None, None).await {
+                assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            accepting.accept().await.expect("a link");
+        };
+        tokio::time::timeout(Duration::from_secs(30), dialed).await.expect("a link in spite of the crowd");
     }
 }
 
