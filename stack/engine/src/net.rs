@@ -85,7 +85,7 @@ impl Network {
                 tasks.spawn(until_left(shared.clone(), take_found(shared.clone(), discovery.watch())));
             }
             tasks.spawn(until_left(shared.clone(), shared.signals.clone().run()));
-            let announcer = Announcer::new(shared.clone(), addresses.clone()).await?;
+            let announcer = Announcer::new(&shared, addresses.clone()).await?;
             tasks.spawn(until_left(shared.clone(), announcer.run(moved.subscribe())));
         }
         tasks.spawn(leave_discoveries(shared.clone()));

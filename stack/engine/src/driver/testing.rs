@@ -20,9 +20,10 @@ use peerloom_delivery::Now;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_core::Rng;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::state::Queued;
-use super::{Effects, LocalIdentity, State, Turn};
+use super::{DriverHandle, Effects, Input, LocalIdentity, SENDS, State, Turn, WAITING};
 use crate::config::EngineConfig;
 use crate::contacts::Contacts;
 use crate::directory::Directory;
@@ -57,6 +58,14 @@ pub(super) fn in_a_turn_with(crypto: impl FnOnce(DeviceId) -> Arc<dyn Crypto>, w
     let mut view = View::new(Arc::new(MemoryStorage::new()));
     let (txn, effects) = (view.begin(0), Effects::default());
     work(&mut Turn { state: &mut state, txn, effects, now: NOW, latest_ms: 1, told_ms: 1, may_seal: usize::MAX });
+}
+
+impl DriverHandle {
+    /// A handle whose inputs a test takes.
+    pub(crate) fn without_thread() -> (Self, mpsc::Receiver<Input>) {
+        let (inputs, taken) = mpsc::channel(WAITING);
+        (Self { inputs, sends: Arc::new(Semaphore::new(SENDS as usize)), failure: Arc::default() }, taken)
+    }
 }
 
 /// Adds a contact with so many devices, each with a session; gives their conversation and the devices' keys.

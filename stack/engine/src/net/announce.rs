@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use peerloom_core::backoff::Backoff;
 use peerloom_core::interfaces::{Scope, reachable, scope};
 use peerloom_core::names::{HostPort, canonical};
 use peerloom_core::wire::{
@@ -19,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use crate::clock::system_ms;
-use crate::driver::LocalIdentity;
+use crate::driver::{DriverHandle, LocalIdentity};
 
 /// How long our record is valid; it is announced again at every link.
 const LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -27,10 +28,10 @@ const LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
 const RENEWED_AFTER_MS: u64 = LIFETIME_MS / 4;
 /// How often that is looked at: timers stand still while a machine sleeps, and clocks leap.
 const LOOK: Duration = Duration::from_secs(60);
-/// The first wait after an announcement failed. Each further failure doubles it.
+/// The first wait after an announcement failed.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest such wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+const LONGEST_WAIT: Duration = LOOK;
 /// How long one discovery may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What an address takes in a record beside its own length, in bytes, at most.
@@ -150,7 +151,9 @@ pub(super) fn leads(address: &Address) -> Scope {
 
 /// Keeps this device announced.
 pub(super) struct Announcer {
-    shared: Arc<Shared>,
+    own: Arc<LocalIdentity>,
+    suites: Vec<SuiteId>,
+    driver: DriverHandle,
     addresses: Arc<Addresses>,
     deliveries: Deliveries,
     /// When the newest record was made, by the wall clock; `None` if the last attempt failed.
@@ -160,9 +163,10 @@ pub(super) struct Announcer {
 impl Announcer {
     /// Makes what is to be announced, and waits for no discovery. Fails only where no record can be made: then there
     /// is no store to work with.
-    pub(super) async fn new(shared: Arc<Shared>, addresses: Arc<Addresses>) -> Result<Self> {
+    pub(super) async fn new(shared: &Shared, addresses: Arc<Addresses>) -> Result<Self> {
+        let (own, suites, driver) = (shared.own.clone(), shared.suites.clone(), shared.driver.clone());
         let deliveries = Deliveries::new(shared.discoveries.clone());
-        let mut announcer = Self { shared, addresses, deliveries, made_at_ms: None };
+        let mut announcer = Self { own, suites, driver, addresses, deliveries, made_at_ms: None };
         announcer.make().await?;
         Ok(announcer)
     }
@@ -173,7 +177,7 @@ impl Announcer {
         loop {
             let mut changed = false;
             tokio::select! {
-                () = tokio::time::sleep(self.deliveries.wait().unwrap_or(LOOK).min(LOOK)) => {}
+                () = tokio::time::sleep(self.deliveries.wait().unwrap_or(LOOK)) => {}
                 () = self.addresses.changed.notified() => changed = true,
                 // What failed on the old network may work on the new one.
                 Ok(()) = moved.changed() => self.deliveries.hurry(),
@@ -202,12 +206,13 @@ impl Announcer {
             info!(?left_out, "a record has no room for all addresses");
         }
         self.warn_of_silence(&announced);
+        let devices = DiscoveryItem::of_devices(&own_devices(&self.own)?);
         let now = system_ms();
-        let record = record(&self.shared.own, &self.shared.suites, announced, now + LIFETIME_MS);
-        let signed = self.shared.driver.call(move |turn| turn.set_record(record)).await?;
+        let record = record(&self.own, &self.suites, announced, now + LIFETIME_MS);
+        let signed = self.driver.call(move |turn| turn.set_record(record)).await?;
         self.made_at_ms = Some(now);
         self.deliveries.begin(DiscoveryItem::Record(signed));
-        self.deliveries.begin(DiscoveryItem::of_devices(&own_devices(&self.shared.own)?));
+        self.deliveries.begin(devices);
         Ok(())
     }
 
@@ -227,14 +232,15 @@ struct Deliveries {
     items: BTreeMap<ItemKind, DiscoveryItem>,
     /// Discoveries, by number, that don't have an item yet.
     open: BTreeSet<(ItemKind, usize)>,
-    /// How long to wait before the next attempt.
-    wait: Duration,
+    backoff: Backoff,
+    /// Warned of, and not given since.
     failing: bool,
 }
 
 impl Deliveries {
     fn new(discoveries: Vec<Arc<dyn Discovery>>) -> Self {
-        Self { discoveries, items: BTreeMap::new(), open: BTreeSet::new(), wait: FIRST_WAIT, failing: false }
+        let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        Self { discoveries, items: BTreeMap::new(), open: BTreeSet::new(), backoff, failing: false }
     }
 
     /// A new item takes the place of the one before.
@@ -248,16 +254,22 @@ impl Deliveries {
 
     /// How long to wait before the next attempt; `None` where none is needed.
     fn wait(&self) -> Option<Duration> {
-        self.failing.then_some(self.wait)
+        self.backoff.wait()
     }
 
+    /// Something changed, by which the next attempt may work: an attempt follows at once.
     fn hurry(&mut self) {
-        self.wait = FIRST_WAIT;
+        self.backoff.reset();
     }
 
     fn failed(&mut self) {
-        self.wait = if self.failing { (self.wait * 2).min(LONGEST_WAIT) } else { FIRST_WAIT };
+        self.backoff.failed();
         self.failing = true;
+    }
+
+    fn worked(&mut self) {
+        self.backoff.reset();
+        self.failing = false;
     }
 
     /// Asks all at once those that lack an item.
@@ -288,7 +300,7 @@ impl Deliveries {
         }
         match failed {
             true => self.failed(),
-            false => self.failing = false,
+            false => self.worked(),
         }
     }
 }
@@ -306,6 +318,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::driver::Input;
 
     fn addresses(scheme: &str, places: impl IntoIterator<Item = String>) -> Vec<Address> {
         places.into_iter().map(|place| format!("{scheme}://{place}").parse().unwrap()).collect()
@@ -334,19 +347,23 @@ mod tests {
         assert_eq!(chosen.left_out, []);
     }
 
-    #[test]
-    fn a_record_with_the_longest_addresses_is_taken_by_others() {
+    fn own() -> LocalIdentity {
         let [user, recovery, device] = [1, 2, 3].map(|seed| SigningKey::from_seed(&[seed; 32]));
         let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
         let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, u64::MAX);
-        let own = LocalIdentity {
+        LocalIdentity {
             user: certificate.user,
             device: certificate.device,
             certificate: certificate.sign(|m| user.sign(m), |m| device.sign(m)),
             network: NetworkId::from_name("lab"),
             name: String::new(),
             key: device,
-        };
+        }
+    }
+
+    #[test]
+    fn a_record_with_the_longest_addresses_is_taken_by_others() {
+        let own = own();
         let suites: Vec<SuiteId> = (0..limits::SUITES as u16).map(|n| SuiteId(u16::MAX - n)).collect();
         let long = addresses("quic", (0..20).map(|n| format!("{}{n}.example:65535", "a".repeat(90))));
         let short = addresses("tcp", (10..30).map(|n| format!("[2001:db8:1111:2222:3333:4444:5555:66{n}]:65535")));
@@ -437,6 +454,37 @@ mod tests {
         }
         assert_eq!(deliveries.wait(), Some(LONGEST_WAIT));
         deliveries.begin(record("second"));
+        deliveries.attempt().await;
         assert_eq!(deliveries.wait(), Some(FIRST_WAIT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_cannot_be_made_is_tried_again_after_growing_waits() {
+        let (driver, mut inputs) = DriverHandle::without_thread();
+        let (own, suites) = (Arc::new(own()), Vec::new());
+        let addresses = Arc::new(Addresses::new(Vec::new(), &own, &suites));
+        let deliveries = Deliveries::new(Vec::new());
+        let announcer = Announcer { own, suites, driver, addresses, deliveries, made_at_ms: None };
+        let (moved, news) = watch::channel(());
+        let running = tokio::spawn(announcer.run(news));
+        let full = Error::new(ErrorKind::Full, "test", "write", "the disk is full");
+        let mut last = None;
+        let mut waits = Vec::new();
+        for attempt in 0..11 {
+            let Some(Input::Call(call)) = inputs.recv().await else { panic!("no call for a record") };
+            waits.extend(last.replace(Instant::now()).map(|last: Instant| last.elapsed().as_secs()));
+            call(Err(&full));
+            // A turn for the announcer to take that in.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if attempt == 8 {
+                moved.send(()).unwrap();
+            }
+        }
+        assert_eq!(
+            waits,
+            [1, 2, 4, 8, 16, 32, 60, 60, 0, 1],
+            "at once on another network, and then from the first wait on"
+        );
+        running.abort();
     }
 }
