@@ -379,10 +379,13 @@ impl Bundle {
         pb::Bundle { items: self.items.iter().map(Item::to_pb).collect() }.encode_to_vec().into()
     }
 
-    /// Decodes a bundle; the bodies are slices of `bytes`, not copies.
+    /// Decodes a bundle, which has at least one message; the bodies are slices of `bytes`, not copies.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         BUNDLE.check(&bytes)?;
         let pb = pb::Bundle::decode(bytes).map_err(|_| DecodeError::Malformed { what: BUNDLE.what })?;
+        if pb.items.is_empty() {
+            return Err(DecodeError::invalid(BUNDLE.what, "it has no message"));
+        }
         Ok(Self { items: pb.items.into_iter().map(Item::from_pb).collect::<Result<_, _>>()? })
     }
 }

@@ -230,6 +230,10 @@ fn promises_of_huge_lengths_are_refused() {
         bytes.extend([0; 64]);
         feed(&bytes);
     }
+    // An entry with no message in it would be settled without having shown anything.
+    for nothing in [&b""[..], &Bundle::default().encode(), &[0x9a, 0x06, 3, b'n', b'e', b'w']] {
+        assert!(Bundle::decode(Bytes::copy_from_slice(nothing)).is_err(), "{nothing:?}");
+    }
     // As many empty elements as fit a frame: two bytes each must not become a hundred.
     assert!(Bundle::decode(Bytes::from([0x0a, 0].repeat(500_000))).is_err());
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use peerloom_core::wire::{
     Address, DeviceCertificate, DeviceId, DeviceList, NetworkId, PeerRecord, PublicKey, PublishedKeyPackage, Roles,
-    ServiceKind, ServiceOffer, Signed, SuiteId, UserId, UserKeys, context,
+    ServiceKind, ServiceOffer, Signed, SuiteId, UserId, UserKeys, context, store,
 };
 use peerloom_core::{Admission, DeviceSecret, DeviceSigner, Standing};
 use peerloom_crypto_primitives::{SigningKey, verify};
@@ -58,6 +58,18 @@ fn of_seeds(seeds: [[u8; 32]; 3]) -> Identity {
 }
 
 impl Identity {
+    /// What a store holds of the [`identity`] with this number.
+    pub fn stored(&self, number: u8, network: NetworkId) -> store::Identity {
+        store::Identity {
+            user_seed: Some([number; 32]),
+            recovery_seed: None,
+            device_seed: [number ^ 0x80; 32],
+            certificate: self.certificate.clone(),
+            network,
+            name: format!("node-{number}"),
+        }
+    }
+
     /// Signs with the device's key.
     pub fn key(&self) -> SigningKey {
         SigningKey::from_seed(self.secret.expose())

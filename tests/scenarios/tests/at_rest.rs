@@ -146,18 +146,11 @@ impl Node {
         let crypto = Tapped { inner: mls(number), seen: tapped, recipes: recipe, calls: call };
         let address = format!("memory://{number}").parse().expect("an address");
         let layers = Layers {
-            transports: vec![Arc::new(MemoryTransport::new(links, address, made.key))],
+            transports: vec![Arc::new(MemoryTransport::new(links, address, made.key.clone()))],
             discoveries: Vec::new(),
             storage: Arc::new(storage.clone()),
             cryptos: vec![Arc::new(crypto)],
-            identity: store::Identity {
-                user_seed: Some([number; 32]),
-                recovery_seed: None,
-                device_seed: [number ^ 0x80; 32],
-                certificate: made.certificate,
-                network: network(),
-                name: format!("node-{number}"),
-            },
+            identity: made.stored(number, network()),
         };
         let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
         engine.start().await.expect("a network");

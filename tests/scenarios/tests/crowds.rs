@@ -13,7 +13,7 @@ use futures_util::{FutureExt, SinkExt};
 use peerloom_conformance::identity::identity;
 use peerloom_conformance::tcp::Tcp;
 use peerloom_core::memory::{MemoryCrypto, MemoryStorage};
-use peerloom_core::wire::{Address, Verdict, store};
+use peerloom_core::wire::{Address, Verdict};
 use peerloom_core::{Channel, ChannelClass, Link, Transport};
 use peerloom_engine::{Cursor, Engine, EngineConfig, Layers};
 use peerloom_secured::Secured;
@@ -47,14 +47,7 @@ async fn node(kind: Kind, number: u8, storage: &MemoryStorage) -> Engine {
         discoveries: Vec::new(),
         storage: Arc::new(storage.clone()),
         cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
-        identity: store::Identity {
-            user_seed: Some([number; 32]),
-            recovery_seed: None,
-            device_seed: [number ^ 0x80; 32],
-            certificate: made.certificate,
-            network: network(),
-            name: format!("node-{number}"),
-        },
+        identity: made.stored(number, network()),
     };
     let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
     engine.start().await.expect("a network");

@@ -4,22 +4,19 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use common::by_hand::{address, node};
 use common::stranger::{greet, hear, hello, key, network, say};
 use common::{Running, eventually, fails, init, init_with, invitation, ok, ok_json};
 use futures_util::SinkExt;
 use peerloom_conformance::identity::{Identity, identity};
-use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryStorage, MemoryTransport};
+use peerloom_core::memory::{MemoryNetwork, MemoryTransport};
 use peerloom_core::wire::handshake::{Role, auth_input};
-use peerloom_core::wire::{
-    Address, Auth, DeviceCertificate, Hello, Invitation, Refusal, Roles, UserId, UserKeys, Verdict, store,
-};
+use peerloom_core::wire::{Auth, DeviceCertificate, Hello, Invitation, Refusal, Roles, UserId, UserKeys, Verdict};
 use peerloom_core::{ChannelClass, Transport};
 use peerloom_crypto_primitives::SigningKey;
 use peerloom_discovery_invite::encode;
-use peerloom_engine::{Engine, EngineConfig, Layers};
 use serde_json::Value;
 
 fn peers(folder: &Path) -> Vec<Value> {
@@ -172,31 +169,6 @@ fn adding_again_finds_an_inviter_that_moved() {
     speaks(&bob, &alice, &first.user, "and later");
 }
 
-fn address(name: &str) -> Address {
-    format!("memory://{name}").parse().expect("an address")
-}
-
-async fn node(number: u8, links: &MemoryNetwork) -> Engine {
-    let made = identity(number);
-    let layers = Layers {
-        transports: vec![Arc::new(MemoryTransport::new(links, address("node"), made.key.clone()))],
-        discoveries: Vec::new(),
-        storage: Arc::new(MemoryStorage::new()),
-        cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
-        identity: store::Identity {
-            user_seed: Some([number; 32]),
-            recovery_seed: None,
-            device_seed: [number ^ 0x80; 32],
-            certificate: made.certificate,
-            network: network(),
-            name: "node".into(),
-        },
-    };
-    let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
-    engine.start().await.expect("a network");
-    engine
-}
-
 /// The device of one identity, certified for the user of another one.
 fn hello_as(device: &Identity, user: u8) -> Hello {
     let [user, recovery] = [user, user ^ 0x40].map(|seed| SigningKey::from_seed(&[seed; 32]));
@@ -216,10 +188,10 @@ async fn the_token_goes_to_nobody_but_the_user_that_the_invitation_names() {
         token: [5; 16],
         expires_at_s: u32::MAX,
         network: Invitation::network_of(&network()),
-        addresses: vec![address("mallory")],
+        addresses: vec![address(66)],
         name: "carol".into(),
     };
-    let place = MemoryTransport::new(&links, address("mallory"), mallory.key.clone());
+    let place = MemoryTransport::new(&links, address(66), mallory.key.clone());
     let mut door = place.listen(None).await.expect("a listener");
     let contact = bob.add_contact(invitation.clone()).await.expect("a contact");
     // What comes after the other side's hello and signature: nothing, if the user isn't the right one.
@@ -247,9 +219,9 @@ async fn the_token_goes_to_nobody_but_the_user_that_the_invitation_names() {
     // Another user's certificate for that device changes nothing any more.
     let other = Invitation { user: mallory.user, ..invitation };
     assert!(bob.add_contact(other).await.is_err());
-    let dialer = MemoryTransport::new(&links, address("elsewhere"), mallory.key.clone());
+    let dialer = MemoryTransport::new(&links, address(200), mallory.key.clone());
     for (user, expected) in [(66, Verdict::Refused(Refusal::NotAContact)), (50, Verdict::Accepted)] {
-        let link = dialer.dial(&address("node"), None, None).await.expect("a link");
+        let link = dialer.dial(&address(1), None, None).await.expect("a link");
         let mut control = link.open(ChannelClass::Control).await.expect("a channel");
         let token = bob.invite(Duration::from_secs(60), 1).await.expect("an invitation").token;
         let verdict = greet(&link, &mut control, &mallory, &hello_as(&mallory, user), Some(token)).await;
@@ -274,9 +246,9 @@ async fn a_device_that_a_link_names_may_dial_first() {
         name: "carol".into(),
     };
     bob.add_contact(invitation).await.expect("a contact");
-    let dialer = MemoryTransport::new(&links, address("elsewhere"), carol.key.clone());
+    let dialer = MemoryTransport::new(&links, address(200), carol.key.clone());
     for (user, expected) in [(66, Verdict::Refused(Refusal::NotAContact)), (50, Verdict::Accepted)] {
-        let link = dialer.dial(&address("node"), None, None).await.expect("a link");
+        let link = dialer.dial(&address(1), None, None).await.expect("a link");
         let mut control = link.open(ChannelClass::Control).await.expect("a channel");
         let verdict = greet(&link, &mut control, &carol, &hello_as(&carol, user), None).await;
         assert_eq!(verdict, Some(expected), "{user}");

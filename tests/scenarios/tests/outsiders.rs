@@ -16,7 +16,7 @@ use peerloom_core::memory::{
 use peerloom_core::storage::scan_all;
 use peerloom_core::wire::store::TABLES;
 use peerloom_core::wire::{
-    Address, ConversationId, Frame, KeyPackage, KeyPackageRequest, PeerRecord, Refusal, Verdict, context, store,
+    Address, ConversationId, Frame, KeyPackage, KeyPackageRequest, PeerRecord, Refusal, Verdict, context,
 };
 use peerloom_core::{Channel, ChannelClass, KeyRange, Link, Listener, Storage, Transport};
 use peerloom_engine::{Engine, EngineConfig, Layers};
@@ -38,14 +38,7 @@ impl Alice {
             discoveries: vec![Arc::new(MemoryDiscovery::new(&directory))],
             storage: Arc::new(storage.clone()),
             cryptos: vec![Arc::new(MemoryCrypto::new(made.device))],
-            identity: store::Identity {
-                user_seed: Some([1; 32]),
-                recovery_seed: None,
-                device_seed: [0x81; 32],
-                certificate: made.certificate,
-                network: network(),
-                name: "alice".into(),
-            },
+            identity: made.stored(1, network()),
         };
         let engine = Engine::open(layers, EngineConfig::new(network())).await.expect("an engine");
         engine.start().await.expect("a network");

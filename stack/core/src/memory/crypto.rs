@@ -24,6 +24,11 @@ impl MemoryCrypto {
         Self { device }
     }
 
+    /// The payload of an application entry of a device, for tests that play it by hand.
+    pub fn payload(device: &DeviceId, associated_data: &[u8], plaintext: &[u8]) -> Bytes {
+        [&checksum(device, associated_data, plaintext), plaintext].concat().into()
+    }
+
     fn handshake(&self, devices: Vec<DeviceId>, joins: Vec<DeviceId>) -> Outgoing {
         let named: Vec<u8> = [self.device].iter().chain(&joins).flat_map(|d| *d.as_bytes()).collect();
         let named = Bytes::from(named);

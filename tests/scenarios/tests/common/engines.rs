@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use peerloom_conformance::identity::identity;
 use peerloom_core::memory::{MemoryCrypto, MemoryNetwork, MemoryTransport};
+use peerloom_core::wire::NetworkId;
 use peerloom_core::wire::store::Contact;
-use peerloom_core::wire::{NetworkId, store};
 use peerloom_core::{Crypto, DeviceSecret, Discovery, Result, Storage, Transport};
 use peerloom_crypto_mls::MlsCrypto;
 use peerloom_engine::{Cursor, Engine, EngineConfig, Layers};
@@ -45,14 +45,7 @@ pub fn layers(
     storage: Arc<dyn Storage>,
     cryptos: Vec<Arc<dyn Crypto>>,
 ) -> Layers {
-    let identity = store::Identity {
-        user_seed: Some([number; 32]),
-        recovery_seed: None,
-        device_seed: [number ^ 0x80; 32],
-        certificate: identity(number).certificate,
-        network: network(),
-        name: format!("node-{number}"),
-    };
+    let identity = identity(number).stored(number, network());
     Layers { transports, discoveries, storage, cryptos, identity }
 }
 

@@ -1,6 +1,7 @@
 //! Running the command.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod by_hand;
 pub mod stranger;
 
 use std::io::{BufRead, BufReader};
