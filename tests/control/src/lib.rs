@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,9 +18,14 @@ pub struct Control {
 }
 
 impl Control {
+    /// Where the node that runs on a folder listens for commands.
+    pub fn socket(folder: &Path) -> PathBuf {
+        folder.join("node.sock")
+    }
+
     /// Connects to the node that runs on a folder; `None` if none does.
     pub fn connect(folder: &Path) -> Option<Self> {
-        let stream = UnixStream::connect(folder.join("node.sock")).ok()?;
+        let stream = UnixStream::connect(Self::socket(folder)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(Self { reader: BufReader::new(stream), next: 0 })
     }

@@ -187,7 +187,7 @@ fn listeners_live_with_few_files() {
     let _bob = Running::start(&bob);
     eventually("the contact", || ok(&alice, &["contacts"]).contains("bob"));
 
-    let commands: Vec<_> = (0..100).filter_map(|_| UnixStream::connect(alice.join("node.sock")).ok()).collect();
+    let commands: Vec<_> = (0..100).filter_map(|_| UnixStream::connect(Control::socket(&alice)).ok()).collect();
     let figures: Vec<_> = (0..100).filter_map(|_| TcpStream::connect(&metrics).ok()).collect();
     assert!(commands.len() > 64 && figures.len() > 64, "all were taken in or wait");
     eventually("a refusal", || {
@@ -363,7 +363,7 @@ fn one_client_takes_no_more_than_its_part() {
 
     // What is no request is answered, and ends its connection alone.
     for line in ["nonsense", r#"{"id":1,"op":"unheard-of"}"#, r#"{"id":1,"op":"inbox","limit":-1}"#] {
-        let mut stream = UnixStream::connect(alice.join("node.sock")).expect("a node");
+        let mut stream = UnixStream::connect(Control::socket(&alice)).expect("a node");
         stream.write_all(format!("{line}\n").as_bytes()).expect("written");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("the end");
@@ -375,7 +375,7 @@ fn one_client_takes_no_more_than_its_part() {
     let before = peak(running.pid());
     let begun: Vec<UnixStream> = (0..30)
         .map(|_| {
-            let mut stream = UnixStream::connect(alice.join("node.sock")).expect("a node");
+            let mut stream = UnixStream::connect(Control::socket(&alice)).expect("a node");
             stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a timeout");
             // Those that have no place are not read.
             let _ = stream.write_all(&vec![b'x'; 7 << 20]);

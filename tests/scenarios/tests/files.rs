@@ -88,7 +88,7 @@ fn folders_that_others_can_change_are_refused() {
     set_mode(&folder, 0o700);
 
     // What another user made listen there gets no message to read.
-    let trap = UnixListener::bind(folder.join("node.sock")).expect("a socket");
+    let trap = UnixListener::bind(Control::socket(&folder)).expect("a socket");
     trap.set_nonblocking(true).expect("a mode");
     set_mode(&folder, 0o777);
     let (_, complaint) = fails(&folder, &["send", "bob", "a secret"]);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Running, SEALED, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines};
+use common::{Control, Running, SEALED, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines};
 
 #[test]
 fn two_nodes_talk() {
@@ -47,7 +47,7 @@ fn two_nodes_talk() {
     // Ctrl-C ends it cleanly, and the folder can be read without it.
     let pid = running_bob.pid().to_string();
     std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
-    eventually("bob to end", || !bob.join("node.sock").exists());
+    eventually("bob to end", || !Control::socket(&bob).exists());
     assert!(ok(&bob, &["inbox"]).contains("mum: hello"));
     drop(running_alice);
 }
@@ -108,7 +108,7 @@ fn an_invitation_needs_no_waiting_for_the_node() {
     let base = tempfile::tempdir().expect("a folder");
     let alice = init(base.path(), "alice");
     let mut follow = common::command(&alice, &["inbox", "--follow"]).spawn().expect("a process");
-    eventually("its socket", || common::Control::connect(&alice).is_some());
+    eventually("its socket", || Control::connect(&alice).is_some());
     assert!(ok(&alice, &["invite"]).starts_with("peerloom://invite/"));
     follow.kill().expect("a signal");
     follow.wait().expect("an end");
@@ -235,10 +235,18 @@ fn the_documents_are_what_the_code_says() {
 #[test]
 fn completions_and_manual_pages_are_made() {
     let base = tempfile::tempdir().expect("a folder");
-    for shell in ["bash", "zsh", "fish"] {
-        assert!(ok(base.path(), &["completions", shell]).contains("invite"), "{shell}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = ok(base.path(), &["completions", shell]);
+        assert!(script.contains("invite") && !script.contains("bench-peer"), "{shell}");
+        assert!(script.contains("--lifetime") || script.contains("-l lifetime"), "{shell}: options of commands");
+        assert!(script.contains("--json") || script.contains("-l json"), "{shell}: options of all commands");
     }
     ok(base.path(), &["man", &base.path().to_string_lossy()]);
+    for page in std::fs::read_dir(base.path()).expect("a folder") {
+        let path = page.expect("a page").path();
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(!path.ends_with("peerloom-bench-peer.1") && !text.contains("bench-peer"), "{}", path.display());
+    }
     let page = std::fs::read_to_string(base.path().join("peerloom-invite.1")).expect("a page");
     assert!(page.contains("lifetime"), "{page}");
 }

@@ -10,9 +10,19 @@ use crate::output::say;
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "peerloom", &mut script);
+    clap_complete::generate(shell, &mut visible(), "peerloom", &mut script);
     say(String::from_utf8_lossy(&script).trim_end());
     Ok(())
+}
+
+/// The command without what `--help` hides: completions would offer that.
+fn visible() -> clap::Command {
+    let all = Arguments::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    clap::Command::new("peerloom")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(shown)
 }
 
 pub(super) fn pages(folder: &Path) -> Result<()> {
