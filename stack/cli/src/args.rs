@@ -515,9 +515,8 @@ fn count<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 }
 
 fn lifetime(text: &str) -> Result<std::time::Duration, String> {
-    const LONGEST: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
     let lifetime = duration(text)?;
-    let good = lifetime.as_millis() > 0 && lifetime <= LONGEST;
+    let good = peerloom::INVITATION_LIFETIME.contains(&lifetime);
     good.then_some(lifetime).ok_or_else(|| "it takes from 1ms to 365d".into())
 }
 

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerloom_core::wire::{NetworkId, store};
-use peerloom_core::{Crypto, Discovery, Storage, Transport};
+use peerloom_core::{Crypto, Discovery, Error, ErrorKind, Result, Storage, Transport};
 
-/// How long a message may wait to be delivered; an invitation lasts no longer.
+/// How long a message may wait to be delivered.
 pub const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+/// How long an invitation may be good for.
+pub const INVITATION_LIFETIME: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(365 * 24 * 3600);
+/// How long each wait of the delivery rules may be.
+pub const DELIVERY_WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);
 
 /// The layers, as the configuration chose them.
 pub struct Layers {
@@ -29,9 +34,9 @@ pub struct Layers {
 pub struct EngineConfig {
     /// The network; nodes of other networks are refused.
     pub network: NetworkId,
-    /// The delivery rules' numbers.
+    /// The delivery rules' numbers; each wait is within [`DELIVERY_WAIT`].
     pub delivery: peerloom_delivery::Config,
-    /// How long a message may wait to be delivered.
+    /// How long a message may wait to be delivered, within [`TTL`].
     pub ttl: Duration,
     /// Most messages of one conversation that wait to be acknowledged.
     pub max_queued_messages: usize,
@@ -57,4 +62,24 @@ impl EngineConfig {
             max_links: 1024,
         }
     }
+
+    /// Refuses a duration outside its range.
+    pub(crate) fn check(&self) -> Result<()> {
+        let delivery = &self.delivery;
+        let waits = [delivery.ack_timeout, delivery.gap_wait, delivery.rejoin_every];
+        if let Some(wait) = waits.iter().chain(&delivery.retry_delays).find(|wait| !DELIVERY_WAIT.contains(wait)) {
+            let message = format!("a wait of the delivery rules takes from 1ms to 7d, and not {wait:?}");
+            return Err(Error::new(ErrorKind::Invalid, "engine", "open", message));
+        }
+        check_ttl(self.ttl, "open")
+    }
+}
+
+/// Refuses a time that no message may wait.
+pub(crate) fn check_ttl(ttl: Duration, operation: &'static str) -> Result<()> {
+    if TTL.contains(&ttl) {
+        return Ok(());
+    }
+    let message = format!("a message may wait from 1s to 365d to be delivered, and not {ttl:?}");
+    Err(Error::new(ErrorKind::Invalid, "engine", operation, message))
 }

@@ -21,7 +21,7 @@ use rand::rngs::{StdRng, SysRng};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::clock::Clock;
-use crate::config::{EngineConfig, Layers, TTL};
+use crate::config::{EngineConfig, INVITATION_LIFETIME, Layers, check_ttl};
 use crate::contacts::{Contacts, suites};
 use crate::directory::Directory;
 use crate::driver::{
@@ -80,6 +80,7 @@ impl Engine {
     }
 
     fn open_now(layers: Layers, config: EngineConfig) -> Result<Self> {
+        config.check()?;
         let Layers { transports, discoveries, storage, cryptos, identity } = layers;
         if identity.network != config.network {
             let message = "the folder's identity belongs to another network; set `network` back, or use another folder";
@@ -206,10 +207,7 @@ impl Engine {
         body: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Sending> {
-        if let Some(ttl) = ttl.filter(|ttl| !TTL.contains(ttl)) {
-            let message = format!("a message may wait from 1s to 365d to be delivered, and not {ttl:?}");
-            return Err(Error::new(ErrorKind::Invalid, "engine", "send", message));
-        }
+        ttl.map_or(Ok(()), |ttl| check_ttl(ttl, "send"))?;
         let room = self.driver.room(body.len() + content_type.len()).await?;
         let (reply, answer) = oneshot::channel();
         let ttl = ttl.unwrap_or(self.config.ttl);
@@ -232,11 +230,11 @@ impl Engine {
         self.submit(conversation, content_type, body, ttl).await?.await
     }
 
-    /// Makes an invitation that lets `uses` contacts in during `lifetime`, of at most 365 days. The node must be
-    /// started.
+    /// Makes an invitation that lets `uses` contacts in during `lifetime`: within
+    /// [`INVITATION_LIFETIME`](crate::INVITATION_LIFETIME), else `Invalid`. The node must be started.
     pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Invitation> {
-        if lifetime > *TTL.end() {
-            let message = "an invitation is good for at most 365d";
+        if !INVITATION_LIFETIME.contains(&lifetime) {
+            let message = format!("an invitation may be good for from 1ms to 365d, and not {lifetime:?}");
             return Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
         }
         let ttl_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);

@@ -18,7 +18,7 @@ mod metrics;
 mod net;
 mod store;
 
-pub use config::{EngineConfig, Layers, TTL};
+pub use config::{DELIVERY_WAIT, EngineConfig, INVITATION_LIFETIME, Layers, TTL};
 pub use contacts::{ID_MARK, ID_PREFIX, contact_word};
 pub use driver::{QueuedEntry, StoreStanding};
 pub use engine::{Engine, Sending};

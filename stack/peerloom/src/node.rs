@@ -68,7 +68,7 @@ impl Conversation<'_> {
     }
 
     /// Sends a body of at most 1 MiB with a media type (RFC 6838; empty means plain text), and
-    /// perhaps another lifetime than the configured one. Cancelled, it is like [`send`](Self::send).
+    /// perhaps another lifetime than the configured one, within [`TTL`](crate::TTL). Cancelled, it is like [`send`](Self::send).
     pub async fn send_bytes(&self, content_type: &str, body: Bytes, ttl: Option<Duration>) -> Result<MessageId> {
         self.submit(content_type, body, ttl).await?.await
     }
@@ -158,8 +158,8 @@ impl Node {
         self.engine.addresses().await
     }
 
-    /// Makes an invitation link that lets `uses` contacts in during `lifetime`. The node must be
-    /// started, since the link says where it listens.
+    /// Makes an invitation link that lets `uses` contacts in during `lifetime`: within
+    /// [`INVITATION_LIFETIME`](crate::INVITATION_LIFETIME), else `Invalid`. The node must be started, since the link says where it listens.
     pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<String> {
         Ok(invite::encode(&self.engine.invite(lifetime, uses).await?))
     }

@@ -4,9 +4,9 @@ mod common;
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use common::{Running, eventually, fails, init, introduce, ok, peerloom, text};
+use common::{Control, Running, eventually, fails, init, introduce, ok, peerloom, text};
 
 #[test]
 fn files_are_checked_with_their_lines() {
@@ -181,9 +181,23 @@ fn lifetimes_have_limits() {
     }
     for lifetime in ["0s", "366d", "99999999d"] {
         let (code, complaint) = fails(&alice, &["invite", "--lifetime", lifetime]);
-        assert_eq!(code, 2, "{lifetime}: {complaint}");
+        assert!(code == 2 && complaint.contains("from 1ms to 365d"), "{lifetime}: {complaint}");
     }
     assert!(!ok(&bob, &["queue"]).contains("alice"), "nothing was accepted");
+    // Another program on the socket gets no more than the command.
+    let _running = Running::start(&bob);
+    let mut control = Control::connect(&bob).expect("a node");
+    let invite = |lifetime_ms: u64| json!({ "op": "invite", "lifetime_ms": lifetime_ms, "uses": 1 });
+    let send = |ttl_ms: u64| json!({ "op": "send", "contact": "alice", "text": "hello", "ttl_ms": ttl_ms });
+    const YEAR: u64 = 365 * 24 * 3600 * 1000;
+    for request in [invite(0), invite(YEAR + 1), invite(u64::MAX), send(0), send(999), send(YEAR + 1), send(u64::MAX)] {
+        let answer = control.request(request.clone()).expect("an answer");
+        assert_eq!(answer["error"]["kind"], "Invalid", "{request}: {answer}");
+    }
+    for request in [invite(1), invite(YEAR), send(1000), send(YEAR)] {
+        let answer = control.request(request.clone()).expect("an answer");
+        assert!(answer["error"].is_null() && !answer["ok"].is_null(), "{request}: {answer}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use peerloom_core::{
     Batch, Discovery, DiscoveryCaps, Error, ErrorKind, Found, Link, Listener, Result, Signaling, Snapshot, Storage,
     StorageCaps, Transport, TransportCaps,
 };
-use peerloom_engine::{Cursor, Engine, Event, MessageState};
+use peerloom_engine::{Cursor, Engine, EngineConfig, Event, MessageState};
 use tokio::sync::Notify;
 
 fn fault() -> Error {
@@ -148,6 +148,31 @@ impl Discovery for Finder {
 
     async fn shutdown(&self) {
         self.inner.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn every_duration_that_an_engine_is_given_has_a_range() {
+    let open = async |change: &dyn Fn(&mut EngineConfig, Duration), duration: Duration| {
+        let mut config = engines::config();
+        change(&mut config, duration);
+        let transport = Arc::new(engines::transport(1, &MemoryNetwork::default()));
+        let layers = engines::layers(1, vec![transport], vec![], Disk::new(), vec![engines::crypto(1, false)]);
+        Engine::open(layers, config).await
+    };
+    let changes: [&dyn Fn(&mut EngineConfig, Duration); 5] = [
+        &|config, ttl| config.ttl = ttl,
+        &|config, wait| config.delivery.ack_timeout = wait,
+        &|config, wait| config.delivery.retry_delays.push(wait),
+        &|config, wait| config.delivery.gap_wait = wait,
+        &|config, wait| config.delivery.rejoin_every = wait,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        for duration in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            let refused = open(change, duration).await.err().expect("a refusal");
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{number}, {duration:?}: {refused}");
+        }
+        open(change, Duration::from_secs(60)).await.expect("a minute is good for all");
     }
 }
 
