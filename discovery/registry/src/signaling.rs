@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use data_encoding::BASE64URL_NOPAD;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use peerloom_core::signaling::received;
 use peerloom_core::wire::{DeviceId, Signed};
 use peerloom_core::{Carried, Error, ErrorKind, IceServer, Result, SignalCarrier};
 use peerloom_registry_protocol::limits;
@@ -61,11 +61,7 @@ impl SignalCarrier for RegistrySignaling {
     }
 
     fn receive(&self) -> BoxStream<'static, Carried> {
-        let receiver = self.shared.receive();
-        futures_util::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|signal| (signal, receiver))
-        })
-        .boxed()
+        received(self.shared.receive())
     }
 
     async fn ice_servers(&self) -> Vec<IceServer> {

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+pub(crate) use peerloom::core::terminal::printable;
+use peerloom::core::terminal::shell_word;
 use tokio::sync::Notify;
 
 /// Why stdout can't be written to any more.
@@ -78,22 +80,7 @@ pub(crate) fn hint(folder: &Path, words: &[&str]) -> String {
     let folder = folder.as_os_str().as_bytes();
     let folder = if folder == b"." { vec![] } else { vec![&b"-C"[..], folder] };
     let words = [&b"peerloom"[..]].into_iter().chain(folder).chain(words.iter().map(|word| word.as_bytes()));
-    words.map(quoted).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a shell reads it. One that can't be printed as it is gets `$'…'`, as bash, zsh and POSIX.1-2024 have it. A
-/// word with a zero byte can't be written in a shell at all.
-fn quoted(word: &[u8]) -> String {
-    if let Ok(text) = std::str::from_utf8(word)
-        && printable(text) == text
-    {
-        return shlex::try_quote(text).map_or_else(|_| "''".into(), Into::into);
-    }
-    let byte = |byte: &u8| match byte {
-        b' '..=b'~' if !b"'\\!".contains(byte) => char::from(*byte).to_string(),
-        other => format!("\\x{other:02x}"),
-    };
-    format!("$'{}'", word.iter().map(byte).collect::<String>())
+    words.map(shell_word).collect::<Vec<_>>().join(" ")
 }
 
 /// A progress line that is overwritten; nothing when stderr isn't a terminal.
@@ -137,23 +124,6 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Text from outside as one line that is safe for a terminal: control characters are shown as their pictures.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\t' => c,
-            c if (c as u32) < 0x20 => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
-            '\u{7f}'..='\u{9f}'
-            | '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-            c => c,
-        })
-        .collect()
-}
-
 /// A text of several lines as one message's: lines after the first are set in, so that none of them can
 /// look like somebody else's message.
 pub(crate) fn set_in(text: &str) -> String {
@@ -169,11 +139,10 @@ pub(crate) fn colours() -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::{hint, printable, set_in};
+    use super::{hint, set_in};
 
     #[test]
-    fn terminals_are_not_controlled_from_outside() {
-        assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}\nd"), "a␛[2Jb␍c\u{fffd}␊d");
+    fn lines_after_the_first_are_set_in() {
         assert_eq!(set_in("a\u{85}\nb"), "a\u{fffd}\n    b");
     }
 

@@ -27,6 +27,7 @@ pub mod signaling;
 pub mod signer;
 pub mod storage;
 pub mod stream;
+pub mod terminal;
 pub mod transport;
 pub mod windows;
 

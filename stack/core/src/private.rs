@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use zeroize::Zeroizing;
 
+use crate::terminal::shell_word;
 use crate::{Error, ErrorKind, Result};
 
 /// Bits of a mode by which others than the owner may read, write or enter.
@@ -335,11 +337,10 @@ fn link(path: &Path) -> Error {
 
 /// A path as one word of a POSIX shell.
 fn word(path: &Path) -> String {
-    let text = path.to_string_lossy();
+    let bytes = path.as_os_str().as_bytes();
     // Not an option.
-    let text = if text.starts_with('-') { format!("./{text}") } else { text.into_owned() };
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    let here: &[u8] = if bytes.starts_with(b"-") { b"./" } else { b"" };
+    shell_word(&[here, bytes].concat())
 }
 
 fn shown(path: &Path) -> String {

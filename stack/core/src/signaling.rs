@@ -8,11 +8,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use peerloom_wire::{DeviceId, SessionId, Signed};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::Result;
+
+/// What a receiver gets, as the stream of a `receive`.
+pub fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> BoxStream<'static, T> {
+    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) }).boxed()
+}
 
 /// Carries signed signals between two devices before a link exists.
 ///

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use peerloom_wire::{DeviceId, SessionId, Signed};
 use tokio::sync::mpsc;
 
 use super::storage::lock;
+use crate::signaling::received;
 use crate::{Carried, Error, ErrorKind, Result, Signal, SignalCarrier, Signaling};
 
 /// Signals that wait to be received.
@@ -45,10 +45,7 @@ impl<T: Send + 'static> SignalingHub<T> {
     fn receive(&self, device: DeviceId) -> BoxStream<'static, T> {
         let (sender, receiver) = mpsc::channel(WAITING);
         lock(&self.0).insert(device, sender);
-        futures_util::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|signal| (signal, receiver))
-        })
-        .boxed()
+        received(receiver)
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use peerloom_core::signaling::received;
 use peerloom_core::wire::{Address, DeviceId, SessionId, Signed};
 use peerloom_core::{Error, ErrorKind, IceServer, Result, Signal, Signaling, SignalingCaps};
 use tokio::sync::{Mutex, mpsc};
@@ -137,12 +138,7 @@ impl Signaling for Manual {
 
     fn receive(&self) -> BoxStream<'static, Signal> {
         let answers = self.answers.try_lock().ok().and_then(|mut answers| answers.take());
-        let next = |answers: Option<mpsc::Receiver<Signal>>| async move {
-            let mut answers = answers?;
-            let signal = answers.recv().await?;
-            Some((signal, Some(answers)))
-        };
-        futures_util::stream::unfold(answers, next).boxed()
+        answers.map_or_else(|| stream::empty().boxed(), received)
     }
 
     async fn ice_servers(&self) -> Vec<IceServer> {

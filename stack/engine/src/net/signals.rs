@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, select_all};
+use peerloom_core::signaling::received;
 use peerloom_core::wire::signal::{LIFETIME_MS, MANUAL_LIFETIME_MS};
 use peerloom_core::wire::{Allowance, DeviceId, NetworkId, SessionId, Signed, SignedSignal, context, limits};
 use peerloom_core::{
@@ -198,7 +199,7 @@ impl Signaling for SignalingRouter {
     fn receive(&self) -> BoxStream<'static, Signal> {
         let (sender, receiver) = mpsc::channel(WAITING);
         self.book().receivers.push(sender);
-        stream(receiver)
+        received(receiver)
     }
 
     async fn ice_servers(&self) -> Vec<IceServer> {
@@ -208,14 +209,6 @@ impl Signaling for SignalingRouter {
         }
         servers
     }
-}
-
-fn stream<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> BoxStream<'static, T> {
-    futures_util::stream::unfold(
-        receiver,
-        |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
-    )
-    .boxed()
 }
 
 #[cfg(test)]

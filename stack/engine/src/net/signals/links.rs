@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use peerloom_core::signaling::received;
 use peerloom_core::wire::{Allowance, DeviceId, Frame, Signed, SignedSignal};
 use peerloom_core::{Carried, Error, ErrorKind, Result, SignalCarrier};
 use tokio::sync::mpsc;
@@ -123,7 +124,7 @@ impl SignalCarrier for LinkCarrier {
     fn receive(&self) -> BoxStream<'static, Carried> {
         let (sender, receiver) = mpsc::channel(WAITING);
         self.book().receivers.push(sender);
-        super::stream(receiver)
+        received(receiver)
     }
 }
 
