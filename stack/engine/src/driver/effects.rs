@@ -120,6 +120,13 @@ impl Effects {
         std::mem::take(&mut self.notices).into_iter().filter_map(receipt).collect()
     }
 
+    /// The frames for control channels, in order.
+    #[cfg(test)]
+    pub(crate) fn take_control(&mut self) -> Vec<Frame> {
+        let frames = std::mem::take(&mut self.control).into_iter();
+        frames.filter_map(|(_, frame)| Frame::decode(frame).ok().flatten()).collect()
+    }
+
     /// The gaps that are reported: whose log, and the first and last position.
     #[cfg(test)]
     pub(crate) fn take_gaps(&mut self) -> Vec<(DeviceId, u64, u64)> {

@@ -411,3 +411,55 @@ fn is_peers_fault(error: &Error) -> bool {
     use ErrorKind as K;
     matches!(error.kind(), K::Malformed | K::Unauthenticated | K::TooLarge | K::UnsupportedVersion)
 }
+
+#[cfg(test)]
+mod tests {
+    use peerloom_core::memory::MemoryCrypto;
+    use peerloom_core::wire::{Header, RosterId};
+    use peerloom_delivery::Now;
+
+    use super::super::testing::{in_a_turn, meet};
+    use super::*;
+
+    /// An entry that has expired is refused only where both clocks agree: otherwise one of them is wrong, and which one
+    /// nobody knows.
+    #[test]
+    fn what_has_expired_by_a_clock_that_may_be_wrong_is_opened() {
+        let agrees = Some(u64::try_from(AGREEMENT.as_millis()).unwrap());
+        let differs = agrees.map(|ms| ms + 1);
+        for (told, reason) in [
+            (agrees, CannotOpenReason::Expired),
+            // It is opened, for which there is no session.
+            (differs, CannotOpenReason::NoSession),
+            (None, CannotOpenReason::NoSession),
+        ] {
+            in_a_turn(|turn| {
+                let (conversation, devices) = meet(turn, 1);
+                turn.now = Now { wall_ms: 10_000_000, ..turn.now };
+                let (device, key) = &devices[0];
+                turn.state.clock_differences.insert(*device, told);
+                turn.effects.take_control();
+                let header = Header {
+                    log: LogId { device: *device, conversation },
+                    position: 1,
+                    class: EntryClass::Application,
+                    suite: MemoryCrypto::SUITE,
+                    expires_at_ms: 9_000_000,
+                    roster: RosterId::from_bytes([0; 32]),
+                    excluded: Vec::new(),
+                    joins: Vec::new(),
+                    previous: None,
+                };
+                let payload = Bytes::from_static(b"sealed");
+                let header = header.sign(&payload, |message| key.sign(message));
+                turn.open(Envelope { header, payload, welcome: Bytes::new(), hops: 0 }).unwrap();
+                let frames = turn.effects.take_control();
+                let said = frames.iter().find_map(|frame| match frame {
+                    Frame::CannotOpen(cannot_open) => Some(cannot_open.reason),
+                    _ => None,
+                });
+                assert_eq!(said, Some(reason), "{told:?}");
+            });
+        }
+    }
+}
