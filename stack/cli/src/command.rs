@@ -32,7 +32,7 @@ use crate::{bench, demo, metrics};
 
 pub(crate) use init::{free_port, init_folder};
 pub(crate) use registry::temporary as temporary_registry;
-use show::{show_event, show_message};
+use show::{once_only, show_event, show_message};
 
 /// Runs the command that the arguments ask for.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -146,7 +146,9 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
     let showing = session.clone();
     let follow = move || {
         let shown = showing.follow(None, |event| {
-            if !run.quiet {
+            if run.quiet || is_lost() {
+                once_only(&event).iter().for_each(|line| note(line));
+            } else {
                 show_event(&event, json)
             }
         });
@@ -332,6 +334,8 @@ async fn inbox(session: Session, json: bool, inbox: Inbox) -> Result<()> {
             done = session.follow(Some(after), |event| {
                 if event["event"] == "message" {
                     show_message(&event, json);
+                } else {
+                    once_only(&event).iter().for_each(|line| note(line));
                 }
             }) => done,
             () = interrupted() => Ok(()),

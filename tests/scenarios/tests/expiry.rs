@@ -99,3 +99,28 @@ fn a_lifetime_that_passes_while_no_node_runs_is_reported_once() {
     eventually("the last one", || ok_lines(&bob, &["inbox"]).len() == 3);
     assert_eq!(again.failed(), [], "said once");
 }
+
+/// What failed while no node ran is said by whatever runs next, though it shows no other events.
+#[test]
+fn each_command_that_runs_a_node_says_what_failed() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, _) = acquainted(base.path());
+    for arguments in [&["run", "--quiet"][..], &["inbox", "--follow"], &["chat", "bob"], &["run"]] {
+        send(&alice, &["bob", "too late", "--ttl", "1s"]);
+        std::thread::sleep(Duration::from_millis(1500));
+        let output = base.path().join("output");
+        let out = std::fs::File::create(&output).expect("a file");
+        let mut running = command(&alice, arguments)
+            .stdin(Stdio::piped())
+            .stdout(out.try_clone().expect("a file"))
+            .stderr(out)
+            .spawn()
+            .expect("a process");
+        eventually("the failure", || {
+            std::fs::read_to_string(&output).expect("the output").contains("bob: 1 failed: it expired")
+        });
+        drop(running.stdin.take());
+        let _ = running.kill();
+        let _ = running.wait();
+    }
+}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::screen::{Screen, Typed};
-use super::show::message_line;
+use super::show::{message_line, once_only};
 use super::{notices, rows, text};
 use crate::args::Chat;
 use crate::control::Request;
@@ -126,7 +126,12 @@ fn on_event(event: &Value, with: &With, state: &Mutex<State>, screen: &Screen) {
     match event["event"].as_str().unwrap_or_default() {
         "message" if theirs => message_line(event).into_iter().for_each(|line| screen.say(&line)),
         "delivered" if theirs => settle(event, &Outcome::Delivered, state, screen),
-        "failed" if theirs => settle(event, &Outcome::Failed(text(event, "reason")), state, screen),
+        "failed" if theirs => {
+            if !is_of(event, state) {
+                once_only(event).iter().for_each(|line| screen.note(line));
+            }
+            settle(event, &Outcome::Failed(text(event, "reason")), state, screen);
+        }
         "peer_up" if theirs => {
             let mut state = lock(state);
             let first = state.devices.is_empty();
@@ -141,8 +146,15 @@ fn on_event(event: &Value, with: &With, state: &Mutex<State>, screen: &Screen) {
                 screen.note(&presence(with, &state));
             }
         }
-        _ => {}
+        _ => once_only(event).iter().for_each(|line| screen.note(line)),
     }
+}
+
+/// Whether an event is about messages that were sent here.
+fn is_of(event: &Value, state: &Mutex<State>) -> bool {
+    let state = lock(state);
+    let mut ids = event["messages"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    ids.any(|id| state.sending.contains_key(id))
 }
 
 /// Marks messages whose outcome is known.

@@ -12,11 +12,27 @@ pub(super) fn show_event(event: &Value, json: bool) {
         say_json(event);
         return;
     }
-    let Ok(view) = serde_json::from_value::<EventView>(event.clone()) else {
-        return;
-    };
+    match serde_json::from_value::<EventView>(event.clone()) {
+        Ok(EventView::Message(message)) => say(&line_of(&message)),
+        Ok(view) => say(&line_of_event(view)),
+        Err(_) => {}
+    }
+}
+
+/// The line for a person of an event that is sent once and can't be read anywhere later: a command that shows no other
+/// events has to show these all the same.
+pub(super) fn once_only(event: &Value) -> Option<String> {
+    let view = serde_json::from_value::<EventView>(event.clone()).ok()?;
+    let once = matches!(
+        view,
+        EventView::Failed { .. } | EventView::StoreRestored | EventView::StoreCopied | EventView::PeerRestored { .. }
+    );
+    once.then(|| line_of_event(view))
+}
+
+fn line_of_event(view: EventView) -> String {
     let line = match view {
-        EventView::Message(message) => return say(&line_of(&message)),
+        EventView::Message(message) => return line_of(&message),
         EventView::Delivered { contact, messages, .. } => {
             format!("{contact}: {} delivered", messages.len())
         }
@@ -49,7 +65,7 @@ pub(super) fn show_event(event: &Value, json: bool) {
         ),
         EventView::Lagged { missed } => format!("{missed} events were missed"),
     };
-    say(&format!("* {}", printable(&line)));
+    format!("* {}", printable(&line))
 }
 
 pub(super) fn show_message(message: &Value, json: bool) {
