@@ -47,6 +47,13 @@ impl Clock {
             warn!(behind_ms, "the system's clock went back since the last run; set it right");
         }
         let confirmed = last_seen_ms == 0 || system_ms <= last_seen_ms.saturating_add(millis(LEAP));
+        if !confirmed {
+            let hours = (system_ms - last_seen_ms) / 3_600_000;
+            warn!(
+                hours,
+                "the system's clock is well after the last run; nothing expires by it before it lasted ten minutes or contacts' clocks agree"
+            );
+        }
         Self {
             start: Instant::now(),
             base_ms: system_ms.max(last_seen_ms),

@@ -19,6 +19,9 @@ const BUFFER: usize = 512;
 /// Bytes of messages that may wait for the slowest subscriber; further ones are read from the store again.
 const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
+/// Messages that are known as reported.
+const REMEMBERED: usize = 1024;
+
 /// Messages read at once when a subscriber catches up, and the wait when they can't be read.
 const PAGE: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
@@ -186,14 +189,21 @@ pub(crate) struct EventSource {
     waiting: Arc<AtomicUsize>,
     /// Events that must not be missed and came while there was no subscriber; the first one gets them.
     unheard: Arc<Mutex<VecDeque<Event>>>,
+    /// The newest messages that were reported as delivered. While a store fails, what was settled may be lost again and
+    /// again, and its acknowledgement come again.
+    delivered: Arc<Mutex<VecDeque<MessageId>>>,
 }
 
 impl EventSource {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::channel(BUFFER).0, waiting: Arc::default(), unheard: Arc::default() }
+        let sender = broadcast::channel(BUFFER).0;
+        Self { sender, waiting: Arc::default(), unheard: Arc::default(), delivered: Arc::default() }
     }
 
     pub(crate) fn send(&self, notice: Notice) {
+        if self.is_known(&notice) {
+            return;
+        }
         let passed = match notice {
             Notice::Messages(messages) => {
                 let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
@@ -216,6 +226,21 @@ impl EventSource {
             let excess = unheard.len().saturating_sub(BUFFER);
             unheard.drain(..excess);
         }
+    }
+
+    /// Whether a delivery was reported a short while ago.
+    fn is_known(&self, notice: &Notice) -> bool {
+        let Notice::Other(Event::Receipt { messages, state: MessageState::Delivered, .. }) = notice else {
+            return false;
+        };
+        let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        if messages.iter().all(|message| delivered.contains(message)) {
+            return true;
+        }
+        delivered.extend(messages.iter());
+        let excess = delivered.len().saturating_sub(REMEMBERED);
+        delivered.drain(..excess);
+        false
     }
 
     pub(crate) fn subscribe(&self, reader: Reader, after: Cursor) -> EventStream {
@@ -304,5 +329,30 @@ impl EventStream {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While a store fails, the same acknowledgement may come every 100 ms.
+    #[test]
+    fn a_delivery_is_reported_once() {
+        let source = EventSource::new();
+        let delivered = |numbers: &[u16]| {
+            let id = |number: &u16| {
+                let [high, low] = number.to_be_bytes();
+                MessageId::from_bytes(std::array::from_fn(|at| [high, low][at % 2]))
+            };
+            let (conversation, messages) = (ConversationId::from_bytes([1; 32]), numbers.iter().map(id).collect());
+            Notice::Other(Event::Receipt { conversation, messages, state: MessageState::Delivered })
+        };
+        assert!(!source.is_known(&delivered(&[1, 2])));
+        assert!((0..10).all(|_| source.is_known(&delivered(&[1, 2])) && source.is_known(&delivered(&[2]))));
+        assert!(!source.is_known(&delivered(&[2, 3])), "one of them is new");
+        // What is remembered is bounded.
+        (100..5000).for_each(|number| assert!(!source.is_known(&delivered(&[number]))));
+        assert_eq!(source.delivered.lock().unwrap().len(), REMEMBERED);
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of the `quic` kind.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use peerloom_core::interfaces::{Scope, scope};
@@ -46,7 +46,11 @@ impl QuicConfig {
     pub(crate) fn listen_address(&self) -> Result<SocketAddr, SettingsError> {
         let example = "expected an IP address and a port, such as \"0.0.0.0:4433\" or \"[::]:4433\"";
         let wrong = |_| SettingsError::new("listen", format!("`{}` is not an address; {example}", self.listen));
-        self.listen.parse().map_err(wrong)
+        let place: SocketAddr = self.listen.parse().map_err(wrong)?;
+        if place.ip().is_multicast() || place.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(SettingsError::new("listen", format!("`{}` is no device's address; {example}", self.listen)));
+        }
+        Ok(place)
     }
 
     pub(crate) fn advertised(&self) -> Result<Vec<HostPort>, SettingsError> {
@@ -71,5 +75,25 @@ impl KindConfig for QuicConfig {
         self.listen_address()?;
         self.advertised()?;
         check_liveness(self.keep_alive.0, self.idle_timeout.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_no_device_has_is_not_listened_at() {
+        for (listen, good) in [
+            ("0.0.0.0:0", true),
+            ("[::1]:4433", true),
+            ("224.0.0.1:5000", false),
+            ("255.255.255.255:0", false),
+            ("[ff02::1]:1", false),
+            ("localhost:1", false),
+        ] {
+            let config = QuicConfig { listen: listen.into(), ..QuicConfig::default() };
+            assert_eq!(config.validate().is_ok(), good, "{listen}");
+        }
     }
 }

@@ -40,8 +40,14 @@ pub fn overrides_from(variables: impl Iterator<Item = (OsString, OsString)>) -> 
     let invalid = |message: String| Error::new(ErrorKind::Invalid, "config", "read the environment", message);
     let mut found = Vec::new();
     for (name, value) in variables {
-        // Names that are not UTF-8 are nobody's settings.
-        let Ok(name) = name.into_string() else { continue };
+        let name = match name.into_string() {
+            Ok(name) => name,
+            Err(name) if name.to_string_lossy().starts_with(PREFIX) => {
+                return Err(invalid(format!("{}: the variable's name is not UTF-8; unset it", name.to_string_lossy())));
+            }
+            // Nobody's settings.
+            Err(_) => continue,
+        };
         if let Some(path) = name.strip_prefix(PREFIX) {
             let value =
                 value.into_string().map_err(|_| invalid(format!("{name}: the variable's value is not UTF-8")))?;
@@ -107,6 +113,9 @@ mod tests {
             let message = from(name, value).expect_err(name).message().to_owned();
             assert!(message.starts_with(name) && message.contains(said), "{message}");
         }
+        let name = OsString::from_vec(b"PEERLOOM__STORAGE__\xffKIND".to_vec());
+        let error = overrides_from([(name, "sqlite".into())].into_iter()).expect_err("a name that isn't UTF-8");
+        assert!(error.message().contains("PEERLOOM__STORAGE__") && error.message().contains("not UTF-8"), "{error}");
         for other in ["PEERLOOM_PASSPHRASE", "PEERLOOM_NAMESPACE", "PEERLOOM_PORT", "HOME", "PEERLOOM_"] {
             assert_eq!(from(other, b"\xff").expect(other), [], "{other}");
         }
