@@ -250,3 +250,39 @@ fn what_is_wrong_is_told_within_bounds() {
         assert!(code == 2 && complaint.contains("a file that the node makes itself"), "{complaint}");
     }
 }
+
+/// Each wrong value and each unknown key has a line, whatever else is wrong in its table.
+#[test]
+fn check_says_everything_that_is_wrong() {
+    let base = tempfile::tempdir().expect("a folder");
+    let file = base.path().join("several.toml");
+    let text = r#"name = "x"
+network = "n"
+[[transport]]
+kind = "quic"
+listen = "x"
+keep_alive = "x"
+idle_timeout = "0s"
+unheard = 1
+[[discovery]]
+kind = "invite"
+[storage]
+kind = "redb"
+path = 3
+cache_mib = "8"
+[[crypto]]
+kind = "mls-classical"
+[delivery]
+ttl = "0s"
+max_links = 1979-05-27
+retry_delays = [1, "2s", "x"]
+max_queued_bytes = inf
+other = 1
+"#;
+    std::fs::write(&file, text).expect("a file");
+    let output = command(base.path(), &["check", &file.to_string_lossy()]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2));
+    let lines: Vec<usize> = (1..=text.lines().count()).filter(|n| said.contains(&format!(".toml:{n}:"))).collect();
+    assert_eq!(lines, [5, 6, 7, 8, 13, 14, 18, 19, 20, 21, 22], "{said}");
+}

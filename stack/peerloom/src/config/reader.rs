@@ -3,7 +3,7 @@
 use std::env::VarError;
 use std::path::Path;
 
-use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Passphrase, SettingsError};
+use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Passphrase, Settings, SettingsError};
 use peerloom_core::{Kinds, Layer};
 use serde::Serialize;
 use serde_json::Value;
@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         let complete = source.schema().complete(&settings);
         match complete.and_then(|settings| source.bring(&settings, self.folder, &mut kinds)) {
             Ok(()) => self.kinds = kinds,
-            Err(error) => drop(self.explain::<()>(table, name, &error)),
+            Err(error) => self.explain(table, name, &error),
         }
         self.secret |= source.schema().holds_secret(&settings);
     }
@@ -180,19 +180,18 @@ impl<'a> Reader<'a> {
         } else {
             None
         };
-        if !self.check_keys(&table, info.schema, &format!("{header} of kind `{name}`")) {
-            return None;
-        }
+        let before = self.problems.count();
+        self.check_keys(&table, info.schema, &format!("{header} of kind `{name}`"));
         let Ok(mut settings) = table.to_settings() else {
             return None;
         };
-        if layer == Layer::Storage
-            && let Some(error) = own_files::clash(self.folder, &settings)
-        {
-            return self.explain(&table, &layer.to_string(), &error);
+        let clash = own_files::clash(self.folder, &settings).filter(|_| layer == Layer::Storage);
+        let wrong = every_error(known_to(info.schema, &settings), |settings| info.validate(settings));
+        for error in clash.into_iter().chain(wrong) {
+            self.explain(&table, &layer.to_string(), &error);
         }
-        if let Err(error) = info.validate(&settings) {
-            return self.explain(&table, &layer.to_string(), &error);
+        if self.problems.count() > before {
+            return None;
         }
         if let Some(Choice { kind, settings: mut inner, .. }) = inner {
             inner.insert("kind".into(), kind.into());
@@ -204,19 +203,21 @@ impl<'a> Reader<'a> {
     fn section<S: KindConfig + Serialize>(&mut self, table: Tree, name: &str) -> Option<S> {
         let schema = schemars::schema_for!(S).to_value();
         let what = if name.is_empty() { "the file".to_owned() } else { format!("[{name}]") };
-        if !self.check_keys(&table, &schema, &what) {
-            return None;
+        let before = self.problems.count();
+        self.check_keys(&table, &schema, &what);
+        let settings = known_to(&schema, &table.to_settings().ok()?);
+        for error in every_error(settings.clone(), |settings| kinds::parse::<S>(settings).map(drop)) {
+            self.explain(&table, name, &error);
         }
-        let settings = table.to_settings().ok()?;
-        kinds::parse(&settings).map_or_else(|error| self.explain(&table, name, &error), Some)
+        if self.problems.count() > before { None } else { kinds::parse(&settings).ok() }
     }
 
-    fn explain<T>(&mut self, table: &Tree, name: &str, error: &SettingsError) -> Option<T> {
+    fn explain(&mut self, table: &Tree, name: &str, error: &SettingsError) {
         let (place, problem) = table.explain(name, error);
         self.problems.add(place, problem);
-        None
     }
 
+    /// Whether a table has no keys but those that it may have.
     fn check_keys(&mut self, table: &Tree, schema: &Value, what: &str) -> bool {
         let known: Vec<String> = keys(schema).into_iter().map(|k| k.name).collect();
         let sections = match what {
@@ -235,6 +236,28 @@ impl<'a> Reader<'a> {
         }
         self.problems.count() == before
     }
+}
+
+/// Those settings that a schema has keys for.
+fn known_to(schema: &Value, settings: &Settings) -> Settings {
+    let known: Vec<String> = keys(schema).into_iter().map(|key| key.name).collect();
+    settings.iter().filter(|(key, _)| known.contains(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Everything that is wrong with settings: whatever is said of one key, the others are looked at without it.
+fn every_error(
+    mut settings: Settings,
+    validate: impl Fn(&Settings) -> Result<(), SettingsError>,
+) -> Vec<SettingsError> {
+    let mut errors = Vec::new();
+    while let Err(error) = validate(&settings) {
+        let key = error.path.trim_start_matches('.').split(['.', '[']).next().unwrap_or_default().to_owned();
+        errors.push(error);
+        if settings.remove(&key).is_none() {
+            break;
+        }
+    }
+    errors
 }
 
 /// How a layer's table begins in a file.
