@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Registry, fails, init, ok};
+use common::{Registry, command, fails, init, ok};
 use peerloom::config::{self, Delivery, FILE_NAME, General};
 use peerloom::core::kinds::Range;
 use peerloom::{Config, Event, Kinds, Layer, MessageState, Node, Override, builtin};
