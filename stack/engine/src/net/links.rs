@@ -1,18 +1,24 @@
 //! The links that are up, and how devices without one stand.
 
+mod budget;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use peerloom_core::Link;
 use peerloom_core::wire::{ConversationId, DeviceId, Negotiated, Restored, Stated, UserId};
-use peerloom_core::{Error, ErrorKind, Link, Result};
 use peerloom_delivery::ConnectionState;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+pub(super) use budget::Budget;
+use budget::Budgets;
+pub(crate) use budget::Held;
 
 use super::status::{LinkInfo, PeerStatus};
 use super::trouble::{Trouble, Troubles};
@@ -25,69 +31,27 @@ const WAITING: usize = 1024;
 const OF_ONE: usize = 3;
 /// A device with all of them gets another one, in place of its oldest, once that is this old.
 const YOUNG: Duration = Duration::from_secs(5);
-/// What the links of one device, and all links, may have waiting for the delivery thread, in KiB.
-const DEVICE_BUDGET_KIB: usize = 8 * 1024;
-const NODE_BUDGET_KIB: usize = 64 * 1024;
 
 /// The links of this node. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Links(Arc<Inner>);
 
+#[derive(Default)]
 struct Inner {
     book: Mutex<Book>,
     refused: AtomicU64,
     skipped: AtomicU64,
     dialer: Notify,
-    budget: Arc<Semaphore>,
     /// The notice of a store that isn't its device's newest, and that it is known.
     notice: OnceLock<Stated<Restored>>,
     left: CancellationToken,
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        Self {
-            book: Mutex::default(),
-            refused: AtomicU64::default(),
-            skipped: AtomicU64::default(),
-            dialer: Notify::default(),
-            budget: Arc::new(Semaphore::new(NODE_BUDGET_KIB)),
-            notice: OnceLock::new(),
-            left: CancellationToken::new(),
-        }
-    }
-}
-
-/// What frames of one device may hold until the delivery thread took them.
-#[derive(Clone)]
-pub(super) struct Budget {
-    device: Arc<Semaphore>,
-    node: Arc<Semaphore>,
-}
-
-/// What one frame holds of the budgets.
-pub(crate) struct Held {
-    _device: OwnedSemaphorePermit,
-    _node: OwnedSemaphorePermit,
-}
-
-impl Budget {
-    /// Waits until there is room for a frame of so many bytes.
-    pub(super) async fn hold(&self, bytes: usize) -> Result<Held> {
-        let cost = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        let gone = |_| Error::new(ErrorKind::Closed, "engine", "link", "the node is shut down");
-        let _device = self.device.clone().acquire_many_owned(cost).await.map_err(gone)?;
-        let _node = self.node.clone().acquire_many_owned(cost).await.map_err(gone)?;
-        Ok(Held { _device, _node })
-    }
 }
 
 #[derive(Default)]
 struct Book {
     /// Newest last: that one is written to.
     up: HashMap<DeviceId, Vec<Entry>>,
-    /// Budgets of devices that have links, or frames that wait.
-    budgets: HashMap<DeviceId, Weak<Semaphore>>,
+    budgets: Budgets,
     /// What the dialer hasn't heard of yet.
     news: News,
     /// How devices without a link stand.
@@ -136,19 +100,6 @@ pub(super) struct Registered {
     pub(super) redundant: Vec<Arc<dyn Link>>,
 }
 
-impl Book {
-    /// The budget of a device, the same for all its links and for frames of links that ended.
-    fn budget(&mut self, device: DeviceId) -> Arc<Semaphore> {
-        if let Some(budget) = self.budgets.get(&device).and_then(Weak::upgrade) {
-            return budget;
-        }
-        self.budgets.retain(|_, budget| budget.strong_count() > 0);
-        let budget = Arc::new(Semaphore::new(DEVICE_BUDGET_KIB));
-        self.budgets.insert(device, Arc::downgrade(&budget));
-        budget
-    }
-}
-
 impl Links {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,7 +126,7 @@ impl Links {
         let id = book.next;
         book.states.remove(&device);
         book.news.changed.insert(device);
-        let budget = Budget { device: book.budget(device), node: self.0.budget.clone() };
+        let budget = book.budgets.of(device);
         let entries = book.up.entry(device).or_default();
         while entries.len() >= OF_ONE {
             entries.remove(0).link.close("the device has links enough");
@@ -427,6 +378,7 @@ mod tests {
 
     use tokio::task::unconstrained;
 
+    use super::budget::{DEVICE_BUDGET_KIB, NODE_BUDGET_KIB};
     use super::*;
 
     const OWN: DeviceId = DeviceId::from_bytes([0; 32]);
