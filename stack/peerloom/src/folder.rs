@@ -44,7 +44,7 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
     match read(folder)? {
         Some((_, noted)) if noted != instance => {
             let message = format!(
-                "{}: the store is not the one that belongs to this folder; put the right one back, or begin with an empty folder: a restored store must not be used, since it would use keys a second time",
+                "{}: the store is not the one that belongs to this folder; move that one back if you still have it as it was last used, else {DAMAGED_REMEDY}",
                 folder.display()
             );
             Err(error(ErrorKind::Invalid, message))
