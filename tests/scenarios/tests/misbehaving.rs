@@ -59,7 +59,7 @@ async fn a_malicious_contact_harms_only_itself() {
         let odd = seal(Header { suite, ..header(position, EntryClass::Application, true) }, Bytes::from(vec![1; 2000]));
         say(&mut chat, Frame::Envelope(odd).encode()).await;
     }
-    // Somebody else's log, and positions at the far end.
+    // The log of another device, and positions at the far end.
     let log_of = |device| LogId { device, conversation };
     let other = Header { log: log_of(identity(5).device), ..header(1, EntryClass::Application, false) };
     let other = seal(other, Bytes::new());

@@ -45,7 +45,7 @@ pub fn overrides_from(variables: impl Iterator<Item = (OsString, OsString)>) -> 
             Err(name) if name.to_string_lossy().starts_with(PREFIX) => {
                 return Err(invalid(format!("{}: the variable's name is not UTF-8; unset it", name.to_string_lossy())));
             }
-            // Nobody's settings.
+            // A variable of another program.
             Err(_) => continue,
         };
         if let Some(path) = name.strip_prefix(PREFIX) {
