@@ -165,7 +165,7 @@ pub(crate) struct Invite {
     /// How long the link can be used.
     #[arg(long, default_value = "7d", value_parser = lifetime)]
     pub(crate) lifetime: std::time::Duration,
-    /// How many contacts it lets in.
+    /// How many contacts it lets in: at most 4,294,967,295.
     #[arg(long, default_value = "1", value_parser = count::<NonZeroU32>)]
     pub(crate) uses: NonZeroU32,
     /// Draw the link as a QR code, too.
@@ -225,7 +225,7 @@ pub(crate) struct Inbox {
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
     /// How many messages: the newest, or with --after the next.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value = "50", value_parser = number::<usize>)]
     pub(crate) limit: usize,
 }
 
@@ -282,7 +282,7 @@ pub(crate) struct RegistryArgs {
     #[arg(long)]
     pub(crate) only_private: bool,
     /// Work that each announcement must show, in leading zero bits.
-    #[arg(long, value_name = "BITS", default_value_t = 0)]
+    #[arg(long, value_name = "BITS", default_value = "0", value_parser = number::<u32>)]
     pub(crate) work: u32,
     /// A STUN server to hand out.
     #[arg(long = "stun", value_name = "URL")]
@@ -381,10 +381,10 @@ pub(crate) struct Bench {
     #[arg(long, default_value = "3", value_parser = count::<NonZeroUsize>)]
     pub(crate) runs: NonZeroUsize,
     /// How long the figure `steady` is taken, in seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value = "60", value_parser = number::<u64>)]
     pub(crate) seconds: u64,
     /// Idle peers to connect for the memory figure.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value = "100", value_parser = number::<usize>)]
     pub(crate) peers: usize,
     /// Only these figures (by default all).
     #[arg(long, value_enum)]
@@ -422,7 +422,18 @@ fn address(text: &str) -> Result<std::net::SocketAddr, String> {
 }
 
 fn count<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| "it takes a whole number from 1 on".into())
+    text.parse().map_err(|_| large_or(text, "it takes a whole number from 1 on"))
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| large_or(text, "it takes a whole number"))
+}
+
+/// What is wrong with a number.
+fn large_or(text: &str, other: &str) -> String {
+    let digits = text.trim_start_matches('0');
+    let large = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if large { "the number is too large".into() } else { other.into() }
 }
 
 fn lifetime(text: &str) -> Result<std::time::Duration, String> {

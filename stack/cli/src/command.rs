@@ -178,6 +178,10 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
         say_json(&answer);
         return Ok(());
     }
+    match printable(&text(&answer, "cut_off")) {
+        cut_off if cut_off.is_empty() => {}
+        cut_off => note(&format!("note: {cut_off}")),
+    }
     say(&link);
     if session.is_local() {
         note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");

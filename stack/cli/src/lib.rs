@@ -21,6 +21,8 @@ use std::sync::OnceLock;
 use args::Arguments;
 use peerloom::core::panics;
 use peerloom::{Error, ErrorKind, Kinds, Result, Retry, builtin};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 static KINDS: OnceLock<fn() -> Result<Kinds>> = OnceLock::new();
 
@@ -48,6 +50,9 @@ const BLOCKING: usize = 32;
 
 /// Runs the command with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // Files are for their owner, whatever the umask takes from the owner as well.
+    let before = umask(Mode::from_raw_mode(0o077));
+    umask(before & Mode::from_raw_mode(0o077));
     let words: Vec<OsString> = arguments.into_iter().collect();
     let code = match args::parse(&words) {
         Ok(arguments) => execute(arguments),
@@ -93,7 +98,11 @@ fn explain(words: &[OsString], error: &clap::Error) -> ExitCode {
     }
     let message = error.to_string();
     output::note(message.trim_end());
-    if words.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
+    if words
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word == "--json" || word.as_encoded_bytes().starts_with(b"--json="))
+    {
         let message = message.split("\n\nUsage").next().unwrap_or_default();
         let error =
             Error::new(ErrorKind::Invalid, "command", "read the arguments", message.trim_start_matches("error: "));

@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::args::LogFormat;
-use crate::output::complain;
+use crate::output::{complain, show_above};
 
 /// Lines that wait for a reader of stderr; further ones are lost.
 const WAITING: usize = 4096;
@@ -89,15 +89,17 @@ impl Stderr {
         let counted = lost.clone();
         let write = move || {
             for output in lines {
-                let mut stderr = std::io::stderr().lock();
                 match output {
-                    Output::Line(line) => drop(stderr.write_all(&line)),
+                    Output::Line(line) if show_above(String::from_utf8_lossy(&line).trim_end()) => {}
+                    Output::Line(line) => drop(std::io::stderr().lock().write_all(&line)),
                     // The one that waited has given up.
                     Output::Done(done) => drop(done.try_send(())),
                 }
                 match counted.swap(0, Ordering::Relaxed) {
                     0 => {}
-                    lost => drop(writeln!(stderr, "{lost} lines were lost, since nobody read the log")),
+                    lost => {
+                        drop(writeln!(std::io::stderr().lock(), "{lost} lines were lost, since nobody read the log"));
+                    }
                 }
             }
         };

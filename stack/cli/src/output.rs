@@ -8,7 +8,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub(crate) use peerloom::core::terminal::printable;
 use peerloom::core::terminal::shell_word;
@@ -72,12 +72,38 @@ pub(crate) fn complain(message: &str) {
 /// A note beside the result, for a person. Parts of it may come from outside.
 pub(crate) fn note(message: &str) {
     let lines: Vec<String> = message.split('\n').map(printable).collect();
-    let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
+    let lines = lines.join("\n");
+    if !show_above(&lines) {
+        let _ = writeln!(std::io::stderr().lock(), "{lines}");
+    }
+}
+
+/// Shows lines above the one that is being typed.
+type Above = Box<dyn Fn(&str) + Send>;
+
+/// What has the terminal, if something does.
+static ABOVE: Mutex<Option<Above>> = Mutex::new(None);
+
+/// From now on notes and the log are shown by this: what has the terminal must know all that is printed there.
+pub(crate) fn give_terminal(above: Option<Above>) {
+    *ABOVE.lock().unwrap_or_else(PoisonError::into_inner) = above;
+}
+
+/// Shows lines above the one that is being typed; false where nothing has the terminal.
+pub(crate) fn show_above(lines: &str) -> bool {
+    let above = ABOVE.lock().unwrap_or_else(PoisonError::into_inner);
+    above.as_ref().is_some_and(|above| {
+        above(lines);
+        true
+    })
 }
 
 /// A command on the same folder, as a person can paste it into a shell: nothing in it is expanded or taken for an option.
 pub(crate) fn hint(folder: &Path, words: &[&str]) -> String {
     let folder = folder.as_os_str().as_bytes();
+    // Not an option.
+    let marked = [b"./", folder].concat();
+    let folder = if folder.starts_with(b"-") { marked.as_slice() } else { folder };
     let folder = if folder == b"." { vec![] } else { vec![&b"-C"[..], folder] };
     let words = [&b"peerloom"[..]].into_iter().chain(folder).chain(words.iter().map(|word| word.as_bytes()));
     words.map(shell_word).collect::<Vec<_>>().join(" ")
@@ -162,6 +188,7 @@ mod tests {
             ])
         );
         assert_eq!(super::hint(Path::new("."), &["run"]), "peerloom run");
+        assert_eq!(super::hint(Path::new("-x"), &["run"]), "peerloom -C ./-x run");
         assert_eq!(super::hint(Path::new("we\nird'"), &["run"]), r"peerloom -C $'we\x0aird\x27' run");
     }
 }

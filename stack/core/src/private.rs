@@ -12,10 +12,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 #[cfg(target_os = "linux")]
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::{Error, Result};
@@ -29,6 +32,8 @@ use checks::{
 const BACKLOG: i32 = 128;
 /// Most bytes of a file that is read whole: all of them are short.
 const LONGEST: u64 = 1024 * 1024;
+/// How long a pipe may have no writer before the log says so.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens a file for reading and writing, or makes it, with mode 0600.
 ///
@@ -65,7 +70,7 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<String>>> {
 /// Links are followed, since secrets are often handed over by them. `Invalid` if another user than root owns the
 /// file, or others may use it; the group may read root's, as service managers and certificate tools set it up.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
-    let file = File::open(path).map_err(|e| failed(path, e))?;
+    let file = open_named(path)?;
     let found = metadata(path, &file)?;
     check_named(path, &found)?;
     if found.uid() == 0 && user() != 0 {
@@ -90,7 +95,7 @@ pub struct Shared {
 ///
 /// `Invalid` if others than its user and root may write to it.
 pub fn read_shared(path: &Path) -> Result<Shared> {
-    let file = File::open(path).map_err(|e| failed(path, e))?;
+    let file = open_named(path)?;
     let found = metadata(path, &file)?;
     check_named(path, &found)?;
     check_owner(path, &found)?;
@@ -99,6 +104,24 @@ pub fn read_shared(path: &Path) -> Result<Shared> {
     }
     let exposed = (found.mode() & OTHERS != 0).then(|| exposed(path, &found));
     Ok(Shared { text: text(path, file)?, exposed })
+}
+
+/// Opens a file that the operator names. It may be a pipe, whose other end is waited for; the log says so if that takes
+/// long.
+fn open_named(path: &Path) -> Result<File> {
+    if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
+        let (opened, waiting) = mpsc::channel::<()>();
+        let name = path.to_path_buf();
+        std::thread::spawn(move || {
+            if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                warn!(file = %name.display(), "this file is a pipe, and nothing writes to it yet; waiting");
+            }
+        });
+        let file = File::open(path).map_err(|e| failed(path, e));
+        drop(opened);
+        return file;
+    }
+    File::open(path).map_err(|e| failed(path, e))
 }
 
 /// Makes a file with mode 0600 that isn't there yet, with this content; leaves none if that fails.
@@ -136,6 +159,12 @@ pub fn make_folder(path: &Path) -> Result<()> {
 /// Checks a node's folder, if there is one: `Invalid` if others than its user may change what is in it.
 pub fn check_folder(path: &Path) -> Result<()> {
     let found = match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            return Err(invalid(
+                path,
+                "this symbolic link leads nowhere; make the folder that it names, or use another",
+            ));
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.map_err(|e| failed(path, e))?,
     };

@@ -241,6 +241,12 @@ impl Engine {
         self.driver.call(move |turn| turn.invite(ttl_ms, uses)).await
     }
 
+    /// Why an invitation leads to this node only from this machine, by hand, or not at all, and what to do about it;
+    /// `None` where it leads here, and while the node isn't started. Nothing is dialed for it.
+    pub async fn cut_off(&self) -> Option<Diagnostic> {
+        self.network.lock().await.as_ref().and_then(Network::cut_off)
+    }
+
     /// Adds the contact that an invitation comes from, durably.
     pub async fn add_contact(&self, invitation: Invitation) -> Result<Contact> {
         self.driver.call(move |turn| turn.add_contact(invitation)).await
@@ -437,16 +443,7 @@ impl Engine {
 
     /// Messages that wait to be delivered.
     pub async fn queue(&self) -> Result<Vec<QueuedEntry>> {
-        let (mut queue, restored) =
-            self.driver.call(|turn| Ok((turn.queue()?, turn.state.standing.is_restored()))).await?;
-        if !restored && self.network.lock().await.is_none() {
-            // Nothing is tried, whatever the schedule is.
-            for entry in &mut queue {
-                entry.next_try = None;
-                entry.reason = "the node doesn't run".into();
-            }
-        }
-        Ok(queue)
+        self.driver.call(|turn| turn.queue()).await
     }
 
     /// What is wrong with this node's store or a contact's, for people; empty when nothing is.

@@ -110,6 +110,11 @@ impl Network {
         reach::diagnose(shared, addresses).await
     }
 
+    /// Why most others can't come to this node by an address.
+    pub(crate) fn cut_off(&self) -> Option<Diagnostic> {
+        reach::cut_off(&self.shared, &self.addresses)
+    }
+
     /// Makes an offer for a device, to be carried by people.
     pub(crate) async fn offer_manual(shared: Arc<Shared>, device: DeviceId) -> Result<manual::Offer> {
         manual::offer(shared, device).await

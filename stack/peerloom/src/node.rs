@@ -164,6 +164,12 @@ impl Node {
         Ok(invite::encode(&self.engine.invite(lifetime, uses).await?))
     }
 
+    /// Why an invitation leads to this node only from this machine, by hand, or not at all, and what to do about it;
+    /// `None` where it leads here, and while the node isn't started. Nothing is dialed for it.
+    pub async fn cut_off(&self) -> Option<Diagnostic> {
+        self.engine.cut_off().await
+    }
+
     /// Adds the contact that an invitation link comes from, durably. They learn of it at the first
     /// link between the two nodes.
     pub async fn add_contact(&self, link: impl AsRef<str>) -> Result<Contact> {

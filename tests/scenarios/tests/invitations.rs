@@ -169,6 +169,28 @@ fn adding_again_finds_an_inviter_that_moved() {
     speaks(&bob, &alice, &first.user, "and later");
 }
 
+/// An invitation to a node that others can't dial says so where it is made.
+#[test]
+fn an_invitation_that_leads_nowhere_says_so() {
+    let base = tempfile::tempdir().expect("a folder");
+    let alone = init(base.path(), "alone");
+    let by_hand = init_with(base.path(), "by-hand", &["--set", "transport.0.kind=webrtc"]);
+    let everywhere = init(base.path(), "everywhere");
+    let set = ["--set", "transport.listen=0.0.0.0:0", "--set", "transport.advertise=[\"192.0.2.1:4433\"]"];
+    for (folder, more, why) in [
+        (&alone, &[][..], Some("only nodes on this machine can dial this node")),
+        (&by_hand, &[], Some("links are made by hand")),
+        (&everywhere, &set, None),
+    ] {
+        let output = common::peerloom(folder, &[&["invite", "--json"], more].concat());
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let cut_off = answer["cut_off"].as_str();
+        assert!(cut_off.is_some() == why.is_some() && cut_off.unwrap_or_default().contains(why.unwrap_or_default()));
+        let notes = common::text(&common::peerloom(folder, &[&["invite"], more].concat()).stderr);
+        assert!(why.is_none_or(|why| notes.contains(why)), "{notes}");
+    }
+}
+
 /// The device of one identity, certified for the user of another one.
 fn hello_as(device: &Identity, user: u8) -> Hello {
     let [user, recovery] = [user, user ^ 0x40].map(|seed| SigningKey::from_seed(&[seed; 32]));

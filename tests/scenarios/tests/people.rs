@@ -120,8 +120,8 @@ fn a_terminal_of_the_usual_size_shows_the_whole_code() {
         std::fs::write(alice.join("peerloom.toml"), text).expect("the file");
         running = Running::start(&alice);
         let shown = in_terminal(&alice, &["invite", "--qr"]);
-        assert!(!shown.raw.contains("note:"), "{}", shown.raw);
-        let link: String = shown.raw.lines().next().expect("a line").trim().into();
+        assert!(!shown.raw.contains("the QR code is"), "{}", shown.raw);
+        let link = shown.raw.lines().find(|line| line.starts_with("peerloom://")).expect("a link").trim().to_owned();
         let invitation = peerloom_discovery_invite::decode(&link).expect("the link is whole");
         let path = base.path().join("code.png");
         picture(&shown.rows.join("\n"), &path);
@@ -346,6 +346,16 @@ fn a_chat_on_a_terminal_keeps_the_line_that_is_typed() {
     shows("what is being typed", &last("> thr"));
     write!(keys, "ee\r").expect("keys");
     shows("the last one", &delivered("three"));
+    // What others than the chat print, here the command's connection, moves no mark to another line.
+    write!(keys, "qua").expect("keys");
+    let node = running.pid().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, &node]).status().expect("kill runs");
+    signal("-STOP");
+    shows("that the node is silent", &|lines| lines.iter().any(|line| line.contains("doesn't answer")));
+    shows("what is being typed below it", &last("> qua"));
+    signal("-CONT");
+    write!(keys, "rter\r").expect("keys");
+    shows("the one after a note", &delivered("quarter"));
     // Ctrl-C ends it, and leaves the terminal as it was.
     write!(keys, "\u{3}").expect("a key");
     assert!(terminal.wait().expect("an end").success());

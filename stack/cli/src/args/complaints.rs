@@ -26,18 +26,25 @@ fn with_tip_for_texts(mut error: clap::Error) -> clap::Error {
 /// Characters of a wrong argument that are repeated.
 const SHOWN: usize = 60;
 
-/// What people may call a command that has another name here.
-const OTHER_WORDS: [(&[&str], &str); 10] = [
-    (&["rename", "alias", "nick"], "contacts --rename OLD=NEW"),
-    (&["list", "ls", "friends"], "contacts"),
-    (&["history", "messages", "read", "receive", "log"], "inbox"),
-    (&["message", "msg", "write", "say"], "send CONTACT TEXT"),
-    (&["start", "serve", "up", "daemon", "listen"], "run"),
-    (&["status", "ping"], "peers"),
-    (&["join", "accept"], "add LINK"),
-    (&["link", "share"], "invite"),
-    (&["whoami", "me"], "id"),
-    (&["retry", "resend"], "queue retry"),
+/// What people may call a command that has another name here, or that there is none for, and what they do instead.
+const OTHER_WORDS: [(&[&str], &str); 14] = [
+    (&["rename", "alias", "nick"], "see `peerloom contacts --rename OLD=NEW`"),
+    (&["list", "ls", "friends"], "see `peerloom contacts`"),
+    (&["history", "messages", "read", "receive"], "see `peerloom inbox`"),
+    (&["message", "msg", "write", "say"], "see `peerloom send CONTACT TEXT`"),
+    (&["start", "serve", "up", "daemon", "listen"], "see `peerloom run`"),
+    (&["status", "ping"], "see `peerloom peers`"),
+    (&["join", "accept"], "see `peerloom add LINK`"),
+    (&["link", "share"], "see `peerloom invite`"),
+    (&["whoami", "me"], "see `peerloom id`"),
+    (&["retry", "resend"], "see `peerloom queue retry`"),
+    (&["stop", "quit", "exit", "down", "kill", "shutdown"], "Ctrl-C, or the signal TERM, ends `peerloom run`"),
+    (&["log", "logs"], "`peerloom run` writes its log to standard error, and more of it with -v"),
+    (
+        &["backup", "export", "import", "restore", "move", "copy"],
+        "end the node, and move its folder as a whole; docs/guides/troubleshooting.md says what a copy can't do",
+    ),
+    (&["remove", "delete", "block", "rm", "unfriend"], "this version removes and blocks no contacts"),
 ];
 
 /// Cuts what was written, which may be long.
@@ -77,10 +84,9 @@ fn with_guess(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidSubcommand) {
         let written = written.to_lowercase();
         let meant = OTHER_WORDS.iter().find(|(words, _)| words.contains(&written.as_str()));
-        if let Some((_, command)) = meant {
+        if let Some((_, tip)) = meant {
             error.remove(ContextKind::SuggestedSubcommand);
-            let tip = format!("see `peerloom {command}`");
-            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![(*tip).into()]));
         }
     }
     for (written, suggested) in [

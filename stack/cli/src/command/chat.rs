@@ -107,9 +107,11 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
         1 => "1 message is not delivered yet and goes".to_owned(),
         waiting => format!("{waiting} messages are not delivered yet and go"),
     };
-    note(&match session.is_local() {
-        true => format!("{waiting} out once `peerloom run` runs on this folder"),
-        false => format!("{waiting} out when {} appears", with.name),
+    let connected = !lock(&state).devices.is_empty();
+    note(&match (session.is_local(), connected) {
+        (true, _) => format!("{waiting} out once `peerloom run` runs on this folder"),
+        (false, true) => format!("{waiting} out by the node that runs on this folder"),
+        (false, false) => format!("{waiting} out when {} appears", with.name),
     });
     Ok(())
 }
@@ -196,7 +198,6 @@ async fn send_lines(
         };
         let line = match line.trim_end_matches(['\r', '\n']) {
             line if line.trim().is_empty() => continue,
-            "/quit" => return Ok(()),
             "/help" => {
                 screen.note(HELP);
                 continue;

@@ -60,6 +60,12 @@ pub(super) fn write(text: &str, path: &Path) -> Result<()> {
 
 /// Whether a new picture can have this name, before anything is made that would stand in it.
 pub(super) fn check_free(path: &Path) -> Result<()> {
+    if let Ok(format) = ImageFormat::from_path(path)
+        && format != ImageFormat::Png
+    {
+        let message = format!("{}: the picture is written as PNG; take a name that ends with .png", path.display());
+        return Err(Error::new(ErrorKind::Invalid, "qr", "write", message));
+    }
     if path.symlink_metadata().is_ok() {
         return Err(taken(path));
     }

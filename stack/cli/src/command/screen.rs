@@ -1,7 +1,7 @@
 //! Where a chat is typed and shown: an editor on a terminal, plain lines elsewhere.
 
-use std::io::{BufRead, IsTerminal, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerloom::core::wire::limits;
 use peerloom::{Error, ErrorKind, Result};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use unicode_width::UnicodeWidthStr;
 
 use super::show::time_now;
-use crate::output::{note, printable, say};
+use crate::output::{give_terminal, note, printable, say};
 
 /// Lines typed ahead of the node.
 const TYPED_AHEAD: usize = 16;
@@ -33,7 +33,7 @@ pub(super) enum Typed {
     Line(u64, String),
     /// A line of more bytes than a message has.
     TooLong,
-    /// Ctrl-C.
+    /// Ctrl-C, or `/quit`.
     Leave,
 }
 
@@ -78,7 +78,8 @@ impl Screen {
         match editor {
             Some(Ok((editor, printer))) => {
                 let above = Arc::new(Mutex::new(Above { printer, lines: Vec::new() }));
-                let shared = above.clone();
+                let (shared, shows) = (above.clone(), above.clone());
+                give_terminal(Some(Box::new(move |lines| locked(&shows).say(lines))));
                 std::thread::spawn(move || edit(editor, &shared, &sender));
                 (Self { editor: Some(above), before }, lines)
             }
@@ -126,17 +127,18 @@ impl Screen {
 
     fn print(&self, line: &str, plainly: fn(&str)) {
         match self.above() {
-            Some(mut above) => {
-                above.lines.clear();
-                above.print(format!("{line}\n"));
-            }
+            Some(mut above) => above.say(line),
             None => plainly(line),
         }
     }
 
-    fn above(&self) -> Option<std::sync::MutexGuard<'_, Above>> {
-        self.editor.as_ref().map(|above| above.lock().unwrap_or_else(PoisonError::into_inner))
+    fn above(&self) -> Option<MutexGuard<'_, Above>> {
+        self.editor.as_ref().map(|above| locked(above))
     }
+}
+
+fn locked(above: &Mutex<Above>) -> MutexGuard<'_, Above> {
+    above.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Above {
@@ -173,6 +175,12 @@ impl Above {
         true
     }
 
+    /// Prints a line that isn't a typed one.
+    fn say(&mut self, line: &str) {
+        self.lines.clear();
+        self.print(format!("{line}\n"));
+    }
+
     fn print(&mut self, text: String) {
         // What a terminal that has gone doesn't show, nobody misses.
         let _ = self.printer.print(text);
@@ -184,6 +192,12 @@ impl Drop for Screen {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+        if self.editor.is_some() {
+            give_terminal(None);
+            // What is printed from now on stands in the place of the prompt.
+            let mut stdout = std::io::stdout().lock();
+            let _ = stdout.write_all(b"\r\x1b[K").and_then(|()| stdout.flush());
         }
     }
 }
@@ -198,7 +212,7 @@ fn edit(mut editor: Editor<(), MemHistory>, above: &Mutex<Above>, typed: &mpsc::
             Ok(line) => {
                 // Without it, the line can't be called back, no more.
                 let _ = editor.add_history_entry(&line);
-                let lines = &mut above.lock().unwrap_or_else(PoisonError::into_inner).lines;
+                let lines = &mut locked(above).lines;
                 if line.contains(char::is_control) {
                     // The editor shows these in ways of its own, so that nobody knows how many rows they take.
                     lines.clear();
@@ -209,7 +223,7 @@ fn edit(mut editor: Editor<(), MemHistory>, above: &Mutex<Above>, typed: &mpsc::
                     let width = PROMPT.width() + line.width();
                     lines.push(Line { number, width, head: PROMPT.trim_end().into(), sent: None });
                 }
-                Ok(Typed::Line(number, line))
+                Ok(typed_line(number, line))
             }
             Err(ReadlineError::Interrupted) => Ok(Typed::Leave),
             Err(ReadlineError::Eof) => return,
@@ -219,6 +233,14 @@ fn edit(mut editor: Editor<(), MemHistory>, above: &Mutex<Above>, typed: &mpsc::
         if typed.blocking_send(outcome).is_err() || over {
             return;
         }
+    }
+}
+
+/// What a line means: nothing is read after `/quit`.
+fn typed_line(number: u64, line: String) -> Typed {
+    match line.trim_end_matches(['\r', '\n']) {
+        "/quit" => Typed::Leave,
+        _ => Typed::Line(number, line),
     }
 }
 
@@ -234,10 +256,10 @@ fn read(typed: &mpsc::Sender<Result<Typed>>) {
                 // The rest of the line is not another one.
                 input.skip_until(b'\n').map(|_| Typed::TooLong).map_err(unreadable)
             }
-            Ok(_) => String::from_utf8(line).map(|line| Typed::Line(number, line)).map_err(unreadable),
+            Ok(_) => String::from_utf8(line).map(|line| typed_line(number, line)).map_err(unreadable),
             Err(error) => Err(unreadable(error)),
         };
-        let over = outcome.is_err();
+        let over = matches!(outcome, Ok(Typed::Leave) | Err(_));
         if typed.blocking_send(outcome).is_err() || over {
             return;
         }

@@ -130,7 +130,8 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             // It may still be starting, or be a command that needs no network itself.
             node.start().await?;
             let link = node.invite(Duration::from_millis(lifetime_ms), uses).await?;
-            Ok(json!({ "link": link, "uses": uses, "lifetime_ms": lifetime_ms }))
+            let cut_off = node.cut_off().await.map(|found| format!("{}; {}", found.detail, found.remedy));
+            Ok(json!({ "link": link, "uses": uses, "lifetime_ms": lifetime_ms, "cut_off": cut_off }))
         }
         Request::Add { link, alias } => {
             if let Some(alias) = &alias {

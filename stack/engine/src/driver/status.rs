@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use peerloom_core::wire::{ConversationId, DeviceId, MessageId};
 use peerloom_core::{KeyRange, Result};
-use peerloom_delivery::Halt;
+use peerloom_delivery::{Halt, Now};
 
 use super::RESTORED;
 use super::Turn;
 use super::pending::heads;
 use super::state::TimerKey;
+use crate::clock::system_ms;
 use crate::net::Trouble;
 
 /// A message that waits to be delivered to a device.
@@ -31,21 +32,25 @@ pub struct QueuedEntry {
     pub reason: String,
 }
 
+/// Why a message isn't sent whose lifetime is over: it ends with an event, so there has to be one who receives events.
+const OVER: &str = "its lifetime is over by this machine's clock; a running node reports it as failed";
+
 impl Turn<'_> {
     /// Every message that waits, oldest first in each conversation.
     pub(crate) fn queue(&mut self) -> Result<Vec<QueuedEntry>> {
         let mut queue = Vec::new();
-        let restored = self
-            .state
-            .standing
-            .is_restored()
-            .then(|| format!("not sent, or sent before by the newer copy: {RESTORED}"));
+        // Nothing is tried, whatever the schedule is.
+        let resting = match (self.state.standing.is_restored(), self.state.started) {
+            (true, _) => Some(format!("not sent, or sent before by the newer copy: {RESTORED}")),
+            (false, false) => Some("the node doesn't run".to_owned()),
+            (false, true) => None,
+        };
         let lost = "the row of its contact in the store is damaged; add the contact again by a new invitation";
         for (id, conversation) in &self.state.conversations {
             let known = self.state.with(id).is_some();
             for status in conversation.outbox.status(self.now) {
                 let reason = match (status.halted, status.link_up, status.stalled) {
-                    _ if let Some(why) = &restored => why.clone(),
+                    _ if let Some(why) = &resting => why.clone(),
                     _ if !known => lost.into(),
                     (Some(why), ..) => halted(why).into(),
                     (None, true, _) => "sent; waiting for the acknowledgement".into(),
@@ -54,16 +59,19 @@ impl Turn<'_> {
                         if stalled { format!("stalled: {why}") } else { why }
                     }
                 };
-                let entries = status.waiting.iter().filter_map(|position| conversation.entries.get(position));
-                queue.extend(entries.flat_map(|e| e.messages.iter()).map(|message| QueuedEntry {
-                    conversation: *id,
-                    message: *message,
-                    device: Some(status.device),
-                    attempts: status.attempts,
-                    next_try: status.next_try.filter(|_| restored.is_none()),
-                    stalled: status.stalled && restored.is_none(),
-                    reason: reason.clone(),
-                }));
+                for position in &status.waiting {
+                    let Some(entry) = conversation.entries.get(position) else { continue };
+                    let over = self.is_over(conversation.outbox.expiry(*position));
+                    queue.extend(entry.messages.iter().map(|message| QueuedEntry {
+                        conversation: *id,
+                        message: *message,
+                        device: Some(status.device),
+                        attempts: status.attempts,
+                        next_try: status.next_try.filter(|_| resting.is_none() && !over),
+                        stalled: status.stalled && resting.is_none() && !over,
+                        reason: if over { OVER.into() } else { reason.clone() },
+                    }));
+                }
             }
             if conversation.pending == 0 {
                 continue;
@@ -71,7 +79,7 @@ impl Turn<'_> {
             let devices = self.state.device_ids_in(id);
             let refused = devices.iter().find_map(|device| self.state.links.reason(device));
             let reason = match refused {
-                _ if let Some(why) = &restored => why.clone(),
+                _ if let Some(why) = &resting => why.clone(),
                 _ if !known => lost.into(),
                 Some(why) => format!("no keys agreed on yet: {why}"),
                 None => "waiting for a first link to the contact, to agree on keys".into(),
@@ -87,11 +95,16 @@ impl Turn<'_> {
                     attempts: 0,
                     next_try: None,
                     stalled: false,
-                    reason: reason.clone(),
+                    reason: if self.is_over(head.expires_at_ms) { OVER.into() } else { reason.clone() },
                 }));
             }
         }
         Ok(queue)
+    }
+
+    /// Whether a message with this expiry fails as soon as the node runs, unless the clock is wrong.
+    fn is_over(&self, expires_at_ms: u64) -> bool {
+        !self.state.standing.is_restored() && Now { wall_ms: system_ms(), ..self.now }.is_past(expires_at_ms)
     }
 
     /// Wakes stalled devices, and adds halted ones again; returns how many.

@@ -32,7 +32,7 @@ pub(super) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Diag
     let mut diagnostics = where_they_lead(shared, &announced).await;
     // If the addresses lead elsewhere, it doesn't count who could use them.
     if !diagnostics.iter().any(|diagnostic| diagnostic.status == DiagnosticStatus::Bad) {
-        diagnostics.push(who_can_dial(shared, &announced));
+        diagnostics.push(who_can_dial(reach(shared, &announced)));
     }
     if !left_out.is_empty() {
         let detail = format!("a record has no room for all; left out: {}", list(&left_out));
@@ -43,38 +43,62 @@ pub(super) async fn diagnose(shared: &Shared, addresses: &Addresses) -> Vec<Diag
     diagnostics
 }
 
-fn who_can_dial(shared: &Shared, announced: &[Address]) -> Diagnostic {
+/// Who can make a link to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Something carries signals to it.
+    Signals,
+    /// Signals would reach it, but nothing carries them.
+    ByHand,
+    /// The widest scope of the addresses that others can dial.
+    Dialed(Scope),
+}
+
+/// Why an invitation's link leads nowhere for most, and what to do about it; `None` where it leads to this node.
+pub(super) fn cut_off(shared: &Shared, addresses: &Addresses) -> Option<Diagnostic> {
+    let reach = reach(shared, &addresses.choose().announced);
+    let cut_off = matches!(reach, Reach::ByHand | Reach::Dialed(Scope::Loopback | Scope::Nowhere));
+    cut_off.then(|| who_can_dial(reach))
+}
+
+fn reach(shared: &Shared, announced: &[Address]) -> Reach {
     let by_signals = |address: &&Address| {
         shared.transports.iter().any(|t| t.scheme() == address.scheme() && t.caps().needs_signaling)
     };
     let carried = shared.discoveries.iter().any(|discovery| discovery.signaling().is_some());
     if announced.iter().any(|address| by_signals(&address)) && carried {
-        return Diagnostic::good(
-            "reach",
-            "contacts come through NATs, as far as something carries signals to this node",
-        );
+        return Reach::Signals;
     }
-    let dialed = announced.iter().filter(|address| !by_signals(address)).map(leads).max();
-    if dialed.is_none() && !announced.is_empty() {
-        let detail = "nobody reaches this node by itself: no discovery carries signals to it, so links are made by \
-                      hand, or over a contact in common";
-        return Diagnostic::note("reach", detail, "add a [[discovery]] of kind registry");
+    match announced.iter().filter(|address| !by_signals(address)).map(leads).max() {
+        None if !announced.is_empty() => Reach::ByHand,
+        dialed => Reach::Dialed(dialed.unwrap_or(Scope::Nowhere)),
     }
+}
+
+fn who_can_dial(reach: Reach) -> Diagnostic {
     let remedy = "forward a port and set transport.advertise, or use webrtc, if contacts elsewhere shall dial";
-    match dialed {
-        Some(Scope::Public) => {
+    match reach {
+        Reach::Signals => {
+            Diagnostic::good("reach", "contacts come through NATs, as far as something carries signals to this node")
+        }
+        Reach::ByHand => {
+            let detail = "nobody reaches this node by itself: no discovery carries signals to it, so links are made by \
+                          hand, or over a contact in common";
+            Diagnostic::note("reach", detail, "add a [[discovery]] of kind registry")
+        }
+        Reach::Dialed(Scope::Public) => {
             Diagnostic::good("reach", "contacts can dial this node, as far as no firewall is in the way")
         }
-        Some(Scope::Private | Scope::Link) => {
+        Reach::Dialed(Scope::Private | Scope::Link) => {
             let detail = "only contacts in the same network can dial this node; it dials the others";
             Diagnostic::note("reach", detail, remedy)
         }
-        Some(Scope::Loopback) => {
+        Reach::Dialed(Scope::Loopback) => {
             let detail = "only nodes on this machine can dial this node; it dials the others";
             let remedy = "connect the machine to a network, and let transport.listen be 0.0.0.0 or [::] and the port";
             Diagnostic::note("reach", detail, remedy)
         }
-        Some(Scope::Nowhere) | None => {
+        Reach::Dialed(Scope::Nowhere) => {
             let detail = "nobody can dial this node: no address leads to it";
             let remedy = "connect the machine to a network, and let transport.listen be [::] and the port, which takes \
                           IPv4 and IPv6";
@@ -106,7 +130,8 @@ async fn where_they_lead(shared: &Shared, announced: &[Address]) -> Vec<Diagnost
                 Some(Diagnostic::bad("addresses", format!("{address} leads to another device"), remedy))
             }
             Leads::Silent(why) if own => {
-                let remedy = "a firewall on this machine seems to drop its packets; let the port through";
+                let remedy = "if transport.advertise names it, check the port there; else a firewall on this machine \
+                              seems to drop its packets: let the port through";
                 Some(Diagnostic::bad("addresses", format!("{address} doesn't lead to this node: {why}"), remedy))
             }
             Leads::Silent(why) => {

@@ -12,7 +12,8 @@ const PREFIX: &str = "PEERLOOM__";
 /// `KEY=VALUE`: a value that counts instead of the file's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
-    /// The key's path, such as `storage.path` or `transport.0.listen`.
+    /// The key's path, such as `storage.path` or `transport.0.listen`; where there is one transport alone,
+    /// `transport.listen` is the same.
     pub path: String,
     /// The value as TOML; what isn't TOML counts as a string.
     pub value: String,

@@ -1,5 +1,8 @@
-//! Files of the folder that are the node's own: a store in one of them would destroy it, or be destroyed.
+//! What can't be a store's file: files of the folder that are the node's own, since a store in one of them would destroy
+//! it, or be destroyed; and what is no file.
 
+use std::fs::Metadata;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use peerloom_core::kinds::{Settings, SettingsError};
@@ -8,15 +11,22 @@ use crate::folder::{BESIDE, OWN};
 
 /// Longest path, in bytes: less than systems allow, for names that begin with it.
 const LONGEST_PATH: usize = 1024;
+/// Longest name of a file, in bytes: file systems allow 255, and stores make files with longer names beside theirs.
+const LONGEST_NAME: usize = 240;
 
-/// Whether settings of a store name a file that is the node's own, or one that is about to become one. Every text among
-/// the settings may be a path.
+/// Whether settings of a store name what can't be its file, a file that is the node's own, or one that is about to become
+/// one. Every text among the settings may be a path.
 pub(super) fn clash(folder: &Path, settings: &Settings) -> Option<SettingsError> {
     let folder = resolved(folder);
     let mut paths = settings.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
     paths.find_map(|(key, text)| {
         if text.len() > LONGEST_PATH || text.contains('\0') {
             let message = format!("a path takes at most {LONGEST_PATH} bytes, and none that is zero");
+            return Some(SettingsError::new(key.as_str(), message));
+        }
+        if key == "path"
+            && let Some(message) = no_file(&folder, text)
+        {
             return Some(SettingsError::new(key.as_str(), message));
         }
         let path = resolved(&folder.join(text));
@@ -28,6 +38,20 @@ pub(super) fn clash(folder: &Path, settings: &Settings) -> Option<SettingsError>
         let message = format!("`{text}` is a file that the node makes itself; take another name");
         (taken && path.parent() == Some(&folder)).then(|| SettingsError::new(key.as_str(), message))
     })
+}
+
+/// Why no store can be made at a path.
+fn no_file(folder: &Path, text: &str) -> Option<String> {
+    let path = folder.join(text);
+    let found = path.metadata().ok();
+    if matches!(text.rsplit('/').next(), Some("" | "." | "..")) || found.as_ref().is_some_and(Metadata::is_dir) {
+        return Some(format!("`{text}` is a folder; name a file in it"));
+    }
+    if found.is_some_and(|found| !found.is_file() && !found.file_type().is_socket()) {
+        return Some(format!("`{text}` is no file; name another one"));
+    }
+    let name = path.file_name().map_or(0, |name| name.len());
+    (name > LONGEST_NAME).then(|| format!("a file's name takes at most {LONGEST_NAME} bytes, and this one has {name}"))
 }
 
 /// A path without `.`, `..` and links, as far as it exists.
@@ -93,6 +117,13 @@ mod tests {
             "journal",
             "sub/a-wal",
         ] {
+            assert!(!clashes(free), "{free}");
+        }
+        let long = "x".repeat(LONGEST_NAME + 1);
+        for none in ["/", ".", "..", "sub", "sub/", "sub/.", "gone/", "gone/..", "/dev/null", &long] {
+            assert!(clashes(none), "{none}");
+        }
+        for free in [&long[1..], "a.", "sub/..x", "./y"] {
             assert!(!clashes(free), "{free}");
         }
         assert!(clash(base.path(), &Settings::from_iter([("cache_mib".to_owned(), json!(7))])).is_none());

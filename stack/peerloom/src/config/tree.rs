@@ -107,8 +107,12 @@ impl Tree {
     pub(super) fn parse(text: &str, origin: &str) -> Result<Self, String> {
         let source = Source::new(text, origin);
         let document = DeTable::parse(text).map_err(|error| match error.span() {
+            // The parser's own words for it are about itself.
+            Some(span) if error.message().contains("recurs") => {
+                format!("{}: tables and lists are nested too deeply here", source.place(&span))
+            }
             Some(span) => format!("{}: {}", source.place(&span), error.message()),
-            None => format!("{}: tables are nested too deeply ({})", source.deepest(), error.message()),
+            None => format!("{}: tables are nested too deeply", source.deepest()),
         })?;
         Ok(source.table(document.get_ref(), Place { text: origin.to_owned(), line: 0 }))
     }
@@ -123,15 +127,14 @@ impl Tree {
             let path: String = path.chars().take(SHOWN).collect();
             return Err(format!("{path}…: tables are nested too deeply; no key has more than {DEEPEST} parts"));
         }
-        let source = Source::new(value, &place);
-        let place = Place { text: place.clone(), line: usize::MAX };
+        let source = Source::new(value, "");
+        let place = Place { text: place, line: usize::MAX };
         let parsed = DeValue::parse(value);
-        let mut value = match &parsed {
-            Ok(value) => source.value(value.get_ref(), place.clone()),
+        let value = match &parsed {
+            Ok(value) => source.value(value.get_ref(), place.clone()).placed(&place),
             // What isn't TOML is meant as a string, so that nobody fights two layers of quotes.
             Err(_) => Tree { node: Node::Leaf(Value::from(value)), place: place.clone() },
         };
-        value.place = place.clone();
         let mut at = self;
         for part in path.split('.') {
             at = at.child(part, &place)?;
@@ -159,11 +162,25 @@ impl Tree {
                         }
                         Ok(&mut items[index])
                     }
+                    // Of a table that stands alone nobody thinks as of a list.
+                    Err(_) if length == 1 && items[0].is_table() => items[0].child(part, place),
                     _ => Err(format!("{place}: `{part}` is not a place in a list of {length}; the first is 0")),
                 }
             }
             Node::Leaf(_) => Err(format!("{place}: what stands before `.{part}` is not a table")),
         }
+    }
+
+    /// The same, with this place for everything in it.
+    fn placed(self, place: &Place) -> Self {
+        let node = match self.node {
+            Node::Table(entries) => {
+                Node::Table(entries.into_iter().map(|(key, value)| (key, value.placed(place))).collect())
+            }
+            Node::List(items) => Node::List(items.into_iter().map(|item| item.placed(place)).collect()),
+            leaf => leaf,
+        };
+        Self { node, place: place.clone() }
     }
 
     pub(super) fn place(&self) -> &Place {
