@@ -73,3 +73,54 @@ impl Config {
         wait.min(LONGEST).mul_f64((1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * unit - 1.0)).max(0.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    /// The shortest and the longest of many waits.
+    fn extremes(jitter: f64, wait: Duration) -> (Duration, Duration) {
+        let config = Config { jitter, ..Config::default() };
+        let mut rng = StdRng::seed_from_u64(5);
+        let waits: Vec<Duration> = (0..10_000).map(|_| config.jittered(wait, &mut rng)).collect();
+        (*waits.iter().min().expect("a wait"), *waits.iter().max().expect("a wait"))
+    }
+
+    #[test]
+    fn a_wait_is_spread_evenly_around_itself() {
+        let wait = Duration::from_secs(10);
+        for (jitter, shortest, longest) in [(0.2, 8_000, 12_000), (0.0, 10_000, 10_000), (1.0, 0, 20_000)] {
+            let (min, max) = extremes(jitter, wait);
+            let (shortest, longest) = (Duration::from_millis(shortest), Duration::from_millis(longest));
+            assert!(min >= shortest && max <= longest, "{jitter}: {min:?} to {max:?}");
+            let close = Duration::from_millis(20);
+            assert!(min <= shortest + close && max + close >= longest, "{jitter}: {min:?} to {max:?}");
+        }
+    }
+
+    #[test]
+    fn a_jitter_out_of_range_counts_as_the_nearest_in_it() {
+        let wait = Duration::from_secs(10);
+        assert_eq!(extremes(7.0, wait), extremes(1.0, wait));
+        assert_eq!(extremes(-1.0, wait), (wait, wait));
+    }
+
+    #[test]
+    fn the_longest_wait_is_a_hundred_years() {
+        let years = Duration::from_secs(3_153_600_000);
+        for wait in [years, years + Duration::from_secs(1), Duration::MAX] {
+            assert_eq!(extremes(0.0, wait), (years, years));
+        }
+        assert_eq!(extremes(0.0, years / 2).1, years / 2);
+    }
+
+    #[test]
+    fn what_expires_has_expired_from_that_moment_on() {
+        let now = Now { mono: Duration::ZERO, wall_ms: 100 };
+        assert!(now.is_past(99) && now.is_past(100) && !now.is_past(101));
+        assert!(!now.is_past(0), "0 is never");
+    }
+}

@@ -76,7 +76,7 @@ struct Cursor {
     stored: OutCursor,
     /// Whether the stored part has changed since it was last written.
     dirty: bool,
-    /// The next position to transmit.
+    /// The next position to transmit, unless it is settled.
     next: Position,
     deadline: Option<Duration>,
     attempts: u32,
@@ -120,12 +120,10 @@ impl Outbox {
         let mut outbox = Self::new(config);
         for (device, stored) in cursors {
             outbox.head = outbox.head.max(values::last_settled(&stored));
-            let next = stored.through + 1;
             // Whoever waits gets a first attempt at once.
             let halted = stored.halted;
             let cursor = Cursor {
                 dirty: false,
-                next,
                 deadline: (!halted).then_some(now.mono),
                 stalled: halted,
                 ..Cursor::new(stored, &outbox.config)
@@ -294,7 +292,7 @@ impl Outbox {
     pub fn transmit(&mut self, device: &DeviceId, now: Now, window: &mut Window) -> Option<Transmit> {
         let cursor = self.cursors.get_mut(device).filter(|c| self.up.contains(device) && !c.stored.halted)?;
         let wanted = |(position, _): &(&Position, &mut Entry)| !cursor.stored.beyond.contains(**position);
-        let (position, entry) = self.entries.range_mut(cursor.next.max(cursor.stored.through + 1)..).find(wanted)?;
+        let (position, entry) = self.entries.range_mut(cursor.next.max(cursor.unsettled())..).find(wanted)?;
         let gone = entry.withdrawn || !entry.is_for(device);
         if !gone && entry.has_expired(now) {
             // Not sent any more; the timer that is due says so.
@@ -316,7 +314,7 @@ impl Outbox {
     /// Bytes and entries sent to a device and not acknowledged.
     pub fn in_flight(&self, device: &DeviceId) -> (usize, usize) {
         let Some(cursor) = self.cursors.get(device) else { return (0, 0) };
-        let from = cursor.stored.through + 1;
+        let from = cursor.unsettled();
         let sent = if cursor.next > from { Some(self.entries.range(from..cursor.next)) } else { None };
         let unsettled = sent.into_iter().flatten().filter(|(p, _)| !cursor.stored.beyond.contains(**p));
         unsettled.fold((0, 0), |(bytes, n), (_, entry)| (bytes + entry.size, n + 1))
@@ -333,7 +331,7 @@ impl Outbox {
             return RangeSet::default();
         };
         cursor.gap_asked = Some(now.mono);
-        cursor.next = cursor.next.min(first.max(cursor.stored.through + 1));
+        cursor.next = cursor.next.min(first);
         let asked = positions.iter().flat_map(|r| r.first..=r.last.min(self.head));
         asked.take(MAX_ASKED).filter(|p| !self.entries.contains_key(p)).collect()
     }
@@ -356,7 +354,7 @@ impl Outbox {
         self.head_id = self.previous();
         let first = self.up.insert(*device);
         if let Some(cursor) = self.cursors.get_mut(device).filter(|_| first) {
-            cursor.next = cursor.stored.through + 1;
+            cursor.next = cursor.unsettled();
             cursor.deadline = None;
             cursor.attempts = 0;
             cursor.stalled = cursor.stored.halted;
@@ -369,7 +367,7 @@ impl Outbox {
     pub fn on_link_replaced(&mut self, device: &DeviceId, shown: bool) {
         let was_up = if shown { self.up.contains(device) } else { self.up.remove(device) };
         if let Some(cursor) = self.cursors.get_mut(device).filter(|_| was_up) {
-            cursor.next = cursor.stored.through + 1;
+            cursor.next = cursor.unsettled();
             cursor.deadline = cursor.deadline.filter(|_| shown);
         }
     }
@@ -377,7 +375,7 @@ impl Outbox {
     /// The entries for a device that it lacks, those to be sealed again first.
     fn waiting(&self, device: &DeviceId) -> impl Iterator<Item = (Position, &Entry)> {
         let cursor = self.cursors.get(device);
-        let from = cursor.map_or(Position::MAX, |c| c.stored.base.max(c.stored.through + 1));
+        let from = cursor.map_or(Position::MAX, |c| c.stored.base.max(c.unsettled()));
         let first = cursor.and_then(|c| c.stored.owed.iter().next()).map_or(from, |owed| owed.first.min(from));
         let open = move |c: &Cursor, p| p >= from && !c.stored.beyond.contains(p);
         let lacks = move |p, entry: &Entry| cursor.is_some_and(|c| open(c, p) || c.is_owed(device, p, entry));
@@ -436,7 +434,15 @@ impl Cursor {
         self.stored.base > 0
     }
 
+    /// The lowest position that isn't settled.
+    fn unsettled(&self) -> Position {
+        self.stored.through + 1
+    }
+
     fn has(&self, position: Position) -> bool {
         position <= self.stored.through || self.stored.beyond.contains(position)
     }
 }
+
+#[cfg(test)]
+mod tests;

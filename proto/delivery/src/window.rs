@@ -45,3 +45,49 @@ impl Window {
         self.is_full
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(window_bytes: usize, window_entries: usize) -> Window {
+        Window::new(&Config { window_bytes, window_entries, ..Config::default() })
+    }
+
+    #[test]
+    fn bytes_are_bounded_to_the_last_one() {
+        let mut window = window(100, 64);
+        assert!(window.take(60) && window.take(2) && !window.is_full());
+        assert!(!window.take(39) && window.is_full());
+        assert!(window.take(38), "a smaller entry still fits");
+        assert!(window.is_full(), "something had no room");
+    }
+
+    #[test]
+    fn entries_are_bounded_however_small_they_are() {
+        let mut window = window(100, 3);
+        assert!((0..3).all(|_| window.take(0)) && !window.is_full());
+        assert!(!window.take(0) && window.is_full());
+    }
+
+    #[test]
+    fn an_entry_larger_than_the_window_goes_alone() {
+        let mut first = window(100, 64);
+        assert!(first.take(1000) && !first.is_full());
+        assert!(!first.take(1));
+        let mut second = window(100, 64);
+        assert!(second.take(1) && !second.take(1000));
+    }
+
+    #[test]
+    fn what_is_on_its_way_in_all_logs_counts_together() {
+        let mut bytes = window(100, 64);
+        bytes.add((40, 1));
+        bytes.add((40, 1));
+        assert!(!bytes.take(21) && bytes.take(20));
+        let mut entries = window(100, 5);
+        entries.add((0, 2));
+        entries.add((0, 2));
+        assert!(entries.take(0) && !entries.take(0));
+    }
+}

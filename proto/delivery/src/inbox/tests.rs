@@ -1,6 +1,10 @@
 //! What an inbox does with what comes early, late, twice or never.
 #![cfg(test)]
 
+mod gaps;
+mod joins;
+mod withdrawals;
+
 use bytes::Bytes;
 use peerloom_wire::{ConversationId, DeviceId, EntryClass, Header, RosterId, SuiteId};
 

@@ -68,7 +68,7 @@ impl Outbox {
             let spent = cursor.attempts as usize > config.retry_delays.len();
             if self.up.contains(&device) {
                 // The next transmission sets the next deadline.
-                cursor.next = cursor.stored.through + 1;
+                cursor.next = cursor.unsettled();
                 if spent {
                     cursor.attempts = 0;
                     cursor.resets = cursor.resets.saturating_add(1);
@@ -93,7 +93,7 @@ impl Outbox {
         let Some(cursor) = self.cursors.get(device).filter(|c| !c.stored.halted) else {
             return false;
         };
-        self.entries.range(cursor.stored.through + 1..).any(|(p, _)| !cursor.stored.beyond.contains(*p))
+        self.entries.range(cursor.unsettled()..).any(|(p, _)| !cursor.stored.beyond.contains(*p))
     }
 
     /// When [`Outbox::on_timer`] has something to do next.

@@ -54,7 +54,6 @@ impl Outbox {
         cursor.stored.through = cursor.stored.beyond.absorb(before);
         // What is too much counts as not shown.
         cursor.stored.void.fill_lowest(limits::RANGES);
-        cursor.next = cursor.next.max(cursor.stored.through + 1);
         cursor.dirty = true;
         cursor.attempts = 0;
         cursor.resets = 0;
