@@ -98,6 +98,10 @@ pub struct Limits {
     pub signals_per_second: u32,
     /// Signals that one device sends at once.
     pub signals_burst: u32,
+    /// Bytes a second that one WebSocket is read, on average.
+    pub socket_bytes_per_second: u32,
+    /// Bytes of one WebSocket that are read at once.
+    pub socket_bytes_burst: u32,
     /// Signals that wait for one device.
     pub queue: usize,
     /// Devices in the store.
@@ -119,6 +123,8 @@ impl Default for Limits {
             device_burst: 30,
             signals_per_second: 100,
             signals_burst: 500,
+            socket_bytes_per_second: 256 * 1024,
+            socket_bytes_burst: 2 * 1024 * 1024,
             queue: 64,
             devices: 1_000_000,
             item_bytes: 1 << 30,

@@ -29,6 +29,7 @@ mod hub;
 mod ice;
 mod limiter;
 mod metrics;
+mod pace;
 mod server;
 mod socket;
 mod state;

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use crate::connections::{Connections, Place};
+use crate::pace::{Pace, Paced};
 use crate::state::State;
 use crate::{RegistryConfig, TlsFiles, api, housekeeping};
 
@@ -42,11 +43,12 @@ pub struct Registry {
     local_addr: SocketAddr,
 }
 
-/// Where a request came from, and the place that its connection takes.
+/// Where a request came from, the place that its connection takes, and how fast that is read.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) address: std::net::IpAddr,
     pub(crate) place: Arc<Place>,
+    pub(crate) pace: Arc<Pace>,
 }
 
 impl Registry {
@@ -160,7 +162,9 @@ async fn accept(
             debug!(%from, "too many connections");
             continue;
         };
-        let caller = Caller { address: from.ip(), place: Arc::new(place) };
+        let limits = &state.config.limits;
+        let pace = Pace::new(limits.socket_bytes_per_second, limits.socket_bytes_burst);
+        let caller = Caller { address: from.ip(), place: Arc::new(place), pace };
         state.tasks.spawn(serve_stream(state.clone(), stream, router.clone(), tls.clone(), caller));
     }
 }
@@ -183,6 +187,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let from = caller.address;
+    let stream = Paced::new(stream, caller.pace.clone());
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(caller.clone());
         router.clone().oneshot(request.map(Body::new))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use axum::http::StatusCode;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use peerloom_core::wire::DeviceId;
+use peerloom_core::wire::{Allowance, DeviceId};
 use peerloom_crypto_primitives::{random, verify};
 use peerloom_registry_protocol::http::Failure;
 use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
@@ -26,6 +26,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long a client that sends too fast is not read at most. What it sends then waits with it.
 const SLOWED: Duration = Duration::from_secs(1);
+/// Pings and pongs of a client at once, and after how long one more: a client that sends more is read more slowly.
+const CONTROLS: u32 = 32;
+const CONTROL_EVERY: Duration = Duration::from_millis(200);
 
 /// Serves a socket until it ends. `from` is the client's address, `name` is what the client called the registry.
 pub(crate) async fn serve(state: Arc<State>, device: DeviceId, from: IpAddr, name: String, mut socket: WebSocket) {
@@ -132,7 +135,7 @@ async fn greet(
 }
 
 async fn receive_hello(socket: &mut WebSocket) -> Result<Box<Hello>, End> {
-    loop {
+    for _ in 0..CONTROLS {
         match socket.next().await.ok_or(End::Gone)?? {
             Message::Text(text) => match parse(&text)? {
                 ClientMessage::Hello(hello) => return Ok(hello),
@@ -143,6 +146,14 @@ async fn receive_hello(socket: &mut WebSocket) -> Result<Box<Hello>, End> {
             Message::Close(_) => return Err(End::Gone),
         }
     }
+    Err(End::tell(code::UNEXPECTED, "say hello first"))
+}
+
+/// When a client is read next, and what it may send that isn't a signal.
+struct Reading {
+    /// Not before then is it read.
+    next: Instant,
+    controls: Allowance<Instant>,
 }
 
 /// Carries signals both ways until the socket ends.
@@ -152,8 +163,7 @@ async fn exchange(state: &State, queue: &mut Queue, socket: &mut WebSocket) -> E
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pings.reset();
     let mut heard = Instant::now();
-    // Not before then is the client read.
-    let mut reads = heard;
+    let mut reads = Reading { next: heard, controls: Allowance::full(CONTROLS) };
     loop {
         let step = tokio::select! {
             () = state.closing.cancelled() => return stopping(),
@@ -162,7 +172,7 @@ async fn exchange(state: &State, queue: &mut Queue, socket: &mut WebSocket) -> E
                 None if state.closing.is_cancelled() => return stopping(),
                 None => return replaced(),
             },
-            message = read(socket, reads) => {
+            message = read(socket, reads.next) => {
                 heard = Instant::now();
                 match message {
                     Some(Ok(message)) => take(state, queue, socket, &mut reads, message).await,
@@ -207,17 +217,23 @@ async fn read(socket: &mut WebSocket, not_before: Instant) -> Option<Result<Mess
     socket.next().await
 }
 
-/// Handles a message of the client. `reads` is when to read the next one.
+/// Handles a message of the client, and sets when to read the next one.
 async fn take(
     state: &State,
     queue: &Queue,
     socket: &mut WebSocket,
-    reads: &mut Instant,
+    reads: &mut Reading,
     message: Message,
 ) -> Result<(), End> {
     let text_message = match message {
         Message::Text(text) => text,
-        Message::Ping(_) | Message::Pong(_) => return Ok(()),
+        Message::Ping(_) | Message::Pong(_) => {
+            let now = Instant::now();
+            if !reads.controls.spend(now, CONTROL_EVERY) {
+                reads.next = now + CONTROL_EVERY;
+            }
+            return Ok(());
+        }
         Message::Binary(_) => return Err(End::tell(code::MALFORMED, "messages are text")),
         Message::Close(_) => return Err(End::Gone),
     };
@@ -230,7 +246,7 @@ async fn take(
     let answer = match state.by_sender.check(queue.device()) {
         Err(wait) => {
             state.metrics.signal("limited");
-            *reads = Instant::now() + wait.min(SLOWED);
+            reads.next = Instant::now() + wait.min(SLOWED);
             let retry_after_ms = u64::try_from(wait.as_millis()).ok().map(|ms| ms.max(1));
             Some(ServerMessage::Busy { to, id, retry_after_ms })
         }

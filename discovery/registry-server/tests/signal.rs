@@ -273,6 +273,23 @@ async fn too_long_is_too_long() {
     assert_eq!(socket.receive().await, None);
 }
 
+/// What costs the registry work and is no message is little: before the hello it ends the socket, later it waits.
+#[tokio::test]
+async fn pings_are_few() {
+    let registry = start(config()).await;
+    let (at, alice) = (registry.local_addr(), identity(1));
+    let signed = record(&alice, 1, |_| {});
+    let mut socket = Socket::open(at, &alice.device.to_string()).await;
+    socket.receive().await;
+    socket.ping(1000).await;
+    assert_eq!(socket.refusal().await, "unexpected");
+    let mut socket = Socket::greeted(at, &alice, &signed).await;
+    socket.ping(40).await;
+    socket.signal(&alice, "after some pings", Some(1)).await;
+    let answers = [socket.receive().await, socket.receive().await];
+    assert!(answers.contains(&Some(ServerMessage::Sent { to: alice.device, id: 1 })), "{answers:?}");
+}
+
 #[tokio::test]
 async fn silent_sockets_are_dropped() {
     let times = Times {

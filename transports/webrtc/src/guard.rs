@@ -5,12 +5,16 @@
 //! of them at each tick. Here each packet is looked at on its way out, and checks beyond the pace are dropped: the crate
 //! repeats them by itself.
 
+mod budgets;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use peerloom_core::wire::{Allowance, DeviceId};
+use peerloom_core::wire::Allowance;
+
+pub(crate) use budgets::{Budget, Budgets};
 
 /// After how long one more check of all pairs together may go out (RFC 8445 §14.2), and how many may at once.
 const EVERY: Duration = Duration::from_millis(50);
@@ -27,74 +31,6 @@ const PATIENT_CHECKS: u32 = 320;
 const PAIRS: usize = 256;
 /// Checks on the way whose answers count.
 const ON_THE_WAY: usize = 512;
-/// Unanswered checks that the sessions of one contact's device may cost together, those of a stranger's, and after how
-/// long one more.
-const OF_CONTACT: u32 = 300;
-const OF_STRANGER: u32 = 120;
-const OF_DEVICE_EVERY: Duration = Duration::from_millis(500);
-
-/// Devices whose budgets are remembered, of contacts and of strangers each.
-const BUDGETS: usize = 1024;
-
-/// Unanswered checks that all sessions with one device may still cost.
-#[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Mutex<Allowance<Instant>>>);
-
-impl Budget {
-    fn of_contact() -> Self {
-        Self::of(OF_CONTACT)
-    }
-
-    fn of_stranger() -> Self {
-        Self::of(OF_STRANGER)
-    }
-
-    fn of(most: u32) -> Self {
-        Self(Arc::new(Mutex::new(Allowance::full(most))))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Allowance<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether no session holds it, and it is as good as new.
-    fn is_idle(&self, now: Instant) -> bool {
-        Arc::strong_count(&self.0) == 1 && self.lock().is_full(now, OF_DEVICE_EVERY)
-    }
-}
-
-/// The budgets of devices that are contacts', or of those that aren't: which of them a device is may change.
-#[derive(Debug)]
-pub(crate) struct Budgets {
-    of: fn() -> Budget,
-    /// With the time of its newest session.
-    known: HashMap<DeviceId, (Budget, Instant)>,
-}
-
-impl Budgets {
-    pub(crate) fn of_contacts() -> Self {
-        Self { of: Budget::of_contact, known: HashMap::new() }
-    }
-
-    pub(crate) fn of_strangers() -> Self {
-        Self { of: Budget::of_stranger, known: HashMap::new() }
-    }
-
-    /// For a session that begins: what the device's sessions have left.
-    pub(crate) fn take(&mut self, device: DeviceId, now: Instant) -> Budget {
-        if self.known.len() >= BUDGETS && !self.known.contains_key(&device) {
-            self.known.retain(|_, (budget, _)| !budget.is_idle(now));
-            if self.known.len() >= BUDGETS {
-                let oldest = self.known.iter().min_by_key(|(_, (_, at))| *at).map(|(device, _)| *device);
-                oldest.map(|device| self.known.remove(&device));
-            }
-        }
-        let (budget, at) = self.known.entry(device).or_insert_with(|| ((self.of)(), now));
-        *at = now;
-        budget.clone()
-    }
-}
-
 /// Looks at the packets of one connection, on all its sockets and relays.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -118,7 +54,15 @@ struct Pair {
     checks: u32,
     /// When the next check may go out.
     due: Instant,
+    /// A check of the other side came from there since: one that follows costs others no more than it.
+    asked: bool,
     answered: bool,
+}
+
+impl Pair {
+    fn new(due: Instant) -> Self {
+        Self { checks: 0, due, asked: false, answered: false }
+    }
 }
 
 impl Guard {
@@ -170,7 +114,7 @@ impl Guard {
             Some(pair) if pair.answered => return true,
             Some(pair) => pair,
             None if full => return false,
-            None => book.pairs.entry((from, to)).or_insert(Pair { checks: 0, due: now, answered: false }),
+            None => book.pairs.entry((from, to)).or_insert(Pair::new(now)),
         };
         let Some(stun) = stun.filter(|stun| stun.is_request()) else {
             // Nothing else belongs on a path that isn't proved.
@@ -180,8 +124,8 @@ impl Guard {
         if pair.checks >= checks || pair.due > now || book.pace.wait(now, EVERY).is_some() {
             return false;
         }
-        // By hand people are asked: the pace is limit enough.
-        if !self.budget.lock().spend(now, if book.patient { EVERY } else { OF_DEVICE_EVERY }) {
+        // So that no number of strangers uses up what one who was invited needs.
+        if !std::mem::take(&mut pair.asked) && !self.budget.spend(to.ip(), book.patient, now) {
             return false;
         }
         book.pace.spend(now, EVERY);
@@ -201,8 +145,9 @@ impl Guard {
         let mut book = self.book();
         if stun.is_request() {
             // The other side's check opened its NAT: ours should follow at once (RFC 8445 §7.3.1.4).
-            if let Some(pair) = book.pairs.get_mut(&(at, from)) {
-                pair.due = now;
+            if book.pairs.len() < PAIRS || book.pairs.contains_key(&(at, from)) {
+                let pair = book.pairs.entry((at, from)).or_insert(Pair::new(now));
+                (pair.due, pair.asked) = (now, true);
             }
         } else if stun.is_answer()
             && let Some(place) = book.on_the_way.iter().position(|way| *way == (stun.transaction, from))
@@ -245,7 +190,14 @@ impl Stun {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use peerloom_core::wire::DeviceId;
+
     use super::*;
+
+    /// What a contact's device has.
+    fn whole() -> Budget {
+        Budgets::of_contacts().take(DeviceId::from_bytes([7; 32]), Instant::now())
+    }
 
     fn place(number: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, number], 5000))
@@ -272,9 +224,9 @@ pub(crate) mod tests {
     #[test]
     fn checks_are_paced_over_all_pairs_and_few_for_each() {
         let begin = Instant::now();
-        let one = checks(&Guard::new(Budget::of_contact()), 1, begin, 600);
+        let one = checks(&Guard::new(whole()), 1, begin, 600);
         assert_eq!(one, [CHECKS], "one target in ten minutes");
-        let many = checks(&Guard::new(Budget::of_contact()), 32, begin, 12);
+        let many = checks(&Guard::new(whole()), 32, begin, 12);
         let all: u32 = many.iter().sum();
         assert!((200..=250).contains(&all), "{all} in 12 s");
         assert!(many.iter().all(|sent| (4..=CHECKS).contains(sent)), "each gets its turn: {many:?}");
@@ -282,7 +234,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_devices_sessions_share_what_they_may_cost() {
-        let budget = Budget::of_contact();
+        let budget = whole();
         let begin = Instant::now();
         let session =
             |number: u32| checks(&Guard::new(budget.clone()), 32, begin + Duration::from_secs(12) * number, 12);
@@ -291,37 +243,14 @@ pub(crate) mod tests {
         let more: u32 = (2..52).flat_map(session).sum();
         assert!(more <= 1250, "{more} in ten minutes");
         let begin = begin + Duration::from_secs(52 * 12);
-        let stranger = checks(&Guard::new(Budget::of_stranger()), 32, begin, 12);
+        let stranger = Budgets::of_strangers().take(DeviceId::from_bytes([7; 32]), begin);
+        let stranger = checks(&Guard::new(stranger), 32, begin, 12);
         assert!(stranger.iter().sum::<u32>() <= 150);
-        assert!(!budget.is_idle(begin + Duration::from_secs(20)));
-        assert!(budget.is_idle(begin + Duration::from_secs(600)));
-    }
-
-    #[test]
-    fn what_devices_cost_is_remembered_in_bounded_memory() {
-        let (mut budgets, begin) = (Budgets::of_strangers(), Instant::now());
-        let device = |number: usize| {
-            let mut id = [7; 32];
-            id[..8].copy_from_slice(&number.to_be_bytes());
-            DeviceId::from_bytes(id)
-        };
-        let spend = |budget: &Budget, now| (0..1000).filter(|_| budget.lock().spend(now, OF_DEVICE_EVERY)).count();
-        // All are used up, so that none is as good as new.
-        for number in 0..3 * BUDGETS {
-            assert_eq!(spend(&budgets.take(device(number), begin), begin), OF_STRANGER as usize);
-            // This one has a session all the time.
-            assert_eq!(spend(&budgets.take(device(0), begin + Duration::from_nanos(number as u64)), begin), 0);
-            assert!(budgets.known.len() <= BUDGETS);
-        }
-        let later = begin + Duration::from_secs(600);
-        budgets.take(device(0), later);
-        budgets.take(device(9 * BUDGETS), later);
-        assert_eq!(budgets.known.len(), 1, "those that are as good as new are forgotten first");
     }
 
     #[test]
     fn only_the_answer_to_a_check_opens_a_path() {
-        let guard = Guard::new(Budget::of_contact());
+        let guard = Guard::new(whole());
         guard.trust(place(9));
         let now = Instant::now();
         let (own, peer, other, data) = (place(200), place(1), place(2), [22u8; 100]);
@@ -343,7 +272,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_check_of_the_other_side_is_followed_at_once() {
-        let guard = Guard::new(Budget::of_contact());
+        let guard = Guard::new(whole());
         let now = Instant::now();
         let (own, peer) = (place(200), place(1));
         assert!(guard.may_send(own, peer, &stun(1, 1), now));
@@ -353,9 +282,30 @@ pub(crate) mod tests {
         assert!(guard.may_send(own, peer, &stun(1, 3), soon));
     }
 
+    /// One who was invited is reached although strangers used up what strangers have.
+    #[test]
+    fn a_check_that_follows_another_costs_no_budget() {
+        let (mut budgets, begin) = (Budgets::of_strangers(), Instant::now());
+        for number in 0..20 {
+            let flood = Guard::new(budgets.take(DeviceId::from_bytes([number; 32]), begin));
+            (0..200).for_each(|target| drop(flood.budget.spend(place(target).ip(), false, begin)));
+        }
+        let guard = Guard::new(budgets.take(DeviceId::from_bytes([250; 32]), begin));
+        let (own, peer) = (place(200), place(1));
+        let mut sent = 0;
+        for number in 0..10 {
+            let now = begin + Duration::from_millis(10) * number;
+            sent += u32::from(guard.may_send(own, peer, &stun(1, number), now));
+        }
+        assert_eq!(sent, 0, "nothing is left");
+        guard.heard(own, peer, &stun(1, 77), begin + Duration::from_secs(1));
+        assert!(guard.may_send(own, peer, &stun(1, 11), begin + Duration::from_secs(1)));
+        assert!(!guard.may_send(own, peer, &stun(1, 12), begin + Duration::from_secs(1)), "one for each");
+    }
+
     #[test]
     fn what_is_remembered_is_bounded() {
-        let guard = Guard::new(Budget::of_contact());
+        let guard = Guard::new(whole());
         let now = Instant::now();
         for number in 0..10_000u32 {
             let to = SocketAddr::from((number.to_be_bytes(), 1));
@@ -367,7 +317,7 @@ pub(crate) mod tests {
 
     #[test]
     fn people_have_their_minutes() {
-        let guard = Guard::new(Budget::of_contact());
+        let guard = Guard::new(whole());
         guard.set_patient(true);
         let begin = Instant::now();
         let sent = checks(&guard, 4, begin, 600);

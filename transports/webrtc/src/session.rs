@@ -94,7 +94,10 @@ impl Session {
                 return Err(error);
             }
         };
-        self.accept_description(checked, true).await?;
+        if let Err(error) = self.accept_description(checked, true).await {
+            let _ = self.say(SignalBody::Refused { reason: error.message().into() }).await;
+            return Err(error);
+        }
         let sdp = self.make_answer(complete || !self.trickles).await?;
         self.say(SignalBody::Answer { sdp, serial }).await
     }

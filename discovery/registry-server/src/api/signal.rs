@@ -78,6 +78,7 @@ pub(crate) async fn signal(
         .max_message_size(limits::MESSAGE)
         .max_frame_size(limits::MESSAGE);
     let task = state.tasks.token();
+    caller.pace.begin();
     Ok(upgrade.on_upgrade(move |socket| async move {
         socket::serve(state, device, from, name, socket).await;
         // The connection and the socket keep their places until here.

@@ -173,6 +173,14 @@ impl Socket {
         let _ = self.stream.send(Message::Text(text.into())).await;
     }
 
+    /// So many empty pings.
+    pub async fn ping(&mut self, times: usize) {
+        for _ in 0..times {
+            let _ = self.stream.feed(Message::Ping(Bytes::new())).await;
+        }
+        let _ = self.stream.flush().await;
+    }
+
     pub async fn signal(&mut self, to: &Identity, payload: &str, id: Option<u64>) {
         self.send(&ClientMessage::Signal { to: to.device, payload: payload.into(), id }).await;
     }
