@@ -29,7 +29,6 @@ mod hub;
 mod ice;
 mod limiter;
 mod metrics;
-mod pace;
 mod server;
 mod socket;
 mod state;

@@ -11,6 +11,7 @@ use axum::http::Request;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use peerloom_core::accept::{self, Accepting};
+use peerloom_core::pace::{Pace, Paced};
 use peerloom_core::{Error, ErrorKind, Result, private};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -21,7 +22,6 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use crate::connections::{Connections, Place};
-use crate::pace::{Pace, Paced};
 use crate::state::State;
 use crate::{RegistryConfig, TlsFiles, api, housekeeping};
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::{self, DecodeError, Signed, context};
+use peerloom_core::pace::{Pace, Paced};
+use peerloom_core::wire::{self, Allowance, DecodeError, Signed, context};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_registry_protocol::limits;
 use peerloom_registry_protocol::message::{ClientMessage, Hello, ServerMessage};
@@ -36,6 +37,15 @@ const OUTBOX: usize = 64;
 const UNANSWERED: usize = 1024;
 /// What is read at once, in bytes: signals are small.
 const READ_BUFFER: usize = 4 * 1024;
+/// Most bytes that wait to be written.
+const WRITE_BUFFER: usize = 2 * limits::MESSAGE;
+/// Bytes a second that are read on average, and at once: much more than signals of all contacts take. What comes faster
+/// waits at the registry.
+const READ_RATE: u32 = 512 * 1024;
+const READ_BURST: u32 = 4 * 1024 * 1024;
+/// Pings at once, and after how long one more: a registry that sends more is none.
+const PINGS: u32 = 32;
+const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 pub(crate) enum End {
@@ -51,6 +61,12 @@ impl From<Error> for End {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
+}
+
+/// The WebSocket, and what the registry may send that is no message.
+struct Socket {
+    stream: WebSocketStream<Paced<Box<dyn Stream>>>,
+    pings: Allowance<Instant>,
 }
 
 /// Runs one session, until the machine's addresses change at most. Says how long it lasted if it came
@@ -82,7 +98,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, changes: &mut watch::Receiver<u64>
 }
 
 /// Connects, answers the challenge, and waits until the registry is content.
-async fn greet(shared: &Shared) -> Result<(WebSocketStream<Box<dyn Stream>>, Signed)> {
+async fn greet(shared: &Shared) -> Result<(Socket, Signed)> {
     let name = &shared.caller.name;
     let late = |_| {
         let advice = format!("the registry {name} doesn't answer in time; try again");
@@ -127,13 +143,17 @@ async fn greet(shared: &Shared) -> Result<(WebSocketStream<Box<dyn Stream>>, Sig
     }
 }
 
-async fn open(shared: &Shared) -> Result<WebSocketStream<Box<dyn Stream>>> {
-    let stream = shared.caller.connector.connect().await?;
+async fn open(shared: &Shared) -> Result<Socket> {
+    let pace = Pace::new(READ_RATE, READ_BURST);
+    pace.begin();
+    let stream = Paced::new(shared.caller.connector.connect().await?, pace);
     let name = &shared.caller.name;
     let scheme = if shared.caller.connector.is_tls() { "wss" } else { "ws" };
     let url = format!("{scheme}://{name}/signal/{}", shared.device);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(limits::MESSAGE))
         .max_frame_size(Some(limits::MESSAGE));
     let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
@@ -141,13 +161,13 @@ async fn open(shared: &Shared) -> Result<WebSocketStream<Box<dyn Stream>>> {
         let advice = format!("{name} opens no WebSocket; is it a registry, does a proxy in between let it through?");
         Error::new(ErrorKind::Unreachable, "registry", "connect", advice).with_source(e)
     })?;
-    Ok(socket)
+    Ok(Socket { stream: socket, pings: Allowance::full(PINGS) })
 }
 
 /// Carries signals until the session ends.
 async fn exchange(
     shared: &Arc<Shared>,
-    socket: &mut WebSocketStream<Box<dyn Stream>>,
+    socket: &mut Socket,
     changes: &mut watch::Receiver<u64>,
     mut outbox: mpsc::Receiver<Outgoing>,
 ) -> End {
@@ -260,14 +280,18 @@ fn signed(payload: &str) -> Result<Signed, DecodeError> {
     Signed::decode(bytes.into(), wire::limits::SIGNED_SIGNAL)
 }
 
-async fn send(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>, message: &ClientMessage) -> Result<()> {
+async fn send(shared: &Shared, socket: &mut Socket, message: &ClientMessage) -> Result<()> {
     let bug = |e| Error::new(ErrorKind::Internal, "registry", "send", "a message that is no JSON").with_source(e);
     let text = serde_json::to_string(message).map_err(bug)?;
-    socket.send(Message::Text(text.into())).await.map_err(|e| lost(shared, "broke off the connection").with_source(e))
+    socket
+        .stream
+        .send(Message::Text(text.into()))
+        .await
+        .map_err(|e| lost(shared, "broke off the connection").with_source(e))
 }
 
 /// The next message.
-async fn receive(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>) -> Result<ServerMessage> {
+async fn receive(shared: &Shared, socket: &mut Socket) -> Result<ServerMessage> {
     loop {
         if let Some(message) = next(shared, socket).await? {
             return Ok(message);
@@ -276,20 +300,22 @@ async fn receive(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>)
 }
 
 /// The next sign of life, which is nothing more where it is a ping. The library answers those.
-async fn next(shared: &Shared, socket: &mut WebSocketStream<Box<dyn Stream>>) -> Result<Option<ServerMessage>> {
-    let message = socket.next().await.ok_or_else(|| lost(shared, "closed the connection"))?;
+async fn next(shared: &Shared, socket: &mut Socket) -> Result<Option<ServerMessage>> {
+    let message = socket.stream.next().await.ok_or_else(|| lost(shared, "closed the connection"))?;
     match message.map_err(|e| lost(shared, "broke off the connection").with_source(e))? {
         Message::Text(text) => serde_json::from_str(&text).map(Some).map_err(|e| garbage(shared).with_source(e)),
-        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(None),
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+            socket.pings.spend(Instant::now(), PING_EVERY).then_some(None).ok_or_else(|| garbage(shared))
+        }
         Message::Binary(_) => Err(garbage(shared)),
         Message::Close(_) => Err(lost(shared, "closed the connection")),
     }
 }
 
-async fn farewell(socket: &mut WebSocketStream<Box<dyn Stream>>) {
+async fn farewell(Socket { stream, .. }: &mut Socket) {
     // What fails is gone already.
-    let _ = socket.close(None).await;
-    while socket.next().await.is_some_and(|message| message.is_ok()) {}
+    let _ = stream.close(None).await;
+    while stream.next().await.is_some_and(|message| message.is_ok()) {}
 }
 
 fn lost(shared: &Shared, what: &str) -> Error {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::SinkExt;
 use peerloom_conformance::discovery::{announce, find, records};
 use peerloom_conformance::identity::{Identity, identity, record};
 use peerloom_core::kinds::DurationText;
@@ -276,4 +277,33 @@ async fn what_opens_no_socket_holds_nobody_up() {
         assert_eq!(sent.map_err(|e| e.kind()), Err(ErrorKind::Unreachable));
         babbling.shutdown().await;
     }
+}
+
+/// Pings that nobody needs, without end: the client answers few, holds little, and ends the connection.
+#[tokio::test]
+async fn a_registry_that_pings_without_end_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("an address");
+    let (ended, mut ends) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let ended = ended.clone();
+            tokio::spawn(async move {
+                // A client's calls over HTTP end here.
+                let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+                let ping = || tokio_tungstenite::tungstenite::Message::Ping(vec![7; 100].into());
+                let mut sent = 0_usize;
+                while sent < 1_000_000 && socket.feed(ping()).await.is_ok() {
+                    sent += 1;
+                }
+                let _ = ended.send(sent).await;
+            });
+        }
+    });
+    let pinged = client(at);
+    announce(&pinged, record(&identity(9), 1, &[])).await.expect("it is announced once that works");
+    let sent = tokio::time::timeout(Duration::from_secs(60), ends.recv()).await.expect("an end").expect("a number");
+    assert!(sent < 1_000_000, "{sent} pings were taken");
+    pinged.shutdown().await;
 }

@@ -170,6 +170,8 @@ pub enum Refusal {
     Busy,
     /// The signature or the certificate is wrong.
     Unauthenticated,
+    /// The dialer's user has as many devices there as a contact may have ([`limits::DEVICES`]).
+    Full,
 }
 
 /// The responder's last word.
@@ -202,6 +204,7 @@ impl Verdict {
             Self::Refused(Refusal::Busy) => 5,
             Self::Refused(Refusal::Unauthenticated) => 6,
             Self::Restored(_) => 7,
+            Self::Refused(Refusal::Full) => 8,
         };
         let notice = match self {
             Self::Restored(notice) => Some(notice.signed().to_pb()),
@@ -223,6 +226,7 @@ impl Verdict {
             5 => Self::Refused(Refusal::Busy),
             6 => Self::Refused(Refusal::Unauthenticated),
             7 => Self::Restored(Stated::decode(Signed::required(pb.notice, VERDICT.what)?)?),
+            8 => Self::Refused(Refusal::Full),
             found => {
                 return Err(DecodeError::UnsupportedVersion { what: VERDICT.what, found });
             }

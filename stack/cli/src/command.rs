@@ -255,6 +255,7 @@ async fn contacts(session: std::sync::Arc<Session>, json: bool, contacts: Contac
         };
         let row = |c: &Value| vec![printable(&text(c, "contact")), text(c, "user"), like(c)];
         table(&["contact", "user", ""], &rows(&answer).map(row).collect::<Vec<_>>());
+        show_notices(&session.request(Request::Status).await?);
     }
     Ok(())
 }

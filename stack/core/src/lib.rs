@@ -21,6 +21,7 @@ pub mod kinds;
 pub mod memory;
 pub mod names;
 pub mod networks;
+pub mod pace;
 pub mod panics;
 pub mod private;
 pub mod signaling;

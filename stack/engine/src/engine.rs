@@ -330,10 +330,11 @@ impl Engine {
         };
         let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
         let (shared, addresses) = network.ok_or_else(ended)?;
-        let standing = self.standing().await?;
+        let (standing, damage) = (self.standing().await?, self.damage().await?);
+        let folders = self.diagnose_folders(standing, damage);
         if standing == StoreStanding::Restored {
             // It left the network: what that would allow it says nothing.
-            return Ok(self.diagnose_folders(standing));
+            return Ok(folders);
         }
         let transports = join_all(self.transports.iter().map(|t| t.diagnose()));
         let discoveries = join_all(self.discoveries.iter().map(|d| d.diagnose()));
@@ -343,11 +344,11 @@ impl Engine {
             return Err(ended());
         }
         let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
-        Ok(self.diagnose_folders(standing).into_iter().chain(network).collect())
+        Ok(folders.into_iter().chain(network).collect())
     }
 
     /// What is wrong with this node's store and with those of contacts, and what helps.
-    fn diagnose_folders(&self, standing: StoreStanding) -> Vec<Diagnostic> {
+    fn diagnose_folders(&self, standing: StoreStanding, damage: Option<String>) -> Vec<Diagnostic> {
         let own = own_notice(standing).map(|detail| {
             let remedy = match standing {
                 StoreStanding::Copied => "end the other copy, and delete it; ask for what only that one has",
@@ -359,7 +360,19 @@ impl Engine {
             let remedy = format!("ask {name} for an invitation to the new folder, should nothing come any more");
             Diagnostic::note("folder", format!("{name}: {PEER_RESTORED}"), remedy)
         });
-        own.into_iter().chain(theirs).collect()
+        let damage = damage.map(|damage| {
+            let remedy =
+                "`peerloom db check` lists the rows; a contact who is missing is added again by a new invitation";
+            Diagnostic::bad("store", damage, remedy)
+        });
+        own.into_iter().chain(damage).chain(theirs).collect()
+    }
+
+    /// What was damaged when the store was read; rows that could be made again are among it until the next opening.
+    async fn damage(&self) -> Result<Option<String>> {
+        let damaged = self.driver.call(|turn| Ok(turn.state.damaged.clone())).await?;
+        let detail = || format!("damaged rows are left out, and what stood there is missing: {}", damaged.join(", "));
+        Ok((!damaged.is_empty()).then(detail))
     }
 
     /// Gives a contact another name; returns the one it got, which looks like no other contact's: perhaps the one
@@ -449,7 +462,8 @@ impl Engine {
     /// What is wrong with this node's store or a contact's, for people; empty when nothing is.
     pub async fn notices(&self) -> Result<Vec<String>> {
         let theirs = self.restored_contacts().into_iter().map(|name| format!("{name}: {PEER_RESTORED}"));
-        Ok(own_notice(self.standing().await?).into_iter().chain(theirs).collect())
+        let damage = self.damage().await?.map(|damage| format!("the folder's store: {damage}; see `peerloom doctor`"));
+        Ok(own_notice(self.standing().await?).into_iter().chain(damage).chain(theirs).collect())
     }
 
     /// The names of contacts whose folder was put back, or is used twice.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::join_all;
-use peerloom_core::interfaces::is_own;
+use peerloom_core::interfaces::{Scope, is_own, scope};
 use peerloom_core::names::Resolver;
 use peerloom_core::{Diagnostic, IceServer};
 use tokio::net::UdpSocket;
@@ -91,7 +91,14 @@ fn mapping(seen: &[(SocketAddr, SocketAddr)], socket: &UdpSocket) -> Option<Diag
     let (_, first) = seen.first()?;
     let here = socket.local_addr().ok()?.port();
     if is_own(first.ip()) && first.port() == here {
-        return Some(Diagnostic::good("NAT", "none: this machine has a public address"));
+        let detail = match scope(first.ip()) {
+            Scope::Public => "none: this machine has a public address",
+            _ => {
+                "none on the way to the STUN server, which is in a network of this machine's: whether there is one \
+                  behind it can't be told"
+            }
+        };
+        return Some(Diagnostic::good("NAT", detail));
     }
     if seen.len() < 2 {
         let detail = "how it maps can't be told with one server";

@@ -8,8 +8,8 @@ use peerloom_core::wire::store::{
     CONTACTS, Contact, ContactDevice, INVITATIONS, Invited, META, OutstandingInvitation, Record, meta,
 };
 use peerloom_core::wire::{
-    DeviceCertificate, DeviceId, DiscoveryItem, Frame, Invitation, OpenItem, PeerRecord, Signed, UserId, context,
-    limits,
+    DeviceCertificate, DeviceId, DiscoveryItem, Frame, Invitation, OpenItem, PeerRecord, Refusal, Signed, UserId,
+    context, limits,
 };
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
@@ -136,44 +136,46 @@ impl Turn<'_> {
         added.ok_or_else(|| error(ErrorKind::NotFound, "no record of the user was found"))
     }
 
-    /// Decides whether a device that dials may come in, and makes it a contact if it carries an
-    /// invitation of ours.
+    /// Decides whether a device that dials may come in (`None`), and makes it a contact if it carries an invitation of
+    /// ours.
     pub(crate) fn authorize(
         &mut self,
         certificate: &DeviceCertificate,
         signed: &Signed,
         token: Option<[u8; 16]>,
         name: &str,
-    ) -> Result<bool> {
+    ) -> Result<Option<Refusal>> {
+        let stranger = Ok(Some(Refusal::NotAContact));
         match self.state.contacts.device(&certificate.device) {
             Some((user, _)) if user == certificate.user => {
                 self.prove(certificate, signed)?;
-                return Ok(true);
+                return Ok(None);
             }
             // It proved once that it is another user's.
-            Some((_, known)) if known.certificate.is_some() => return Ok(false),
+            Some((_, known)) if known.certificate.is_some() => return stranger,
             _ => {}
         }
         if self.state.standing.is_restored() {
-            return Ok(false);
+            return stranger;
         }
-        let Some(token) = token else { return Ok(false) };
+        let Some(token) = token else { return stranger };
         let hash = sha256(&[&token]);
         let key = Bytes::from(hash.to_vec());
         let Some(mut invitation) = self.txn.sound_record::<OutstandingInvitation>(INVITATIONS, &key)? else {
-            return Ok(false);
+            return stranger;
         };
         if self.now.is_past(invitation.expires_at_ms)
             || invitation.uses_left == 0
             || certificate.user == self.state.own.user
         {
-            return Ok(false);
+            return stranger;
         }
         if let Some(contact) =
             self.state.contacts.by_user(&certificate.user).filter(|c| has_no_room(c, &certificate.device))
         {
-            warn!(alias = contact.alias, "a contact's device was refused: the contact has as many as there may be");
-            return Ok(false);
+            let device = certificate.device;
+            warn!(alias = contact.alias, %device, "a contact's device was refused: it has as many as there may be");
+            return Ok(Some(Refusal::Full));
         }
         invitation.uses_left -= 1;
         match invitation.uses_left {
@@ -186,7 +188,7 @@ impl Turn<'_> {
         let contact = self.upsert(certificate.user, proven(certificate, signed.clone(), None), name, None)?;
         info!(alias = contact.alias, "an invitation was used");
         self.effects.event(Event::ContactAdded { user: contact.user, alias: contact.alias });
-        Ok(true)
+        Ok(None)
     }
 
     /// A contact's device, known from an invitation alone until now, proved that it is the user's.

@@ -73,14 +73,12 @@ impl State {
         self.load_inboxes(txn, now)?;
         let damaged = txn.snapshot()?.damaged();
         self.inboxes_damaged = txn.has_damaged(IN_LOGS)?;
-        if !damaged.is_empty() {
-            let tables: BTreeSet<_> = damaged.iter().map(|(table, _)| table.name).collect();
-            error!(
-                rows = damaged.len(),
-                ?tables,
-                "damaged rows of the store are left out; `peerloom db check` lists them"
-            );
+        let mut tables = BTreeMap::<_, usize>::new();
+        damaged.iter().for_each(|(table, _)| *tables.entry(table.name).or_default() += 1);
+        if !tables.is_empty() {
+            error!(?tables, "damaged rows of the store are left out; `peerloom db check` lists them");
         }
+        self.damaged = tables.into_iter().map(|(table, rows)| format!("{table} ({rows})")).collect();
         Ok(())
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) mended: Vec<(Bytes, Option<OutEntry>)>,
     /// Rows that say how far peers' logs are here were damaged when the store was read.
     pub(crate) inboxes_damaged: bool,
+    /// What was damaged when the store was read, for people: tables, each with how many of its rows.
+    pub(crate) damaged: Vec<String>,
     pub(crate) timers: Timers<TimerKey>,
     /// Devices with a link.
     pub(crate) up: HashSet<DeviceId>,
@@ -245,6 +247,7 @@ impl State {
             inboxes: HashMap::new(),
             mended: Vec::new(),
             inboxes_damaged: false,
+            damaged: Vec::new(),
             timers: Timers::new(),
             up: HashSet::new(),
             history: 0,

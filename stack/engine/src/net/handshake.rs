@@ -155,8 +155,8 @@ async fn verify_initiator(
     let signed = theirs.certificate.clone();
     let known = shared.driver.call(move |turn| turn.authorize(&certificate, &signed, auth.token, &auth.name));
     match known.await {
-        Ok(true) => Ok((device, negotiated)),
-        Ok(false) => Err((Some(Refusal::NotAContact), refused(Refusal::NotAContact))),
+        Ok(None) => Ok((device, negotiated)),
+        Ok(Some(refusal)) => Err((Some(refusal), refused(refusal))),
         Err(error) => Err((Some(Refusal::Busy), error)),
     }
 }
@@ -251,6 +251,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Suite => "the two nodes share no crypto suite; compare [[crypto]] in both files",
         Refusal::Network => "the other node belongs to another network; compare `network` in both files",
         Refusal::Busy => "the other node is busy; it is tried again",
+        Refusal::Full => "your user has 16 devices there already, which is the most",
         Refusal::Unauthenticated => "the other node finds our signature or certificate wrong",
     };
     let error = Error::new(ErrorKind::Refused, "engine", "handshake", message);

@@ -1,7 +1,7 @@
 //! Streams that are read at a bounded rate.
 //!
 //! What a WebSocket is made of, empty fragments and pings for instance, costs work before a message comes of it. So the
-//! bytes are counted, below everything that makes sense of them.
+//! bytes are counted, below everything that makes sense of them. What comes too fast isn't lost: it waits at its sender.
 
 use std::io;
 use std::pin::Pin;
@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Duration, Instant, Sleep};
+use tokio::time::{Duration, Instant, Sleep, sleep};
 
 /// How fast a connection is read, once it is to be paced.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     on: AtomicBool,
     per_second: u32,
     burst: u32,
@@ -22,18 +22,18 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// So many bytes a second on average, and so many at once; 0 a second is no limit.
-    pub(crate) fn new(per_second: u32, burst: u32) -> Arc<Self> {
+    pub fn new(per_second: u32, burst: u32) -> Arc<Self> {
         Arc::new(Self { on: AtomicBool::new(false), per_second, burst })
     }
 
     /// From now on it counts.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         self.on.store(self.per_second > 0, Ordering::Relaxed);
     }
 }
 
 /// A stream at the pace of its connection.
-pub(crate) struct Paced<S> {
+pub struct Paced<S> {
     stream: S,
     pace: Arc<Pace>,
     /// When all that was read so far would have been read at the average rate.
@@ -42,7 +42,8 @@ pub(crate) struct Paced<S> {
 }
 
 impl<S> Paced<S> {
-    pub(crate) fn new(stream: S, pace: Arc<Pace>) -> Self {
+    /// A stream that is read as fast as it comes until the pace begins.
+    pub fn new(stream: S, pace: Arc<Pace>) -> Self {
         Self { stream, pace, due: None, waiting: None }
     }
 
@@ -53,7 +54,7 @@ impl<S> Paced<S> {
         self.due = Some(due);
         let early = due.saturating_duration_since(now).saturating_sub(cost(f64::from(self.pace.burst)));
         if !early.is_zero() {
-            self.waiting = Some(Box::pin(tokio::time::sleep(early)));
+            self.waiting = Some(Box::pin(sleep(early)));
         }
     }
 }
