@@ -50,6 +50,7 @@ pub(crate) struct Lane {
 struct Urgent {
     ping: Option<u64>,
     pong: Option<u64>,
+    bye: bool,
 }
 
 /// The channel that a lane carries.
@@ -134,6 +135,11 @@ impl Lane {
         let _ = self.opened.subscribe().wait_for(|opened| *opened).await;
     }
 
+    /// Whether the data channel can carry something.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.opened.borrow()
+    }
+
     /// Whether this is the data channel that we opened.
     pub(crate) fn is_our(&self, channel: &dyn DataChannel) -> bool {
         self.ours && self.channel.id() == channel.id()
@@ -154,10 +160,16 @@ impl Lane {
         self.wake.notify_one();
     }
 
+    /// Says that the link is over.
+    pub(crate) fn bye(&self) {
+        self.urgent().bye = true;
+        self.wake.notify_one();
+    }
+
     /// Begins a channel of ours on it, if it is free.
     pub(crate) fn open(self: &Arc<Self>, class: ChannelClass, admitted: &AtomicBool) -> Option<Channel> {
         let mut used = self.used();
-        if !self.ours || !used.is_over() || !*self.opened.borrow() {
+        if !self.ours || !used.is_over() || !self.is_open() {
             return None;
         }
         let channel = self.begin(&mut used, class);
@@ -276,6 +288,7 @@ impl Lane {
             Message::Done => self.used().their_done = true,
             Message::Ping(number) => self.urgent().pong = Some(number),
             Message::Pong(number) => link.on_pong(number),
+            Message::Bye => return Err(closed("the other side closed the link")),
         }
         self.wake.notify_one();
         Ok(())

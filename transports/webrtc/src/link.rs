@@ -27,6 +27,8 @@ const LANES: usize = 32;
 const OPENING: Duration = Duration::from_secs(10);
 /// A relayed packet waits in the crate for the next wake-up; it comes soon for this long after a send.
 const RELAY_HEAT: Duration = Duration::from_millis(20);
+/// What the last word on a link is given to go out.
+const PARTING: Duration = Duration::from_millis(50);
 /// The name of every data channel.
 pub(crate) const LABEL: &str = "peerloom";
 
@@ -224,6 +226,14 @@ impl Shared {
         if let Some(lane) = self.lanes().first() {
             lane.ping(now);
         }
+    }
+
+    /// Says that the link is over, and gives that a moment to go out: what the crate says at its end goes over no relay.
+    pub(crate) async fn part(&self) {
+        let Some(lane) = self.lanes().first().cloned().filter(|lane| lane.is_open()) else { return };
+        lane.bye();
+        self.peer.runtime.heat(PARTING);
+        tokio::time::sleep(PARTING).await;
     }
 
     pub(crate) fn on_pong(&self, sent_us: u64) {

@@ -13,6 +13,7 @@ const STOP: u8 = 6;
 const DONE: u8 = 7;
 const PING: u8 = 8;
 const PONG: u8 = 9;
+const BYE: u8 = 10;
 
 /// Longest message sent, in bytes; browsers take 64 KiB at least.
 pub(crate) const LONGEST: usize = 60 * 1024;
@@ -41,6 +42,8 @@ pub(crate) enum Message {
     Ping(u64),
     /// Yes.
     Pong(u64),
+    /// The link is over.
+    Bye,
 }
 
 /// What may be sent on a channel before there is credit, in bytes: all that strangers get, on each of the two channels
@@ -89,6 +92,7 @@ impl Message {
                 out.put_u8(PONG);
                 out.put_u64(*number);
             }
+            Self::Bye => out.put_u8(BYE),
         }
         out
     }
@@ -115,6 +119,7 @@ impl Message {
             DONE => Self::Done,
             PING => Self::Ping(bytes.try_get_u64().map_err(wrong)?),
             PONG => Self::Pong(bytes.try_get_u64().map_err(wrong)?),
+            BYE => Self::Bye,
             _ => return Ok(None),
         }))
     }
@@ -139,6 +144,7 @@ mod tests {
             Message::Done,
             Message::Ping(1),
             Message::Pong(u64::MAX),
+            Message::Bye,
         ];
         for message in all {
             assert_eq!(Message::decode(message.encode().freeze()).unwrap(), Some(message));

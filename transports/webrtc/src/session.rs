@@ -313,6 +313,7 @@ impl Session {
                 link.end(error);
             }
         }
+        link.part().await;
         link.peer.close().await;
     }
 

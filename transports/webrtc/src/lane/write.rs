@@ -76,8 +76,8 @@ impl Lane {
 
     /// Everything that must not wait for frames: openings, pings, credit, ends.
     async fn say_urgent(&self, writing: &mut Writing) -> Result<(), Error> {
-        let Urgent { ping, pong } = std::mem::take(&mut *self.urgent());
-        let urgent = [pong.map(Message::Pong), ping.map(Message::Ping)];
+        let Urgent { ping, pong, bye } = std::mem::take(&mut *self.urgent());
+        let urgent = [pong.map(Message::Pong), ping.map(Message::Ping), bye.then_some(Message::Bye)];
         for message in urgent.into_iter().flatten() {
             self.send(writing, message.encode()).await?;
         }
