@@ -81,6 +81,20 @@ mod tests {
     }
 
     #[test]
+    fn a_full_allowance_begins_to_count_with_the_next_use() {
+        let (at, every) = (Duration::from_secs, Duration::from_secs(10));
+        let mut allowance = Allowance::full(3);
+        assert!(allowance.spend(at(0), every));
+        assert!(allowance.is_full(at(17), every), "back since 10");
+        assert!((0..3).all(|_| allowance.spend(at(18), every)));
+        assert_eq!(allowance.wait(at(18), every), Some(at(10)));
+        // What has come back meanwhile leaves the rest of the time to the next one.
+        assert!(allowance.spend(at(31), every) && !allowance.spend(at(37), every));
+        assert_eq!(allowance.wait(at(37), every), Some(at(1)));
+        assert!(allowance.spend(at(38), every));
+    }
+
+    #[test]
     fn any_times_are_taken() {
         let mut allowance = Allowance::full(u32::MAX);
         for now in [Duration::MAX, Duration::ZERO, Duration::MAX] {

@@ -246,6 +246,93 @@ mod tests {
         }
     }
 
+    fn bare(first: Position, last: Position) -> Span {
+        Span { first, last, previous: None, id: None }
+    }
+
+    #[test]
+    fn spans_from_outside_ascend_agree_and_are_no_more_than_fit() {
+        let read = |spans: &[Span], above| {
+            let spans: Vec<pb::Span> = spans
+                .iter()
+                .map(|s| pb::Span {
+                    first: s.first,
+                    last: s.last,
+                    previous: encode_optional(s.previous.as_ref()),
+                    id: encode_optional(s.id.as_ref()),
+                })
+                .collect();
+            Chain::from_pb(&spans, above, "test")
+        };
+        let wrong = Err(DecodeError::Invalid { what: "test", why: "its spans are not ascending" });
+        for bad in [
+            vec![bare(9, 8)],
+            vec![bare(5, 9)],
+            vec![bare(6, 8), bare(8, 9)],
+            vec![bare(8, 9), bare(6, 6)],
+            vec![bare(7, u64::MAX)],
+        ] {
+            assert_eq!(read(&bad, 5), wrong, "{bad:?}");
+        }
+        assert!(read(&[span(1, 6, 7), span(2, 8, 9)], 5).is_err(), "two logs");
+        let good = read(&[span(1, 6, 6), span(1, 7, 9), bare(11, u64::MAX - 1)], 5).unwrap();
+        assert_eq!(good.iter().cloned().collect::<Vec<_>>(), [span(1, 6, 9), bare(11, u64::MAX - 1)]);
+        let many = |count: u64| (1..=count).map(|n| bare(2 * n, 2 * n)).collect::<Vec<_>>();
+        let most = limits::RANGES as u64;
+        assert_eq!(read(&many(most), 0).map(|chain| chain.len()), Ok(limits::RANGES));
+        assert_eq!(read(&many(most + 1), 0), Err(DecodeError::TooMany { what: "test", max: limits::RANGES }));
+        let chain: Chain = many(most + 1).into_iter().collect();
+        assert_eq!(chain.to_pb().len(), limits::RANGES, "what has more says the lowest");
+        assert!(!chain.is_empty() && Chain::default().is_empty());
+    }
+
+    #[test]
+    fn ids_are_known_at_ends_and_before_beginnings() {
+        let chain: Chain = [span(1, 3, 5), span(1, 8, 9)].into_iter().collect();
+        let known: Vec<Position> = (0..12).filter(|p| chain.id_at(*p).is_some()).collect();
+        assert_eq!(known, [2, 5, 7, 9]);
+        assert!(known.iter().all(|p| chain.id_at(*p) == Some(id(1, *p))));
+        let acknowledged = chain.without_previous();
+        assert_eq!((acknowledged.id_at(2), acknowledged.id_at(5)), (None, Some(id(1, 5))));
+        assert_eq!(chain.positions(), [3, 4, 5, 8, 9].into_iter().collect());
+    }
+
+    #[test]
+    fn what_fills_a_hole_keeps_the_ids_of_its_own_ends_alone() {
+        let mut chain: Chain = [bare(4, 5)].into_iter().collect();
+        assert!(chain.insert(span(1, 2, 8)));
+        assert_eq!(chain.iter().cloned().collect::<Vec<_>>(), [span(1, 2, 8)]);
+        let mut within: Chain = [span(1, 2, 8)].into_iter().collect();
+        assert!(within.insert(span(2, 3, 5)), "nothing of it is missing");
+        assert_eq!(within.id_at(5), None);
+        let mut after: Chain = [bare(2, 5)].into_iter().collect();
+        assert!(after.insert(span(1, 4, 7)));
+        assert_eq!((after.id_at(7), after.id_at(1), after.id_at(3)), (Some(id(1, 7)), None, None));
+        let mut before: Chain = [bare(4, 7)].into_iter().collect();
+        assert!(before.insert(span(1, 2, 5)));
+        assert_eq!((before.id_at(1), before.id_at(5), before.id_at(7)), (Some(id(1, 1)), None, None));
+        assert!(before.insert(bare(9, 8)) && before.len() == 1, "an empty span is no span");
+    }
+
+    #[test]
+    fn what_is_cut_off_takes_its_id_with_it() {
+        let mut chain: Chain = [span(1, 2, 5), span(1, 8, 9)].into_iter().collect();
+        chain.remove_through(1);
+        assert_eq!(chain.id_at(1), Some(id(1, 1)), "nothing of it is cut");
+        chain.remove_through(2);
+        assert_eq!(chain.iter().next(), Some(&Span { previous: None, ..span(1, 3, 5) }));
+        chain.remove_through(5);
+        assert_eq!((chain.len(), chain.id_at(7)), (1, Some(id(1, 7))));
+        let mut ahead: Chain = [span(1, 8, 9)].into_iter().collect();
+        assert_eq!(ahead.absorb(6, Some(id(1, 6))), (6, Some(id(1, 6))));
+        assert_eq!(ahead.absorb(7, Some(id(1, 7))), (9, Some(id(1, 9))));
+        assert!(ahead.is_empty());
+        let mut within: Chain = [span(1, 4, 9)].into_iter().collect();
+        assert_eq!(within.absorb(6, None), (9, Some(id(1, 9))));
+        let mut behind: Chain = [span(1, 4, 6)].into_iter().collect();
+        assert_eq!((behind.absorb(6, None), behind.len()), ((6, None), 0));
+    }
+
     #[test]
     fn the_far_end_does_not_overflow() {
         let mut chain = Chain::default();

@@ -270,9 +270,51 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_shown_in_small_letters_and_compared_by_their_bytes() {
+        let (low, high) = (UserId::from_bytes([0; 32]), UserId::from_bytes([255; 32]));
+        assert_eq!(low.to_string(), "a".repeat(52));
+        assert_eq!((low.short(), format!("{low:?}")), ("a".repeat(10), "a".repeat(10)));
+        assert_eq!(high.short(), "7".repeat(10));
+        assert!(low < high && low.cmp(&low).is_eq() && low.partial_cmp(&high).is_some_and(std::cmp::Ordering::is_lt));
+        assert!(low == low && low != high);
+        let set: std::collections::HashSet<UserId> = [low, high, low].into_iter().collect();
+        assert_eq!(set.len(), 2);
+        let hash = |id: UserId| {
+            let mut hasher = std::collections::hash_map::DefaultHasher::new();
+            id.hash(&mut hasher);
+            hasher.finish()
+        };
+        assert!(hash(low) == hash(low) && hash(low) != hash(high));
+        let message = MessageId::from_bytes([0; 16]);
+        assert_eq!((message.to_string(), format!("{message:?}")), ("a".repeat(26), "a".repeat(26)));
+        assert_eq!("A".repeat(52).parse(), Ok(low), "capitals are read, too");
+        for wrong in ["a".repeat(51), "a".repeat(53), "1".repeat(52)] {
+            assert!(wrong.parse::<UserId>().is_err(), "{wrong}");
+        }
+        assert!("a".repeat(25).parse::<MessageId>().is_err() && "a".repeat(27).parse::<MessageId>().is_err());
+    }
+
+    #[test]
+    fn names_of_different_things_differ() {
+        let (a, b) = (PublicKey::ed25519([1; 32]), PublicKey::ed25519([2; 32]));
+        assert_ne!(NetworkId::from_name("a"), NetworkId::from_name("b"));
+        assert_ne!(DeviceId::from_key(&a), DeviceId::from_key(&b));
+        assert_ne!(UserId::from_keys(&a, &b), UserId::from_keys(&b, &a), "each key has its part");
+        assert_ne!(EntryId::of_header(b"a"), EntryId::of_header(b"b"));
+        assert_ne!(EntryId::of_header(b"a").as_bytes(), RosterId::of_roster(b"a").as_bytes());
+        let (known, unknown) = (EntryId::from_bytes([1; 32]), EntryId::UNKNOWN);
+        assert_eq!((known.known(), unknown.known()), (Some(known), None));
+        assert_eq!((EntryId::decode_optional(&[]), EntryId::decode_optional(&[1; 32])), (Ok(None), Ok(Some(known))));
+        assert!(EntryId::decode_optional(&[1; 31]).is_err());
+    }
+
+    #[test]
     fn a_direct_conversation_has_one_name() {
         let network = NetworkId::from_name("test");
         let (a, b) = (UserId::from_bytes([1; 32]), UserId::from_bytes([2; 32]));
         assert_eq!(ConversationId::direct(&network, &a, &b), ConversationId::direct(&network, &b, &a));
+        assert_ne!(ConversationId::direct(&network, &a, &b), ConversationId::direct(&network, &a, &a));
+        let other = NetworkId::from_name("other");
+        assert_ne!(ConversationId::direct(&network, &a, &b), ConversationId::direct(&other, &a, &b));
     }
 }

@@ -235,4 +235,43 @@ mod tests {
         }
         assert!(format!("q://{}", "x".repeat(200)).parse::<Address>().is_err());
     }
+
+    #[test]
+    fn keys_are_of_a_known_algorithm_and_length() {
+        let key = PublicKey::ed25519([7; 32]);
+        assert_eq!((key.algorithm(), key.as_bytes()), (PublicKey::ED25519, &[7; 32][..]));
+        assert_eq!(format!("{key:?}"), "07".repeat(32));
+        let decode =
+            |algorithm, length| PublicKey::decode(Some(pb::PublicKey { algorithm, key: Bytes::from(vec![7; length]) }));
+        assert_eq!(decode(1, 32), Ok(key));
+        assert_eq!(decode(2, 32), Err(DecodeError::UnsupportedVersion { what: "public key", found: 2 }));
+        assert!(decode(1, 31).is_err() && decode(1, 33).is_err() && PublicKey::decode(None).is_err());
+    }
+
+    fn record(versions: (u32, u32)) -> PeerRecord {
+        PeerRecord {
+            network: NetworkId::from_name("test"),
+            certificate: Signed::sign(b"", Bytes::from_static(b"body"), |_| Bytes::from_static(b"signature")),
+            addresses: Vec::new(),
+            capabilities: 0,
+            suites: vec![SuiteId(u16::MAX); limits::SUITES],
+            key_packages: vec![[3; 32]; limits::KEY_PACKAGE_HASHES],
+            sequence: 1,
+            expires_at_ms: 2,
+            versions,
+        }
+    }
+
+    #[test]
+    fn a_record_names_the_versions_that_its_device_speaks() {
+        for versions in [(1, 1), (1, 2), (3, 9)] {
+            assert_eq!(PeerRecord::decode(&record(versions).encode()), Ok(record(versions)));
+        }
+        for versions in [(0, 0), (0, 1), (2, 1)] {
+            assert!(PeerRecord::decode(&record(versions).encode()).is_err(), "{versions:?}");
+        }
+        let many = PeerRecord { suites: vec![SuiteId(u16::MAX); limits::SUITES + 1], ..record((1, 1)) };
+        assert!(PeerRecord::decode(&many.encode()).is_err());
+        assert!(SuiteId::decode(65_535).is_ok() && SuiteId::decode(65_536).is_err());
+    }
 }

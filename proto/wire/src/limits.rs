@@ -86,3 +86,33 @@ pub const SIGNED_SIGNAL: usize = SIGNAL + 512;
 
 /// Most unknown fields at one level of a message: room for newer versions, none for floods.
 pub const UNKNOWN_FIELDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What peers of the same version count on, in bytes.
+    #[test]
+    fn the_lengths_of_the_format_stay_as_they_are() {
+        for (limit, bytes) in [
+            (CONTROL_FRAME, 65_536),
+            (CHAT_FRAME, 2_097_152),
+            (HANDSHAKE_FRAME, 4_096),
+            (MESSAGE_BODY, 1_048_576),
+            (HANDSHAKE_PAYLOAD, 131_072),
+            (BUNDLE, 1_114_112),
+            (BUNDLE_TARGET, 520_192),
+            (PAYLOAD, 1_245_184),
+            (HEADER, 20_480),
+            (REVOCATION, 8_960),
+            (DEVICE_LIST, 151_552),
+            (RECEIPT, 6_144),
+            (PUBLISHED_KEY_PACKAGE, 4_608),
+            (DISCOVERY_ITEM, 32_768),
+            (SIGNAL, 16_384),
+            (SIGNED_SIGNAL, 16_896),
+        ] {
+            assert_eq!(limit, bytes);
+        }
+    }
+}

@@ -196,6 +196,42 @@ mod tests {
         }
     }
 
+    fn ranges(of: &[(u64, u64)]) -> Vec<pb::Range> {
+        of.iter().map(|(first, last)| pb::Range { first: *first, last: *last }).collect()
+    }
+
+    #[test]
+    fn ranges_from_outside_ascend_and_are_no_more_than_fit() {
+        let read = |of: &[(u64, u64)], above| RangeSet::from_pb(&ranges(of), above, "test");
+        let wrong = Err(DecodeError::Invalid { what: "test", why: "its ranges are not ascending" });
+        for bad in [&[(3, 2)][..], &[(5, 9)], &[(6, 8), (8, 9)], &[(8, 9), (6, 6)], &[(7, u64::MAX)], &[(4, 9)]] {
+            assert_eq!(read(bad, 5), wrong, "{bad:?}");
+        }
+        let good = read(&[(6, 6), (7, 9), (11, u64::MAX - 1)], 5).unwrap();
+        assert_eq!(good.iter().map(|r| (r.first, r.last)).collect::<Vec<_>>(), [(6, 9), (11, u64::MAX - 1)]);
+        let many = |count: u64| (1..=count).map(|n| (2 * n, 2 * n)).collect::<Vec<_>>();
+        let most = limits::RANGES as u64;
+        assert_eq!(read(&many(most), 0).unwrap().len(), limits::RANGES);
+        assert_eq!(read(&many(most + 1), 0), Err(DecodeError::TooMany { what: "test", max: limits::RANGES }));
+        // What has more says the lowest.
+        let set: RangeSet = (1..=most + 1).map(|n| 2 * n).collect();
+        assert_eq!(set.to_pb(), ranges(&many(most)));
+    }
+
+    #[test]
+    fn sets_are_cut_to_so_many_ranges() {
+        let set: RangeSet = [1, 2, 4, 6, 8].into_iter().collect();
+        assert_eq!((set.len(), set.is_empty(), RangeSet::default().is_empty()), (4, false, true));
+        for max in 0..6 {
+            let (mut filled, mut cut) = (set.clone(), set.clone());
+            filled.fill_lowest(max);
+            cut.keep_highest(max);
+            assert_eq!((filled.len(), cut.len()), (max.clamp(1, 4), max.min(4)));
+            assert!([1, 2, 4, 6, 8].into_iter().all(|p| filled.contains(p)));
+            assert!(cut.iter().all(|r| set.contains(r.first)) && (max == 0 || cut.contains(8)));
+        }
+    }
+
     #[test]
     fn the_far_end_does_not_overflow() {
         let mut set = RangeSet::default();

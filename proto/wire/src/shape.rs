@@ -135,6 +135,37 @@ mod tests {
         assert!(matches!(OUTER.check(&unknown), Err(DecodeError::TooMany { .. })));
     }
 
+    static MANY: Shape = Shape { what: "many", max_len: 200, fields: &[Field::many(3, 2, 4), Field::one(9, 0)] };
+
+    #[test]
+    fn what_is_just_within_the_limits_passes() {
+        let most = [0x18, 1].repeat(limits::UNKNOWN_FIELDS);
+        assert_eq!(OUTER.check(&most), Ok(()));
+        assert_eq!(OUTER.check(&[0x0a, 6, 0x0a, 4, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(MANY.check(&[0x1a, 4, 0, 0, 0, 0].repeat(2)), Ok(()));
+        assert!(
+            MANY.check(&[0x1a, 4, 0, 0, 0, 0].repeat(3)).is_err() && MANY.check(&[0x1a, 5, 0, 0, 0, 0, 0]).is_err()
+        );
+        let mut longest = vec![0x2a, 197, 1];
+        longest.extend([0; 197]);
+        assert_eq!(MANY.check(&longest), Ok(()));
+        longest.push(0x48);
+        assert_eq!(MANY.check(&longest), Err(DecodeError::TooLong { what: "many", len: 201, max: 200 }));
+    }
+
+    #[test]
+    fn each_kind_of_value_takes_its_own_length() {
+        // A number, eight bytes, a length, four bytes; then a field that may not stand twice.
+        let values: [&[u8]; 4] =
+            [&[0x20, 0x96, 1], &[0x21, 1, 2, 3, 4, 5, 6, 7, 8], &[0x22, 2, 1, 2], &[0x25, 1, 2, 3, 4]];
+        for value in values {
+            let once = [value, &[0x48, 7]].concat();
+            assert_eq!(MANY.check(&once), Ok(()), "{value:?}");
+            let twice = [&once[..], &[0x48, 7]].concat();
+            assert_eq!(MANY.check(&twice), Err(DecodeError::TooMany { what: "many", max: 1 }), "{value:?}");
+        }
+    }
+
     #[test]
     fn truncated_and_grouped_messages_are_malformed() {
         for bytes in [&[0x0a][..], &[0x0a, 9, 1], &[0x0b], &[0xff; 11], &[0x11, 1]] {

@@ -283,6 +283,17 @@ fn a_header_speaks_of_one_entry_at_one_position() {
 }
 
 #[test]
+fn a_frame_is_known_by_the_number_of_its_field() {
+    let frames: Vec<Frame> = examples().into_iter().filter_map(|bytes| Frame::decode(bytes).ok().flatten()).collect();
+    let numbers: std::collections::BTreeSet<u32> = frames.iter().map(|frame| frame.kind().number).collect();
+    assert!(numbers.len() >= 10, "{numbers:?}");
+    for frame in frames {
+        let (kind, bytes) = (frame.kind(), frame.encode());
+        assert_eq!(u32::from(bytes[0]), kind.number << 3 | 2, "{}", kind.name);
+    }
+}
+
+#[test]
 fn the_largest_header_fits() {
     let devices: Vec<DeviceId> = (0..256u16).map(|n| DeviceId::from_bytes([n as u8; 32])).collect();
     let header = Header { excluded: devices.clone(), joins: devices, ..header() };

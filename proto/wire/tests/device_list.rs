@@ -228,3 +228,102 @@ fn counts_are_bounded() {
     let numbers: Vec<Signed> = (40..140).map(|n| certificate(n, &keys().user, None)).collect();
     assert!(numbers.iter().any(|c| list.add_certificate(c, verify).is_err()), "a list that names a hundred more");
 }
+
+#[test]
+fn only_what_is_new_is_news() {
+    let mut list = DeviceList::new(keys());
+    assert_eq!(list.user(), keys().id());
+    let first = certificate(1, &keys().user, None);
+    assert!(list.add_certificate(&first, verify).unwrap() && !list.add_certificate(&first, verify).unwrap());
+    let [small, both, recovery] =
+        [revocation(&[4], &keys().user), revocation(&[4, 5], &keys().user), revocation(&[4, 5], &keys().recovery)];
+    assert!(list.add_revocation(&both, verify).unwrap());
+    assert!(!list.add_revocation(&small, verify).unwrap(), "it says less");
+    assert!(!list.add_revocation(&recovery, verify).unwrap(), "no further device");
+    assert_eq!(list.revoked(), [device(4), device(5)].into());
+    let mut other = DeviceList::new(keys());
+    assert!(other.unite(&list.to_encoded(), verify).unwrap() && !other.unite(&list.to_encoded(), verify).unwrap());
+    // The recovery key's word outlives the user key, so it was kept beside.
+    let successor = key(210);
+    let succession = succession(1, &successor, &kept());
+    assert!(list.succeed(&succession, BTreeSet::new(), verify).unwrap());
+    assert!(list.is_revoked(&device(4)) && list.is_revoked(&device(5)) && devices(&list).is_empty());
+    assert!(list.succeed(&succession, kept(), verify).unwrap(), "what it keeps has come");
+    assert!(!list.succeed(&succession, kept(), verify).unwrap());
+    assert!(!list.succeed(&succession, BTreeSet::new(), verify).unwrap());
+    assert_eq!(devices(&list), [device(1)]);
+    assert!(list.to_encoded().names(&first.hash()) && !list.to_encoded().names(&[0; 32]));
+}
+
+#[test]
+fn of_two_successions_the_later_one_counts() {
+    let (first, second) = (key(210), key(211));
+    let mut list = DeviceList::new(keys());
+    assert!(list.succeed(&succession(2, &second, &kept()), kept(), verify).unwrap());
+    assert!(!list.succeed(&succession(1, &first, &kept()), kept(), verify).unwrap());
+    assert_eq!(list.user_key(), &second);
+    assert!(list.succeed(&succession(3, &first, &kept()), kept(), verify).unwrap());
+    assert_eq!(list.user_key(), &first);
+    // One that names other certificates than it commits to keeps none of them.
+    let mut misled = DeviceList::new(keys());
+    misled.add_certificate(&certificate(1, &keys().user, None), verify).unwrap();
+    assert!(misled.succeed(&succession(1, &first, &BTreeSet::new()), kept(), verify).unwrap());
+    assert!(devices(&misled).is_empty());
+    // And another user's is none.
+    let other = Succession { user: other_user(), user_key: first, sequence: 9, kept: kept_hash(&kept()) };
+    let other = Signed::sign(context::SUCCESSION, other.encode(), |m| sign(&keys().recovery, m));
+    assert!(list.succeed(&other, kept(), verify).is_err());
+}
+
+/// A user with another recovery key.
+fn other_user() -> peerloom_wire::UserId {
+    UserKeys { user: key(200), recovery: key(7) }.id()
+}
+
+#[test]
+fn a_revocation_is_of_its_user_and_they_are_bounded() {
+    let mut list = DeviceList::new(keys());
+    let other = Revocation { user: other_user(), devices: vec![device(1)], issued_at_ms: 1 };
+    let other = Signed::sign(context::REVOCATION, other.encode(), |m| sign(&keys().user, m));
+    assert!(list.add_revocation(&other, verify).is_err() && list.revoked().is_empty());
+    assert!(list.unite(&DeviceList::new(UserKeys { user: key(200), recovery: key(7) }).to_encoded(), verify).is_err());
+    for number in 0..limits::REVOCATIONS as u8 {
+        assert!(list.add_revocation(&revocation(&[number], &keys().user), verify).unwrap());
+    }
+    assert!(list.add_revocation(&revocation(&[99], &keys().user), verify).is_err(), "one more");
+    let all: Vec<u8> = (0..100).collect();
+    assert!(list.add_revocation(&revocation(&all, &keys().user), verify).unwrap(), "it takes the place of the others");
+    assert!(list.add_revocation(&revocation(&[150], &keys().user), verify).unwrap());
+    let most: Vec<u8> = (0..=255).collect();
+    assert_eq!(limits::REVOKED, most.len());
+    assert!(list.add_revocation(&revocation(&most, &keys().recovery), verify).unwrap());
+    let encoded = list.to_encoded();
+    assert_eq!(EncodedDeviceList::decode(encoded.encode()), Ok(encoded));
+}
+
+#[test]
+fn a_list_takes_so_many_certificates() {
+    let mut list = DeviceList::new(keys());
+    for number in 0..limits::LISTED as u8 {
+        assert!(list.add_certificate(&certificate(number, &keys().user, None), verify).unwrap());
+    }
+    assert!(list.add_certificate(&certificate(100, &keys().user, None), verify).is_err());
+    assert!(list.add_revocation(&revocation(&[3], &keys().user), verify).unwrap());
+    assert!(list.add_certificate(&certificate(100, &keys().user, None), verify).unwrap(), "a revoked one gives room");
+    assert!(list.add_certificate(&certificate(101, &keys().user, None), verify).is_err());
+    assert_eq!(list.certificates().count(), limits::LISTED);
+}
+
+#[test]
+fn a_device_that_was_certified_twice_counts_once_by_the_later_one() {
+    let mut list = DeviceList::new(keys());
+    for (roles, issued) in [(Roles::MESSAGES, 9), (Roles::ALL, 5)] {
+        let certificate = DeviceCertificate::new(keys(), key(1), roles, issued);
+        let signed = certificate.sign(|m| sign(&keys().user, m), |m| sign(&key(1), m));
+        assert!(list.add_certificate(&signed, verify).unwrap());
+    }
+    list.add_certificate(&certificate(7, &keys().user, None), verify).unwrap();
+    let counting: Vec<(DeviceId, u64)> = list.devices().iter().map(|c| (c.device, c.issued_at_ms)).collect();
+    assert_eq!(counting, [(device(1), 9), (device(7), 7)], "in the place of its first one");
+    assert_eq!(list.devices()[0].roles, Roles::MESSAGES);
+}
