@@ -6,6 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use aws_lc_rs::hmac;
+use data_encoding::BASE64;
+
 use crate::namespace::{self, Namespace};
 use crate::process::Process;
 use crate::site::{Nat, Site};
@@ -83,6 +86,15 @@ impl Lab {
     /// The command under test.
     pub fn peerloom(&self) -> &Path {
         &self.peerloom
+    }
+
+    /// The TURN server, as a node's file names it, with credentials as a registry hands them out.
+    pub fn turn_url(&self) -> String {
+        // Until the year 2100, in seconds since the Unix epoch.
+        let user = "4102444800";
+        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, SECRET.as_bytes());
+        let password = BASE64.encode(hmac::sign(&key, user.as_bytes()).as_ref());
+        format!("turn:{user}:{password}@{}:{TURN}", PUBLIC[0])
     }
 
     /// The registry, as nodes call it.

@@ -1,7 +1,8 @@
 //! A node on a host.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -36,7 +37,10 @@ impl Node {
              [storage]\nkind = \"redb\"\n\n[[crypto]]\nkind = \"mls-classical\"\n",
             lab.registry_url()
         );
-        fs::write(folder.join("peerloom.toml"), file).expect("a file");
+        let path = folder.join("peerloom.toml");
+        fs::write(&path, file).expect("a file");
+        // A password may stand in it.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("permissions");
         let peerloom = lab.peerloom().to_owned();
         Self { name: name.into(), folder, peerloom, running: None, started: Instant::now() }
     }
@@ -78,6 +82,11 @@ impl Node {
             control.is_some()
         });
         self.running = control.map(|control| (process, control));
+    }
+
+    /// Ends it as its user does.
+    pub fn stop(&mut self) {
+        self.running.take().into_iter().for_each(|(process, _)| process.stop());
     }
 
     /// How long ago it was started.

@@ -43,6 +43,13 @@ impl Process {
         });
     }
 
+    /// Asks it to end, and waits until it has.
+    pub fn stop(mut self) {
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        eventually(&format!("{} to end", self.name), || self.child.try_wait().is_ok_and(|ended| ended.is_some()));
+    }
+
     /// Panics with the end of its log if it has ended.
     pub fn assert_running(&mut self) {
         let ended = self.child.try_wait().expect("a status");

@@ -63,3 +63,47 @@ fn a_relay_over_tcp_outlives_its_servers_nonces() {
     other.block_udp();
     relays_for_long(&mut lab, [&mut one, &mut other]);
 }
+
+/// Of two nodes that dial each other at once one closes a link, and the other hears of it although it is relayed: it would
+/// hold that link for its best one, and write to it, until the silence is too long.
+#[test]
+fn the_end_of_a_relayed_link_is_heard() {
+    let Some(mut lab) = Lab::with_nonces(env!("CARGO_BIN_EXE_peerloom-in-lab"), NONCE_LIFE) else { return };
+    let (mut one, mut other) = (lab.site(Nat::Symmetric), lab.site(Nat::Symmetric));
+    let [first, second]: [Host; 2] = [&mut one, &mut other].map(Site::host);
+    let relayed = format!("relay_only = true\nice_servers = [\"{}\"]", lab.turn_url());
+    let mut alice = Node::new(&lab, "alice", &relayed);
+    let mut bob = Node::new(&lab, "bob", &relayed);
+    alice.start(&first);
+    let link = alice.invite(1);
+    bob.run(&second, &["add", &link]);
+    bob.start(&second);
+    assert_eq!(bob.connected("alice", LINK), "relayed by TURN");
+    assert_eq!(alice.connected("bob", LINK), "relayed by TURN");
+    alice.stop();
+    bob.stop();
+    // Both look for the other from the beginning.
+    for round in 0..3 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| alice.start(&first));
+            scope.spawn(|| bob.start(&second));
+        });
+        assert_eq!(bob.connected("alice", LINK), "relayed by TURN");
+        // Longer than a link may be silent.
+        for part in 0..16 {
+            let text = format!("{round}, {part}");
+            alice.send("bob", &text);
+            bob.send("alice", &text);
+            sleep(Duration::from_millis(500));
+        }
+        for part in 0..16 {
+            bob.expect(&format!("{round}, {part}"), LINK);
+            alice.expect(&format!("{round}, {part}"), LINK);
+        }
+        alice.stop();
+        bob.stop();
+    }
+    for node in [&alice, &bob] {
+        assert_eq!(said(node, "nothing was heard"), 0, "a link that had ended was held for a good one");
+    }
+}

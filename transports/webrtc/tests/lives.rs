@@ -42,8 +42,6 @@ struct State {
     /// By a side's own port: the socket that stands for it.
     faces: Mutex<HashMap<u16, Arc<UdpSocket>>>,
     cut: AtomicBool,
-    /// Whether what DTLS says at its end is lost, as over a relay that ends with it.
-    mute: AtomicBool,
     /// Packets of DTLS handshakes that are still lost.
     lost_handshakes: AtomicU32,
     /// Packets that keep ICE's consent, since the path was made.
@@ -85,9 +83,8 @@ impl Path {
     }
 
     fn passes(&self, packet: &[u8]) -> bool {
-        // RFC 7983: 0 to 3 is STUN, 20 to 63 is DTLS; of those 21 is an alert, and 22 a handshake's.
+        // RFC 7983: 0 to 3 is STUN, 20 to 63 is DTLS; of those 22 is a handshake's.
         match packet.first() {
-            Some(21) if self.0.mute.load(Ordering::Acquire) => return false,
             Some(0..=3) => drop(self.0.consents.fetch_add(1, Ordering::AcqRel)),
             Some(22) => {
                 let less = |left: u32| left.checked_sub(1);
@@ -182,17 +179,4 @@ async fn lost_packets_of_the_dtls_handshake_are_sent_again() {
         assert_eq!(path.0.lost_handshakes.load(Ordering::Acquire), 0, "they went this way");
         assert_eq!(near.channel_binding().expect("a binding"), far.channel_binding().expect("a binding"));
     }
-}
-
-/// The other side hears of the end whatever becomes of the connection's own last word.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_link_is_said_on_the_link() {
-    let path = Path::default();
-    // Longer than the test is patient: the silence doesn't end it.
-    let mut pair = path.pair(2 * PATIENCE).await;
-    let (near, far) = pair.link().await;
-    path.0.mute.store(true, Ordering::Release);
-    near.close("redundant");
-    let error = tokio::time::timeout(PATIENCE, far.closed()).await.expect("the link ends");
-    assert!(error.message().contains("the other side closed the link"), "{error}");
 }

@@ -17,6 +17,8 @@ use super::handshake::{LINGER, Ready};
 use super::links::Budget;
 use crate::driver::Input;
 
+/// Times the bytes of a frame that its decoded parts take in memory at most: ranges, spans and short fields.
+const DECODED: usize = 6;
 /// How long a redundant link lives on, so that what is on its way arrives.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the dialing side may take to open the chat channel.
@@ -200,10 +202,18 @@ async fn read(shared: &Shared, from: &From, mut channel: FrameReceiver) -> Resul
             shared.carrier.on_frame(device, signal);
             continue;
         }
-        let _held = budget.hold(size).await?;
+        let _held = budget.hold(weight(&frame, size)).await?;
         shared.driver.input(Input::Frame { device, link, frame: Box::new(frame), _held }).await?;
     }
     Ok(())
+}
+
+/// What a frame of so many bytes holds in memory: an envelope is its bytes, what others list is decoded.
+fn weight(frame: &Frame, size: usize) -> usize {
+    match frame {
+        Frame::Envelope(_) => size,
+        _ => size.saturating_mul(DECODED),
+    }
 }
 
 /// Whether what a frame says is signed by the device that says it. The delivery thread takes in nothing
