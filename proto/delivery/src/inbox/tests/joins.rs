@@ -104,8 +104,11 @@ fn a_damaged_row_recovers_what_was_acknowledged_and_drops_what_that_settles() {
     damaged.recover(&ack, at(1));
     assert_eq!(damaged.ack(OWN), ack);
     assert!(damaged.take_dirty().is_some_and(|stored| stored.base == 1));
-    assert_eq!(damaged.on_timer(at(2)), Some(GapAction::Ask([4, 7].into_iter().collect())), "6 is still parked");
-    assert_eq!(damaged.on_settled(&entry(4), at(3)), Some(6));
+    let missing: RangeSet = [4, 7].into_iter().collect();
+    assert_eq!(damaged.on_timer(at(2)), Some(GapAction::Ask(missing.clone())));
+    let ahead = GapAction::OpenAhead { positions: vec![6], missing };
+    assert_eq!(damaged.on_timer(at(4)), Some(ahead), "what is settled isn't opened again");
+    assert_eq!(damaged.on_settled(&entry(4), at(5)), Some(6));
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn before_this_device_is_let_in_nothing_has_its_turn() {
     let mut inbox = inbox();
     assert_eq!(inbox.on_entry(&entry(2), false, NOW), Arrival::Park);
     assert_eq!(inbox.on_withdrawn(&withdrawn(1, 1), NOW), (vec![], None));
+    assert!(!inbox.is_settled(1) && !inbox.was_shown(1), "there is no view yet that it could be settled in");
     assert_eq!(inbox.on_settled(&entry(2), NOW), None);
     assert_eq!(inbox.ack(OWN).through, 2);
 }

@@ -91,6 +91,22 @@ fn what_no_device_shows_ends_undelivered() {
 }
 
 #[test]
+fn what_was_shown_is_not_made_unshown_by_a_later_word() {
+    let mut outbox = log(&[(FIRST, USER), (SECOND, OTHER)]);
+    for _ in 0..4 {
+        say(&mut outbox, &[FIRST, SECOND]);
+    }
+    assert_eq!(outbox.on_ack(&FIRST, &ack(3), at(0)).delivered, []);
+    // An older copy of its store names more than is settled since, in one span.
+    let span = Span { first: 2, last: 5, previous: None, id: Some(id(5)) };
+    let later = Ack { beyond: [span].into_iter().collect(), ..ack_of(1, &[], &[2, 3, 4]) };
+    assert!(outbox.on_ack(&FIRST, &later, at(0)).news);
+    let stored = outbox.take_dirty().into_iter().find(|(device, _)| *device == FIRST).expect("a cursor").1;
+    assert_eq!((stored.through, stored.void), (5, [4].into_iter().collect()));
+    assert_eq!(outbox.on_ack(&SECOND, &ack(5), at(0)).delivered, [2, 3, 5]);
+}
+
+#[test]
 fn unshown_positions_are_forgotten_with_their_entries() {
     let mut outbox = log(&[(FIRST, USER), (SECOND, OTHER)]);
     let (first, second) = (say(&mut outbox, &[FIRST, SECOND]), say(&mut outbox, &[FIRST, SECOND]));
