@@ -122,6 +122,37 @@ impl DeviceList {
         self.certificates.values().map(|known| &known.signed)
     }
 
+    /// What to show others: the list, and the certificates of the devices that speak for the user.
+    pub fn show(&self) -> UserDevices {
+        let devices = self.devices();
+        let speaks = |known: &&Known| devices.contains(&&known.certificate);
+        let certificates = self.certificates.values().filter(speaks).map(|known| known.signed.clone()).collect();
+        UserDevices { list: self.to_encoded(), certificates }
+    }
+
+    /// Takes in what another device shows, which may come from anybody: what doesn't verify is passed over. `true`:
+    /// something is new.
+    pub fn take_in(
+        &mut self,
+        shown: &UserDevices,
+        verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool,
+    ) -> Result<bool, DecodeError> {
+        let mut news = self.unite(&shown.list, &verify)?;
+        for certificate in &shown.certificates {
+            // Each is verified once.
+            if !self.certificates.contains_key(&certificate.hash()) {
+                news |= self.add_certificate(certificate, &verify).unwrap_or(false);
+            }
+        }
+        Ok(news)
+    }
+
+    /// The certificate of a device that speaks for the user, verbatim.
+    pub fn certificate(&self, device: &DeviceId) -> Option<&Signed> {
+        let certificate = self.devices().into_iter().find(|certificate| certificate.device == *device)?;
+        self.certificates.values().find(|known| known.certificate == *certificate).map(|known| &known.signed)
+    }
+
     fn counts(&self, hash: &ObjectHash, certificate: &DeviceCertificate) -> bool {
         let in_force = self.succession.as_ref().map(|s| &s.signed);
         let by_key = certificate.succession.as_ref() == in_force;
@@ -266,6 +297,60 @@ impl DeviceList {
                 .collect(),
             revocations: self.revocations.values().map(|revoked| revoked.signed.clone()).collect(),
         }
+    }
+}
+
+/// A user's devices as they are shown and published: a list, and certificates that it names. Nothing in it is verified
+/// yet: [`UserDevices::open`] and [`DeviceList::take_in`] verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserDevices {
+    /// The list.
+    pub list: EncodedDeviceList,
+    /// Certificates, verbatim.
+    pub certificates: Vec<Signed>,
+}
+
+pub(crate) static USER_DEVICES: Shape = Shape {
+    what: "user's devices",
+    max_len: limits::USER_DEVICES,
+    fields: &[Field::nested(1, 1, &LIST), Field::nested(2, limits::LISTED, &signed::SHAPE)],
+};
+
+impl UserDevices {
+    /// The list, if everything in it verifies and the certificates are those that it names.
+    pub fn open(&self, verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool) -> Result<DeviceList, DecodeError> {
+        let mut list = DeviceList::new(self.list.keys.clone());
+        list.unite(&self.list, &verify)?;
+        for certificate in &self.certificates {
+            if !self.list.names(&certificate.hash()) {
+                return Err(DecodeError::invalid(USER_DEVICES.what, "has a certificate that the list doesn't name"));
+            }
+            list.add_certificate(certificate, &verify)?;
+        }
+        Ok(list)
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Bytes {
+        self.to_pb().encode_to_vec().into()
+    }
+
+    /// Decodes what was shown.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        USER_DEVICES.check(&bytes)?;
+        let what = USER_DEVICES.what;
+        Self::from_pb(pb::UserDevices::decode(bytes).map_err(|_| DecodeError::Malformed { what })?)
+    }
+
+    pub(crate) fn to_pb(&self) -> pb::UserDevices {
+        let certificates = self.certificates.iter().map(Signed::to_pb).collect();
+        pb::UserDevices { list: Some(self.list.to_pb()), certificates }
+    }
+
+    pub(crate) fn from_pb(pb: pb::UserDevices) -> Result<Self, DecodeError> {
+        let list = pb.list.ok_or(DecodeError::invalid(USER_DEVICES.what, "it has no list"))?;
+        let certificates = pb.certificates.into_iter().map(Signed::from_pb).collect();
+        Ok(Self { list: EncodedDeviceList::from_pb(list)?, certificates })
     }
 }
 

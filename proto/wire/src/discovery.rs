@@ -6,12 +6,12 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::certificate::ObjectHash;
-use crate::device_list::LIST;
+use crate::device_list::USER_DEVICES;
 use crate::identity::PUBLIC_KEY;
 use crate::shape::{Field, Shape};
 use crate::{
-    Address, DecodeError, DeviceCertificate, DeviceId, DeviceList, EncodedDeviceList, NetworkId, PeerRecord, PublicKey,
-    Signed, SuiteId, UserId, context, limits, pb, signed,
+    Address, DecodeError, DeviceCertificate, DeviceId, DeviceList, NetworkId, PeerRecord, PublicKey, Signed, SuiteId,
+    UserDevices, UserId, context, limits, pb, signed,
 };
 
 /// What a [`DiscoveryItem`] is.
@@ -103,20 +103,11 @@ pub enum DiscoveryItem {
     /// A [`PeerRecord`].
     Record(Signed),
     /// A device list.
-    DeviceList(PublishedDevices),
+    DeviceList(UserDevices),
     /// A [`PublishedKeyPackage`].
     KeyPackage(Signed),
     /// A [`ServiceOffer`].
     Service(Signed),
-}
-
-/// A device list, and certificates that it names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishedDevices {
-    /// The list.
-    pub list: EncodedDeviceList,
-    /// Certificates that the list names, verbatim.
-    pub certificates: Vec<Signed>,
 }
 
 static ITEM: Shape = Shape {
@@ -124,28 +115,20 @@ static ITEM: Shape = Shape {
     max_len: limits::DISCOVERY_ITEM,
     fields: &[
         Field::nested(1, 1, &signed::SHAPE),
-        Field::nested(2, 1, &DEVICES),
+        Field::nested(2, 1, &USER_DEVICES),
         Field::nested(3, 1, &signed::SHAPE),
         Field::nested(4, 1, &signed::SHAPE),
     ],
 };
 
-static DEVICES: Shape = Shape {
-    what: "published devices",
-    max_len: limits::DISCOVERY_ITEM,
-    fields: &[Field::nested(1, 1, &LIST), Field::nested(2, limits::LISTED, &signed::SHAPE)],
-};
-
 impl DiscoveryItem {
     /// A user's devices as they are published: with the certificates, if there is room for them.
     pub fn of_devices(list: &DeviceList) -> Self {
-        let encoded = list.to_encoded();
-        let certificates = list.certificates().filter(|c| encoded.names(&c.hash())).cloned().collect();
-        let with = Self::DeviceList(PublishedDevices { list: encoded.clone(), certificates });
+        let with = Self::DeviceList(list.show());
         match with.encode().len() <= limits::DISCOVERY_ITEM {
             true => with,
             // The devices' records have them, too.
-            false => Self::DeviceList(PublishedDevices { list: encoded, certificates: Vec::new() }),
+            false => Self::DeviceList(UserDevices { list: list.to_encoded(), certificates: Vec::new() }),
         }
     }
 
@@ -164,12 +147,7 @@ impl DiscoveryItem {
         let mut item = pb::DiscoveryItem::default();
         match self {
             Self::Record(signed) => item.record = Some(signed.to_pb()),
-            Self::DeviceList(devices) => {
-                item.device_list = Some(pb::PublishedDevices {
-                    list: Some(devices.list.to_pb()),
-                    certificates: devices.certificates.iter().map(Signed::to_pb).collect(),
-                });
-            }
+            Self::DeviceList(devices) => item.device_list = Some(devices.to_pb()),
             Self::KeyPackage(signed) => item.key_package = Some(signed.to_pb()),
             Self::Service(signed) => item.service = Some(signed.to_pb()),
         }
@@ -180,14 +158,9 @@ impl DiscoveryItem {
     pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {
         ITEM.check(&bytes)?;
         let pb = pb::DiscoveryItem::decode(bytes).map_err(|_| DecodeError::Malformed { what: ITEM.what })?;
-        let devices = |devices: pb::PublishedDevices| {
-            let list = devices.list.ok_or(DecodeError::invalid(DEVICES.what, "lacks the list"))?;
-            let certificates = devices.certificates.into_iter().map(Signed::from_pb).collect();
-            Ok(Self::DeviceList(PublishedDevices { list: EncodedDeviceList::from_pb(list)?, certificates }))
-        };
         let found = [
             pb.record.map(|s| Ok(Self::Record(Signed::from_pb(s)))),
-            pb.device_list.map(devices),
+            pb.device_list.map(|devices| UserDevices::from_pb(devices).map(Self::DeviceList)),
             pb.key_package.map(|s| Ok(Self::KeyPackage(Signed::from_pb(s)))),
             pb.service.map(|s| Ok(Self::Service(Signed::from_pb(s)))),
         ];
@@ -224,20 +197,6 @@ impl DiscoveryItem {
 fn within(signed: &Signed, what: &'static str, max: usize) -> Result<(), DecodeError> {
     let len = signed.encode().len();
     if len > max { Err(DecodeError::TooLong { what, len, max }) } else { Ok(()) }
-}
-
-impl PublishedDevices {
-    fn open(&self, verify: impl Fn(&PublicKey, &[u8], &[u8]) -> bool) -> Result<DeviceList, DecodeError> {
-        let mut list = DeviceList::new(self.list.keys.clone());
-        list.unite(&self.list, &verify)?;
-        for certificate in &self.certificates {
-            if !self.list.names(&certificate.hash()) {
-                return Err(DecodeError::invalid(DEVICES.what, "has a certificate that the list doesn't name"));
-            }
-            list.add_certificate(certificate, &verify)?;
-        }
-        Ok(list)
-    }
 }
 
 /// An item whose signatures and hashes are right.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::device_list::{USER_DEVICES, UserDevices};
 use crate::entry::{ENVELOPE, SIGNED_HEADER};
 use crate::shape::{Field, Shape};
 use crate::{
@@ -37,6 +38,8 @@ pub enum Frame {
     Restored(Stated<Restored>),
     /// Positions that hold nothing for the receiver.
     NotForYou(Stated<NotForYou>),
+    /// The devices of the sender's user.
+    Devices(Box<UserDevices>),
 }
 
 /// "This is the newest header of your log that I hold": the log's owner sends nothing before it has
@@ -115,7 +118,7 @@ impl FrameKind {
 }
 
 /// All kinds of frames. A kind that isn't here is a newer version's: it is skipped.
-pub static KINDS: [FrameKind; 12] = [
+pub static KINDS: [FrameKind; 13] = [
     FrameKind::new(1, "envelope", &ENVELOPE),
     FrameKind::new(2, "ack", &RECEIPT),
     FrameKind::new(3, "cannot-open", &RECEIPT),
@@ -128,6 +131,7 @@ pub static KINDS: [FrameKind; 12] = [
     FrameKind::new(10, "held", &HELD),
     FrameKind::new(11, "restored", &RECEIPT),
     FrameKind::new(12, "not-for-you", &RECEIPT),
+    FrameKind::new(13, "devices", &USER_DEVICES),
 ];
 
 static FIELDS: [Field; KINDS.len()] = {
@@ -157,6 +161,7 @@ impl Frame {
             Self::Held(_) => 10,
             Self::Restored(_) => 11,
             Self::NotForYou(_) => 12,
+            Self::Devices(_) => 13,
         };
         &KINDS[number - 1]
     }
@@ -195,6 +200,7 @@ impl Frame {
             }),
             Self::Restored(notice) => Kind::Restored(notice.signed().to_pb()),
             Self::NotForYou(statement) => Kind::NotForYou(statement.signed().to_pb()),
+            Self::Devices(devices) => Kind::Devices(devices.to_pb()),
         };
         pb::Frame { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -248,6 +254,7 @@ impl Frame {
             }),
             Kind::Restored(pb) => Self::Restored(Stated::decode(Signed::from_pb(pb))?),
             Kind::NotForYou(pb) => Self::NotForYou(Stated::decode(Signed::from_pb(pb))?),
+            Kind::Devices(pb) => Self::Devices(Box::new(UserDevices::from_pb(pb)?)),
         })
     }
 }

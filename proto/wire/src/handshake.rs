@@ -172,6 +172,8 @@ pub enum Refusal {
     Unauthenticated,
     /// The dialer's user has as many devices there as a contact may have ([`limits::DEVICES`]).
     Full,
+    /// The dialer's user revoked this device.
+    Revoked,
 }
 
 /// The responder's last word.
@@ -205,6 +207,7 @@ impl Verdict {
             Self::Refused(Refusal::Unauthenticated) => 6,
             Self::Restored(_) => 7,
             Self::Refused(Refusal::Full) => 8,
+            Self::Refused(Refusal::Revoked) => 9,
         };
         let notice = match self {
             Self::Restored(notice) => Some(notice.signed().to_pb()),
@@ -227,6 +230,7 @@ impl Verdict {
             6 => Self::Refused(Refusal::Unauthenticated),
             7 => Self::Restored(Stated::decode(Signed::required(pb.notice, VERDICT.what)?)?),
             8 => Self::Refused(Refusal::Full),
+            9 => Self::Refused(Refusal::Revoked),
             found => {
                 return Err(DecodeError::UnsupportedVersion { what: VERDICT.what, found });
             }

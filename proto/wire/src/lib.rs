@@ -41,10 +41,9 @@ pub mod pb {
 pub use allowance::Allowance;
 pub use certificate::{DeviceCertificate, ObjectHash, Revocation, Roles, Succession, UserKeys};
 pub use chain::{Chain, Span};
-pub use device_list::{DeviceList, EncodedDeviceList};
+pub use device_list::{DeviceList, EncodedDeviceList, UserDevices};
 pub use discovery::{
-    DiscoveryItem, DiscoveryKey, ItemKind, ItemSlot, OpenItem, PublishedDevices, PublishedKeyPackage, ServiceKind,
-    ServiceOffer,
+    DiscoveryItem, DiscoveryKey, ItemKind, ItemSlot, OpenItem, PublishedKeyPackage, ServiceKind, ServiceOffer,
 };
 pub use entry::{Bundle, EntryClass, Envelope, Header, Item, LogId, Position, SignedHeader};
 pub use error::DecodeError;

@@ -48,6 +48,8 @@ pub const REVOCATION: usize = 34 * REVOKED + 256;
 pub const REVOCATIONS: usize = 16;
 /// Longest device list, in bytes.
 pub const DEVICE_LIST: usize = REVOCATIONS * REVOCATION + 8 * 1024;
+/// Longest device list with the certificates of its devices, in bytes, as devices show it on links.
+pub const USER_DEVICES: usize = 48 * 1024;
 /// Most addresses in a record.
 pub const ADDRESSES: usize = 8;
 /// Longest address, in bytes.
@@ -106,6 +108,7 @@ mod tests {
             (HEADER, 20_480),
             (REVOCATION, 8_960),
             (DEVICE_LIST, 151_552),
+            (USER_DEVICES, 49_152),
             (RECEIPT, 6_144),
             (PUBLISHED_KEY_PACKAGE, 4_608),
             (DISCOVERY_ITEM, 32_768),

@@ -4,6 +4,7 @@
 //! fixed length followed by an optional big-endian order, so that an encrypting store can hide the
 //! id and keep the order.
 
+mod contact;
 mod conversation;
 mod given;
 mod pending;
@@ -14,12 +15,13 @@ use prost::Message;
 
 use crate::DecodeError;
 
+pub use contact::{Contact, ContactDevice, Invited};
 pub use conversation::{ConversationInfo, ConversationKind};
 pub use given::GivenKeyPackage;
 pub use pending::{Pending, PendingHead};
 pub use records::{
-    Contact, ContactDevice, Failure, History, Identity, InLog, Invited, OutCursor, OutEntry, OutstandingInvitation,
-    Quarantined, SealedEntry, VaultHeader,
+    Failure, History, Identity, InLog, OutCursor, OutEntry, OutstandingInvitation, Quarantined, SealedEntry,
+    VaultHeader,
 };
 
 /// Version of the store's layout: tables, keys and record versions together.
@@ -114,6 +116,8 @@ pub mod meta {
     /// Copies of this store were used: [`crate::Restored::since_ms`] of the notice of each, 8 bytes big-endian, in the
     /// order in which they came.
     pub const COPIED: &[u8; 16] = b"store-copied\0\0\0\0";
+    /// The devices of this node's user, as far as they are known here: [`crate::UserDevices`].
+    pub const DEVICES: &[u8; 16] = b"user-devices\0\0\0\0";
 }
 
 /// A key: ids, then a big-endian order.

@@ -4,11 +4,11 @@
 use bytes::Bytes;
 use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
-    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DiscoveryItem, EntryClass,
-    EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage, KeyPackageRequest, LogId,
-    MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal, Restored, Role, Roster,
-    RosterId, SessionId, Signed, SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId, UserId, Verdict,
-    Withdrawal,
+    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DeviceList, DiscoveryItem,
+    EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage,
+    KeyPackageRequest, LogId, MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal,
+    Restored, Role, Roster, RosterId, SessionId, Signed, SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId,
+    UserDevices, UserId, UserKeys, Verdict, Withdrawal,
 };
 use proptest::prelude::*;
 
@@ -169,6 +169,14 @@ fn examples() -> Vec<Bytes> {
         Frame::held(Held { conversation: log().conversation, header: None, time_ms: 0, ack: None, acknowledged: None }),
         Frame::Restored(stated(restored.clone())),
         Frame::NotForYou(stated(not_for_you.clone())),
+        Frame::Devices(Box::new(UserDevices {
+            list: DeviceList::new(UserKeys {
+                user: PublicKey::ed25519([1; 32]),
+                recovery: PublicKey::ed25519([2; 32]),
+            })
+            .to_encoded(),
+            certificates: vec![signed(Bytes::from_static(b"certificate"))],
+        })),
     ];
     for frame in &frames {
         assert_eq!(Frame::decode(frame.encode()).as_ref(), Ok(&Some(frame.clone())), "{}", frame.kind().name);

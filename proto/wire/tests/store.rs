@@ -9,9 +9,9 @@ use peerloom_wire::store::{
     VaultHeader, key_order, ordered_key,
 };
 use peerloom_wire::{
-    Ack, CannotOpenReason, Chain, ConversationId, DecodeError, DeviceId, EntryClass, EntryId, Header, Item, LogId,
-    MessageId, NetworkId, PublicKey, RangeSet, Role, Roster, RosterId, Signed, SignedHeader, Span, Stated, SuiteId,
-    UserId,
+    Ack, CannotOpenReason, Chain, ConversationId, DecodeError, DeviceId, DeviceList, EntryClass, EntryId, Header, Item,
+    LogId, MessageId, NetworkId, PublicKey, RangeSet, Role, Roster, RosterId, Signed, SignedHeader, Span, Stated,
+    SuiteId, UserId, UserKeys,
 };
 
 const DEVICE: DeviceId = DeviceId::from_bytes([1; 32]);
@@ -173,8 +173,12 @@ fn conversations_contacts_and_invitations_are_read_back() {
     let addresses = vec!["quic://192.0.2.1:1".parse().expect("an address")];
     let invited = Invited { key: PublicKey::ed25519([1; 32]), addresses };
     let devices = vec![device(Some(invited)), device(None)];
-    let contact = Contact { user: USER, alias: "bob".into(), devices, added_at_ms: 7, token: Some([8; 16]) };
+    let contact =
+        Contact { user: USER, alias: "bob".into(), devices, added_at_ms: 7, token: Some([8; 16]), list: None };
     written(&contact);
+    let keys = UserKeys { user: PublicKey::ed25519([1; 32]), recovery: PublicKey::ed25519([2; 32]) };
+    let list = Some(DeviceList::new(keys).to_encoded());
+    written(&Contact { list, ..contact.clone() });
     written(&Contact { token: None, ..contact });
     written(&OutstandingInvitation { expires_at_ms: 1, uses_left: 2 });
     let package = GivenKeyPackage {

@@ -326,7 +326,7 @@ mod tests {
 
     fn contact(byte: u8, alias: &str) -> Contact {
         let user = UserId::from_bytes([byte; 32]);
-        Contact { user, alias: alias.into(), devices: Vec::new(), added_at_ms: 0, token: None }
+        Contact { user, alias: alias.into(), devices: Vec::new(), added_at_ms: 0, token: None, list: None }
     }
 
     /// Adds a stranger who calls himself so; gives the name that he gets.

@@ -8,6 +8,7 @@ mod accepting;
 mod contact;
 mod conversation;
 mod damage;
+mod devices;
 mod effects;
 mod expiry;
 mod incoming;

@@ -1,5 +1,8 @@
 //! The engine's handle: what the facade and its users call.
 
+mod diagnosis;
+mod people;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,29 +12,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::future::join_all;
 use peerloom_core::wire::store::{Contact, ContactDevice, ConversationInfo};
-use peerloom_core::wire::{
-    Address, ConversationId, DeviceCertificate, DeviceId, DiscoveryKey, Invitation, MessageId, Signed, UserId,
-};
-use peerloom_core::{Diagnostic, Error, ErrorKind, IceServer, Result};
+use peerloom_core::wire::{Address, ConversationId, DeviceCertificate, DeviceId, MessageId, Signed, UserId};
+use peerloom_core::{Error, ErrorKind, IceServer, Result};
 use peerloom_crypto_primitives::{SigningKey, verify};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::clock::Clock;
-use crate::config::{EngineConfig, INVITATION_LIFETIME, Layers, check_ttl};
+use crate::config::{EngineConfig, Layers, check_ttl};
 use crate::contacts::{Contacts, suites};
 use crate::directory::Directory;
-use crate::driver::{
-    self, COPIED, DriverHandle, Input, LocalIdentity, PEER_RESTORED, QueuedEntry, RESTORED, SendRequest, State,
-    StoreStanding, Turn,
-};
+use crate::driver::{self, DriverHandle, Input, LocalIdentity, QueuedEntry, SendRequest, State, Turn};
 use crate::event::{EventSource, EventStream, Message};
 use crate::history::{Cursor, Reader, blocking};
 use crate::net::manual::Offer;
-use crate::net::{self, LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, SignalingRouter};
+use crate::net::{LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, SignalingRouter};
 use crate::store;
 
 /// Offers by hand that wait for answers, at most.
@@ -89,8 +86,10 @@ impl Engine {
         let certificate = DeviceCertificate::open(&identity.certificate, verify)?;
         let own = Arc::new(LocalIdentity {
             user: certificate.user,
+            keys: certificate.keys,
             device: certificate.device,
             key: SigningKey::from_seed(&identity.device_seed),
+            user_key: identity.user_seed.as_ref().map(SigningKey::from_seed),
             certificate: identity.certificate.clone(),
             network: identity.network,
             name: identity.name.clone(),
@@ -230,35 +229,6 @@ impl Engine {
         self.submit(conversation, content_type, body, ttl).await?.await
     }
 
-    /// Makes an invitation that lets `uses` contacts in during `lifetime`: within
-    /// [`INVITATION_LIFETIME`](crate::INVITATION_LIFETIME), else `Invalid`. The node must be started.
-    pub async fn invite(&self, lifetime: Duration, uses: u32) -> Result<Invitation> {
-        if !INVITATION_LIFETIME.contains(&lifetime) {
-            let message = format!("an invitation may be good for from 1ms to 365d, and not {lifetime:?}");
-            return Err(Error::new(ErrorKind::Invalid, "engine", "invite", message));
-        }
-        let ttl_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-        self.driver.call(move |turn| turn.invite(ttl_ms, uses)).await
-    }
-
-    /// Why an invitation leads to this node only from this machine, by hand, or not at all, and what to do about it;
-    /// `None` where it leads here, and while the node isn't started. Nothing is dialed for it.
-    pub async fn cut_off(&self) -> Option<Diagnostic> {
-        self.network.lock().await.as_ref().and_then(Network::cut_off)
-    }
-
-    /// Adds the contact that an invitation comes from, durably.
-    pub async fn add_contact(&self, invitation: Invitation) -> Result<Contact> {
-        self.driver.call(move |turn| turn.add_contact(invitation)).await
-    }
-
-    /// Adds the user whose records a discovery finds by this key, durably. There is no invitation in it: the two
-    /// talk once each has added the other.
-    pub async fn add_contact_by_id(&self, key: DiscoveryKey) -> Result<Contact> {
-        let found = net::find(&self.discoveries, self.own.network, key).await?;
-        self.driver.call(move |turn| turn.add_found(&found)).await
-    }
-
     /// Makes an offer for a contact's device, which people carry there; the answer goes to
     /// [`Engine::complete_manual`]. The node must be started. An earlier offer is given up.
     pub async fn offer_manual(&self, contact: &Contact) -> Result<Signed> {
@@ -321,87 +291,6 @@ impl Engine {
         Ok(taken)
     }
 
-    /// What the network allows each transport and discovery, and who can reach this node; takes up to 10 s. The node
-    /// must be started. Fails if it ends meanwhile: what a node that ends can't do says nothing.
-    pub async fn diagnose(&self) -> Result<Vec<Diagnostic>> {
-        let ended = || match self.ended.load(Ordering::Acquire) {
-            true => Error::new(ErrorKind::Closed, "engine", "diagnose", "the node is shut down"),
-            false => Error::new(ErrorKind::NotStarted, "engine", "diagnose", "the node isn't started; start it first"),
-        };
-        let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
-        let (shared, addresses) = network.ok_or_else(ended)?;
-        let (standing, damage) = (self.standing().await?, self.damage().await?);
-        let folders = self.diagnose_folders(standing, damage);
-        if standing == StoreStanding::Restored {
-            // It left the network: what that would allow it says nothing.
-            return Ok(folders);
-        }
-        let transports = join_all(self.transports.iter().map(|t| t.diagnose()));
-        let discoveries = join_all(self.discoveries.iter().map(|d| d.diagnose()));
-        let (transports, reach, discoveries) =
-            tokio::join!(transports, Network::diagnose(&shared, &addresses), discoveries);
-        if self.network.lock().await.is_none() {
-            return Err(ended());
-        }
-        let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
-        Ok(folders.into_iter().chain(network).collect())
-    }
-
-    /// What is wrong with this node's store and with those of contacts, and what helps.
-    fn diagnose_folders(&self, standing: StoreStanding, damage: Option<String>) -> Vec<Diagnostic> {
-        let own = own_notice(standing).map(|detail| {
-            let remedy = match standing {
-                StoreStanding::Copied => "end the other copy, and delete it; ask for what only that one has",
-                _ => "use the newest copy alone; or make a new folder with `peerloom init`, and invite again",
-            };
-            Diagnostic::bad("folder", detail, remedy)
-        });
-        let theirs = self.restored_contacts().into_iter().map(|name| {
-            let remedy = format!("ask {name} for an invitation to the new folder, should nothing come any more");
-            Diagnostic::note("folder", format!("{name}: {PEER_RESTORED}"), remedy)
-        });
-        let damage = damage.map(|damage| {
-            let remedy =
-                "`peerloom db check` lists the rows; a contact who is missing is added again by a new invitation";
-            Diagnostic::bad("store", damage, remedy)
-        });
-        own.into_iter().chain(damage).chain(theirs).collect()
-    }
-
-    /// What was damaged when the store was read; rows that could be made again are among it until the next opening.
-    async fn damage(&self) -> Result<Option<String>> {
-        let damaged = self.driver.call(|turn| Ok(turn.state.damaged.clone())).await?;
-        let detail = || format!("damaged rows are left out, and what stood there is missing: {}", damaged.join(", "));
-        Ok((!damaged.is_empty()).then(detail))
-    }
-
-    /// Gives a contact another name; returns the one it got, which looks like no other contact's: perhaps the one
-    /// asked for with a number behind it.
-    pub async fn rename_contact(&self, user: UserId, alias: String) -> Result<String> {
-        self.driver.call(move |turn| turn.rename(&user, &alias)).await
-    }
-
-    /// All contacts, by name.
-    pub fn contacts(&self) -> Vec<Contact> {
-        self.contacts.all()
-    }
-
-    /// The contact that a person means: a contact's exact name, a whole user id, or [`ID_MARK`](crate::ID_MARK) and at
-    /// least [`ID_PREFIX`](crate::ID_PREFIX) characters of one. Otherwise an error that lists who may be meant.
-    pub fn find_contact(&self, name: &str) -> Result<Contact> {
-        self.contacts.find(name)
-    }
-
-    /// The contact whose name a contact's would be, were there no number behind it.
-    pub fn namesake(&self, contact: &Contact) -> Option<Contact> {
-        self.contacts.namesake(contact)
-    }
-
-    /// The contact with this user id.
-    pub fn contact(&self, user: &UserId) -> Option<Contact> {
-        self.contacts.by_user(user)
-    }
-
     /// All conversations, in the order of their ids.
     pub fn conversations(&self) -> Vec<(ConversationId, Arc<ConversationInfo>)> {
         self.directory.all()
@@ -459,24 +348,6 @@ impl Engine {
         self.driver.call(|turn| turn.queue()).await
     }
 
-    /// What is wrong with this node's store or a contact's, for people; empty when nothing is.
-    pub async fn notices(&self) -> Result<Vec<String>> {
-        let theirs = self.restored_contacts().into_iter().map(|name| format!("{name}: {PEER_RESTORED}"));
-        let damage = self.damage().await?.map(|damage| format!("the folder's store: {damage}; see `peerloom doctor`"));
-        Ok(own_notice(self.standing().await?).into_iter().chain(damage).chain(theirs).collect())
-    }
-
-    /// The names of contacts whose folder was put back, or is used twice.
-    fn restored_contacts(&self) -> Vec<String> {
-        let restored = |contact: &Contact| contact.devices.iter().any(|d| d.restored.is_some());
-        self.contacts.all().into_iter().filter(restored).map(|contact| contact.alias).collect()
-    }
-
-    /// Whether this node's store is the newest of its device.
-    pub async fn standing(&self) -> Result<StoreStanding> {
-        self.driver.call(|turn| Ok(turn.state.standing.get())).await
-    }
-
     /// Wakes stalled devices, of one conversation or all; returns how many.
     pub async fn retry(&self, only: Option<ConversationId>) -> Result<usize> {
         self.driver.call(move |turn| turn.retry(only)).await
@@ -531,14 +402,5 @@ impl Engine {
             // Fails only when the thread has ended already.
             let _ = wait.await;
         }
-    }
-}
-
-/// What is wrong with a node's own store, for people.
-fn own_notice(standing: StoreStanding) -> Option<String> {
-    match standing {
-        StoreStanding::Newest => None,
-        StoreStanding::Copied => Some(COPIED.to_owned()),
-        StoreStanding::Restored => Some(format!("this node sends nothing any more: {RESTORED}")),
     }
 }

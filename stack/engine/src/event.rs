@@ -98,6 +98,15 @@ pub enum Event {
         /// The device.
         device: DeviceId,
     },
+    /// A contact has other devices than before.
+    DevicesChanged {
+        /// The user.
+        user: UserId,
+        /// Devices that speak for the user from now on.
+        new: Vec<DeviceId>,
+        /// Devices that don't any more: nothing is sent to them.
+        gone: Vec<DeviceId>,
+    },
     /// The subscriber was too slow: events other than messages were lost. Messages never are.
     Lagged {
         /// How many.

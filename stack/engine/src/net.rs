@@ -21,6 +21,7 @@ use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use peerloom_core::wire::{Address, DeviceId, DiscoveryItem, OpenItem, Signed, SuiteId};
 use peerloom_core::{Diagnostic, Discovery, Found, Link, Listener, Place, Result, Signal, Signaling, Transport};
+use peerloom_crypto_primitives::verify;
 use peerloom_delivery::Config;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -172,7 +173,10 @@ async fn take_found(shared: Arc<Shared>, mut news: BoxStream<'static, Found>) {
         // Whose it says it is; whether that is true is checked only for those who matter.
         let Ok(OpenItem::Record(_, certificate)) = found.item.open(|_, _, _| true) else { continue };
         let device = certificate.device;
-        let (true, DiscoveryItem::Record(signed)) = (shared.contacts.knows(&device), found.item) else { continue };
+        let known = shared.contacts.knows(&device)
+            // A contact's new device: its certificate is checked here, so that made-up ones cost nobody else anything.
+            || (shared.contacts.by_user(&certificate.user).is_some() && found.item.open(verify).is_ok());
+        let (true, DiscoveryItem::Record(signed)) = (known, found.item) else { continue };
         match shared.driver.call(move |turn| turn.on_record(device, signed, false)).await {
             Ok(()) => shared.links.found(device),
             Err(error) => debug!(?device, source = %found.source, %error, "a record that was found is of no use"),

@@ -36,6 +36,12 @@ pub fn identity(number: u8) -> Identity {
     of_seeds([number, number ^ 0x40, number ^ 0x80].map(|n| [n; 32]))
 }
 
+/// Another device of the user of the identity with the first number: it has the second one's device key, and not the
+/// user's.
+pub fn device_of(user: u8, device: u8) -> Identity {
+    of_seeds([[user; 32], [user ^ 0x40; 32], [device ^ 0x80; 32]])
+}
+
 /// One of many identities, all others than those of [`identity`].
 pub fn one_of_many(number: u16) -> Identity {
     let [high, low] = number.to_be_bytes();
@@ -68,6 +74,11 @@ impl Identity {
             network,
             name: format!("node-{number}"),
         }
+    }
+
+    /// The same of a device with this number that doesn't hold the user's key ([`device_of`]).
+    pub fn stored_without_user_key(&self, number: u8, network: NetworkId) -> store::Identity {
+        store::Identity { user_seed: None, ..self.stored(number, network) }
     }
 
     /// Signs with the device's key.

@@ -25,7 +25,11 @@ pub(super) fn once_only(event: &Value) -> Option<String> {
     let view = serde_json::from_value::<EventView>(event.clone()).ok()?;
     let once = matches!(
         view,
-        EventView::Failed { .. } | EventView::StoreRestored | EventView::StoreCopied | EventView::PeerRestored { .. }
+        EventView::Failed { .. }
+            | EventView::StoreRestored
+            | EventView::StoreCopied
+            | EventView::PeerRestored { .. }
+            | EventView::DevicesChanged { .. }
     );
     once.then(|| line_of_event(view))
 }
@@ -63,6 +67,19 @@ fn line_of_event(view: EventView) -> String {
             "{contact}: the contact's folder was put back from an older copy, or two copies of it are used; what was \
              delivered may be in the other one alone. If nothing comes from there any more, ask for a new invitation"
         ),
+        EventView::DevicesChanged { contact, new, gone, .. } => {
+            let new = match new.len() {
+                0 => None,
+                1 => Some("has a new device".to_owned()),
+                more => Some(format!("has {more} new devices")),
+            };
+            let gone = match gone.len() {
+                0 => None,
+                1 => Some("revoked a device, which gets nothing more".to_owned()),
+                more => Some(format!("revoked {more} devices, which get nothing more")),
+            };
+            format!("{contact} {}", new.into_iter().chain(gone).collect::<Vec<_>>().join(", and "))
+        }
         EventView::Lagged { missed } => format!("{missed} events were missed"),
     };
     format!("* {}", printable(&line))

@@ -1,6 +1,7 @@
 //! What is asked and answered.
 
 use data_encoding::BASE64;
+use peerloom::core::wire::DeviceId;
 use peerloom::{Contact, Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -231,6 +232,12 @@ pub(crate) enum EventView {
         contact: String,
         device: String,
     },
+    DevicesChanged {
+        contact: String,
+        user: String,
+        new: Vec<String>,
+        gone: Vec<String>,
+    },
     Lagged {
         missed: u64,
     },
@@ -277,6 +284,15 @@ pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
         Event::StoreCopied => EventView::StoreCopied,
         Event::PeerRestored { user, device } => {
             EventView::PeerRestored { contact: alias(node, user), device: device.to_string() }
+        }
+        Event::DevicesChanged { user, new, gone } => {
+            let ids = |devices: &[DeviceId]| devices.iter().map(ToString::to_string).collect();
+            EventView::DevicesChanged {
+                contact: alias(node, user),
+                user: user.to_string(),
+                new: ids(new),
+                gone: ids(gone),
+            }
         }
         Event::Lagged { missed } => EventView::Lagged { missed: *missed },
         _ => return None,

@@ -14,9 +14,10 @@ use peerloom_core::wire::{
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
 use peerloom_crypto_primitives::{sha256, verify};
 use rand::Rng;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Turn;
+use super::devices::has_no_room;
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
@@ -38,14 +39,9 @@ pub(super) fn open_invitations(txn: &Txn<'_>) -> Result<BTreeSet<(u64, [u8; 32])
 }
 
 /// A device that proved whose it is.
-fn proven(certificate: &DeviceCertificate, signed: Signed, record: Option<Signed>) -> ContactDevice {
+pub(super) fn proven(certificate: &DeviceCertificate, signed: Signed, record: Option<Signed>) -> ContactDevice {
     let device = certificate.device;
     ContactDevice { device, certificate: Some(signed), invited: None, record, last_seen_ms: 0, restored: None }
-}
-
-/// Whether a contact has as many devices as it may, and not this one.
-fn has_no_room(contact: &Contact, device: &DeviceId) -> bool {
-    contact.devices.len() >= limits::DEVICES && !contact.devices.iter().any(|known| known.device == *device)
 }
 
 impl Turn<'_> {
@@ -158,6 +154,10 @@ impl Turn<'_> {
         if self.state.standing.is_restored() {
             return stranger;
         }
+        // Of a known user: the certificate is enough.
+        if let Some(contact) = self.state.contacts.by_user(&certificate.user) {
+            return self.meet(contact, certificate, signed);
+        }
         let Some(token) = token else { return stranger };
         let hash = sha256(&[&token]);
         let key = Bytes::from(hash.to_vec());
@@ -169,13 +169,6 @@ impl Turn<'_> {
             || certificate.user == self.state.own.user
         {
             return stranger;
-        }
-        if let Some(contact) =
-            self.state.contacts.by_user(&certificate.user).filter(|c| has_no_room(c, &certificate.device))
-        {
-            let device = certificate.device;
-            warn!(alias = contact.alias, %device, "a contact's device was refused: it has as many as there may be");
-            return Ok(Some(Refusal::Full));
         }
         invitation.uses_left -= 1;
         match invitation.uses_left {
@@ -222,6 +215,7 @@ impl Turn<'_> {
             devices: Vec::new(),
             added_at_ms: system_ms(),
             token: None,
+            list: None,
         });
         match contact.devices.iter_mut().find(|d| d.device == id) {
             Some(known) => {
@@ -245,7 +239,7 @@ impl Turn<'_> {
 
     /// A device is one user's. The one that it proved to be keeps it; among those whom mere links name, the newest link
     /// counts, so that a changed one keeps nobody out for good.
-    fn claim(&mut self, device: &DeviceId, user: &UserId) -> Result<()> {
+    pub(super) fn claim(&mut self, device: &DeviceId, user: &UserId) -> Result<()> {
         let Some((other, known)) = self.state.contacts.device(device).filter(|(other, _)| other != user) else {
             return Ok(());
         };
@@ -292,6 +286,13 @@ impl Turn<'_> {
         let Some(mut contact) = self.state.contacts.by_user(&certificate.user) else {
             return Ok(());
         };
+        if !contact.devices.iter().any(|d| d.device == device) {
+            if self.meet(contact, &certificate, &record.certificate)?.is_some() {
+                return Ok(());
+            }
+            let Some(met) = self.state.contacts.by_user(&certificate.user) else { return Ok(()) };
+            contact = met;
+        }
         let Some(known) = contact.devices.iter_mut().find(|d| d.device == device) else {
             return Ok(());
         };
@@ -371,6 +372,7 @@ impl Turn<'_> {
             self.effects.control(device, &Frame::Record(record));
         }
         self.show_standing(device);
+        self.show_devices(device);
         for id in self.state.shared_with(&device) {
             self.state.touched.insert(TimerKey::Outbox(id));
             if let Some(conversation) = self.state.conversations.get_mut(&id) {

@@ -85,7 +85,7 @@ impl Turn<'_> {
     }
 
     /// Devices that aren't in the conversation any more need nothing of our log.
-    fn leave_out(&mut self, id: ConversationId) -> Result<()> {
+    pub(super) fn leave_out(&mut self, id: ConversationId) -> Result<()> {
         let devices = self.state.device_ids_in(&id);
         let Some(conversation) = self.state.conversations.get_mut(&id) else { return Ok(()) };
         let gone: Vec<DeviceId> = conversation.outbox.devices().filter(|device| !devices.contains(device)).collect();

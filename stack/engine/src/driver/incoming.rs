@@ -47,6 +47,7 @@ impl Turn<'_> {
             Frame::Record(record) => self.on_record(device, record, true),
             Frame::Held(held) => self.on_held(device, link, *held),
             Frame::Restored(notice) => self.on_restored_notice(device, notice),
+            Frame::Devices(shown) => self.on_devices(device, &shown),
             // The network side keeps them.
             Frame::Signal(_) => Ok(()),
         };

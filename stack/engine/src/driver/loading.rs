@@ -14,6 +14,7 @@ use tracing::error;
 
 use super::contact::open_invitations;
 use super::conversation::direct;
+use super::devices::load_own;
 use super::key_packages::KeyPackages;
 use super::mending::{Mending, OwnHistory};
 use super::parked::Parked;
@@ -41,6 +42,7 @@ impl State {
         self.mended.clear();
         self.standing.load(txn)?;
         self.standing.notice().into_iter().for_each(|notice| self.links.leave(notice.clone()));
+        self.devices = load_own(&self.own, txn)?;
         self.ready.clear();
         self.without_room.clear();
         self.queued_bytes = None;

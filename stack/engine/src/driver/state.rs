@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerloom_core::wire::store::{ContactDevice, OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
 use peerloom_core::wire::{
-    Allowance, ConversationId, DeviceId, Item, LogId, MessageId, NetworkId, Position, Signed, Stated, Statement,
-    SuiteId, UserId,
+    Allowance, ConversationId, DeviceId, DeviceList, Item, LogId, MessageId, NetworkId, Position, Signed, Stated,
+    Statement, SuiteId, UserId, UserKeys,
 };
 use peerloom_core::{Crypto, Error, ErrorKind, Result};
 use peerloom_crypto_primitives::SigningKey;
@@ -34,8 +34,11 @@ use crate::net::Links;
 /// Who this node is.
 pub(crate) struct LocalIdentity {
     pub(crate) user: UserId,
+    pub(crate) keys: UserKeys,
     pub(crate) device: DeviceId,
     pub(crate) key: SigningKey,
+    /// The user's key that is in force, on an admin.
+    pub(crate) user_key: Option<SigningKey>,
     pub(crate) certificate: Signed,
     pub(crate) network: NetworkId,
     pub(crate) name: String,
@@ -86,6 +89,8 @@ pub(crate) struct State {
     pub(crate) history: u64,
     /// Sequence of the last message that waits unsealed.
     pub(crate) pending: u64,
+    /// The devices of this node's user.
+    pub(crate) devices: DeviceList,
     /// This device's current record, to be told to peers.
     pub(crate) record: Option<Signed>,
     /// Whether the node is started, so that a subscriber may receive what expires.
@@ -234,6 +239,7 @@ impl State {
         events: EventSource,
         rng: StdRng,
     ) -> Self {
+        let devices = DeviceList::new(own.keys.clone());
         Self {
             config,
             own,
@@ -252,6 +258,7 @@ impl State {
             up: HashSet::new(),
             history: 0,
             pending: 0,
+            devices,
             record: None,
             started: false,
             time_unknown: false,

@@ -45,9 +45,11 @@ pub(super) fn in_a_turn_with(crypto: impl FnOnce(DeviceId) -> Arc<dyn Crypto>, w
     let key = SigningKey::from_seed(&[1; 32]);
     let own = Arc::new(LocalIdentity {
         user: peerloom_core::wire::UserId::from_bytes([1; 32]),
+        keys: UserKeys { user: key.public().clone(), recovery: key.public().clone() },
         device: DeviceId::from_bytes([1; 32]),
         certificate: key.sign_object(context::ACK, Bytes::from_static(b"none")),
         key,
+        user_key: None,
         network,
         name: "test".into(),
     });
@@ -94,6 +96,7 @@ pub(super) fn meet(turn: &mut Turn<'_>, devices: u8) -> (ConversationId, Vec<(De
         devices: devices.iter().map(known).collect(),
         added_at_ms: 0,
         token: None,
+        list: None,
     });
     turn.open_direct(&of).unwrap();
     let conversation = ConversationId::direct(&turn.state.own.network, &turn.state.own.user, &of);

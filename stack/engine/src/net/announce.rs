@@ -10,17 +10,15 @@ use peerloom_core::backoff::Backoff;
 use peerloom_core::interfaces::{Scope, reachable, scope};
 use peerloom_core::names::{HostPort, canonical};
 use peerloom_core::wire::{
-    Address, DeviceCertificate, DeviceList, DiscoveryItem, ItemKind, PeerRecord, SuiteId, WIRE_VERSION,
-    WIRE_VERSION_MIN, context, limits,
+    Address, DiscoveryItem, ItemKind, PeerRecord, SuiteId, WIRE_VERSION, WIRE_VERSION_MIN, context, limits,
 };
 use peerloom_core::{Discovery, Error, ErrorKind, Result};
-use peerloom_crypto_primitives::verify;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use super::Shared;
 use crate::clock::system_ms;
-use crate::driver::{DriverHandle, LocalIdentity};
+use crate::driver::{DriverHandle, LocalIdentity, Turn};
 
 /// How long our record is valid; it is announced again at every link.
 const LIFETIME_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -88,14 +86,6 @@ fn record(own: &LocalIdentity, suites: &[SuiteId], addresses: Vec<Address>, expi
         sequence: 0,
         expires_at_ms,
     }
-}
-
-/// This node's user's devices, as far as they are known here: others may know more, and readers unite what they find.
-fn own_devices(own: &LocalIdentity) -> Result<DeviceList> {
-    let certificate = DeviceCertificate::open(&own.certificate, verify)?;
-    let mut list = DeviceList::new(certificate.keys);
-    list.add_certificate(&own.certificate, verify)?;
-    Ok(list)
 }
 
 /// How many bytes of addresses fit into this device's record.
@@ -206,13 +196,14 @@ impl Announcer {
             info!(?left_out, "a record has no room for all addresses");
         }
         self.warn_of_silence(&announced);
-        let devices = DiscoveryItem::of_devices(&own_devices(&self.own)?);
         let now = system_ms();
         let record = record(&self.own, &self.suites, announced, now + LIFETIME_MS);
-        let signed = self.driver.call(move |turn| turn.set_record(record)).await?;
+        // The devices are those that are known here: others may know more, and readers unite what they find.
+        let set = move |turn: &mut Turn<'_>| Ok((turn.set_record(record)?, turn.state.devices.clone()));
+        let (signed, devices) = self.driver.call(set).await?;
         self.made_at_ms = Some(now);
         self.deliveries.begin(DiscoveryItem::Record(signed));
-        self.deliveries.begin(devices);
+        self.deliveries.begin(DiscoveryItem::of_devices(&devices));
         Ok(())
     }
 
@@ -312,9 +303,9 @@ mod tests {
     use async_trait::async_trait;
     use futures_util::stream::BoxStream;
     use peerloom_core::memory::{MemoryDirectory, MemoryDiscovery};
-    use peerloom_core::wire::{DiscoveryKey, NetworkId, Roles, UserKeys};
+    use peerloom_core::wire::{DeviceCertificate, DiscoveryKey, NetworkId, Roles, UserKeys};
     use peerloom_core::{DiscoveryCaps, Found};
-    use peerloom_crypto_primitives::SigningKey;
+    use peerloom_crypto_primitives::{SigningKey, verify};
     use tokio::time::Instant;
 
     use super::*;
@@ -353,11 +344,13 @@ mod tests {
         let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, u64::MAX);
         LocalIdentity {
             user: certificate.user,
+            keys: certificate.keys.clone(),
             device: certificate.device,
             certificate: certificate.sign(|m| user.sign(m), |m| device.sign(m)),
             network: NetworkId::from_name("lab"),
             name: String::new(),
             key: device,
+            user_key: None,
         }
     }
 

@@ -252,6 +252,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Network => "the other node belongs to another network; compare `network` in both files",
         Refusal::Busy => "the other node is busy; it is tried again",
         Refusal::Full => "your user has 16 devices there already, which is the most",
+        Refusal::Revoked => "your user revoked this device; use another one",
         Refusal::Unauthenticated => "the other node finds our signature or certificate wrong",
     };
     let error = Error::new(ErrorKind::Refused, "engine", "handshake", message);

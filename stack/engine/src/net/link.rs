@@ -240,6 +240,10 @@ fn is_genuine(shared: &Shared, device: &DeviceId, frame: &Frame) -> bool {
         Frame::Restored(notice) if notice.device == shared.own.device => notice.verify(by_us),
         Frame::Restored(notice) => notice.signer() == *device && notice.verify(by_them),
         // Verified where they are taken in, or not signed.
-        Frame::KeyPackageRequest(_) | Frame::KeyPackage(_) | Frame::Record(_) | Frame::Signal(_) => true,
+        Frame::KeyPackageRequest(_)
+        | Frame::KeyPackage(_)
+        | Frame::Record(_)
+        | Frame::Signal(_)
+        | Frame::Devices(_) => true,
     }
 }
