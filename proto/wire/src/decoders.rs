@@ -62,3 +62,21 @@ fn with_signed(bytes: &[u8], then: impl Fn(&Signed)) {
     }
     then(&Signed::sign(b"", copy(bytes), |_| Bytes::new()));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Noise reaches what stands behind a signature, too.
+    #[test]
+    fn bytes_are_read_as_a_signed_object_and_as_its_body() {
+        let seen = RefCell::new(Vec::new());
+        let signed = Signed::sign(b"", Bytes::from_static(b"body"), |_| Bytes::from_static(b"signature"));
+        with_signed(&signed.encode(), |s| seen.borrow_mut().push(s.unverified_body().clone()));
+        assert_eq!(seen.take(), [Bytes::from_static(b"body"), signed.encode()]);
+        with_signed(b"noise", |s| seen.borrow_mut().push(s.unverified_body().clone()));
+        assert_eq!(seen.take(), [Bytes::from_static(b"noise")]);
+    }
+}

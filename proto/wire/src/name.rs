@@ -157,6 +157,8 @@ mod tests {
             let error = check_name(composed).expect_err("doesn't show").to_string();
             assert!(error.contains("emoji of one character"), "{error}");
         }
+        let error = check_name("al\u{202e}ice").expect_err("acts on its surroundings").to_string();
+        assert!(error.contains("U+202E") && !error.contains("emoji"), "{error}");
         // One character, 18 of them in its normal form.
         assert!(matches!(check_name(&"\u{fdfa}".repeat(20)), Err(NameError::TooLong(61..))));
     }

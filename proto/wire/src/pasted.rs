@@ -326,6 +326,8 @@ mod tests {
                 "peerloom://invite/x",
                 "invite/x",
                 &format!("{}%{}", &link[..50], &link[51..]),
+                // What follows a sign that stands in no payload isn't part of it.
+                &format!("{}!x {}", &link[..60], &link[60..]),
             ] {
                 assert!(matches!(read(damaged, alphabet), Err(LinkError::Damaged(_))), "{damaged}");
             }

@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::{certificate, device, key, keys, sign, verify};
 use peerloom_wire::{
-    DecodeError, DeviceList, DiscoveryItem, DiscoveryKey, ItemKind, NetworkId, OpenItem, PeerRecord,
+    DecodeError, DeviceList, DiscoveryItem, DiscoveryKey, ItemKind, ItemSlot, NetworkId, OpenItem, PeerRecord,
     PublishedKeyPackage, Revocation, ServiceKind, ServiceOffer, Signed, SuiteId, context, limits,
 };
 use proptest::prelude::*;
@@ -112,6 +112,26 @@ fn an_item_answers_what_it_is_and_nothing_else() {
         assert_eq!(open.check(None, &network(), EXPIRES).is_ok(), lasts, "expired");
         assert_eq!(open.check(None, &NetworkId::from_name("other"), 0).is_ok(), lasts, "another network's");
     }
+}
+
+#[test]
+fn an_item_has_its_place_and_its_order_there() {
+    let items = items();
+    let opened: Vec<OpenItem> = items.iter().map(|(item, _)| item.open(verify).unwrap()).collect();
+    let OpenItem::KeyPackage(package, hash) = &opened[2] else { panic!("no key package") };
+    assert_eq!(package.device(), device(1));
+    let slots = [
+        ItemSlot::Record(device(1)),
+        ItemSlot::DeviceList(keys().id()),
+        ItemSlot::KeyPackage(*hash),
+        ItemSlot::Service(ServiceKind::MAILBOX, device(1)),
+    ];
+    assert_eq!(opened.iter().map(OpenItem::slot).collect::<Vec<_>>(), slots);
+    assert_eq!(opened.iter().map(OpenItem::sequence).collect::<Vec<_>>(), [5, 0, 0, 5]);
+    let expiries: Vec<Option<u64>> = opened.iter().map(OpenItem::expires_at_ms).collect();
+    assert_eq!(expiries, [Some(EXPIRES), None, Some(EXPIRES), Some(EXPIRES)]);
+    let names: std::collections::BTreeSet<String> = ItemKind::ALL.iter().map(ItemKind::to_string).collect();
+    assert!(names.len() == 4 && names.iter().all(|name| !name.is_empty()), "{names:?}");
 }
 
 #[test]
