@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use peerloom_wire::decoders::ALL;
 use peerloom_wire::{
-    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DeviceId, DeviceList, DiscoveryItem,
-    EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage,
+    Ack, Auth, Bundle, CannotOpen, CannotOpenReason, Chain, ConversationId, DecodeError, DeviceId, DeviceList,
+    DiscoveryItem, EntryClass, EntryId, Envelope, Frame, GapRequest, Header, Held, Hello, Invitation, Item, KeyPackage,
     KeyPackageRequest, LogId, MessageId, NetworkId, NotForYou, PublicKey, PublishedKeyPackage, RangeSet, Refusal,
     Restored, Role, Roster, RosterId, SessionId, Signed, SignedHeader, SignedSignal, Span, Stated, Statement, SuiteId,
     UserDevices, UserId, UserKeys, Verdict, Withdrawal,
@@ -298,6 +298,8 @@ fn a_frame_is_known_by_the_number_of_its_field() {
     for frame in frames {
         let (kind, bytes) = (frame.kind(), frame.encode());
         assert_eq!(u32::from(bytes[0]), kind.number << 3 | 2, "{}", kind.name);
+        let twice = [&bytes[..], &bytes[..]].concat();
+        assert!(matches!(Frame::decode(twice.into()), Err(DecodeError::TooMany { .. })), "{} twice", kind.name);
     }
 }
 

@@ -195,6 +195,21 @@ fn a_list_without_room_for_certificates_goes_without_and_lengths_are_bounded() {
 }
 
 #[test]
+fn an_offer_is_bounded_with_its_signature() {
+    let mut lengths = std::collections::BTreeSet::new();
+    for extra in 0..120 {
+        let address = |length: usize| format!("quic://{}", "x".repeat(length)).parse().unwrap();
+        let addresses = [100, 100, 100, 100, 100, 1 + extra].map(address).to_vec();
+        let offer = signed(context::SERVICE_OFFER, ServiceOffer { addresses, ..offer() }.encode(), 1);
+        let len = offer.encode().len();
+        let opened = DiscoveryItem::Service(offer).open(verify);
+        assert_eq!(opened.is_ok(), len <= limits::SERVICE_OFFER, "{len} bytes");
+        lengths.insert(len);
+    }
+    assert!([0, 1, 2].iter().all(|more| lengths.contains(&(limits::SERVICE_OFFER + more))), "{lengths:?}");
+}
+
+#[test]
 fn an_unknown_kind_is_no_item_and_two_at_once_are_none() {
     // Field 9, of a later version.
     assert_eq!(DiscoveryItem::decode(Bytes::from_static(&[0x4a, 1, 7])), Ok(None));

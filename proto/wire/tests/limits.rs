@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use peerloom_wire::{
     Ack, Address, Bundle, Chain, ConversationId, DecodeError, DeviceId, EntryClass, EntryId, Frame, Header, Held,
-    Hello, Item, LogId, MessageId, NetworkId, RangeSet, Role, Roster, RosterId, Signed, Span, Stated, SuiteId, UserId,
-    limits,
+    Hello, Item, KeyPackage, LogId, MessageId, NetworkId, RangeSet, Role, Roster, RosterId, Signed, Span, Stated,
+    SuiteId, UserId, limits,
 };
 
 fn log() -> LogId {
@@ -111,6 +111,17 @@ fn the_longest_acknowledgements_fit_beside_a_header() {
     };
     let frame = Frame::held(held);
     assert_eq!(Frame::decode(frame.encode()), Ok(Some(frame)));
+}
+
+#[test]
+fn a_key_package_in_a_frame_is_bounded() {
+    let frame = |length| {
+        let package = vec![1; length].into();
+        Frame::KeyPackage(KeyPackage { suite: SuiteId(1), conversation: log().conversation, package })
+    };
+    let most = frame(limits::KEY_PACKAGE);
+    assert_eq!(Frame::decode(most.encode()), Ok(Some(most)));
+    assert!(Frame::decode(frame(limits::KEY_PACKAGE + 1).encode()).is_err());
 }
 
 fn hello(suites: usize) -> Hello {
