@@ -5,7 +5,9 @@ mod common;
 use bytes::Bytes;
 use common::{certificate, device, key, keys, sign, verify};
 use peerloom_wire::handshake::{Role, auth_input, negotiate};
-use peerloom_wire::{Hello, Negotiated, NetworkId, Roles, SessionId, Signed, SignedSignal, context, signal};
+use peerloom_wire::{
+    Hello, Negotiated, NetworkId, Restored, Roles, SessionId, Signed, SignedSignal, Stated, Statement, context, signal,
+};
 
 fn hello(version_min: u32, version_max: u32, policy: u32, features: u64) -> Hello {
     Hello {
@@ -76,6 +78,19 @@ fn a_signal_is_its_senders_alone() {
     assert_eq!((signal.session.to_string(), format!("{:?}", signal.session)), ("ab".repeat(16), "ab".repeat(16)));
     assert_eq!(signal.session.as_bytes(), &[0xab; 16]);
     assert_eq!([signal::LIFETIME_MS, signal::MANUAL_LIFETIME_MS, signal::SKEW_MS], [60_000, 600_000, 120_000]);
+}
+
+#[test]
+fn a_statement_is_its_devices_alone() {
+    let notice = Restored { device: device(1), since_ms: 5 };
+    let stated = Stated::sign(notice.clone(), |m| sign(&key(1), m));
+    let by = |stated: &Stated<Restored>, number: u8| stated.verify(|m, s| verify(&key(number), m, s));
+    assert!(by(&stated, 1) && !by(&stated, 2));
+    assert_eq!(Stated::decode(stated.signed().clone()), Ok(stated.clone()));
+    assert_eq!((&*stated, stated.signer()), (&notice, device(1)));
+    // What was signed as something else says nothing here.
+    let elsewhere = Signed::sign(context::ACK, stated.signed().unverified_body().clone(), |m| sign(&key(1), m));
+    assert!(!by(&Stated::decode(elsewhere).expect("a notice"), 1));
 }
 
 #[test]
