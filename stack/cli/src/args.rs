@@ -178,7 +178,7 @@ pub(crate) struct Invite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
-    /// The link that `peerloom invite` printed; or the id of a user or a device, for two who know each
+    /// The link that `peerloom invite` printed, `-` for one on standard input; or the id of a user or a device, for two who know each
     /// other's ids and have a discovery such as a registry in common.
     #[arg(required_unless_present = "qr")]
     pub(crate) link: Option<String>,

@@ -138,7 +138,11 @@ async fn serve(session: Session, json: bool, log: LogFormat, run: Run) -> Result
     } else if !run.quiet && log == LogFormat::Text {
         let addresses: Vec<&str> =
             status["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        note(&format!("{} listens at {}; Ctrl-C ends it", text(&status, "name"), addresses.join(", ")));
+        let place = match addresses.is_empty() {
+            true => "runs, and no address leads to it".to_owned(),
+            false => format!("listens at {}", addresses.join(", ")),
+        };
+        note(&format!("{} {place}; Ctrl-C ends it", text(&status, "name")));
         show_notices(&status);
     }
     // On a thread of its own: a reader that stops reading must hold up neither signals nor the node.
@@ -183,7 +187,7 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
         cut_off => note(&format!("note: {cut_off}")),
     }
     say(&link);
-    if session.is_local() {
+    if session.is_alone() {
         note("note: no node runs on this folder; start `peerloom run` so that the link leads somewhere");
     }
     if invite.qr {
@@ -196,6 +200,7 @@ async fn invite(session: &Session, json: bool, invite: Invite) -> Result<()> {
 async fn add(session: std::sync::Arc<Session>, dir: &Path, json: bool, add: Add) -> Result<()> {
     let link = match add.qr {
         Some(picture) => qr::read(&picture)?,
+        None if add.link.as_deref() == Some("-") => read_message()?,
         None => add.link.unwrap_or_default(),
     };
     let answer = session.request(Request::Add { link, alias: add.alias.clone() }).await?;
@@ -204,7 +209,12 @@ async fn add(session: std::sync::Arc<Session>, dir: &Path, json: bool, add: Add)
     } else {
         let contact = text(&answer, "contact");
         let next = hint(dir, &["send", "--", &contact, "hello"]);
-        say(&format!("added {}; send with: {next}", printable(&contact)));
+        match answer["known"] == true {
+            true => {
+                say(&format!("added {} again, a contact that you have already; send with: {next}", printable(&contact)))
+            }
+            false => say(&format!("added {}; send with: {next}", printable(&contact))),
+        }
         warn_of_names(&answer, add.alias.as_deref());
     }
     Ok(())
@@ -296,14 +306,14 @@ async fn send(session: std::sync::Arc<Session>, json: bool, send: Send) -> Resul
         say_json(&answer);
     } else {
         say(&format!("accepted {} for {}", self::text(&answer, "id"), printable(&self::text(&answer, "contact"))));
-        if session.is_local() {
+        if session.is_alone() {
             note("note: no node runs on this folder; the message goes out once `peerloom run` does");
         }
     }
     Ok(())
 }
 
-/// Standard input up to its end: one message, without the line break at its end.
+/// Standard input up to its end: one text, without the line break at its end.
 fn read_message() -> Result<String> {
     let error = |kind, message: String| Error::new(kind, "send", "read standard input", message);
     let mut text = Vec::new();
@@ -420,7 +430,7 @@ async fn peers(session: std::sync::Arc<Session>, json: bool) -> Result<()> {
         vec![printable(&text(peer, "contact")), device, text(peer, "state"), rtt, detail]
     };
     table(&["contact", "device", "state", "rtt", "where, or why not"], &rows(&answer).map(row).collect::<Vec<_>>());
-    if session.is_local() {
+    if session.is_alone() {
         note("note: no node runs on this folder, so it has no links; start `peerloom run`");
     }
     show_notices(&session.request(Request::Status).await?);
@@ -439,7 +449,7 @@ fn traffic(peer: &Value) -> String {
 
 async fn ice(session: std::sync::Arc<Session>, json: bool, ice: Ice) -> Result<()> {
     let IceAction::Set { servers } = ice.action;
-    if session.is_local() {
+    if session.is_alone() {
         let message = "no node runs on this folder; write the servers into its file, at transport.ice_servers";
         return Err(Error::new(ErrorKind::NotStarted, "ice", "set", message));
     }

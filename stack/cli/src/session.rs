@@ -14,6 +14,8 @@ use crate::output;
 /// How long a folder that another command has open is waited for, and the pause between two attempts.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
+/// After how long a person hears what is waited for.
+const SAID_AFTER: Duration = Duration::from_secs(1);
 
 /// Makes sure that no node runs on a folder. Another command that has it open for a moment is waited for.
 pub(crate) async fn alone(folder: &Path) -> Result<()> {
@@ -67,7 +69,7 @@ impl Session {
         private::check_folder(folder)?;
         control::check_path(folder)?;
         let kinds = crate::kinds()?;
-        let begin = Instant::now();
+        let (begin, mut said) = (Instant::now(), false);
         loop {
             let running = Client::connect(folder).await?;
             let busy = match running {
@@ -103,13 +105,19 @@ impl Session {
             if begin.elapsed() > PATIENCE {
                 return Err(busy.with_retry(Retry::Later));
             }
+            if begin.elapsed() > SAID_AFTER && !std::mem::replace(&mut said, true) {
+                output::note("note: another command has this folder open; waiting for its end");
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Whether no node runs on the folder but this command's own.
-    pub(crate) fn is_local(&self) -> bool {
-        matches!(self, Self::Local { .. })
+    /// Whether no node runs on the folder but this command's own, or another command's.
+    pub(crate) fn is_alone(&self) -> bool {
+        match self {
+            Self::Local { .. } => true,
+            Self::Remote(client) => client.passing,
+        }
     }
 
     /// Makes sure that the node is on the network.

@@ -80,6 +80,6 @@ pub(crate) fn check_ttl(ttl: Duration, operation: &'static str) -> Result<()> {
     if TTL.contains(&ttl) {
         return Ok(());
     }
-    let message = format!("a message may wait from 1s to 365d to be delivered, and not {ttl:?}");
+    let message = "a message may wait from 1s to 365d to be delivered";
     Err(Error::new(ErrorKind::Invalid, "engine", operation, message))
 }

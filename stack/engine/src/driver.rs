@@ -474,7 +474,7 @@ pub(crate) struct Turn<'a> {
     /// The time from which lifetimes count.
     pub(crate) latest_ms: u64,
     /// What to tell peers of the time.
-    told_ms: u64,
+    pub(crate) told_ms: u64,
     /// Bytes of messages that waited for a session that may still be sealed.
     may_seal: usize,
 }

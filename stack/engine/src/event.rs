@@ -98,6 +98,15 @@ pub enum Event {
         /// The device.
         device: DeviceId,
     },
+    /// A device of a contact refuses a link for a reason that no waiting mends. It is tried again all the same.
+    PeerRefused {
+        /// The user.
+        user: UserId,
+        /// The device.
+        device: DeviceId,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A contact has other devices than before.
     DevicesChanged {
         /// The user.

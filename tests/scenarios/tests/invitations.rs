@@ -191,6 +191,37 @@ fn an_invitation_that_leads_nowhere_says_so() {
     }
 }
 
+/// Who comes with an invitation that somebody else used hears so, whichever command runs.
+#[test]
+fn a_used_invitation_is_refused_aloud() {
+    let base = tempfile::tempdir().expect("a folder");
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| init(base.path(), name));
+    let _alice = Running::start(&alice);
+    let link = ok(&alice, &["invite"]).trim().to_owned();
+    ok(&bob, &["add", &link]);
+    let _bob = Running::start(&bob);
+    eventually("bob to be in", || ok(&alice, &["contacts"]).contains("bob"));
+
+    ok(&carol, &["add", &link]);
+    let output = base.path().join("output");
+    let file = std::fs::File::create(&output).expect("a file");
+    let run = common::command(&carol, &["run"]).stdout(file).spawn();
+    let mut run = run.expect("a process");
+    eventually("the refusal", || {
+        std::fs::read_to_string(&output)
+            .expect("the output")
+            .contains("alice takes no link from this node: not a contact")
+    });
+    let doctor = common::text(&common::peerloom(&carol, &["doctor"]).stdout);
+    assert!(doctor.contains("alice (not a contact there; ask them for an invitation"), "{doctor}");
+    let chat = common::command(&carol, &["chat", "alice"]).stdin(std::process::Stdio::null()).output().expect("a chat");
+    assert!(common::text(&chat.stderr).contains("not a contact there"), "{chat:?}");
+    let _ = run.kill();
+    let _ = run.wait();
+    // A link that is added again is no new contact.
+    assert!(ok(&carol, &["add", &link]).contains("added alice again"));
+}
+
 /// The device of one identity, certified for the user of another one.
 fn hello_as(device: &Identity, user: u8) -> Hello {
     let [user, recovery] = [user, user ^ 0x40].map(|seed| SigningKey::from_seed(&[seed; 32]));

@@ -211,7 +211,7 @@ fn a_chat_shows_what_became_of_each_line() {
     assert!(rest.iter().all(|line| line.chars().count() <= 35), "{rest:?}");
     assert!(rest.last().expect("a mark").starts_with("✓ delivered"), "{rest:?}");
     let output = chat.wait_with_output().expect("an end");
-    assert!(output.status.success());
+    assert_eq!(output.status.code(), Some(1), "some lines weren't sent");
     let user = ok_json(&bob, &["id"])["user"].as_str().expect("an id").to_owned();
     let notes = common::text(&output.stderr);
     for part in [
@@ -270,6 +270,30 @@ fn a_chat_says_that_the_other_side_is_away() {
     let _bob = Running::start(&bob);
     eventually("the message", || ok(&bob, &["inbox"]).contains("are you there?"));
     drop(running);
+}
+
+/// Without a person who sees it, a line that isn't sent shows in the exit code. While a chat has the folder, other commands
+/// say that no node runs.
+#[test]
+fn a_chat_of_a_script_says_what_was_not_sent() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (alice, bob) = (init(base.path(), "alice"), init(base.path(), "bob"));
+    let running = Running::start(&alice);
+    introduce(&alice, &bob);
+    drop(running);
+    let mut chat = common::command(&bob, &["chat", "alice"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let mut notes = BufReader::new(chat.stderr.take().expect("its notes")).lines();
+    assert!(notes.next().expect("a note").expect("a note").contains("chatting with alice"));
+    let doctor = common::text(&common::peerloom(&bob, &["doctor"]).stdout);
+    assert!(doctor.contains("no node runs on this folder"), "{doctor}");
+    let mut typed = chat.stdin.take().expect("its input");
+    write!(typed, "/nothing\n/quit\n").expect("lines");
+    assert_eq!(chat.wait().expect("an end").code(), Some(1));
 }
 
 /// On a terminal, what comes while somebody types doesn't tear the line apart, and each message has one line, which tells

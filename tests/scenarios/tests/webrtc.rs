@@ -80,6 +80,8 @@ fn two_people_connect_by_hand() {
     let (code, complaint) = fails(&bob, &["connect", "--manual", "--offer", &offer]);
     assert!(code == 2 && complaint.contains("another device"), "{complaint}");
     let answer = ok(&alice, &["connect", "--manual", "--offer", &offer]);
+    let (_, complaint) = fails(&alice, &["connect", "--manual", "--offer", &offer]);
+    assert!(complaint.contains("answered already"), "{complaint}");
     // People take their time: longer than any wait for a connection.
     std::thread::sleep(Duration::from_secs(16));
     // As a terminal breaks it.

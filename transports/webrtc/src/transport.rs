@@ -356,6 +356,10 @@ impl Transport for WebRtcTransport {
             SignalBody::Offer { .. } => {}
             _ => return Err(Error::new(ErrorKind::Malformed, "webrtc", "answer", "this is no offer")),
         }
+        if lock(&self.0.sessions).contains_key(&(offer.from, offer.session)) {
+            let message = "this offer was answered already; ask for a new one if no link comes of it";
+            return Err(Error::new(ErrorKind::AlreadyExists, "webrtc", "answer", message));
+        }
         self.0.on_signal(offer, &signaling, &links, true);
         Ok(())
     }

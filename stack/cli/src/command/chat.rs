@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use peerloom::core::wire::limits;
-use peerloom::{ErrorKind, Result};
+use peerloom::{Error, ErrorKind, Result};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -77,6 +77,8 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
     let peers = session.request(Request::Peers).await?;
     let connected = rows(&peers).filter(|p| p["user"] == *with.user && p["state"] == "connected");
     let state = State { devices: connected.map(|p| text(p, "device")).collect(), ..State::default() };
+    let reason =
+        rows(&peers).filter(|p| p["user"] == *with.user).map(|p| printable(&text(p, "reason"))).find(|r| !r.is_empty());
 
     let (screen, lines) = Screen::open();
     rows(&before).filter_map(message_line).for_each(|line| screen.say(&line));
@@ -85,8 +87,12 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
     let like = printable(&text(&found, "like"));
     let like = if like.is_empty() { like } else { format!(" not to be confused with {like},") };
     screen.note(&format!("chatting with {},{like} user {}; /help says more", with.name, with.user));
-    screen.note(&presence(&with, &state));
     let status = session.request(Request::Status).await?;
+    // Of a folder that sends nothing any more the notice says what is to be said.
+    if status["restored"] != true {
+        screen.note(&presence(&with, &state));
+        reason.filter(|_| state.devices.is_empty()).iter().for_each(|reason| screen.note(&format!("  {reason}")));
+    }
     notices(&status).for_each(|notice| screen.note(&notice));
 
     let state = Mutex::new(state);
@@ -108,7 +114,7 @@ pub(super) async fn run(session: &Session, chat: Chat) -> Result<()> {
         waiting => format!("{waiting} messages are not delivered yet and go"),
     };
     let connected = !lock(&state).devices.is_empty();
-    note(&match (session.is_local(), connected) {
+    note(&match (session.is_alone(), connected) {
         (true, _) => format!("{waiting} out once `peerloom run` runs on this folder"),
         (false, true) => format!("{waiting} out by the node that runs on this folder"),
         (false, false) => format!("{waiting} out when {} appears", with.name),
@@ -187,14 +193,16 @@ async fn send_lines(
     mut lines: mpsc::Receiver<Result<Typed>>,
     screen: &Screen,
 ) -> Result<()> {
+    let mut refused = 0;
     while let Some(typed) = lines.recv().await {
         let (number, line) = match typed? {
             Typed::Line(number, line) => (number, line),
             Typed::TooLong => {
                 screen.note(&format!("  ✗ not sent: a message has at most {} bytes", limits::MESSAGE_BODY));
+                refused += 1;
                 continue;
             }
-            Typed::Leave => return Ok(()),
+            Typed::Leave => return all_sent(refused, screen),
         };
         let line = match line.trim_end_matches(['\r', '\n']) {
             line if line.trim().is_empty() => continue,
@@ -206,6 +214,7 @@ async fn send_lines(
             line if line.starts_with('/') => {
                 let word: String = line.split_whitespace().next().unwrap_or_default().chars().take(20).collect();
                 screen.note(&format!("  ✗ not sent: {word} is no command; see /help, or send it with another slash"));
+                refused += 1;
                 continue;
             }
             line => line,
@@ -224,6 +233,7 @@ async fn send_lines(
             // The person can shorten it, or wait for room.
             Err(error) if may_go_on(error.kind()) => {
                 screen.note(&format!("  ✗ not sent: {}", error.for_people()));
+                refused += 1;
             }
             Err(error) => return Err(error),
         }
@@ -234,7 +244,15 @@ async fn send_lines(
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    Ok(())
+    all_sent(refused, screen)
+}
+
+/// Complains where lines were not sent and no person saw that: a script has the exit code alone.
+fn all_sent(refused: usize, screen: &Screen) -> Result<()> {
+    if refused == 0 || screen.is_terminal() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, "chat", "send", "not every line was sent; see above"))
 }
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {

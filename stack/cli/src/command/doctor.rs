@@ -38,7 +38,7 @@ async fn ask(session: &Session) -> Result<Vec<Diagnostic>> {
         Error::new(ErrorKind::UnsupportedVersion, "doctor", "read the diagnostics", "the node speaks another version")
             .with_source(e)
     })?;
-    let stopped = session.is_local().then(|| {
+    let stopped = session.is_alone().then(|| {
         Diagnostic::note(
             "node",
             "no node runs on this folder; what follows holds while one does",

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, GrayImage, ImageFormat, Luma};
+use image::{DynamicImage, GrayImage, ImageError, ImageFormat, Luma};
 use peerloom::core::private;
 use peerloom::{Error, ErrorKind, Result};
 use qrcode::types::Color;
@@ -116,8 +116,10 @@ pub(super) fn read(path: &Path) -> Result<String> {
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_PIXELS), Some(MAX_PIXELS));
     reader.limits(limits);
     let picture = reader.decode();
-    let picture =
-        picture.map_err(|e| unusable(ErrorKind::Malformed, "this is not a PNG or JPEG picture").with_source(e))?;
+    let picture = picture.map_err(|e| match e {
+        ImageError::Limits(_) => unusable(ErrorKind::TooLarge, "the picture is too large; cut out the code"),
+        _ => unusable(ErrorKind::Malformed, "this is not a PNG or JPEG picture").with_source(e),
+    })?;
     // Dark on light or light on dark; what is transparent may be either.
     let grounds: &[u8] = if picture.color().has_alpha() { &[255, 0] } else { &[255] };
     let mut found = false;

@@ -90,6 +90,11 @@ impl Screen {
         }
     }
 
+    /// Whether a person types.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.editor.is_some()
+    }
+
     /// A line of the conversation.
     pub(super) fn say(&self, line: &str) {
         self.print(line, say);

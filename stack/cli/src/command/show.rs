@@ -29,6 +29,7 @@ pub(super) fn once_only(event: &Value) -> Option<String> {
             | EventView::StoreRestored
             | EventView::StoreCopied
             | EventView::PeerRestored { .. }
+            | EventView::PeerRefused { .. }
             | EventView::DevicesChanged { .. }
     );
     once.then(|| line_of_event(view))
@@ -67,6 +68,7 @@ fn line_of_event(view: EventView) -> String {
             "{contact}: the contact's folder was put back from an older copy, or two copies of it are used; what was \
              delivered may be in the other one alone. If nothing comes from there any more, ask for a new invitation"
         ),
+        EventView::PeerRefused { contact, reason, .. } => format!("{contact} takes no link from this node: {reason}"),
         EventView::DevicesChanged { contact, new, gone, .. } => {
             let new = match new.len() {
                 0 => None,

@@ -232,6 +232,12 @@ pub(crate) enum EventView {
         contact: String,
         device: String,
     },
+    PeerRefused {
+        contact: String,
+        user: String,
+        device: String,
+        reason: String,
+    },
     DevicesChanged {
         contact: String,
         user: String,
@@ -285,6 +291,12 @@ pub(crate) fn event_view(node: &Node, event: &Event) -> Option<EventView> {
         Event::PeerRestored { user, device } => {
             EventView::PeerRestored { contact: alias(node, user), device: device.to_string() }
         }
+        Event::PeerRefused { user, device, reason } => EventView::PeerRefused {
+            contact: alias(node, user),
+            user: user.to_string(),
+            device: device.to_string(),
+            reason: reason.clone(),
+        },
         Event::DevicesChanged { user, new, gone } => {
             let ids = |devices: &[DeviceId]| devices.iter().map(ToString::to_string).collect();
             EventView::DevicesChanged {

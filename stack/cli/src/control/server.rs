@@ -8,7 +8,7 @@ use peerloom::core::accept::{self, Accepting};
 use peerloom::core::private::{self, Identity};
 use peerloom::core::wire::name::{NameError, check_name, is_shown};
 use peerloom::core::wire::pasted::read_id;
-use peerloom::{ConnectionState, Error, ErrorKind, Manual, Node, Result, Sending, UserId};
+use peerloom::{ConnectionState, Error, ErrorKind, Manual, Node, Result, Sending, StoreStanding, UserId};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -124,6 +124,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 "refused": node.refused(),
                 "skipped": node.skipped(),
                 "notices": node.notices().await?,
+                "restored": node.standing().await? == StoreStanding::Restored,
             }))
         }
         Request::Invite { lifetime_ms, uses } => {
@@ -138,6 +139,7 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 let wrong = |e: NameError| Error::new(ErrorKind::Invalid, "contacts", "add", e.to_string());
                 check_name(alias).map_err(wrong)?;
             }
+            let before: Vec<UserId> = node.contacts().iter().map(|contact| contact.user).collect();
             let mut contact = match is_id(&link) {
                 true => {
                     // Only the network knows whose it is.
@@ -149,7 +151,9 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
             if let Some(alias) = alias {
                 contact.alias = node.rename_contact(&contact, &alias).await?;
             }
-            Ok(contact_view(node, &contact))
+            let mut view = contact_view(node, &contact);
+            view["known"] = before.contains(&contact.user).into();
+            Ok(view)
         }
         Request::Contacts => Ok(node.contacts().iter().map(|contact| contact_view(node, contact)).collect()),
         Request::Find { contact } => Ok(contact_view(node, &node.find_contact(&contact)?)),

@@ -34,7 +34,12 @@ impl Engine {
             return Err(ended());
         }
         let network = transports.into_iter().flatten().chain(reach).chain(discoveries.into_iter().flatten());
-        Ok(folders.into_iter().chain(network).collect())
+        let clock = self.driver.call(|turn| Ok(turn.told_ms == 0)).await?.then(|| {
+            let detail = "this machine's clock leapt since the last run, or while the node ran: nothing expires by it until \
+                          it runs steadily for ten minutes, or two contacts confirm it";
+            Diagnostic::bad("clock", detail, "compare the clock with another one, and set it right, best by NTP")
+        });
+        Ok(folders.into_iter().chain(clock).chain(network).collect())
     }
 
     /// What is wrong with this node's store and with those of contacts, and what helps.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use peerloom_core::names::race;
 use peerloom_core::wire::store::ContactDevice;
 use peerloom_core::wire::{Address, DeviceId, DiscoveryKey, OpenItem, PublicKey};
-use peerloom_core::{Error, ErrorKind, Link, Result, Signaling};
+use peerloom_core::{Error, ErrorKind, Link, Result, Retry, Signaling};
 use peerloom_delivery::{ConnectionMachine, ConnectionState, Now};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
@@ -16,6 +16,7 @@ use tracing::debug;
 use super::lookup::{ask, cheapest_first};
 use super::{Shared, handshake, link};
 use crate::contacts::addresses;
+use crate::event::Event;
 
 /// Addresses of one device that are tried.
 const ADDRESSES: usize = 8;
@@ -64,10 +65,27 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Err(error) => {
                     debug!(?device, %error, "a device can't be reached");
                     machine.on_failed(&device, now(), &shared.delivery, &mut rng);
+                    report_refusal(&shared, device, &error).await;
                     shared.links.set_state(device, ConnectionState::Disconnected, Some(error.for_people()));
                 }
             },
         }
+    }
+}
+
+/// Reports a refusal that no waiting mends, once for each reason.
+async fn report_refusal(shared: &Shared, device: DeviceId, error: &Error) {
+    let reason = error.for_people();
+    let lasting = error.kind() == ErrorKind::Refused && error.retryable() != Retry::Later;
+    let Some(user) = shared.contacts.user_of(&device).filter(|_| lasting) else { return };
+    if shared.links.reason(&device).as_ref() != Some(&reason) {
+        let event = Event::PeerRefused { user, device, reason };
+        let report = shared.driver.call(move |turn| {
+            turn.effects.event_of_link(event);
+            Ok(())
+        });
+        // Fails only where the node ends or its store does, which is reported by itself.
+        let _ = report.await;
     }
 }
 

@@ -165,12 +165,14 @@ async fn dial(shared: &Shared, transport: &dyn Transport, address: &Address) -> 
 /// Contacts' devices that were dialed in vain where they last were.
 fn out_of_reach(shared: &Shared) -> Option<Diagnostic> {
     let devices = shared.contacts.devices();
+    // Those whose folders were put back are told of by themselves.
     let failed = |(user, device): &(peerloom_wire::UserId, peerloom_wire::store::ContactDevice)| {
         let status = shared.links.status(*user, device.device, 0);
-        (status.state != ConnectionState::Connected && status.reason.is_some()).then_some(*user)
+        let reason =
+            status.reason.filter(|_| status.state != ConnectionState::Connected && device.restored.is_none())?;
+        Some(format!("{} ({reason})", shared.contacts.by_user(user)?.alias))
     };
-    let mut names: Vec<String> =
-        devices.iter().filter_map(failed).filter_map(|user| Some(shared.contacts.by_user(&user)?.alias)).collect();
+    let mut names: Vec<String> = devices.iter().filter_map(failed).collect();
     names.sort();
     names.dedup();
     let more = match names.len().saturating_sub(NAMED) {
