@@ -9,7 +9,7 @@ use common::{certificate, device, key, keys, sign, verify};
 use peerloom_wire::certificate::{ObjectHash, kept_hash};
 use peerloom_wire::{
     DeviceCertificate, DeviceId, DeviceList, EncodedDeviceList, PublicKey, Revocation, Roles, Signed, Succession,
-    UserKeys, context, limits,
+    UserDevices, UserKeys, context, limits,
 };
 use proptest::prelude::*;
 
@@ -326,4 +326,38 @@ fn a_device_that_was_certified_twice_counts_once_by_the_later_one() {
     let counting: Vec<(DeviceId, u64)> = list.devices().iter().map(|c| (c.device, c.issued_at_ms)).collect();
     assert_eq!(counting, [(device(1), 9), (device(7), 7)], "in the place of its first one");
     assert_eq!(list.devices()[0].roles, Roles::MESSAGES);
+}
+
+/// What a device shows is all that another needs, and each certificate of it is looked at once.
+#[test]
+fn what_is_shown_is_taken_in_as_a_whole() {
+    let mut list = DeviceList::new(keys());
+    for number in [1, 2, 3] {
+        list.add_certificate(&certificate(number, &keys().user, None), verify).unwrap();
+    }
+    list.add_revocation(&revocation(&[3], &keys().user), verify).unwrap();
+    let shown = UserDevices::decode(list.show().encode()).unwrap();
+    assert_eq!(shown, list.show());
+    assert_eq!(shown.certificates.len(), 2, "those of devices that count");
+    let mut reader = DeviceList::new(keys());
+    assert!(reader.take_in(&shown, verify).unwrap());
+    assert_eq!(devices(&reader), [device(1), device(2)]);
+    assert!(reader.is_revoked(&device(3)));
+    assert_eq!(reader.certificate(&device(1)), Some(&certificate(1, &keys().user, None)));
+    assert_eq!(reader.certificate(&device(3)), None);
+    let looked = std::cell::Cell::new(0);
+    let counting = |key: &PublicKey, message: &[u8], signature: &[u8]| {
+        looked.set(looked.get() + 1);
+        verify(key, message, signature)
+    };
+    assert!(!reader.take_in(&shown, counting).unwrap(), "nothing of it is new");
+    assert!(looked.get() <= 2, "the revocation alone is verified again: {} signatures", looked.get());
+    // What doesn't verify is passed over, and keeps nothing else out.
+    let mut mixed = shown.clone();
+    mixed.certificates.insert(0, certificate(9, &key(66), None));
+    mixed.certificates.push(certificate(4, &keys().user, None));
+    assert!(reader.take_in(&mixed, verify).unwrap());
+    assert_eq!(devices(&reader), [device(1), device(2), device(4)]);
+    let other = UserKeys { user: key(222), recovery: key(223) };
+    assert!(DeviceList::new(other).take_in(&shown, verify).is_err(), "another user's");
 }

@@ -121,6 +121,9 @@ pub(crate) enum Command {
         /// The folder.
         folder: PathBuf,
     },
+    /// Manage this device's part in its user.
+    #[command(after_help = "Example: peerloom -C alice device recovery")]
+    Device(Device),
     /// Show the tables of the folder's store, check it, or move it to another kind.
     #[command(
         after_help = "Examples: peerloom -C alice db\n          peerloom -C alice db check\n          peerloom -C alice db copy --to sqlite\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db copy --to vault/redb\n          PEERLOOM_PASSPHRASE=… peerloom -C alice db passphrase < new"
@@ -340,6 +343,31 @@ pub(crate) struct Kinds {
     /// Print the sections of docs/config.md instead.
     #[arg(long, conflicts_with = "schema")]
     pub(crate) markdown: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Device {
+    #[command(subcommand)]
+    pub(crate) action: DeviceAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceAction {
+    /// Show the recovery phrase, 24 words to write down, and delete its key from the folder.
+    #[command(
+        after_help = "Examples: peerloom -C alice device recovery\n          peerloom -C alice device recovery --check < words"
+    )]
+    Recovery(Recovery),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recovery {
+    /// Delete the key without asking; without a terminal it is kept otherwise.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) delete: bool,
+    /// Tell whether a phrase on standard input is that of this folder's user.
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]

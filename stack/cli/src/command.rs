@@ -3,6 +3,7 @@
 mod chat;
 mod connect;
 mod db;
+mod device;
 mod doctor;
 mod init;
 mod kinds;
@@ -22,7 +23,8 @@ use peerloom::{Config, Error, ErrorKind, ID_MARK, IceServer, Result, UserId};
 use serde_json::{Value, json};
 
 use crate::args::{
-    Add, Arguments, Check, Command, Contacts, Ice, IceAction, Inbox, Invite, LogFormat, Queue, QueueAction, Run, Send,
+    Add, Arguments, Check, Command, Contacts, Device, DeviceAction, Ice, IceAction, Inbox, Invite, LogFormat, Queue,
+    QueueAction, Run, Send,
 };
 use crate::control::Request;
 use crate::output::{hint, is_lost, lost, note, printable, say, say_json, table};
@@ -92,6 +94,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Kinds(kinds) => kinds::run(json, &kinds),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),
+        Command::Device(Device { action: DeviceAction::Recovery(recovery) }) => {
+            let session = opened().await?;
+            let done = device::recovery(&session, json, recovery).await;
+            session.close().await;
+            done
+        }
         Command::Db(db) => return db::run(&dir, &overrides, json, db).await,
         Command::Demo(demo) => return demo::run(&overrides, json, demo).await,
         Command::Bench(bench) => return bench::run(&overrides, json, bench).await,

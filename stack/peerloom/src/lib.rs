@@ -18,6 +18,7 @@ pub mod config;
 mod folder;
 mod manual;
 mod node;
+mod recovery;
 mod store;
 
 pub use config::{Config, Override};

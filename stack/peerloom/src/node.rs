@@ -15,10 +15,11 @@ use peerloom_core::{DeviceSecret, Diagnostic, Error, ErrorKind, IceServer, Kinds
 use peerloom_discovery_invite as invite;
 use peerloom_engine::{Cursor, Engine, EventStream, Layers, Message, PeerStatus, QueuedEntry, Sending, StoreStanding};
 use peerloom_secured::Secured;
+use zeroize::Zeroizing;
 
 use crate::config::{Choice, Config};
 use crate::manual::Carried;
-use crate::{builtin, folder, manual};
+use crate::{builtin, folder, manual, recovery};
 
 /// A node assembled from a configuration. Dropping it ends it; [`Node::shutdown`] ends it cleanly.
 #[derive(Clone)]
@@ -225,6 +226,28 @@ impl Node {
     /// node must be started; fails if it is shut down meanwhile.
     pub async fn diagnose(&self) -> Result<Vec<Diagnostic>> {
         self.engine.diagnose().await
+    }
+
+    /// The phrase of the user's recovery key, 24 words (BIP 39), as long as the key is in the store. What the key signs
+    /// outranks all devices of the user: the words belong on paper.
+    pub async fn recovery_phrase(&self) -> Result<Option<Zeroizing<String>>> {
+        self.engine.recovery_seed().await?.map(|seed| recovery::phrase(&seed)).transpose()
+    }
+
+    /// `Invalid` for what is no phrase, `Unauthenticated` for that of another user.
+    pub fn check_recovery_phrase(&self, phrase: &str) -> Result<()> {
+        let seed = recovery::seed(phrase)?;
+        if self.engine.is_recovery_seed(&seed) {
+            return Ok(());
+        }
+        let message = "the phrase is good, but another user's";
+        Err(Error::new(ErrorKind::Unauthenticated, "node", "check the recovery phrase", message))
+    }
+
+    /// Deletes the user's recovery key from the store, for good: the phrase is its only copy from now on. Not cancel
+    /// safe: it may have been deleted.
+    pub async fn forget_recovery_key(&self) -> Result<()> {
+        self.engine.forget_recovery_seed().await
     }
 
     /// Gives a contact another name; returns the one it got. It looks like no other contact's: it may be the one asked

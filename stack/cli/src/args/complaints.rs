@@ -27,7 +27,7 @@ fn with_tip_for_texts(mut error: clap::Error) -> clap::Error {
 const SHOWN: usize = 60;
 
 /// What people may call a command that has another name here, or that there is none for, and what they do instead.
-const OTHER_WORDS: [(&[&str], &str); 14] = [
+const OTHER_WORDS: [(&[&str], &str); 15] = [
     (&["rename", "alias", "nick"], "see `peerloom contacts --rename OLD=NEW`"),
     (&["list", "ls", "friends"], "see `peerloom contacts`"),
     (&["history", "messages", "read", "receive"], "see `peerloom inbox`"),
@@ -44,6 +44,7 @@ const OTHER_WORDS: [(&[&str], &str); 14] = [
         &["backup", "export", "import", "restore", "move", "copy"],
         "end the node, and move its folder as a whole; docs/guides/troubleshooting.md says what a copy can't do",
     ),
+    (&["recovery", "phrase", "words", "seed"], "see `peerloom device recovery`"),
     (&["remove", "delete", "block", "rm", "unfriend"], "this version removes and blocks no contacts"),
 ];
 

@@ -65,6 +65,12 @@ pub(crate) enum Request {
         text: String,
     },
     Doctor,
+    /// The recovery phrase, while its key is here.
+    Recovery,
+    CheckRecovery {
+        phrase: String,
+    },
+    ForgetRecovery,
     SetIceServers {
         servers: Vec<IceServer>,
     },

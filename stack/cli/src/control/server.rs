@@ -211,6 +211,18 @@ pub(crate) async fn execute(node: &Node, request: Request) -> Result<Value> {
                 Error::new(ErrorKind::Internal, "control", "answer", "a diagnostic can't be written").with_source(e)
             })
         }
+        Request::Recovery => {
+            let phrase = node.recovery_phrase().await?;
+            Ok(json!({ "phrase": phrase.as_ref().map(|phrase| phrase.as_str()) }))
+        }
+        Request::CheckRecovery { phrase } => {
+            node.check_recovery_phrase(&phrase)?;
+            Ok(Value::Null)
+        }
+        Request::ForgetRecovery => {
+            node.forget_recovery_key().await?;
+            Ok(Value::Null)
+        }
         Request::SetIceServers { servers } => Ok(json!({ "transports": node.set_ice_servers(&servers)? })),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{CONTACTS, Contact, ContactDevice, META, Record, meta};
+use peerloom_core::wire::store::{CONTACTS, Contact, ContactDevice, Identity, META, Record, meta};
 use peerloom_core::wire::{
     DeviceCertificate, DeviceId, DeviceList, Frame, Refusal, Revocation, Signed, UserDevices, UserId, context, limits,
 };
@@ -162,6 +162,20 @@ impl Turn<'_> {
         let mut list = self.state.devices.clone();
         list.add_revocation(&signed, verify)?;
         self.set_own_devices(list)
+    }
+
+    /// This node's identity as the store has it.
+    pub(crate) fn stored_identity(&self) -> Result<Option<Identity>> {
+        self.txn.record(META, meta::IDENTITY)
+    }
+
+    /// Deletes the user's recovery key, whose phrase the user has.
+    pub(crate) fn forget_recovery_seed(&mut self) -> Result<()> {
+        if let Some(identity) = self.stored_identity()? {
+            let without = Identity { recovery_seed: None, ..identity };
+            self.txn.put(META, Bytes::from_static(meta::IDENTITY), without.encode());
+        }
+        Ok(())
     }
 
     fn set_own_devices(&mut self, list: DeviceList) -> Result<()> {

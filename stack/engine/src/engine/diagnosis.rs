@@ -21,7 +21,15 @@ impl Engine {
         let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
         let (shared, addresses) = network.ok_or_else(ended)?;
         let (standing, damage) = (self.standing().await?, self.damage().await?);
-        let folders = self.diagnose_folders(standing, damage);
+        let recovery = self.recovery_seed().await?.map(|_| {
+            let detail = "the recovery key is still in this folder, where a thief of it finds it, and nowhere else";
+            Diagnostic::note(
+                "recovery",
+                detail,
+                "`peerloom device recovery` shows the words to write down, and deletes it",
+            )
+        });
+        let folders: Vec<_> = self.diagnose_folders(standing, damage).into_iter().chain(recovery).collect();
         if standing == StoreStanding::Restored {
             // It left the network: what that would allow it says nothing.
             return Ok(folders);

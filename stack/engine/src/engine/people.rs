@@ -5,6 +5,8 @@ use std::time::Duration;
 use peerloom_core::wire::store::Contact;
 use peerloom_core::wire::{DeviceCertificate, DeviceId, DiscoveryKey, Invitation, Signed, UserId};
 use peerloom_core::{Diagnostic, Error, ErrorKind, Result};
+use peerloom_crypto_primitives::SigningKey;
+use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::config::INVITATION_LIFETIME;
@@ -44,6 +46,23 @@ impl Engine {
     /// have been revoked.
     pub async fn revoke_devices(&self, devices: Vec<DeviceId>) -> Result<()> {
         self.driver.call(move |turn| turn.revoke(devices)).await
+    }
+
+    /// The seed of the user's recovery key, as long as the store has it.
+    pub async fn recovery_seed(&self) -> Result<Option<Zeroizing<[u8; 32]>>> {
+        self.driver
+            .call(|turn| Ok(turn.stored_identity()?.and_then(|found| found.recovery_seed).map(Zeroizing::new)))
+            .await
+    }
+
+    /// Whether this is the seed of the user's recovery key.
+    pub fn is_recovery_seed(&self, seed: &[u8; 32]) -> bool {
+        *SigningKey::from_seed(seed).public() == self.own.keys.recovery
+    }
+
+    /// Deletes the user's recovery key from the store, for good. Not cancel safe: it may have been deleted.
+    pub async fn forget_recovery_seed(&self) -> Result<()> {
+        self.driver.call(|turn| turn.forget_recovery_seed()).await
     }
 
     /// Adds the contact that an invitation comes from, durably.
