@@ -54,6 +54,15 @@ pub async fn eventually(mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The same of what has to be asked.
+pub async fn eventually_async(mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < super::PATIENCE, "it never came");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Goes through the handshake with a hello, a signature over it and perhaps a token; returns the
 /// verdict.
 pub async fn greet(
