@@ -6,16 +6,40 @@ mod idle;
 mod messages;
 mod quic;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use peerloom::{Error, ErrorKind, Override, Result};
 use serde_json::{Map, Value, json};
 
-use crate::args::Bench;
+use crate::args::{count, number};
 use crate::output::{Progress, say, say_json};
 use crate::process::{Scratch, until_ended};
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// How often each figure is taken; the median counts.
+    #[arg(long, default_value = "3", value_parser = count::<NonZeroUsize>)]
+    pub(crate) runs: NonZeroUsize,
+    /// How long the figure `steady` is taken, in seconds.
+    #[arg(long, default_value = "60", value_parser = number::<u64>)]
+    pub(crate) seconds: u64,
+    /// Idle peers to connect for the memory figure.
+    #[arg(long, default_value = "100", value_parser = number::<usize>)]
+    pub(crate) peers: usize,
+    /// Only these figures (by default all).
+    #[arg(long, value_enum)]
+    pub(crate) only: Vec<Figure>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchPeer {
+    #[command(subcommand)]
+    pub(crate) role: Role,
+}
 
 /// Between single messages, and between single commits of the raw disk: long enough to be idle.
 const PAUSE: Duration = Duration::from_millis(3);

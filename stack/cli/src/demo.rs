@@ -1,12 +1,14 @@
 //! Three nodes in three processes, one of them killed, and a count of what arrived.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use peerloom::config::FILE_NAME;
 use peerloom::{Error, ErrorKind, Override, Result};
 use peerloom_registry_server::Registry;
@@ -14,11 +16,21 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use crate::args::Demo;
+use crate::args::count;
 use crate::command::{free_port, init_folder, temporary_registry};
 use crate::control::{Client, MessageView, Request};
 use crate::output::{Progress, note, say, say_json};
 use crate::process::{NodeProcess, Scratch, until_ended};
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many messages to send in all.
+    #[arg(long, default_value = "3000", value_parser = count::<NonZeroUsize>)]
+    pub(crate) messages: NonZeroUsize,
+    /// Keep the three folders here instead of removing them.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) keep: Option<PathBuf>,
+}
 
 const NAMES: [&str; 3] = ["alice", "bob", "carol"];
 /// The one that is killed.

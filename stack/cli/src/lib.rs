@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use args::Arguments;
+use command::Arguments;
 use peerloom::core::panics;
 use peerloom::{Error, ErrorKind, Kinds, Result, Retry, builtin};
 use rustix::fs::Mode;
@@ -54,7 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let before = umask(Mode::from_raw_mode(0o077));
     umask(before & Mode::from_raw_mode(0o077));
     let words: Vec<OsString> = arguments.into_iter().collect();
-    let code = match args::parse(&words) {
+    let code = match command::parse(&words) {
         Ok(arguments) => execute(arguments),
         Err(error) => explain(&words, &error),
     };

@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use peerloom::core::wire::Allowance;
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Subscriber};
@@ -17,8 +18,16 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::args::LogFormat;
 use crate::output::{complain, show_above};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Lines that wait for a reader of stderr; further ones are lost.
 const WAITING: usize = 4096;

@@ -3,19 +3,25 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
+use clap::Args;
 use peerloom::core::wire::limits;
 use peerloom::{Error, ErrorKind, Result};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::answers::{notices, rows, text};
 use super::screen::{Screen, Typed};
 use super::show::{message_line, once_only};
-use super::{notices, rows, text};
-use crate::args::Chat;
 use crate::control::Request;
 use crate::output::{lost, note, printable};
 use crate::session::Session;
 use crate::signals::interrupted;
+
+#[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// The contact's name, their user id, or @ and at least 16 characters of it.
+    pub(crate) contact: String,
+}
 
 /// Messages shown at the beginning.
 const BEFORE: usize = 10;

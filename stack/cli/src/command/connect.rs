@@ -2,16 +2,32 @@
 
 use std::io::{BufRead, IsTerminal, Read};
 
+use clap::Args;
 use peerloom::{Error, ErrorKind, Manual, Result};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{qr, text};
-use crate::args::Connect;
+use super::answers::text;
+use super::qr;
 use crate::control::Request;
 use crate::output::{note, printable, say, say_json};
 use crate::session::Session;
 use crate::signals::interrupted;
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// The contact's name; not needed where there is one contact alone.
+    pub(crate) contact: Option<String>,
+    /// Offer and answer are carried by people.
+    #[arg(long, required = true)]
+    pub(crate) manual: bool,
+    /// Answer this offer, which the other side printed; `-` reads it from standard input.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) offer: Option<String>,
+    /// Don't draw QR codes.
+    #[arg(long)]
+    pub(crate) no_qr: bool,
+}
 
 /// Longest line read; the texts take some 1,000 characters.
 const LONGEST: u64 = 64 * 1024;

@@ -4,15 +4,38 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::{Args, Subcommand};
 use peerloom::config::FILE_NAME;
 use peerloom::core::kinds::Passphrase;
 use peerloom::{Config, Error, ErrorKind, Override, Result, Store};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::args::{Db, DbAction};
 use crate::output::{Progress, note, say, say_json, table};
 use crate::session;
+
+#[derive(Debug, Args)]
+pub(crate) struct Db {
+    #[command(subcommand)]
+    pub(crate) action: Option<DbAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbAction {
+    /// Verify every checksum, record and stored signature, and say what is broken.
+    #[command(after_help = "Example: peerloom -C alice db check --json")]
+    Check,
+    /// Change the passphrase of a vault; the new one is a line on standard input.
+    #[command(after_help = "Example: PEERLOOM_PASSPHRASE=old peerloom -C alice db passphrase < new")]
+    Passphrase,
+    /// Copy everything to a store of another kind, and use that from now on.
+    #[command(after_help = "Example: peerloom -C alice db copy --to sqlite")]
+    Copy {
+        /// The kind; one that wraps another is written `vault/redb`.
+        #[arg(long, value_name = "KIND")]
+        to: String,
+    },
+}
 
 /// In bytes.
 const LONGEST_PASSPHRASE: u64 = 64 * 1024;

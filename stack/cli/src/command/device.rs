@@ -2,14 +2,40 @@
 
 use std::io::{BufRead, IsTerminal};
 
+use clap::{Args, Subcommand};
 use peerloom::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use super::{read_message, text};
-use crate::args::Recovery;
+use super::answers::text;
+use super::stdin::read_message;
 use crate::control::Request;
 use crate::output::{is_lost, note, say, say_json};
 use crate::session::Session;
+
+#[derive(Debug, Args)]
+pub(crate) struct Device {
+    #[command(subcommand)]
+    pub(crate) action: DeviceAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceAction {
+    /// Show the recovery phrase, 24 words to write down, and delete its key from the folder.
+    #[command(
+        after_help = "Examples: peerloom -C alice device recovery\n          peerloom -C alice device recovery --check < words"
+    )]
+    Recovery(Recovery),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recovery {
+    /// Delete the key without asking; without a terminal it is kept otherwise.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) delete: bool,
+    /// Tell whether a phrase on standard input is that of this folder's user.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
 
 /// Words of a phrase in one line.
 const WORDS: usize = 6;

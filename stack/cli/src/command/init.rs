@@ -6,15 +6,28 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use peerloom::config::{FILE_NAME, edit};
 use peerloom::core::private;
 use peerloom::core::wire::name::{check_name, clean_name};
 use peerloom::{Config, Error, ErrorKind, Node, Override, Result, contact_word};
 use serde_json::json;
 
-use crate::args::Init;
 use crate::control;
 use crate::output::{hint, note, printable, say, say_json};
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// What you are called; contacts see it. By default the folder's name.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) name: Option<String>,
+    /// Name of the network; by default peerloom.
+    #[arg(long)]
+    pub(crate) network: Option<String>,
+    /// Address and port to listen on; by default every address, with a free port.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<String>,
+}
 
 pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init: Init) -> Result<()> {
     let name = match &init.name {
@@ -51,11 +64,11 @@ pub(super) async fn run(folder: &Path, overrides: &[Override], json: bool, init:
         say(&format!("made {}; {} is user {}", printable(&file), node.name(), node.user()));
         let asked = init.name.as_deref().map(str::trim).filter(|asked| *asked != node.name());
         if asked.is_some() {
-            note(&format!("note: the name is {}, since {}", node.name(), super::why_changed("")));
+            note(&format!("note: the name is {}, since {}", node.name(), super::names::why_changed("")));
         }
         let word = contact_word(node.name());
         if word != node.name() {
-            let why = super::why_changed(node.name());
+            let why = super::names::why_changed(node.name());
             note(&format!("note: contacts call you {word}, unless they choose another name, since {why}"));
         }
         let [run, invite] = ["run", "invite"].map(|command| hint(folder, &[command]));

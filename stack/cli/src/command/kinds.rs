@@ -1,11 +1,21 @@
 //! Listing the kinds.
 
+use clap::Args;
 use peerloom::config::{Delivery, General, keys};
 use peerloom::{Layer, Result};
 use serde_json::{Value, json};
 
-use crate::args::Kinds;
 use crate::output::{say, say_json};
+
+#[derive(Debug, Args)]
+pub(crate) struct Kinds {
+    /// Print a JSON Schema of the file instead, for editors.
+    #[arg(long)]
+    pub(crate) schema: bool,
+    /// Print the sections of docs/config.md instead.
+    #[arg(long, conflicts_with = "schema")]
+    pub(crate) markdown: bool,
+}
 
 pub(super) fn run(json: bool, form: &Kinds) -> Result<()> {
     let kinds = crate::kinds()?;

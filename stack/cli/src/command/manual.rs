@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use peerloom::{Error, ErrorKind, Result};
 
-use crate::args::Arguments;
+use super::Arguments;
 use crate::output::say;
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<()> {
