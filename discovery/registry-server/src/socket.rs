@@ -229,8 +229,9 @@ async fn take(
         Message::Text(text) => text,
         Message::Ping(_) | Message::Pong(_) => {
             let now = Instant::now();
-            if !reads.controls.spend(now, CONTROL_EVERY) {
-                reads.next = now + CONTROL_EVERY;
+            reads.controls.spend(now, CONTROL_EVERY);
+            if let Some(wait) = reads.controls.wait(now, CONTROL_EVERY) {
+                reads.next = now + wait;
             }
             return Ok(());
         }

@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::output::{complain, show_above};
+use crate::output::{complain, note, show_above};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -106,9 +106,7 @@ impl Stderr {
                 }
                 match counted.swap(0, Ordering::Relaxed) {
                     0 => {}
-                    lost => {
-                        drop(writeln!(std::io::stderr().lock(), "{lost} lines were lost, since nobody read the log"));
-                    }
+                    lost => note(&format!("{lost} lines were lost, since the log was not read")),
                 }
             }
         };

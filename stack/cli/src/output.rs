@@ -79,14 +79,16 @@ pub(crate) fn note(message: &str) {
 }
 
 /// Shows lines above the one that is being typed.
-type Above = Box<dyn Fn(&str) + Send>;
+type ShowAbove = Box<dyn Fn(&str) + Send>;
 
 /// What has the terminal, if something does.
-static ABOVE: Mutex<Option<Above>> = Mutex::new(None);
+static ABOVE: Mutex<Option<ShowAbove>> = Mutex::new(None);
 
-/// From now on notes and the log are shown by this: what has the terminal must know all that is printed there.
-pub(crate) fn give_terminal(above: Option<Above>) {
-    *ABOVE.lock().unwrap_or_else(PoisonError::into_inner) = above;
+/// From now on notes and the log are shown by this, which must not wait: what has the terminal must know all that is
+/// printed there.
+pub(crate) fn give_terminal(above: Option<ShowAbove>) {
+    let before = std::mem::replace(&mut *ABOVE.lock().unwrap_or_else(PoisonError::into_inner), above);
+    drop(before);
 }
 
 /// Shows lines above the one that is being typed; false where nothing has the terminal.

@@ -112,11 +112,13 @@ fn open_named(path: &Path) -> Result<File> {
     if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
         let (opened, waiting) = mpsc::channel::<()>();
         let name = path.to_path_buf();
-        std::thread::spawn(move || {
+        let warned = std::thread::Builder::new().spawn(move || {
             if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
                 warn!(file = %name.display(), "this file is a pipe, and nothing writes to it yet; waiting");
             }
         });
+        // Without a thread it is waited for in silence.
+        drop(warned);
         let file = File::open(path).map_err(|e| failed(path, e));
         drop(opened);
         return file;

@@ -229,6 +229,14 @@ impl Contacts {
 
 impl Book {
     fn insert(&mut self, contact: Contact) {
+        // Devices that the contact has no more are nobody's, unless another contact has claimed one since.
+        let before = self.by_user.get(&contact.user).into_iter().flat_map(|before| &before.devices);
+        let gone = before.map(|known| known.device).filter(|id| !contact.devices.iter().any(|d| d.device == *id));
+        for device in gone.collect::<Vec<_>>() {
+            if self.devices.get(&device).is_some_and(|known| known.user == contact.user) {
+                self.devices.remove(&device);
+            }
+        }
         for device in &contact.devices {
             if let Some(known) = Known::new(contact.user, device) {
                 self.devices.insert(device.device, known);

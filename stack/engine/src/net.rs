@@ -174,7 +174,8 @@ async fn take_found(shared: Arc<Shared>, mut news: BoxStream<'static, Found>) {
         let Ok(OpenItem::Record(_, certificate)) = found.item.open(|_, _, _| true) else { continue };
         let device = certificate.device;
         let known = shared.contacts.knows(&device)
-            // A contact's new device: its certificate is checked here, so that made-up ones cost nobody else anything.
+            // A contact's new device: its certificate is checked here, so that made-up ones don't reach the delivery
+            // thread.
             || (shared.contacts.by_user(&certificate.user).is_some() && found.item.open(verify).is_ok());
         let (true, DiscoveryItem::Record(signed)) = (known, found.item) else { continue };
         match shared.driver.call(move |turn| turn.on_record(device, signed, false)).await {

@@ -19,7 +19,8 @@ pub(crate) fn phrase(seed: &[u8; 32]) -> Result<Zeroizing<String>> {
 /// The seed of a phrase, in any case, with any white space and with numbers before the words.
 pub(crate) fn seed(phrase: &str) -> Result<Zeroizing<[u8; 32]>> {
     let letters = |word: &str| word.chars().filter(|c| c.is_alphabetic()).collect::<String>().to_lowercase();
-    let words: Vec<String> = phrase.split_whitespace().map(letters).filter(|word| !word.is_empty()).collect();
+    let words = phrase.split_whitespace().map(letters).filter(|word| !word.is_empty());
+    let words = Zeroizing::new(words.collect::<Vec<String>>());
     let words = Zeroizing::new(words.join(" "));
     let wrong = |e: bip39::Error| {
         let message = match e {

@@ -33,27 +33,27 @@ impl Admission for AllKnown {
 
 /// The identity with this number.
 pub fn identity(number: u8) -> Identity {
-    of_seeds([number, number ^ 0x40, number ^ 0x80].map(|n| [n; 32]))
+    of_seeds([number, number ^ 0x40, number ^ 0x80].map(|n| [n; 32]), 1)
 }
 
-/// Another device of the user of the identity with the first number: it has the second one's device key, and not the
-/// user's.
+/// Another device of the user of the identity with the first number: it has the second one's device key, and was
+/// certified after those with lower numbers.
 pub fn device_of(user: u8, device: u8) -> Identity {
-    of_seeds([[user; 32], [user ^ 0x40; 32], [device ^ 0x80; 32]])
+    of_seeds([[user; 32], [user ^ 0x40; 32], [device ^ 0x80; 32]], 1 + u64::from(device))
 }
 
 /// One of many identities, all others than those of [`identity`].
 pub fn one_of_many(number: u16) -> Identity {
     let [high, low] = number.to_be_bytes();
     let seed = |role: u8| std::array::from_fn(|at| [high, low, role, 0xa5][at % 4]);
-    of_seeds([1, 2, 3].map(seed))
+    of_seeds([1, 2, 3].map(seed), 1)
 }
 
-fn of_seeds(seeds: [[u8; 32]; 3]) -> Identity {
+fn of_seeds(seeds: [[u8; 32]; 3], issued_at_ms: u64) -> Identity {
     let device_seed = seeds[2];
     let [user, recovery, device] = seeds.map(|seed| SigningKey::from_seed(&seed));
     let keys = UserKeys { user: user.public().clone(), recovery: recovery.public().clone() };
-    let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, 1);
+    let certificate = DeviceCertificate::new(keys, device.public().clone(), Roles::ALL, issued_at_ms);
     Identity {
         secret: DeviceSecret::new(device_seed),
         key: device.public().clone(),

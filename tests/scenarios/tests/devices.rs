@@ -91,7 +91,8 @@ async fn a_revoked_device_stays_revoked() {
     let again = bob.revoke_devices(vec![device_of(2, 22).device]).await;
     assert_eq!(again.map_err(|e| e.kind()), Err(ErrorKind::NotFound));
     // Its certificate is as good as ever, by itself.
-    bob.add_device(device_of(2, 22).certificate).await.expect("it changes nothing");
+    let added = bob.add_device(device_of(2, 22).certificate).await;
+    assert_eq!(added.map_err(|e| e.kind()), Err(ErrorKind::Refused));
     alice.shutdown().await;
 
     let alice = engine(1, &links, store, false).await;
@@ -101,9 +102,36 @@ async fn a_revoked_device_stays_revoked() {
         tablet.peers().iter().any(|peer| peer.reason.as_deref().is_some_and(|why| why.contains("revoked this device")))
     })
     .await;
+    // Nor does an invitation of the device itself.
+    let invitation = tablet.invite(std::time::Duration::from_secs(60), 1).await.expect("an invitation");
+    assert_eq!(alice.add_contact(invitation).await.map_err(|e| e.kind()), Err(ErrorKind::Refused));
     assert_eq!(device_count(&alice, &bob).await, 1);
     send(&alice, &contact, "to one").await.expect("accepted");
     eventually("the first device", &bob, &["to one"]).await;
+}
+
+/// As many devices as may be certified in time come and go: their revocations don't fill the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_revoked_one_by_one_for_long() {
+    let links = MemoryNetwork::default();
+    let alice = engine(1, &links, Arc::new(MemoryStorage::new()), false).await;
+    let bob = engine(2, &links, Arc::new(MemoryStorage::new()), false).await;
+    let contact = meet(&bob, &alice).await;
+    for number in 100..140 {
+        bob.add_device(device_of(2, number).certificate).await.expect("added");
+        until("alice to know it", async || device_count(&alice, &bob).await == 2).await;
+        bob.revoke_devices(vec![device_of(2, number).device]).await.expect("revoked");
+        until("alice to know one device", async || device_count(&alice, &bob).await == 1).await;
+    }
+    // Seventeen at a time are one too many.
+    for number in 1..=15 {
+        bob.add_device(device_of(2, 140 + number).certificate).await.expect("added");
+    }
+    let seventeenth = bob.add_device(device_of(2, 160).certificate).await;
+    assert_eq!(seventeenth.map_err(|e| e.kind()), Err(ErrorKind::Refused));
+    until("alice to know sixteen", async || device_count(&alice, &bob).await == 16).await;
+    send(&alice, &contact, "to the only one that is there").await.expect("accepted");
+    eventually("the message", &bob, &["to the only one that is there"]).await;
 }
 
 /// An identity without its user's key works, and revokes nothing.

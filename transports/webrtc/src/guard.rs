@@ -31,6 +31,7 @@ const PATIENT_CHECKS: u32 = 320;
 const PAIRS: usize = 256;
 /// Checks on the way whose answers count.
 const ON_THE_WAY: usize = 512;
+
 /// Looks at the packets of one connection, on all its sockets and relays.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -126,6 +127,7 @@ impl Guard {
         }
         // So that no number of strangers uses up what one who was invited needs.
         if !std::mem::take(&mut pair.asked) && !self.budget.spend(to.ip(), book.patient, now) {
+            pair.due = now + FIRST_WAIT;
             return false;
         }
         book.pace.spend(now, EVERY);

@@ -44,6 +44,8 @@ const PORT_TRIES: u16 = 64;
 const EVENTS: usize = 256;
 /// How long closing may take: what waits goes out, and the other side hears of it.
 const CLOSE: Duration = Duration::from_secs(2);
+/// The same where nothing waits for it. The crate leaks a connection whose closing is given up.
+const CLOSE_AT_LAST: Duration = Duration::from_secs(60);
 
 /// Something happened on a connection.
 pub(crate) enum PeerEvent {
@@ -178,7 +180,7 @@ impl Drop for Peer {
         self.runtime.cool();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(CLOSE, connection.close()).await;
+                let _ = tokio::time::timeout(CLOSE_AT_LAST, connection.close()).await;
                 drop(relays);
             });
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use peerloom_core::wire::{Address, DeviceId, PublicKey, SessionId, limits};
+use peerloom_core::wire::{Address, Allowance, DeviceId, PublicKey, SessionId, limits};
 use peerloom_core::{
     Admission, Diagnostic, Error, ErrorKind, IceServer, Link, Listener, Places, Result, Retry, Signal, Signaling,
     Source, Standing, Transport, TransportCaps,
@@ -32,6 +32,10 @@ const ANSWERS_OF_ONE: usize = 4;
 /// The same of strangers, while an invitation is open: they take nothing from contacts.
 const STRANGERS: usize = 64;
 const STRANGERS_OF_ONE: usize = 2;
+/// Offers of strangers that are answered in a burst, and after how long one more: each costs a connection. At this rate
+/// one that is answered keeps its place long enough for a link, whatever comes behind it.
+const STRANGERS_BURST: u32 = 64;
+const STRANGERS_EVERY: Duration = Duration::from_millis(25);
 /// Offers that people carried here and that wait for them to carry the answer back.
 const MANUAL: usize = 16;
 /// Most bytes that SCTP keeps for a stranger.
@@ -63,6 +67,9 @@ struct Inner {
     /// For offers that are answered now, by who made them.
     contacts: Places,
     strangers: Places,
+    /// For strangers' offers that wait to be answered, and when the next one may be.
+    strangers_waiting: Places,
+    strangers_rate: Mutex<Allowance<Instant>>,
     manual: Places,
     /// What checks of addresses may cost: of contacts' devices, of strangers.
     budgets: [Mutex<Budgets>; 2],
@@ -99,6 +106,8 @@ impl WebRtcTransport {
             admission: Mutex::default(),
             contacts: Places::new(ANSWERS, ANSWERS_OF_ONE),
             strangers: Places::new(STRANGERS, STRANGERS_OF_ONE),
+            strangers_waiting: Places::new(STRANGERS, STRANGERS_OF_ONE),
+            strangers_rate: Mutex::new(Allowance::full(STRANGERS_BURST)),
             manual: Places::new(MANUAL, MANUAL),
             budgets: [Budgets::of_contacts(), Budgets::of_strangers()].map(Mutex::new),
             moved: watch::Sender::new(()),
@@ -160,7 +169,11 @@ impl Inner {
         if stranger {
             binding.window = binding.window.min(STRANGERS_WINDOW);
         }
-        let (peer, events) = Peer::new(&binding, prepared).await?;
+        // On a task of its own: the crate leaks what it has begun of a connection where this call is dropped.
+        let made = tokio::spawn(async move { Peer::new(&binding, prepared).await });
+        let failed =
+            |e| Error::new(ErrorKind::Internal, "webrtc", "connect", "making a connection panicked").with_source(e);
+        let (peer, events) = made.await.map_err(failed)??;
         peer.runtime.heat(HURRY);
         Ok(Session {
             id,
@@ -209,6 +222,21 @@ impl Inner {
         link
     }
 
+    /// Waits until one more stranger's offer may be answered.
+    async fn strangers_turn(&self) {
+        loop {
+            let wait = {
+                let mut rate = lock(&self.strangers_rate);
+                let now = Instant::now();
+                if rate.spend(now, STRANGERS_EVERY) {
+                    return;
+                }
+                rate.wait(now, STRANGERS_EVERY).unwrap_or_default()
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// Gives a signal to its session; an offer of a new session is answered. `manual`: a person brought it, who
     /// answers for it.
     fn on_signal(
@@ -244,13 +272,22 @@ impl Inner {
             }
         };
         // A newer offer may take it away again.
-        let turn = pool.take(Source::device(from));
+        let stranger = standing == Standing::Stranger;
+        let first = if stranger { &self.strangers_waiting } else { pool }.take(Source::device(from));
         // Before anything else is done: candidates follow at once.
         let (place, signals) = self.place(from, key.1);
         self.tasks.spawn(async move {
+            let turn = if stranger {
+                tokio::select! {
+                    () = inner.strangers_turn() => inner.strangers.take(Source::device(from)),
+                    () = first.lost() => return debug!(?from, "an offer gave way to a newer one"),
+                    () = inner.stop.cancelled() => return,
+                }
+            } else {
+                first
+            };
             let answered = async {
-                let how = (false, standing == Standing::Stranger);
-                let mut session = inner.session(&place, signals, how, signaling).await?;
+                let mut session = inner.session(&place, signals, (false, stranger), signaling).await?;
                 session.answer_offer(&sdp, complete, serial).await?;
                 session.await_link().await?;
                 Ok::<_, Error>(session)

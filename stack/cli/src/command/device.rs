@@ -54,8 +54,8 @@ pub(super) async fn recovery(session: &Session, json: bool, recovery: Recovery) 
     let answer = session.request(Request::Recovery).await?;
     let phrase = text(&answer, "phrase");
     if phrase.is_empty() {
-        let message = "the recovery key isn't in this folder any more: its phrase was printed, and it was deleted then. \
-                       `device recovery --check` tells whether what you wrote down is right";
+        let message = "the recovery key isn't in this folder: it was deleted, or never was on this device. `device recovery \
+                       --check` tells whether what you wrote down is right";
         return Err(Error::new(ErrorKind::NotFound, "device", "show the recovery phrase", message));
     }
     if json {

@@ -1,7 +1,10 @@
 //! Where a chat is typed and shown: an editor on a terminal, plain lines elsewhere.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use peerloom::core::wire::limits;
 use peerloom::{Error, ErrorKind, Result};
@@ -23,6 +26,10 @@ const PROMPT: &str = "      > ";
 /// Characters of a message that a mark repeats where the message's own line can't be changed: with the mark they fit 40
 /// columns.
 const REPEATED: usize = 20;
+
+/// Texts that wait for the editor, and how long the end of a chat waits for them.
+const UNPRINTED: usize = 1024;
+const ENDING: Duration = Duration::from_millis(300);
 
 /// Typed lines that can be found again: as many as fit a high terminal.
 const REMEMBERED: usize = 200;
@@ -46,9 +53,50 @@ pub(super) struct Screen {
 
 /// What stands above the line that is being typed.
 struct Above {
-    printer: Box<dyn ExternalPrinter + Send>,
+    printer: Printer,
     /// The typed lines directly above, oldest first: only they can be found again. Whatever else is printed ends the list.
     lines: Vec<Line>,
+}
+
+/// The way to the thread that prints: the editor takes what is printed only while it waits for a key, so that whatever
+/// prints would wait for the one who types.
+struct Printer {
+    texts: SyncSender<String>,
+    /// Texts that aren't printed yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Printer {
+    fn start(mut printer: impl ExternalPrinter + Send + 'static) -> Self {
+        let (texts, queue) = sync_channel::<String>(UNPRINTED);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let printed = waiting.clone();
+        // It ends with the program: nothing else ends a print.
+        std::thread::spawn(move || {
+            for text in queue {
+                // What a terminal that has gone doesn't show, nobody misses.
+                let _ = printer.print(text);
+                printed.fetch_sub(1, Ordering::AcqRel);
+            }
+        });
+        Self { texts, waiting }
+    }
+
+    /// Never waits: what a terminal doesn't take for so long is lost.
+    fn print(&self, text: String) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.texts.try_send(text).is_err() {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits a moment until all is printed.
+    fn flush(waiting: &AtomicUsize) {
+        let begin = Instant::now();
+        while waiting.load(Ordering::Acquire) > 0 && begin.elapsed() < ENDING {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 /// A line that was typed.
@@ -72,7 +120,7 @@ impl Screen {
         // A terminal that can't do what an editor needs is read like a file.
         let editor = terminal.then(|| {
             let mut editor = Editor::<(), MemHistory>::with_history(rustyline::Config::default(), MemHistory::new())?;
-            let printer: Box<dyn ExternalPrinter + Send> = Box::new(editor.create_external_printer()?);
+            let printer = Printer::start(editor.create_external_printer()?);
             Ok::<_, ReadlineError>((editor, printer))
         });
         match editor {
@@ -186,15 +234,18 @@ impl Above {
         self.print(format!("{line}\n"));
     }
 
-    fn print(&mut self, text: String) {
-        // What a terminal that has gone doesn't show, nobody misses.
-        let _ = self.printer.print(text);
+    fn print(&self, text: String) {
+        self.printer.print(text);
     }
 }
 
 impl Drop for Screen {
     /// The editor may be in the middle of a line.
     fn drop(&mut self) {
+        if let Some(above) = &self.editor {
+            let waiting = locked(above).printer.waiting.clone();
+            Printer::flush(&waiting);
+        }
         if let Some(before) = &self.before {
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
         }

@@ -17,7 +17,7 @@ use rand::Rng;
 use tracing::info;
 
 use super::Turn;
-use super::devices::has_no_room;
+use super::devices::{has_no_room, is_revoked};
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
@@ -118,7 +118,7 @@ impl Turn<'_> {
     /// Adds the user whose devices' records a discovery found.
     pub(crate) fn add_found(&mut self, found: &[Answer]) -> Result<Contact> {
         let error = |kind, message: &str| Error::new(kind, "engine", "add a contact", message);
-        let mut added = None;
+        let (mut added, mut revoked) = (None, None);
         for Answer { item, open } in found {
             let (DiscoveryItem::Record(signed), OpenItem::Record(record, certificate)) = (item, open) else {
                 continue;
@@ -127,7 +127,14 @@ impl Turn<'_> {
                 return Err(error(ErrorKind::Invalid, "this is your own id; give it to another person"));
             }
             let device = proven(certificate, record.certificate.clone(), Some(signed.clone()));
-            added = Some(self.upsert(certificate.user, device, "", None)?);
+            match self.upsert(certificate.user, device, "", None) {
+                // Others of the user may be good.
+                Err(refused) if refused.kind() == ErrorKind::Refused => revoked = Some(refused),
+                contact => added = Some(contact?),
+            }
+        }
+        if let (None, Some(refused)) = (&added, revoked) {
+            return Err(refused);
         }
         added.ok_or_else(|| error(ErrorKind::NotFound, "no record of the user was found"))
     }
@@ -143,12 +150,11 @@ impl Turn<'_> {
     ) -> Result<Option<Refusal>> {
         let stranger = Ok(Some(Refusal::NotAContact));
         match self.state.contacts.device(&certificate.device) {
-            Some((user, _)) if user == certificate.user => {
-                self.prove(certificate, signed)?;
+            Some((user, known)) if user == certificate.user && known.certificate.as_ref() == Some(signed) => {
                 return Ok(None);
             }
             // It proved once that it is another user's.
-            Some((_, known)) if known.certificate.is_some() => return stranger,
+            Some((user, known)) if user != certificate.user && known.certificate.is_some() => return stranger,
             _ => {}
         }
         if self.state.standing.is_restored() {
@@ -156,7 +162,7 @@ impl Turn<'_> {
         }
         // Of a known user: the certificate is enough.
         if let Some(contact) = self.state.contacts.by_user(&certificate.user) {
-            return self.meet(contact, certificate, signed);
+            return self.let_in(contact, certificate, signed);
         }
         let Some(token) = token else { return stranger };
         let hash = sha256(&[&token]);
@@ -187,16 +193,18 @@ impl Turn<'_> {
     /// A contact's device, known from an invitation alone until now, proved that it is the user's.
     pub(crate) fn prove(&mut self, certificate: &DeviceCertificate, signed: &Signed) -> Result<()> {
         let contact = self.state.contacts.by_user(&certificate.user);
-        let Some(mut contact) = contact.filter(|c| c.devices.iter().any(|d| d.device == certificate.device)) else {
-            let message = "the device is no contact's any more";
-            return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a certificate", message));
+        let contact = contact.filter(|c| c.devices.iter().any(|d| d.device == certificate.device));
+        let refused = match contact {
+            Some(contact) => self.let_in(contact, certificate, signed)?,
+            None => Some(Refusal::NotAContact),
         };
-        let mut device = contact.devices.iter_mut().filter(|d| d.device == certificate.device);
-        if let Some(unproven) = device.find(|d| d.certificate.is_none()) {
-            unproven.certificate = Some(signed.clone());
-            self.store_contact(contact);
+        match refused {
+            None => Ok(()),
+            Some(_) => {
+                let message = "the device is no contact's any more";
+                Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a certificate", message))
+            }
         }
-        Ok(())
     }
 
     /// Adds a contact's device, or what is newly known of it.
@@ -207,6 +215,10 @@ impl Turn<'_> {
         if let Some(contact) = known.as_ref().filter(|contact| has_no_room(contact, &id)) {
             let message = format!("{} has {} devices already, which is the most", contact.alias, limits::DEVICES);
             return Err(Error::new(ErrorKind::Invalid, "engine", "add a contact", message));
+        }
+        if known.as_ref().is_some_and(|contact| is_revoked(contact, &id)) {
+            let message = "the user revoked the device that this comes from; ask for an invitation of another one";
+            return Err(Error::new(ErrorKind::Refused, "engine", "add a contact", message));
         }
         self.claim(&id, &user)?;
         let mut contact = known.unwrap_or_else(|| Contact {
@@ -267,7 +279,7 @@ impl Turn<'_> {
         Ok(contact.alias)
     }
 
-    fn store_contact(&mut self, contact: Contact) {
+    pub(super) fn store_contact(&mut self, contact: Contact) {
         self.txn.put(CONTACTS, contact.user.as_bytes().to_vec(), contact.encode());
         self.state.contacts.insert(contact);
     }
@@ -287,7 +299,7 @@ impl Turn<'_> {
             return Ok(());
         };
         if !contact.devices.iter().any(|d| d.device == device) {
-            if self.meet(contact, &certificate, &record.certificate)?.is_some() {
+            if self.let_in(contact, &certificate, &record.certificate)?.is_some() {
                 return Ok(());
             }
             let Some(met) = self.state.contacts.by_user(&certificate.user) else { return Ok(()) };
@@ -335,7 +347,7 @@ impl Turn<'_> {
         self.txn.put(META, key, record.sequence.to_be_bytes().to_vec());
         let signed = self.state.own.key.sign_object(context::PEER_RECORD, record.encode());
         self.state.record = Some(signed.clone());
-        let up: Vec<DeviceId> = self.state.up.iter().copied().collect();
+        let up: Vec<DeviceId> = self.state.up.keys().copied().collect();
         up.iter().for_each(|device| self.effects.control(*device, &Frame::Record(signed.clone())));
         Ok(signed)
     }
@@ -345,6 +357,10 @@ impl Turn<'_> {
         // News may be late or out of order; the links themselves are not.
         if !self.state.links.is_up(&device) {
             return self.on_link_down(device, "the link is closed");
+        }
+        if !self.state.contacts.knows(&device) {
+            // Revoked between its handshake and now.
+            return self.effects.reset_link(device);
         }
         let user = self.state.contacts.certificate(&device).map(|certificate| certificate.user);
         if let Some(mut contact) = user.and_then(|user| self.state.contacts.by_user(&user)) {
@@ -362,7 +378,7 @@ impl Turn<'_> {
         let Some(certificate) = self.state.contacts.certificate(&device) else {
             return;
         };
-        if self.state.up.insert(device) {
+        if self.state.up.insert(device, certificate.user).is_none() {
             if self.state.up.len() == 1 {
                 self.effects.event_of_link(Event::Online);
             }
@@ -386,13 +402,9 @@ impl Turn<'_> {
     /// The store failed, and works again: news of links was lost, and so may be what followed from it. Each link
     /// counts as if it had just come up; where something wasn't shown yet, it is made again, since that may be lost.
     pub(super) fn look_at_links(&mut self) {
-        for device in self.state.links.up() {
-            let shared = self.state.shared_with(&device);
-            if !shared.iter().all(|id| self.state.links.has_shown(&device, id)) {
-                self.state.links.reset(&device);
-            }
-        }
-        for device in self.state.up.clone() {
+        // What is shown once on a link may have been lost, here and there.
+        self.state.links.up().iter().for_each(|device| self.state.links.reset(device));
+        for device in self.state.up.keys().copied().collect::<Vec<_>>() {
             self.on_link_down(device, "the link is closed");
         }
         for device in self.state.links.up() {
@@ -405,12 +417,14 @@ impl Turn<'_> {
         if self.state.links.is_up(&device) {
             return;
         }
-        let was_up = self.state.up.remove(&device);
-        let Some(certificate) = self.state.contacts.certificate(&device) else {
-            return;
-        };
-        if was_up {
-            self.effects.event_of_link(Event::PeerDown { user: certificate.user, device, reason: reason.into() });
+        self.forget_link(device, reason);
+    }
+
+    /// A device has no link any more, or none that counts.
+    pub(super) fn forget_link(&mut self, device: DeviceId, reason: &str) {
+        let user = self.state.up.remove(&device);
+        if let Some(user) = user {
+            self.effects.event_of_link(Event::PeerDown { user, device, reason: reason.into() });
             if self.state.up.is_empty() {
                 self.effects.event_of_link(Event::Offline);
             }
@@ -419,7 +433,7 @@ impl Turn<'_> {
         self.state.without_room.remove(&device);
         for id in self.state.shared_with(&device) {
             if let Some(conversation) = self.state.conversations.get_mut(&id)
-                && (was_up || conversation.outbox.is_up(&device))
+                && (user.is_some() || conversation.outbox.is_up(&device))
             {
                 conversation.outbox.on_link_down(&device, self.now, &mut self.state.rng);
                 self.state.touched.insert(TimerKey::Outbox(id));

@@ -74,7 +74,7 @@ impl Turn<'_> {
         self.prepare_session(id)?;
         self.seal_pending(id)?;
         for device in self.state.device_ids_in(&id) {
-            if self.state.up.contains(&device) && !self.state.links.has_shown(&device, &id) {
+            if self.state.up.contains_key(&device) && !self.state.links.has_shown(&device, &id) {
                 self.show_held(device, id);
             }
         }

@@ -23,7 +23,7 @@ impl Turn<'_> {
     /// means that this node's store can't be read.
     pub(super) fn on_frame(&mut self, device: DeviceId, link: u64, frame: Frame) -> Result<()> {
         // What is shown is sent once on a link: without it nothing would ever be sent there.
-        if self.is_paused(&device) && !matches!(frame, Frame::Held(_) | Frame::Restored(_)) {
+        if self.is_paused(&device) && !matches!(frame, Frame::Held(_) | Frame::Restored(_) | Frame::Devices(_)) {
             return Ok(());
         }
         // What comes to a store that isn't its device's newest is for the newest one: it waits at its sender.
@@ -408,7 +408,7 @@ fn joins(envelope: &Envelope, own: &DeviceId) -> bool {
 }
 
 /// Whether an error is about what a peer sent, not about this node.
-fn is_peers_fault(error: &Error) -> bool {
+pub(super) fn is_peers_fault(error: &Error) -> bool {
     use ErrorKind as K;
     matches!(error.kind(), K::Malformed | K::Unauthenticated | K::TooLarge | K::UnsupportedVersion)
 }

@@ -321,7 +321,7 @@ pub(super) mod tests {
                 crypto.seals.store(u32::MAX, Ordering::Relaxed);
                 crypto.prepares.store(u32::MAX, Ordering::Relaxed);
                 devices.iter().for_each(|(device, _)| give_key_package(turn, id, *device));
-                turn.state.up.insert(devices[0].0);
+                turn.state.up.insert(devices[0].0, peerloom_core::wire::UserId::from_bytes([9; 32]));
                 turn.now = Now { mono: NOW.mono + KEY_PACKAGE_RETRY, ..NOW };
                 turn.on_timers().unwrap();
                 let conversation = &turn.state.conversations[&id];

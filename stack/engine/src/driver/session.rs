@@ -170,7 +170,7 @@ impl Turn<'_> {
 
     /// A session still lacks members: a request or its answer was lost.
     pub(super) fn on_session_timer(&mut self, id: ConversationId) -> Result<()> {
-        if self.state.device_ids_in(&id).iter().any(|device| self.state.up.contains(device)) {
+        if self.state.device_ids_in(&id).iter().any(|device| self.state.up.contains_key(device)) {
             self.prepare_session(id)?;
             self.seal_pending(id)?;
         }
@@ -181,7 +181,7 @@ impl Turn<'_> {
     pub(super) fn request_key_package(&mut self, conversation: ConversationId, device: DeviceId) -> Result<()> {
         let again = self.now.mono + KEY_PACKAGE_RETRY;
         self.state.timers.set(TimerKey::Session(conversation), Some(again));
-        if self.state.up.contains(&device) {
+        if self.state.up.contains_key(&device) {
             let suite = self.state.crypto(conversation)?.suite();
             self.effects.control(device, &Frame::KeyPackageRequest(KeyPackageRequest { suite, conversation }));
         }

@@ -209,7 +209,7 @@ impl Turn<'_> {
         self.txn.put(META, Bytes::from_static(meta::RESTORED), notice.signed().encode());
         self.state.standing.restored = Some(notice.clone());
         self.effects.event(Event::StoreRestored);
-        let up: Vec<DeviceId> = self.state.up.iter().copied().collect();
+        let up: Vec<DeviceId> = self.state.up.keys().copied().collect();
         up.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(notice.clone())));
         self.effects.leave(notice);
     }

@@ -1,6 +1,6 @@
 //! Everything the delivery thread knows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,8 +83,8 @@ pub(crate) struct State {
     /// What was damaged when the store was read, for people: tables, each with how many of its rows.
     pub(crate) damaged: Vec<String>,
     pub(crate) timers: Timers<TimerKey>,
-    /// Devices with a link.
-    pub(crate) up: HashSet<DeviceId>,
+    /// Devices with a link, and whose each is.
+    pub(crate) up: HashMap<DeviceId, UserId>,
     /// Sequence of the last entry in the history.
     pub(crate) history: u64,
     /// Sequence of the last message that waits unsealed.
@@ -255,7 +255,7 @@ impl State {
             inboxes_damaged: false,
             damaged: Vec::new(),
             timers: Timers::new(),
-            up: HashSet::new(),
+            up: HashMap::new(),
             history: 0,
             pending: 0,
             devices,

@@ -36,16 +36,18 @@ impl Engine {
     }
 
     /// Adds a device of this node's user, durably; contacts hear of it on their links. `certificate` is signed by the
-    /// user's key and the device's ([`DeviceCertificate::sign`]). Not cancel safe: it may have been added.
+    /// user's key and the device's ([`DeviceCertificate::sign`]). `Refused` for a device that was revoked, that is one more
+    /// than 16, or whose certificate is of a key that isn't in force. Not cancel safe: it may have been added.
     pub async fn add_device(&self, certificate: Signed) -> Result<()> {
         self.driver.call(move |turn| turn.add_own_device(&certificate)).await
     }
 
     /// Revokes devices of this node's user for good: contacts that hear of it send them nothing more. `Refused` where
-    /// this device doesn't hold the user's key, `NotFound` for a device that isn't the user's. Not cancel safe: they may
-    /// have been revoked.
+    /// this device doesn't hold the user's key, `NotFound` for a device that isn't the user's or is revoked already,
+    /// `TooLarge` where contacts would not take so long a list: beyond some 500 devices. Not cancel safe: they may have
+    /// been revoked.
     pub async fn revoke_devices(&self, devices: Vec<DeviceId>) -> Result<()> {
-        self.driver.call(move |turn| turn.revoke(devices)).await
+        self.driver.call(move |turn| turn.revoke(&devices)).await
     }
 
     /// The seed of the user's recovery key, as long as the store has it.

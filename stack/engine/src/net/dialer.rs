@@ -1,5 +1,6 @@
 //! Reaching for contacts' devices.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut machine = ConnectionMachine::default();
     shared.contacts.device_ids().into_iter().for_each(|device| machine.insert(device, now()));
     let mut dials: JoinSet<Outcome> = JoinSet::new();
+    // What was reported of devices that refuse links, until one is up.
+    let mut refusals = HashMap::new();
     let mut running = JoinSet::new();
     loop {
         hear(&shared, &mut machine, now(), &mut rng);
@@ -60,12 +63,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Ok((link, ready)) => {
                     // When the link ends, before it is registered even, there is news.
                     machine.on_link_up(&device, now());
+                    refusals.remove(&device);
                     running.spawn(link::run(shared.clone(), link, ready, None));
                 }
                 Err(error) => {
                     debug!(?device, %error, "a device can't be reached");
                     machine.on_failed(&device, now(), &shared.delivery, &mut rng);
-                    report_refusal(&shared, device, &error).await;
+                    report_refusal(&shared, &mut refusals, device, &error);
                     shared.links.set_state(device, ConnectionState::Disconnected, Some(error.for_people()));
                 }
             },
@@ -74,19 +78,24 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Reports a refusal that no waiting mends, once for each reason.
-async fn report_refusal(shared: &Shared, device: DeviceId, error: &Error) {
+fn report_refusal(shared: &Arc<Shared>, reported: &mut HashMap<DeviceId, String>, device: DeviceId, error: &Error) {
     let reason = error.for_people();
     let lasting = error.kind() == ErrorKind::Refused && error.retryable() != Retry::Later;
     let Some(user) = shared.contacts.user_of(&device).filter(|_| lasting) else { return };
-    if shared.links.reason(&device).as_ref() != Some(&reason) {
-        let event = Event::PeerRefused { user, device, reason };
+    if reported.insert(device, reason.clone()).as_ref() == Some(&reason) {
+        return;
+    }
+    let event = Event::PeerRefused { user, device, reason };
+    let shared = shared.clone();
+    // Beside the dials, which a slow store must not hold up.
+    tokio::spawn(async move {
         let report = shared.driver.call(move |turn| {
             turn.effects.event_of_link(event);
             Ok(())
         });
         // Fails only where the node ends or its store does, which is reported by itself.
         let _ = report.await;
-    }
+    });
 }
 
 /// Takes in what happened meanwhile.

@@ -165,7 +165,7 @@ async fn dial(shared: &Shared, transport: &dyn Transport, address: &Address) -> 
 /// Contacts' devices that were dialed in vain where they last were.
 fn out_of_reach(shared: &Shared) -> Option<Diagnostic> {
     let devices = shared.contacts.devices();
-    // Those whose folders were put back are told of by themselves.
+    // A folder that was put back has a diagnostic of its own.
     let failed = |(user, device): &(peerloom_wire::UserId, peerloom_wire::store::ContactDevice)| {
         let status = shared.links.status(*user, device.device, 0);
         let reason =

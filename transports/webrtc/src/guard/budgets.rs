@@ -22,7 +22,7 @@ const OF_STRANGERS_EVERY: Duration = Duration::from_millis(100);
 const AT_NETWORK_OF_CONTACTS: u32 = 600;
 const AT_NETWORK_OF_STRANGERS: u32 = 150;
 const AT_NETWORK_EVERY: Duration = Duration::from_millis(500);
-/// For a session by hand, whose devices people carry signals for: its pace is limit enough.
+/// For a session by hand, whose signals people carry: its pace is limit enough.
 const BY_HAND_EVERY: Duration = Duration::from_millis(50);
 /// Devices whose budgets are remembered, and networks: beyond, those that aren't known wait.
 const DEVICES: usize = 1024;
@@ -47,17 +47,19 @@ struct Pool {
 impl Budget {
     /// Takes one unanswered check of an address, if one is left in each of the budgets.
     pub(super) fn spend(&self, to: IpAddr, by_hand: bool, now: Instant) -> bool {
-        let every = |usual| if by_hand { BY_HAND_EVERY } else { usual };
         let mut device = lock(&self.device);
+        if by_hand {
+            return device.spend(now, BY_HAND_EVERY);
+        }
         let mut pool = lock(&self.shared);
-        let free = device.wait(now, every(OF_DEVICE_EVERY)).is_none()
-            && pool.together.as_mut().is_none_or(|all| all.wait(now, every(OF_STRANGERS_EVERY)).is_none());
-        if !free || !pool.spend_at(to, now, every(AT_NETWORK_EVERY)) {
+        let free = device.wait(now, OF_DEVICE_EVERY).is_none()
+            && pool.together.as_mut().is_none_or(|all| all.wait(now, OF_STRANGERS_EVERY).is_none());
+        if !free || !pool.spend_at(to, now) {
             return false;
         }
-        device.spend(now, every(OF_DEVICE_EVERY));
+        device.spend(now, OF_DEVICE_EVERY);
         if let Some(all) = &mut pool.together {
-            all.spend(now, every(OF_STRANGERS_EVERY));
+            all.spend(now, OF_STRANGERS_EVERY);
         }
         true
     }
@@ -69,24 +71,24 @@ impl Budget {
 }
 
 impl Pool {
-    fn spend_at(&mut self, to: IpAddr, now: Instant, every: Duration) -> bool {
+    fn spend_at(&mut self, to: IpAddr, now: Instant) -> bool {
         let to = networks(to);
         let known = |pool: &Self| to.iter().all(|(network, _)| pool.networks.contains_key(network));
-        if self.networks.len() >= NETWORKS && !known(self) {
+        if self.networks.len() + to.len() > NETWORKS && !known(self) {
             self.networks.retain(|_, left| !left.is_full(now, AT_NETWORK_EVERY));
-            if self.networks.len() >= NETWORKS {
+            if self.networks.len() + to.len() > NETWORKS {
                 return false;
             }
         }
         for (network, times) in &to {
             let full = || Allowance::full(self.at_network.saturating_mul(*times));
-            if self.networks.entry(*network).or_insert_with(full).wait(now, every).is_some() {
+            if self.networks.entry(*network).or_insert_with(full).wait(now, AT_NETWORK_EVERY).is_some() {
                 return false;
             }
         }
         for (network, _) in &to {
             if let Some(left) = self.networks.get_mut(network) {
-                left.spend(now, every);
+                left.spend(now, AT_NETWORK_EVERY);
             }
         }
         true
@@ -199,12 +201,18 @@ mod tests {
     #[test]
     fn networks_are_remembered_in_bounded_number_and_forgotten_when_full_again() {
         let (mut budgets, begin) = (Budgets::of_contacts(), Instant::now());
-        let budget = budgets.take(device(1), begin);
-        for number in 0..20 * NETWORKS as u32 {
-            budget.spend(place(number), true, begin + BY_HAND_EVERY * number);
-            assert!(lock(&budget.shared).networks.len() <= NETWORKS);
+        let v6 = |number: u32| IpAddr::from(((0x2001_u128 << 112) | (u128::from(number) << 64)).to_be_bytes());
+        for number in 0..40 {
+            // Each device may cost some hundreds.
+            let budget = budgets.take(device(number), begin);
+            for target in 0..300 {
+                let target = number as u32 * 300 + target;
+                budget.spend(if number % 2 == 0 { place(target) } else { v6(target << 16) }, false, begin);
+                assert!(lock(&budget.shared).networks.len() <= NETWORKS);
+            }
         }
-        let later = begin + BY_HAND_EVERY * (20 * NETWORKS as u32) + Duration::from_secs(3600);
-        assert!(budget.spend(place(u32::MAX >> 8), false, later), "there is room again");
+        let budget = budgets.take(device(1000), begin);
+        assert!(!budget.spend(place(1 << 20), false, begin), "there is no room");
+        assert!(budget.spend(place(1 << 20), false, begin + Duration::from_secs(3600)), "there is room again");
     }
 }
