@@ -37,7 +37,7 @@ pub(crate) struct LocalIdentity {
     pub(crate) keys: UserKeys,
     pub(crate) device: DeviceId,
     pub(crate) key: SigningKey,
-    /// The user's key that is in force, on an admin.
+    /// The user's key that is in force, on devices that hold it.
     pub(crate) user_key: Option<SigningKey>,
     pub(crate) certificate: Signed,
     pub(crate) network: NetworkId,

@@ -65,7 +65,7 @@ impl Engine {
         });
         let damage = damage.map(|damage| {
             let remedy =
-                "`peerloom db check` lists the rows; a contact who is missing is added again by a new invitation";
+                "end the node, and `peerloom db check` lists the rows; a missing contact is added again by a new invitation";
             Diagnostic::bad("store", damage, remedy)
         });
         own.into_iter().chain(damage).chain(theirs).collect()
