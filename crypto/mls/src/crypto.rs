@@ -28,7 +28,8 @@ use crate::commits::Commit;
 use crate::groups::Groups;
 use crate::members::{always, capabilities, certified, group_id, keeps_owner, key_package_of, members, owner_index};
 use crate::payload;
-use crate::provider::{DeviceSigner, Provider, StateError};
+use crate::provider::{DeviceSigner, Provider};
+use crate::state_error::StateError;
 use crate::suite::SUITE;
 
 /// Most devices in one send group, the owner included.

@@ -11,6 +11,7 @@ mod groups;
 mod members;
 mod payload;
 mod provider;
+mod state_error;
 mod suite;
 mod timeless;
 

@@ -15,51 +15,16 @@ use openmls_traits::{
     storage::{CURRENT_VERSION as V1, StorageProvider, traits},
     types::SignatureScheme,
 };
-use peerloom_core::{ErrorKind, StateTxn};
+use peerloom_core::StateTxn;
 use peerloom_crypto_primitives::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec;
+use crate::state_error::{StateError, StateResult};
 use crate::suite::SuiteCrypto;
 use crate::timeless::Timeless;
-
-pub(crate) type StateResult<T> = Result<T, StateError>;
-
-/// A failure below `openmls`, in the form that its error types ask for: what was stored can't be understood,
-/// or the store failed.
-#[derive(Debug, Clone)]
-pub(crate) struct StateError(Result<String, peerloom_core::Error>);
-
-impl StateError {
-    pub(crate) fn damaged(what: impl std::fmt::Display) -> Self {
-        Self(Ok(what.to_string()))
-    }
-
-    /// The kind of the error that the caller gets: damage concerns one session, a failing store all of them.
-    pub(crate) fn kind(&self) -> ErrorKind {
-        self.0.as_ref().map_or_else(peerloom_core::Error::kind, |_| ErrorKind::Damaged)
-    }
-}
-
-// `openmls` compares its errors; an error of the store has no equality.
-impl PartialEq for StateError {
-    fn eq(&self, other: &Self) -> bool {
-        self.to_string() == other.to_string()
-    }
-}
-
-impl std::fmt::Display for StateError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            Ok(what) => f.write_str(what),
-            Err(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for StateError {}
 
 /// State, randomness and primitives for one call.
 pub(crate) struct Provider<'a> {
@@ -212,7 +177,7 @@ impl Store<'_> {
     fn row(&self, key: &[u8]) -> StateResult<Option<Bytes>> {
         match self.writes.borrow().get(key) {
             Some(written) => Ok(written.clone()),
-            None => self.txn.get(key).map_err(|error| StateError(Err(error))),
+            None => self.txn.get(key).map_err(StateError::of_store),
         }
     }
     fn read<T: DeserializeOwned>(&self, tag: u8, key: &impl Serialize) -> StateResult<Option<T>> {

@@ -3,6 +3,7 @@
 mod items;
 mod queries;
 mod sightings;
+mod values;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -21,15 +21,7 @@ impl Engine {
         let network = self.network.lock().await.as_ref().map(|n| (n.shared.clone(), n.addresses.clone()));
         let (shared, addresses) = network.ok_or_else(ended)?;
         let (standing, damage) = (self.standing().await?, self.damage().await?);
-        let recovery = self.recovery_seed().await?.map(|_| {
-            let detail = "the recovery key is still in this folder, where a thief of it finds it, and nowhere else";
-            Diagnostic::note(
-                "recovery",
-                detail,
-                "`peerloom device recovery` shows the words to write down, and deletes it",
-            )
-        });
-        let folders: Vec<_> = self.diagnose_folders(standing, damage).into_iter().chain(recovery).collect();
+        let folders = self.diagnose_folders(standing, damage);
         if standing == StoreStanding::Restored {
             // It left the network: what that would allow it says nothing.
             return Ok(folders);
@@ -47,7 +39,15 @@ impl Engine {
                           it runs steadily for ten minutes, or two contacts confirm it";
             Diagnostic::bad("clock", detail, "compare the clock with another one, and set it right, best by NTP")
         });
-        Ok(folders.into_iter().chain(clock).chain(network).collect())
+        let recovery = self.recovery_seed().await?.map(|_| {
+            let detail = "the recovery key is still in this folder, where a thief of it finds it, and nowhere else";
+            Diagnostic::note(
+                "recovery",
+                detail,
+                "`peerloom device recovery` shows the words to write down, and deletes it",
+            )
+        });
+        Ok(folders.into_iter().chain(clock).chain(network).chain(recovery).collect())
     }
 
     /// What is wrong with this node's store and with those of contacts, and what helps.

@@ -6,7 +6,7 @@ use peerloom_core::wire::{DiscoveryKey, NetworkId};
 use peerloom_registry_protocol::limits;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
-use super::queries::{ordered, time};
+use super::values::{ordered, time};
 use crate::store::{ItemOutcome, KeptItem, Publication};
 
 /// The tables. `kind` and `topic` are what an item is asked for by.

@@ -7,6 +7,7 @@ use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use peerloom_registry_protocol::limits;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
+use super::values::{helper, ordered, time};
 use super::{items, sightings};
 use crate::store::{Announcement, Beat, Helper, Known, Outcome, Seen};
 
@@ -70,16 +71,6 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     let count: i64 = connection.query_row("SELECT count(*) FROM devices", [], |row| row.get(0))?;
     Ok(count.unsigned_abs())
-}
-
-/// All of `u64` in SQLite's signed integers, in the same order.
-pub(super) fn ordered(number: u64) -> i64 {
-    (number ^ (1 << 63)).cast_signed()
-}
-
-/// A time; those beyond SQLite's integers are as good as never.
-pub(super) fn time(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// Takes in a record, and what stands beside it.
@@ -341,15 +332,6 @@ pub(super) fn ablest(
         )?
         .query_map(params![network.as_bytes(), time(since_ms), limit as i64, LOOKED as i64, time(now_ms)], helper)?
         .collect()
-}
-
-pub(super) fn helper(row: &Row<'_>) -> rusqlite::Result<Helper> {
-    Ok(Helper {
-        device: DeviceId::from_bytes(row.get(0)?),
-        signal_address: row.get(1)?,
-        seen_ms: row.get::<_, i64>(2)?.unsigned_abs(),
-        capacity: row.get(3)?,
-    })
 }
 
 pub(super) fn left(

@@ -3,7 +3,7 @@
 use peerloom_core::wire::{DeviceId, NetworkId, UserId};
 use rusqlite::{Connection, params};
 
-use super::queries::{helper, time};
+use super::values::{helper, time};
 use crate::store::Helper;
 
 /// The table.
