@@ -121,9 +121,9 @@ async fn a_revocation_that_came_while_the_store_failed_comes_again() {
     // The thread that writes has met the failure.
     let failed = alice.invite(Duration::from_secs(60), 1).await;
     assert!(failed.is_err(), "{failed:?}");
-    assert_eq!(count(&alice), 2);
     faults.fail_commits(None);
     tokio::time::timeout(Duration::from_secs(30), link.closed()).await.expect("the link is made again");
+    eventually(|| count(&alice) == 2).await;
     let (_link, mut control, _chat) = again(&links, &bob).await;
     say(&mut control, shown(&[&stolen], &[&stolen])).await;
     eventually(|| count(&alice) == 1).await;
