@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(clock.base_ms, 1_000_000_000 + 8 * DAY_MS);
     }
 
-    /// Lifetimes count from the latest time that is known, and what isn't confirmed is told nobody.
+    /// Lifetimes count from the latest time that is known, and a time that isn't confirmed is sent to no peer.
     #[test]
     fn a_clock_that_leapt_lengthens_lifetimes_and_is_not_passed_on() {
         let behind = Clock::starting(system_ms() + 8 * DAY_MS, system_ms());

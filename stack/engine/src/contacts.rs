@@ -11,7 +11,7 @@ use peerloom_crypto_primitives::verify;
 
 /// What marks the beginning of a user id where a contact's name may stand.
 pub const ID_MARK: char = '@';
-/// Characters of a user id that name it: 80 bits, which nobody finds another user's key for.
+/// Characters of a user id that name it: 80 bits, for which no attacker finds another key.
 pub const ID_PREFIX: usize = 16;
 /// Most contacts that an error lists.
 const LISTED: usize = 10;
@@ -229,7 +229,7 @@ impl Contacts {
 
 impl Book {
     fn insert(&mut self, contact: Contact) {
-        // Devices that the contact has no more are nobody's, unless another contact has claimed one since.
+        // Devices that the contact has no more belong to no contact, unless another contact has claimed one since.
         let before = self.by_user.get(&contact.user).into_iter().flat_map(|before| &before.devices);
         let gone = before.map(|known| known.device).filter(|id| !contact.devices.iter().any(|d| d.device == *id));
         for device in gone.collect::<Vec<_>>() {
@@ -300,7 +300,7 @@ fn listed<'a>(contacts: impl ExactSizeIterator<Item = &'a Contact>) -> String {
 }
 
 /// Where a device can be reached, as its newest record and a newer invitation say: a share of the places for each, since
-/// nobody knows which of the two is right.
+/// the node can't know which of the two is right.
 pub(crate) fn addresses(device: &ContactDevice) -> Vec<Address> {
     let recorded = record(device).map(|record| record.addresses).unwrap_or_default();
     let invited = device.invited.as_ref().map(|invited| invited.addresses.clone()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The delivery thread: the only writer of the store and the only caller of the crypto.
 //!
 //! It takes what waits, handles all of it in one *turn*, and hands the turn's writes to the
-//! committer together with what may be said once they are durable. While the disk works, the next
+//! committer together with the effects of the turn, let go once they are durable. While the disk works, the next
 //! turn gathers: that makes group commits and bundles without making a lone message wait.
 
 mod accepting;
@@ -197,7 +197,7 @@ impl DriverHandle {
         work: impl FnOnce(&mut Turn<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        // Whoever asked may be gone; then the answer goes nowhere.
+        // The caller may be gone; then the answer goes nowhere.
         let run = move |turn: Result<&mut Turn<'_>, &Error>| match turn.map(|turn| (work(turn), turn)) {
             Ok((Ok(value), turn)) => {
                 turn.effects.reply(move |outcome| drop(reply.send(outcome.map(|()| value))));
@@ -352,7 +352,7 @@ impl Driver {
         let mut now = self.clock.now();
         let wall_ms = now.wall_ms;
         if !self.state.started {
-            // A node that isn't started decides no expiry: nobody listens yet.
+            // A node that isn't started decides no expiry: no subscriber listens yet.
             now.wall_ms = 0;
         }
         if (self.broken || self.committer.has_failed()) && !self.recover(now) {
@@ -465,7 +465,7 @@ fn refuse(input: Input, error: &Error) {
     }
 }
 
-/// One turn: the state, the transaction it writes to, and what may be said afterwards.
+/// One turn: the state, the transaction it writes to, and its effects.
 pub(crate) struct Turn<'a> {
     pub(crate) state: &'a mut State,
     pub(crate) txn: Txn<'a>,

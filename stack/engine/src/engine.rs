@@ -247,7 +247,7 @@ impl Engine {
         Ok(signed)
     }
 
-    /// Takes an offer that somebody carried here, and returns the answer to be carried back. The link
+    /// Takes an offer that its user carried here, and returns the answer to be carried back. The link
     /// comes up by itself once the answer has arrived. The node must be started.
     pub async fn answer_manual(&self, offer: &Signed) -> Result<Signed> {
         let offer = self.signals.open_manual(offer)?;

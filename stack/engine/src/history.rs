@@ -1,4 +1,4 @@
-//! Reading what was said.
+//! Reads a conversation's history.
 
 use std::fmt;
 use std::str::FromStr;
@@ -84,7 +84,7 @@ pub(crate) fn shown(sequence: u64, entry: &History) -> Result<Vec<Message>, Deco
 }
 
 /// Reads messages from the store, on threads that may wait. It doesn't keep the store open: a node
-/// that is shut down has let go of its store, whoever still holds the node.
+/// that is shut down has let go of its store, even while a program still holds the node.
 #[derive(Clone)]
 pub(crate) struct Reader {
     storage: Weak<dyn Storage>,

@@ -1,4 +1,4 @@
-//! Links to the devices of contacts: dialing, accepting, and what is said on them.
+//! Links to the devices of contacts: dialing, accepting, and the frames on them.
 
 mod announce;
 mod dialer;

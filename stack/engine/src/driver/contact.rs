@@ -250,7 +250,7 @@ impl Turn<'_> {
     }
 
     /// A device is one user's. The one that it proved to be keeps it; among those whom mere links name, the newest link
-    /// counts, so that a changed one keeps nobody out for good.
+    /// counts, so that a changed one keeps no device out for good.
     pub(super) fn claim(&mut self, device: &DeviceId, user: &UserId) -> Result<()> {
         let Some((other, known)) = self.state.contacts.device(device).filter(|(other, _)| other != user) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What a turn makes true, said once it is durable.
+//! What a turn makes true, let go once it is durable.
 
 use bytes::Bytes;
 use peerloom_core::wire::{DeviceId, Frame, MessageId, Restored, Stated};
@@ -149,11 +149,11 @@ impl AfterCommit for Effects {
             return;
         };
         self.figures.count();
-        // Acknowledgements first: they are small, and somebody waits for them.
+        // Acknowledgements first: they are small, and a sender waits for each.
         self.control.into_iter().for_each(|(device, frame)| links.send_control(&device, frame));
         self.everywhere.into_iter().for_each(|(device, frame)| links.send_everywhere(&device, &frame));
         self.chat.into_iter().for_each(|(device, frame)| links.send_chat(&device, frame));
-        // Whoever asked may be gone.
+        // The caller may be gone.
         self.sends.into_iter().for_each(|(reply, id)| drop(reply.send(Ok(id))));
         self.replies.into_iter().for_each(|reply| reply(Ok(())));
         let of_links = self.of_links.into_iter().map(Notice::Other);

@@ -422,8 +422,8 @@ mod tests {
     use super::super::testing::{in_a_turn, meet};
     use super::*;
 
-    /// An entry that has expired is refused only where both clocks agree: otherwise one of them is wrong, and which one
-    /// nobody knows.
+    /// An entry that has expired is refused only where both clocks agree: otherwise one of them is wrong, and neither
+    /// side can know which.
     #[test]
     fn what_has_expired_by_a_clock_that_may_be_wrong_is_opened() {
         let agrees = Some(u64::try_from(AGREEMENT.as_millis()).unwrap());

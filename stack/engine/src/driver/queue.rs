@@ -20,7 +20,7 @@ pub(super) struct FairQueue<T> {
     lanes: HashMap<Lane, Waiting<T>>,
     /// Lanes with inputs, by the time that they have had.
     order: BTreeSet<(Duration, Lane)>,
-    /// The time that the lane which was served last had had: nobody who comes later begins below.
+    /// The time that the lane which was served last had had: no lane that comes later begins below.
     served: Duration,
     /// With more lanes than this, those that are of no use are forgotten.
     most: usize,

@@ -75,7 +75,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Nobody needs an entry any more: its rows may go. The log's last row stays, since it says
+    /// No device needs an entry any more: its rows may go. The log's last row stays, since it says
     /// where the log ends.
     pub(super) fn drop_settled(&mut self, id: ConversationId, position: Position) {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {

@@ -214,8 +214,8 @@ impl Turn<'_> {
         self.effects.leave(notice);
     }
 
-    /// A device says that its store was restored or copied; or a contact passes on what another copy of
-    /// this store said. The link's task has checked the signature.
+    /// A device says that its store was restored or copied; or a contact passes on the notice of another
+    /// copy of this store. The link's task has checked the signature.
     pub(crate) fn on_restored_notice(&mut self, device: DeviceId, notice: Stated<Restored>) -> Result<()> {
         if notice.device == self.state.own.device {
             let known = &self.state.standing.copied;

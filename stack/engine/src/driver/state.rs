@@ -91,7 +91,7 @@ pub(crate) struct State {
     pub(crate) pending: u64,
     /// The devices of this node's user.
     pub(crate) devices: DeviceList,
-    /// This device's current record, to be told to peers.
+    /// This device's current record, for peers.
     pub(crate) record: Option<Signed>,
     /// Whether the node is started, so that a subscriber may receive what expires.
     pub(crate) started: bool,
@@ -108,7 +108,7 @@ pub(crate) struct State {
     pub(crate) refused: Refused,
     /// Logs whose owners are to be shown, at the end of this turn, what is held of them.
     pub(crate) to_show: BTreeSet<LogId>,
-    /// How far the clocks of devices are from the system's, in milliseconds, as they said on their last links.
+    /// How far the clocks of devices are from the system's, in milliseconds, as their last links reported.
     pub(crate) clock_differences: HashMap<DeviceId, Option<u64>>,
     /// What devices showed of conversations that aren't known yet.
     pub(crate) early_held: EarlyHeld,
@@ -158,7 +158,7 @@ pub(crate) struct Conversation {
     pub(crate) suite_changes: Allowance,
     /// Key packages at hand.
     pub(crate) key_packages: HashMap<DeviceId, Bytes>,
-    /// Devices to be added anew.
+    /// Devices to be added again.
     pub(crate) rejoin: BTreeSet<DeviceId>,
 }
 

@@ -14,7 +14,7 @@ use tracing::debug;
 use super::Turn;
 use super::state::{TimerKey, history_key, own_key};
 
-/// The positions of one conversation that hold nothing, to be said of many at once.
+/// The positions of one conversation that hold nothing, stated together.
 #[derive(Default)]
 struct Nothing {
     withdrawn: RangeSet,

@@ -192,7 +192,7 @@ fn check_hello(
     if !ours.suites.iter().any(|suite| theirs.suites.contains(suite)) {
         return refuse(Refusal::Suite);
     }
-    // No suite of version 1 is post-quantum, and no link can tell its key exchange: whoever insists
+    // No suite of version 1 is post-quantum, and no link knows its key exchange: a peer that insists
     // is refused, never quietly downgraded.
     if negotiated.policy != 0 {
         return refuse(Refusal::Suite);

@@ -25,7 +25,7 @@ pub(super) async fn watch(shared: Arc<Shared>, moved: watch::Sender<()>) {
         shared.transports.iter().for_each(|transport| transport.network_changed());
         shared.discoveries.iter().for_each(|discovery| discovery.network_changed());
         moved.send_replace(());
-        // Whoever waits for a later attempt may be reachable now.
+        // A device that waits for a later attempt may be reachable now.
         shared.links.moved();
     }
 }

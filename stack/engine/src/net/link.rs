@@ -146,7 +146,7 @@ async fn leaves(shared: &Shared) -> Error {
     Error::new(ErrorKind::Closed, "engine", "link", "this folder isn't its device's newest, and has no links")
 }
 
-/// Refuses further channels, so that nothing piles up on one that nobody reads; ends with too many.
+/// Refuses further channels, so that nothing piles up on one without a reader; ends with too many.
 async fn refuse_channels(shared: &Shared, link: &Arc<dyn Link>) -> Error {
     for _ in 0..UNEXPECTED {
         match link.accept().await {

@@ -207,7 +207,7 @@ impl Links {
         self.book().up.get(device).is_some_and(|entries| entries.iter().any(|e| e.shown_in.contains(conversation)))
     }
 
-    /// Queues a frame on the control channel; lost if there is no link, and then said again by the
+    /// Queues a frame on the control channel; lost if there is no link, and then sent again by the
     /// delivery rules.
     pub(crate) fn send_control(&self, device: &DeviceId, frame: Bytes) {
         self.send(device, frame, |entry| &entry.control);

@@ -53,7 +53,7 @@ impl Offer {
     }
 }
 
-/// Takes an offer that somebody carried here, and returns the answer.
+/// Takes an offer that its user carried here, and returns the answer.
 pub(super) async fn answer(shared: &Shared, offer: &Signal) -> Result<Signed> {
     let (sender, mut said) = mpsc::channel(1);
     let servers = shared.signals.ice_servers().await;

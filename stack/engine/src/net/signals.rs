@@ -363,7 +363,7 @@ mod tests {
             let (board, mut received) = board(others);
             let body = signal(2);
             for number in 0..3000u64 {
-                // Keys that nobody has, and that anyone can write.
+                // Keys without a holder, which anyone can write.
                 let mut invented = [7; 32];
                 invented[..8].copy_from_slice(&number.to_be_bytes());
                 let key = peerloom_core::wire::PublicKey::ed25519(invented);

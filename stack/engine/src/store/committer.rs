@@ -14,7 +14,7 @@ use crate::metrics;
 /// works; more would only make batches smaller.
 const WAITING: usize = 1;
 
-/// What a batch makes true, to be said once it is durable.
+/// What a batch makes true, let go once it is durable.
 pub(crate) trait AfterCommit: Send + 'static {
     /// The batch is durable.
     fn committed(self);
@@ -33,7 +33,7 @@ struct Job<C> {
 struct Progress {
     /// Every batch up to this sequence is done, durable or failed.
     done: AtomicU64,
-    /// The same, and its `AfterCommit` ran: what is said must come in order, too.
+    /// The same, and its `AfterCommit` ran: effects must leave in order, too.
     released: AtomicU64,
     /// Batches of this epoch and before fail.
     failed_epoch: AtomicU64,
@@ -155,7 +155,7 @@ fn commit<C: AfterCommit>(storage: &dyn Storage, group: Vec<Job<C>>, progress: &
     let span = debug_span!("commit", batch = last).entered();
     match if batch.is_empty() { Ok(()) } else { write(storage, &batch) } {
         Ok(()) => {
-            // First the mark, then the word: whoever hears of it may look.
+            // First the mark, then the effects: their receivers may look at the mark.
             progress.done.store(last, Ordering::Release);
             good.into_iter().for_each(|job| job.after.committed());
             progress.released.store(last, Ordering::Release);

@@ -123,7 +123,7 @@ impl Txn<'_> {
         self.failure.take()
     }
 
-    /// The record of a key. A damaged one is this node's failure, whoever made it look.
+    /// The record of a key. A damaged one is this node's failure, whichever peer caused the read.
     pub(crate) fn record<R: Record>(&self, table: Table, key: &[u8]) -> Result<Option<R>> {
         self.get(table, key)?.map(stored).transpose()
     }
