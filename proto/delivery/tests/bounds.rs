@@ -156,6 +156,7 @@ fn row(position: Position) -> OutEntry {
         left: true,
         expired: false,
         delivered: false,
+        discard: false,
     }
 }
 
@@ -262,6 +263,7 @@ fn what_is_owed_is_kept_until_it_is_sealed_again() {
         left: true,
         expired: false,
         delivered: false,
+        discard: false,
     };
     let beyond = Chain::from_iter(positions.iter().step_by(2).map(|p| peerloom_wire::Span {
         first: *p,

@@ -93,6 +93,7 @@ fn what_was_delivered_stays_so_over_a_restart() {
         left: true,
         expired: false,
         delivered,
+        discard: false,
     };
     let cursor = |through| OutCursor {
         user: USER,

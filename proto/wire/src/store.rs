@@ -7,6 +7,7 @@
 mod contact;
 mod conversation;
 mod given;
+mod history;
 mod pending;
 mod records;
 
@@ -18,11 +19,9 @@ use crate::DecodeError;
 pub use contact::{Contact, ContactDevice, Invited};
 pub use conversation::{ConversationInfo, ConversationKind};
 pub use given::GivenKeyPackage;
+pub use history::{History, HistoryHead, OwnState};
 pub use pending::{Pending, PendingHead};
-pub use records::{
-    Failure, History, Identity, InLog, OutCursor, OutEntry, OutstandingInvitation, Quarantined, SealedEntry,
-    VaultHeader,
-};
+pub use records::{Identity, InLog, OutCursor, OutEntry, OutstandingInvitation, Quarantined, SealedEntry, VaultHeader};
 
 /// Version of the store's layout: tables, keys and record versions together.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -65,8 +64,8 @@ pub const IN_PARKED: Table = Table { name: "in_parked", id_len: 64 };
 pub const QUARANTINE: Table = Table { name: "quarantine", id_len: 64 };
 /// [`History`] by sequence: what was said, ours and theirs.
 pub const HISTORY: Table = Table { name: "history", id_len: 0 };
-/// [`Failure`] by conversation and position: own messages that will not be delivered.
-pub const FAILURES: Table = Table { name: "failures", id_len: 32 };
+/// [`HistoryHead`] by conversation and sequence; written and deleted with its row in [`HISTORY`].
+pub const HISTORY_HEADS: Table = Table { name: "history_heads", id_len: 32 };
 /// [`GivenKeyPackage`] by the SHA-256 of the package: those that others hold and may use.
 pub const KEY_PACKAGES: Table = Table { name: "key_packages", id_len: 32 };
 /// The crypto implementations' state, by the SHA-256 of suite and the implementation's own key.
@@ -93,7 +92,7 @@ pub const TABLES: [Table; 17] = [
     IN_PARKED,
     QUARANTINE,
     HISTORY,
-    FAILURES,
+    HISTORY_HEADS,
     KEY_PACKAGES,
     CRYPTO,
 ];
@@ -116,6 +115,8 @@ pub mod meta {
     /// Copies of this store were used: [`crate::Restored::since_ms`] of the notice of each, 8 bytes big-endian, in the
     /// order in which they came.
     pub const COPIED: &[u8; 16] = b"store-copied\0\0\0\0";
+    /// The highest sequence that the history had when its newest row was deleted, 8 bytes big-endian.
+    pub const HISTORY_END: &[u8; 16] = b"history-end\0\0\0\0\0";
     /// The devices of this node's user, as far as they are known here: [`crate::UserDevices`].
     pub const DEVICES: &[u8; 16] = b"user-devices\0\0\0\0";
 }

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use peerloom_wire::store::{
-    Contact, ContactDevice, ConversationInfo, ConversationKind, Failure, GivenKeyPackage, History, Identity, InLog,
-    Invited, OutCursor, OutEntry, OutstandingInvitation, Pending, PendingHead, Quarantined, Record, SealedEntry,
-    VaultHeader, key_order, ordered_key,
+    Contact, ContactDevice, ConversationInfo, ConversationKind, GivenKeyPackage, History, HistoryHead, Identity, InLog,
+    Invited, OutCursor, OutEntry, OutstandingInvitation, OwnState, Pending, PendingHead, Quarantined, Record,
+    SealedEntry, VaultHeader, key_order, ordered_key,
 };
 use peerloom_wire::{
     Ack, CannotOpenReason, Chain, ConversationId, DecodeError, DeviceId, DeviceList, EntryClass, EntryId, Header, Item,
@@ -87,9 +87,10 @@ fn entries_and_their_delivery_are_read_back() {
         left: true,
         expired: false,
         delivered: true,
+        discard: false,
     };
     written(&entry);
-    written(&OutEntry { left: false, expired: true, delivered: false, ..entry });
+    written(&OutEntry { left: false, expired: true, delivered: false, discard: true, ..entry });
     let (envelope, recipe) = (Bytes::from_static(b"envelope"), Bytes::from_static(b"recipe"));
     written(&SealedEntry { envelope, recipe, history: 4 });
     let cursor = OutCursor {
@@ -148,7 +149,22 @@ fn messages_are_read_back() {
         hidden: vec![0, 300],
     };
     written(&history);
-    written(&Failure { messages: messages(), reason: "it expired".into() });
+    use OwnState::{Delivered, Failed, Queued, Sent, Unknown};
+    for state in [None, Some(Queued), Some(Sent), Some(Delivered), Some(Failed("it expired".into())), Some(Unknown)] {
+        let (size, state_at_ms) = (7, 8);
+        written(&HistoryHead {
+            device: DEVICE,
+            position: 4,
+            stored_at_ms: 5,
+            size,
+            messages: messages(),
+            state,
+            state_at_ms,
+        });
+    }
+    // A device, and a state that no version has.
+    let head = [&[1, 0x0a, 32][..], &[1; 32], &[0x30, 6]].concat();
+    assert!(HistoryHead::decode(head.into()).is_err());
 }
 
 #[test]

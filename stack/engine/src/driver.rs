@@ -11,6 +11,7 @@ mod damage;
 mod devices;
 mod effects;
 mod expiry;
+mod history;
 mod incoming;
 mod key_packages;
 mod loading;

@@ -25,8 +25,9 @@ use crate::config::{EngineConfig, Layers, check_ttl};
 use crate::contacts::{Contacts, suites};
 use crate::directory::Directory;
 use crate::driver::{self, DriverHandle, Input, LocalIdentity, QueuedEntry, SendRequest, State, Turn};
-use crate::event::{EventSource, EventStream, Message};
-use crate::history::{Cursor, Reader, blocking};
+use crate::event::{EventSource, EventStream};
+use crate::history::{HistoryPage, Reader, blocking};
+use crate::message::{Cursor, HistoryMessage, Message};
 use crate::net::manual::Offer;
 use crate::net::{LinkCarrier, Links, Network, PeerStatus, Shared, SignalGate, SignalingRouter};
 use crate::store;
@@ -116,7 +117,7 @@ impl Engine {
         let gate = Arc::new(SignalGate(contacts.clone()));
         let key = SigningKey::from_seed(&identity.device_seed);
         let signals = Arc::new(SignalingRouter::new(key, identity.network, gate, carriers));
-        let reader = Reader::new(&storage, own.device);
+        let reader = Reader::new(&storage, own.user, own.device);
         let driver = driver::start(state, storage, Clock::new(opened.last_seen_ms))?;
         Ok(Self {
             driver,
@@ -338,9 +339,49 @@ impl Engine {
     }
 
     /// The place before the newest `count` received messages, of one conversation or all: a page after it
-    /// begins with them. It looks at the newest 64 MiB of history, so of a rare contact it may find fewer.
+    /// begins with them. Of all, it looks at the newest 64 MiB of history, so it may find fewer.
     pub async fn before_newest(&self, count: usize, only: Option<ConversationId>) -> Result<Cursor> {
         self.reader.before_newest(count, only).await
+    }
+
+    /// A page of a conversation's history, own messages beside those of others, in the order in which this node stored
+    /// them: at most `limit` messages, and none further once their bodies make up 1 MiB. Own messages that wait for a
+    /// first session come last. The next page begins before the first one's cursor, or after the last one's.
+    pub async fn history(&self, id: ConversationId, page: HistoryPage, limit: usize) -> Result<Vec<HistoryMessage>> {
+        self.write_states().await?;
+        self.reader.conversation(id, page, limit).await
+    }
+
+    /// A message of a conversation, and what became of it. It looks at what is known of each message of the
+    /// conversation, newest first.
+    pub async fn message(&self, id: ConversationId, message: MessageId) -> Result<Option<HistoryMessage>> {
+        self.write_states().await?;
+        self.reader.find(id, message).await
+    }
+
+    /// What events reported of own messages is in the store.
+    async fn write_states(&self) -> Result<()> {
+        self.driver
+            .call(|turn| {
+                turn.write_lazy();
+                Ok(())
+            })
+            .await
+    }
+
+    /// Deletes messages of a conversation after one place and through another, in this node's store alone; returns how
+    /// many there were. One that a device still needs is shown no more, and its bytes go once none needs it. Messages
+    /// that wait for a first session stay.
+    ///
+    /// Not cancel safe: a call that is dropped before it returns may have deleted some.
+    pub async fn delete_history(&self, id: ConversationId, after: Cursor, through: Cursor) -> Result<usize> {
+        let (mut all, mut next) = (0, Some(after));
+        while let Some(after) = next {
+            let deleted;
+            (deleted, next) = self.driver.call(move |turn| turn.delete_history(id, after, through)).await?;
+            all += deleted;
+        }
+        Ok(all)
     }
 
     /// Messages that wait to be delivered.

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use peerloom_core::ErrorKind;
 use peerloom_core::wire::{ConversationId, DeviceId, MessageId, Position, UserId};
 use tokio::sync::broadcast;
 
-use crate::history::{Cursor, Reader};
+use crate::history::Reader;
+use crate::message::{Cursor, Message, MessageState};
 
 /// Events that may wait for a slow subscriber; then messages are read from the store again, and
 /// other events are lost with a notice.
@@ -121,49 +121,6 @@ pub enum Event {
         /// How many.
         missed: u64,
     },
-}
-
-/// The state of an own message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MessageState {
-    /// One device of each recipient has acknowledged it.
-    Delivered,
-    /// It will not be delivered.
-    Failed(String),
-}
-
-/// A message from a contact.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Its name, chosen by the author.
-    pub id: MessageId,
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The author.
-    pub user: UserId,
-    /// The author's device.
-    pub device: DeviceId,
-    /// When it was sent, by the author's clock, in milliseconds since the Unix epoch.
-    pub sent_at_ms: u64,
-    /// When it was stored here, in milliseconds since the Unix epoch.
-    pub received_at_ms: u64,
-    /// A media type; empty for plain text in UTF-8.
-    pub content_type: String,
-    /// The content.
-    pub body: Bytes,
-    /// Where it stands among all received messages of this node.
-    pub cursor: Cursor,
-}
-
-impl Message {
-    /// The body as text, if it is plain text in UTF-8.
-    pub fn text(&self) -> Option<&str> {
-        if !self.content_type.is_empty() && !self.content_type.starts_with("text/plain") {
-            return None;
-        }
-        std::str::from_utf8(&self.body).ok()
-    }
 }
 
 /// What the engine has to say: the messages of an entry together.

@@ -30,7 +30,8 @@ pub use peerloom_core::{
     Diagnostic, DiagnosticStatus, Error, ErrorKind, IceServer, Kinds, Layer, LinkPath, Result, Retry,
 };
 pub use peerloom_engine::{
-    ConnectionState, Cursor, Event, EventStream, ID_MARK, ID_PREFIX, INVITATION_LIFETIME, LinkInfo, Message,
-    MessageState, PeerStatus, QueuedEntry, Sending, StoreStanding, TTL, TableSize, contact_word, describe_metrics,
+    ConnectionState, Cursor, Event, EventStream, HistoryMessage, HistoryPage, ID_MARK, ID_PREFIX, INVITATION_LIFETIME,
+    LinkInfo, Message, MessageState, PeerStatus, QueuedEntry, Sending, StoreStanding, TTL, TableSize, contact_word,
+    describe_metrics,
 };
 pub use store::Store;

@@ -13,7 +13,10 @@ use peerloom_core::wire::{
 };
 use peerloom_core::{DeviceSecret, Diagnostic, Error, ErrorKind, IceServer, Kinds, Layer, Result, Transport};
 use peerloom_discovery_invite as invite;
-use peerloom_engine::{Cursor, Engine, EventStream, Layers, Message, PeerStatus, QueuedEntry, Sending, StoreStanding};
+use peerloom_engine::{
+    Cursor, Engine, EventStream, HistoryMessage, HistoryPage, Layers, Message, PeerStatus, QueuedEntry, Sending,
+    StoreStanding,
+};
 use peerloom_secured::Secured;
 use zeroize::Zeroizing;
 
@@ -82,6 +85,27 @@ impl Conversation<'_> {
             return Err(Error::new(ErrorKind::Invalid, "node", "send", "the message is empty"));
         }
         self.node.engine.submit(self.id, content_type.into(), body, ttl).await
+    }
+
+    /// A page of the history: this user's messages beside the others', in the order in which this node stored them, each
+    /// own one with what became of it. At most `limit` messages, and none further once their bodies make up 1 MiB. Own
+    /// messages that wait for a first session come last. An empty page means that there are no more in that direction;
+    /// the next one begins before the first message's cursor, or after the last one's. Cancel safe.
+    pub async fn history(&self, page: HistoryPage, limit: usize) -> Result<Vec<HistoryMessage>> {
+        self.node.engine.history(self.id, page, limit).await
+    }
+
+    /// A message by its id, and what became of it; `None` if the history doesn't have it. It looks at a few bytes of each
+    /// message of the conversation, newest first. Cancel safe.
+    pub async fn message(&self, id: MessageId) -> Result<Option<HistoryMessage>> {
+        self.node.engine.message(self.id, id).await
+    }
+
+    /// Deletes messages after one place and through another, in this node's store alone; returns how many there were. A
+    /// message that a recipient still needs is shown no more, arrives all the same, and goes then. Messages that wait for a
+    /// first session stay. Not cancel safe: a call that is dropped before it returns may have deleted some.
+    pub async fn delete_history(&self, after: Cursor, through: Cursor) -> Result<usize> {
+        self.node.engine.delete_history(self.id, after, through).await
     }
 }
 
@@ -312,8 +336,7 @@ impl Node {
     }
 
     /// The place before the newest `count` received messages, of one contact or all: a page after it begins
-    /// with them. It looks at the newest 64 MiB of history, so of a contact who writes rarely it may find
-    /// fewer.
+    /// with them. Of all contacts, it looks at the newest 64 MiB of history, so it may find fewer.
     pub async fn before_newest(&self, count: usize, only: Option<&Contact>) -> Result<Cursor> {
         self.engine.before_newest(count, only.map(|contact| contact.conversation)).await
     }

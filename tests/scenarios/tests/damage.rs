@@ -13,12 +13,12 @@ use engines::{config, crypto, eventually, meet, send, start, texts, until};
 use peerloom_core::memory::{MemoryNetwork, MemoryStorage};
 use peerloom_core::storage::{Checked, scan_all};
 use peerloom_core::wire::store::{
-    CONTACTS, CONVERSATIONS, FAILURES, IN_PARKED, META, OUT_ENTRIES, OUT_SEALED, QUARANTINE, TABLES, Table, VAULT, meta,
+    CONTACTS, CONVERSATIONS, IN_PARKED, META, OUT_ENTRIES, OUT_SEALED, QUARANTINE, TABLES, Table, VAULT, meta,
 };
 use peerloom_core::wire::store::{
-    Failure, GivenKeyPackage, KEY_PACKAGES, PENDING, PENDING_BODIES, Quarantined, Record, ordered_key,
+    GivenKeyPackage, KEY_PACKAGES, PENDING, PENDING_BODIES, Quarantined, Record, ordered_key,
 };
-use peerloom_core::wire::{CannotOpenReason, EntryId, MessageId, SuiteId};
+use peerloom_core::wire::{CannotOpenReason, EntryId, SuiteId};
 use peerloom_core::{Batch, KeyRange, Storage};
 use peerloom_engine::{Cursor, Engine, Event, MessageState};
 
@@ -108,7 +108,6 @@ async fn stores() -> [Rows; 3] {
     let device = to_bob.devices[0].device;
     let of_bob = ordered_key(&[device.as_bytes(), with_bob.as_bytes()], 900);
     let (reason, since_ms) = (CannotOpenReason::Damaged, 1);
-    let failure = Failure { messages: vec![MessageId::from_bytes([7; 16])], reason: "of old age".into() };
     let mut batch = Batch::default();
     let quarantined = Quarantined { reason, since_ms, id: EntryId::from_bytes([7; 32]) };
     batch.put(QUARANTINE, of_bob.clone(), quarantined.encode());
@@ -118,7 +117,6 @@ async fn stores() -> [Rows; 3] {
     let package = Bytes::from_static(&[1; 40]);
     let given = GivenKeyPackage { suite: SuiteId(9), package, expires_at_ms: u64::MAX, holder };
     batch.put(KEY_PACKAGES, vec![9; 32], given.encode());
-    batch.put(FAILURES, ordered_key(&[with_bob.as_bytes()], 900), failure.encode());
     Checked::over(Arc::new(stores[0].clone())).commit(&batch).expect("rows");
     stores.map(|store| rows(&store))
 }

@@ -158,6 +158,7 @@ fn row(position: Position, recipients: &[DeviceId]) -> OutEntry {
         left: true,
         expired: false,
         delivered: false,
+        discard: false,
     }
 }
 

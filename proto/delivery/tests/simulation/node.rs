@@ -148,6 +148,7 @@ impl Node {
             left: false,
             expired: false,
             delivered: false,
+            discard: false,
         };
         // The last entry is always kept; those before it may go.
         self.disk.entries.insert(position, row);

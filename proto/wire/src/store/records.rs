@@ -8,8 +8,7 @@ use crate::entry::EntryClass;
 use crate::entry::{SignedHeader, encode_optional};
 use crate::range::RangeSet;
 use crate::{
-    Ack, CannotOpenReason, ConversationId, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position, Signed,
-    Stated, UserId, pb,
+    Ack, CannotOpenReason, DecodeError, DeviceId, EntryId, MessageId, NetworkId, Position, Signed, Stated, UserId, pb,
 };
 
 /// How the key of an encrypted store is wrapped.
@@ -145,6 +144,8 @@ pub struct OutEntry {
     pub expired: bool,
     /// Whether one device of each recipient user showed it, while others still lack it.
     pub delivered: bool,
+    /// Whether the user deleted messages of it: their plaintext goes once no device needs the entry.
+    pub discard: bool,
 }
 
 impl Record for OutEntry {
@@ -164,6 +165,7 @@ impl Record for OutEntry {
             left: self.left,
             expired: self.expired,
             delivered: self.delivered,
+            discard: self.discard,
         }
     }
 
@@ -180,6 +182,7 @@ impl Record for OutEntry {
             left: pb.left,
             expired: pb.expired,
             delivered: pb.delivered,
+            discard: pb.discard,
         })
     }
 }
@@ -318,76 +321,6 @@ impl Record for InLog {
     }
 }
 
-/// The messages of one entry in the history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct History {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// Who wrote them.
-    pub user: UserId,
-    /// On which device.
-    pub device: DeviceId,
-    /// The entry's position in the device's log; 0 for own messages that aren't sealed yet.
-    pub position: Position,
-    /// When this node stored them, in milliseconds since the Unix epoch.
-    pub stored_at_ms: u64,
-    /// The plaintext [`crate::Bundle`], as it was sealed.
-    pub bundle: Bytes,
-    /// Indices of items that had been shown before they were sealed again.
-    pub hidden: Vec<u16>,
-}
-
-impl Record for History {
-    const NAME: &'static str = "history";
-    type Pb = pb::StoredMessages;
-
-    fn to_pb(&self) -> Self::Pb {
-        pb::StoredMessages {
-            conversation: self.conversation.encode(),
-            user: self.user.encode(),
-            device: self.device.encode(),
-            position: self.position,
-            stored_at_ms: self.stored_at_ms,
-            bundle: self.bundle.clone(),
-            hidden: self.hidden.iter().flat_map(|i| i.to_be_bytes()).collect::<Vec<_>>().into(),
-        }
-    }
-
-    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        Ok(Self {
-            conversation: ConversationId::decode(&pb.conversation)?,
-            user: UserId::decode(&pb.user)?,
-            device: DeviceId::decode(&pb.device)?,
-            position: pb.position,
-            stored_at_ms: pb.stored_at_ms,
-            bundle: pb.bundle,
-            hidden: pb.hidden.as_chunks().0.iter().map(|i| u16::from_be_bytes(*i)).collect(),
-        })
-    }
-}
-
-/// Own messages that will not be delivered any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The messages.
-    pub messages: Vec<MessageId>,
-    /// Why, for a person.
-    pub reason: String,
-}
-
-impl Record for Failure {
-    const NAME: &'static str = "failure";
-    type Pb = pb::StoredFailure;
-
-    fn to_pb(&self) -> Self::Pb {
-        pb::StoredFailure { message_ids: join_message_ids(&self.messages), reason: self.reason.clone() }
-    }
-
-    fn from_pb(pb: Self::Pb) -> Result<Self, DecodeError> {
-        Ok(Self { messages: split_message_ids(&pb.message_ids), reason: pb.reason })
-    }
-}
-
 /// An entry that can't be decrypted, kept with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
@@ -413,10 +346,10 @@ impl Record for Quarantined {
     }
 }
 
-fn join_message_ids(ids: &[MessageId]) -> Bytes {
+pub(super) fn join_message_ids(ids: &[MessageId]) -> Bytes {
     ids.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<_>>().into()
 }
 
-fn split_message_ids(bytes: &[u8]) -> Vec<MessageId> {
+pub(super) fn split_message_ids(bytes: &[u8]) -> Vec<MessageId> {
     bytes.as_chunks().0.iter().map(|id| MessageId::from_bytes(*id)).collect()
 }

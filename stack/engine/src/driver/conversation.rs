@@ -67,7 +67,7 @@ impl Turn<'_> {
         self.txn.put(CONVERSATIONS, id.as_bytes().to_vec(), info.encode());
         self.state.directory.insert(id, info);
         if !self.state.conversations.contains_key(&id) {
-            self.state.load_conversation(&self.txn, id, self.now, &mut None)?;
+            self.state.load_conversation(&self.txn, id, self.now)?;
         }
         self.leave_out(id)?;
         self.choose_suite_again(id)?;

@@ -5,7 +5,8 @@ use peerloom_core::wire::{DeviceId, Frame, MessageId, Restored, Stated};
 use peerloom_core::{Error, Result};
 use tokio::sync::oneshot;
 
-use crate::event::{Event, EventSource, MessageState, Notice};
+use crate::event::{Event, EventSource, Notice};
+use crate::message::MessageState;
 use crate::metrics::TurnFigures;
 use crate::net::Links;
 use crate::store::AfterCommit;

@@ -1,15 +1,16 @@
 //! The end of messages whose time is over, sealed or not: recorded with what drops them, and reported once.
 
 use peerloom_core::Result;
-use peerloom_core::wire::store::{FAILURES, Failure, OUT_ENTRIES, OUT_SEALED, OutEntry, Record};
-use peerloom_core::wire::{ConversationId, MessageId, Position};
+use peerloom_core::wire::store::{History, OUT_ENTRIES, OUT_SEALED, OutEntry, OwnState, Record};
+use peerloom_core::wire::{Bundle, ConversationId, Item, MessageId, Position};
 use peerloom_delivery::Expired;
-use rand::Rng;
 use tokio::sync::oneshot;
 
 use super::Turn;
 use super::state::own_key;
-use crate::event::{Event, MessageState};
+use crate::clock::system_ms;
+use crate::event::Event;
+use crate::message::MessageState;
 
 /// Where the one who sends a message waits for its id.
 type Reply = oneshot::Sender<Result<MessageId>>;
@@ -25,6 +26,10 @@ impl Turn<'_> {
         let entry = self.state.conversations.get_mut(&id).and_then(|c| c.entries.get_mut(&position));
         if let Some(entry) = entry.filter(|entry| !entry.left) {
             entry.left = true;
+            if !entry.messages.is_empty() && !entry.expired {
+                let history = entry.history;
+                self.note_state(id, history, OwnState::Sent);
+            }
             self.change_entry(id, position, |row| row.left = true)?;
         }
         Ok(())
@@ -54,13 +59,13 @@ impl Turn<'_> {
             return Ok(());
         };
         let entry = conversation.entries.get_mut(&position);
-        let messages = entry.map(|entry| {
+        let ended = entry.map(|entry| {
             entry.expired = true;
-            entry.messages.clone()
+            (entry.history, entry.messages.clone())
         });
         // What another entry carries has not ended.
-        if let Some(messages) = messages.filter(|messages| !delivered && !messages.is_empty()) {
-            self.fail(id, position, &messages, if left { EXPIRED_ON_THE_WAY } else { EXPIRED });
+        if let Some((history, messages)) = ended.filter(|(_, messages)| !delivered && !messages.is_empty()) {
+            self.fail(id, history, &messages, if left { EXPIRED_ON_THE_WAY } else { EXPIRED });
         }
         if settled {
             self.drop_settled(id, position);
@@ -68,20 +73,31 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(super) fn fail(&mut self, id: ConversationId, order: u64, messages: &[MessageId], reason: &str) {
-        let row = Failure { messages: messages.to_vec(), reason: reason.into() };
-        self.txn.put(FAILURES, own_key(&id, order), row.encode());
+    /// Messages ended: that goes into the history, at this sequence, and to subscribers.
+    pub(super) fn fail(&mut self, id: ConversationId, history: u64, messages: &[MessageId], reason: &str) {
+        self.note_state(id, history, OwnState::Failed(reason.into()));
         let state = MessageState::Failed(reason.into());
         self.effects.event(Event::Receipt { conversation: id, messages: messages.into(), state });
     }
 
     /// A message ends before it was sealed.
-    pub(super) fn fail_unsealed(&mut self, id: ConversationId, message: MessageId, reply: Option<Reply>, reason: &str) {
+    pub(super) fn fail_unsealed(&mut self, id: ConversationId, item: Item, reply: Option<Reply>, reason: &str) {
+        let message = item.id;
         if let Some(reply) = reply {
             self.effects.sent(reply, message);
         }
-        // Beyond every position of the log, so that it stands for itself.
-        let order = self.state.rng.next_u64() | 1 << 63;
-        self.fail(id, order, &[message], reason);
+        let own = &self.state.own;
+        let row = History {
+            conversation: id,
+            user: own.user,
+            device: own.device,
+            position: 0,
+            stored_at_ms: system_ms(),
+            bundle: Bundle { items: vec![item] }.encode(),
+            hidden: Vec::new(),
+        };
+        let history = self.next_history();
+        self.put_history(history, &row, vec![message], Some(OwnState::Failed(reason.into())));
+        self.fail(id, history, &[message], reason);
     }
 }

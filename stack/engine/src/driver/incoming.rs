@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{HISTORY, History, IN_LOGS, Record};
+use peerloom_core::wire::store::{History, IN_LOGS, Record};
 use peerloom_core::wire::{
     Bundle, CannotOpen, CannotOpenReason, Chain, DeviceId, EntryClass, Envelope, Frame, GapRequest, LogId, Position,
     RangeSet,
@@ -13,7 +13,7 @@ use peerloom_delivery::{Arrival, GapAction, Inbox};
 use tracing::{debug, debug_span, warn};
 
 use super::Turn;
-use super::state::{TimerKey, history_key, log_key};
+use super::state::{TimerKey, log_key};
 use crate::clock::{AGREEMENT, system_ms};
 use crate::event::{Event, Notice};
 use crate::history::shown;
@@ -280,7 +280,8 @@ impl Turn<'_> {
             bundle,
             hidden,
         };
-        self.txn.put(HISTORY, history_key(sequence), row.encode());
+        let ids = decoded.items.iter().map(|item| item.id).collect();
+        self.put_history(sequence, &row, ids, None);
         let messages = shown(sequence, &row)?;
         debug!(messages = ?messages.iter().map(|m| m.id).collect::<Vec<_>>(), "opened");
         if !messages.is_empty() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{
-    CONTACTS, CONVERSATIONS, ConversationInfo, HISTORY, IN_LOGS, IN_PARKED, InLog, OUT_CURSORS, OUT_ENTRIES, OutCursor,
-    OutEntry, PENDING, QUARANTINE, key_order,
+    CONTACTS, CONVERSATIONS, ConversationInfo, HISTORY, IN_LOGS, IN_PARKED, InLog, META, OUT_CURSORS, OUT_ENTRIES,
+    OutCursor, OutEntry, PENDING, QUARANTINE, key_order, meta,
 };
 use peerloom_core::wire::{Allowance, ConversationId, DeviceId, LogId, Position, RangeSet};
 use peerloom_core::{Error, ErrorKind, KeyRange, Result};
@@ -48,17 +48,20 @@ impl State {
         self.queued_bytes = None;
         self.lazy_deletes.clear();
         self.lazy_cursors.clear();
+        self.lazy_states.clear();
+        self.to_scrub.clear();
         let contacts = txn.sound_records(CONTACTS, &KeyRange::all())?;
         self.contacts.replace(contacts.into_iter().map(|(_, contact)| contact).collect());
         // A damaged row must not keep the invited out; using an invitation looks at its own row anyway.
         let unknown = |_| BTreeSet::from([(u64::MAX, [0; 32])]);
         self.contacts.replace_invitations(open_invitations(txn).unwrap_or_else(unknown));
-        self.history = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
+        let deleted = txn.sound(META, meta::HISTORY_END)?.and_then(|end| end.as_ref().try_into().ok());
+        let newest = txn.last_key(HISTORY)?.map(|key| key_order(&key)).transpose()?.unwrap_or(0);
+        self.history = newest.max(deleted.map_or(0, u64::from_be_bytes));
         self.pending = 0;
         self.load_directory(txn)?;
-        let mut own_history = None;
         for (id, _) in self.directory.all() {
-            self.load_conversation(txn, id, now, &mut own_history)?;
+            self.load_conversation(txn, id, now)?;
             // Sessions that were being made are made again.
             self.timers.set(TimerKey::Session(id), Some(now.mono));
         }
@@ -111,18 +114,11 @@ impl State {
                 orphans.extend(ids.filter(|id| !self.conversations.contains_key(id)));
             }
         }
-        let mut own_history = None;
-        orphans.into_iter().try_for_each(|id| self.load_conversation(txn, id, now, &mut own_history))
+        orphans.into_iter().try_for_each(|id| self.load_conversation(txn, id, now))
     }
 
-    /// Reads a conversation. `own_history`: what the history says of own entries, once it was needed.
-    pub(crate) fn load_conversation(
-        &mut self,
-        txn: &Txn<'_>,
-        id: ConversationId,
-        now: Now,
-        own_history: &mut Option<OwnHistory>,
-    ) -> Result<()> {
+    /// Reads a conversation.
+    pub(crate) fn load_conversation(&mut self, txn: &Txn<'_>, id: ConversationId, now: Now) -> Result<()> {
         let range = KeyRange::prefix(id.as_bytes());
         let mut entries = BTreeMap::new();
         let mut restored = Vec::new();
@@ -140,18 +136,14 @@ impl State {
         let damaged = txn.damaged_keys(OUT_ENTRIES, id.as_bytes())?;
         let incomplete = !damaged.is_empty();
         if incomplete {
-            let known = own_history.take();
-            let history = own_history.insert(match known {
-                Some(known) => known,
-                None => OwnHistory::read(txn, self.own.device)?,
-            });
+            let history = OwnHistory::read(txn, &id, self.own.device)?;
             let others = self.device_ids_in(&id);
             let mut again = Vec::new();
             let mending =
                 Mending { txn, id, sound: &restored, cursors: &cursors, others: &others, ttl: self.config.ttl };
             for key in damaged {
                 let position = key_order(&key)?;
-                again.push((position, key, mending.entry(position, history)?));
+                again.push((position, key, mending.entry(position, &history)?));
             }
             for (position, key, entry) in again {
                 if let Some(entry) = &entry {

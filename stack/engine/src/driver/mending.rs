@@ -4,49 +4,51 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use peerloom_core::wire::store::{
-    FAILURES, Failure, HISTORY, History, OUT_SEALED, OutCursor, OutEntry, SealedEntry, key_order,
+    HISTORY, HISTORY_HEADS, History, HistoryHead, OUT_SEALED, OutCursor, OutEntry, OwnState, SealedEntry, key_order,
 };
-use peerloom_core::wire::{Bundle, ConversationId, DeviceId, EntryClass, EntryId, Envelope, MessageId, Position};
+use peerloom_core::wire::{ConversationId, DeviceId, EntryClass, EntryId, Envelope, Position};
 use peerloom_core::{KeyRange, Result};
 
-use super::state::own_key;
+use super::state::{history_key, own_key};
+use crate::history::head_of;
 use crate::store::{Txn, stored};
 
-/// What the history says of own entries.
+/// What the history says of own entries in a conversation.
 #[derive(Default)]
-pub(crate) struct OwnHistory {
-    by_sequence: HashMap<u64, Said>,
-    by_position: HashMap<(ConversationId, Position), u64>,
-}
-
-struct Said {
-    messages: Vec<MessageId>,
-    size: u32,
-    stored_at_ms: u64,
+pub(super) struct OwnHistory {
+    by_sequence: HashMap<u64, HistoryHead>,
+    by_position: HashMap<Position, u64>,
 }
 
 impl OwnHistory {
-    /// Reads the whole history.
-    pub(super) fn read(txn: &Txn<'_>, own: DeviceId) -> Result<Self> {
+    /// Reads the heads of a conversation's history.
+    pub(super) fn read(txn: &Txn<'_>, id: &ConversationId, own: DeviceId) -> Result<Self> {
         let mut all = Self::default();
-        let mut rest = Some(KeyRange::all());
+        let prefix = KeyRange::prefix(id.as_bytes());
+        let mut rest = Some(prefix);
         while let Some(range) = rest {
             let part;
-            (part, rest) = txn.part(HISTORY, &range)?;
+            (part, rest) = txn.part(HISTORY_HEADS, &range)?;
             for row in part {
-                let sequence = key_order(&row.key)?;
-                let Ok(history) = stored::<History>(row.value) else { continue };
-                let size = u32::try_from(history.bundle.len()).unwrap_or(u32::MAX);
-                let Ok(bundle) = Bundle::decode(history.bundle.clone()) else { continue };
-                if history.device == own {
-                    let messages = bundle.items.iter().map(|item| item.id).collect();
-                    let said = Said { messages, size, stored_at_ms: history.stored_at_ms };
-                    all.by_sequence.insert(sequence, said);
-                    all.by_position.insert((history.conversation, history.position), sequence);
+                if let Ok(head) = stored::<HistoryHead>(row.value) {
+                    all.add(key_order(&row.key)?, head, own);
                 }
             }
         }
+        for key in txn.damaged_keys(HISTORY_HEADS, id.as_bytes())? {
+            let sequence = key_order(&key)?;
+            let row = txn.sound_record::<History>(HISTORY, &history_key(sequence))?;
+            let again = row.and_then(|row| head_of(&row, &own));
+            again.into_iter().for_each(|head| all.add(sequence, head, own));
+        }
         Ok(all)
+    }
+
+    fn add(&mut self, sequence: u64, head: HistoryHead, own: DeviceId) {
+        if head.device == own {
+            self.by_position.insert(head.position, sequence);
+            self.by_sequence.insert(sequence, head);
+        }
     }
 }
 
@@ -76,8 +78,12 @@ impl Mending<'_, '_> {
         let envelope = sealed.as_ref().and_then(|sealed| Envelope::decode(sealed.envelope.clone()).ok());
         let sequence = sealed.as_ref().map_or(0, |sealed| sealed.history);
         let sequence = if sequence > 0 { sequence } else { self.sequence(position, history) };
-        let said = history.by_sequence.get(&sequence);
-        let failure = self.txn.sound_record::<Failure>(FAILURES, &key)?;
+        let head = history.by_sequence.get(&sequence);
+        // A copy that was sealed since carries the messages.
+        let newer = |(at, other): &(Position, OutEntry)| *at > position && other.history == sequence;
+        let carried = head.filter(|_| !self.sound.iter().any(newer));
+        let delivered = carried.is_some_and(|head| head.state == Some(OwnState::Delivered));
+        let expired = carried.is_some_and(|head| matches!(head.state, Some(OwnState::Failed(_))));
         let mut entry = match &envelope {
             Some(Envelope { header, .. }) => OutEntry {
                 class: header.class,
@@ -89,37 +95,35 @@ impl Mending<'_, '_> {
                 copies: self.copies(position, sequence),
                 id: header.id(),
                 left: true,
-                expired: failure.is_some(),
-                delivered: false,
+                expired,
+                delivered,
+                discard: false,
             },
             None => {
                 // Only messages are in the history: they are sealed again for those that lack them.
                 let ttl_ms = u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX);
                 OutEntry {
-                    class: if said.is_some() { EntryClass::Application } else { EntryClass::Handshake },
+                    class: if head.is_some() { EntryClass::Application } else { EntryClass::Handshake },
                     size: 0,
-                    expires_at_ms: said.map_or(0, |said| said.stored_at_ms.saturating_add(ttl_ms)),
+                    expires_at_ms: head.map_or(0, |head| head.stored_at_ms.saturating_add(ttl_ms)),
                     messages: Vec::new(),
                     recipients: lacking,
                     history: sequence,
                     copies: self.copies(position, sequence),
                     id: self.id_by_successor(position)?,
                     left: true,
-                    expired: failure.is_some(),
-                    delivered: false,
+                    expired,
+                    delivered,
+                    discard: false,
                 }
             }
         };
-        if let Some(failure) = failure {
-            // A receipt that comes late takes the failure back.
-            entry.messages = failure.messages;
-        } else if let Some(said) = said {
-            entry.size = entry.size.saturating_add(said.size);
-            // A copy that was sealed since carries them.
-            let newer = |(at, other): &(Position, OutEntry)| *at > position && other.history == sequence;
-            if !self.sound.iter().any(newer) {
-                entry.messages.clone_from(&said.messages);
-            }
+        if let Some(head) = head.filter(|_| !expired) {
+            entry.size = entry.size.saturating_add(head.size);
+        }
+        if let Some(head) = carried {
+            // Where they failed, too: a receipt that comes late takes the failure back.
+            entry.messages.clone_from(&head.messages);
         }
         Ok(Some(entry))
     }
@@ -127,7 +131,7 @@ impl Mending<'_, '_> {
     /// Where the history has the messages of an entry, by where it stood first or by its copies; 0 = nowhere.
     fn sequence(&self, position: Position, history: &OwnHistory) -> u64 {
         let copy = self.sound.iter().find(|(_, entry)| entry.copies.contains(&position));
-        let first = history.by_position.get(&(self.id, position)).copied();
+        let first = history.by_position.get(&position).copied();
         copy.map(|(_, entry)| entry.history).or(first).unwrap_or(0)
     }
 
@@ -176,7 +180,7 @@ mod tests {
         let others = turn.state.device_ids_in(&id);
         let ttl = Duration::from_secs(60);
         let mending = Mending { txn: &turn.txn, id, sound: &sound, cursors: &cursors, others: &others, ttl };
-        mending.entry(position, &OwnHistory::read(&turn.txn, turn.state.own.device).unwrap()).unwrap()
+        mending.entry(position, &OwnHistory::read(&turn.txn, &id, turn.state.own.device).unwrap()).unwrap()
     }
 
     #[test]

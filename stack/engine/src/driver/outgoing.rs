@@ -1,7 +1,7 @@
 //! Our own logs: sealing, transmitting, and what receivers say.
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{HISTORY, History, OUT_ENTRIES, OUT_SEALED, OutEntry, Record, SealedEntry};
+use peerloom_core::wire::store::{History, OUT_ENTRIES, OUT_SEALED, OutEntry, OwnState, Record, SealedEntry};
 use peerloom_core::wire::{
     Bundle, ConversationId, DeviceId, EntryClass, Envelope, Header, LogId, MessageId, Position, UserId, limits,
 };
@@ -11,7 +11,7 @@ use tracing::{debug, debug_span, error};
 
 use super::Turn;
 use super::expiry::EXPIRED;
-use super::state::{OwnEntry, Queued, TimerKey, history_key, own_key};
+use super::state::{OwnEntry, Queued, TimerKey, own_key};
 use crate::clock::system_ms;
 use crate::event::Event;
 
@@ -118,7 +118,7 @@ impl Turn<'_> {
             }
             let Some(next) = queued.next() else { break };
             if expired {
-                self.fail_unsealed(id, next.item.id, next.reply, EXPIRED);
+                self.fail_unsealed(id, next.item, next.reply, EXPIRED);
                 continue;
             }
             size += length;
@@ -169,7 +169,8 @@ impl Turn<'_> {
             bundle,
             hidden: Vec::new(),
         };
-        self.txn.put(HISTORY, history_key(history), row.encode());
+        let left = self.state.conversations.get(&id).and_then(|c| c.entries.get(&position)).is_some_and(|e| e.left);
+        self.put_history(history, &row, messages, Some(if left { OwnState::Sent } else { OwnState::Queued }));
         Ok(true)
     }
 
@@ -275,6 +276,7 @@ impl Turn<'_> {
             left: members.iter().any(|device| conversation.outbox.is_up(device)),
             expired: false,
             delivered: false,
+            discard: false,
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), kept.encode());

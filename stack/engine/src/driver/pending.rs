@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use peerloom_core::wire::ConversationId;
 use peerloom_core::wire::store::{PENDING, PENDING_BODIES, Pending, PendingHead, Record, key_order, ordered_key};
+use peerloom_core::wire::{ConversationId, Item};
 use peerloom_core::{KeyRange, Result};
 use tracing::error;
 
@@ -48,6 +48,17 @@ pub(super) fn heads(txn: &Txn<'_>, range: &KeyRange) -> Result<(BTreeMap<Bytes, 
         }
     }
     Ok((heads, rest))
+}
+
+/// What is left of a message whose body is lost.
+fn without_body(head: &PendingHead) -> Item {
+    Item {
+        id: head.message,
+        sent_at_ms: head.sent_at_ms,
+        content_type: String::new(),
+        body: Bytes::new(),
+        resealed_from: Vec::new(),
+    }
 }
 
 impl Turn<'_> {
@@ -105,7 +116,7 @@ impl Turn<'_> {
                     Some(Pending { item, expires_at_ms }) => {
                         queued.push(Queued { item, expires_at_ms, reply: None, order });
                     }
-                    None => self.fail_unsealed(id, head.message, None, LOST),
+                    None => self.fail_unsealed(id, without_body(&head), None, LOST),
                 }
             }
         }
@@ -125,8 +136,10 @@ impl Turn<'_> {
             (part, rest) = heads(&self.txn, &range)?;
             for (key, head) in part {
                 if self.now.is_past(head.expires_at_ms) {
+                    let body = self.txn.sound_record::<Pending>(PENDING_BODIES, &key)?;
+                    let item = body.map_or_else(|| without_body(&head), |body| body.item);
                     self.drop_pending(id, key, &head);
-                    self.fail_unsealed(id, head.message, None, EXPIRED);
+                    self.fail_unsealed(id, item, None, EXPIRED);
                 } else {
                     next_ms = sooner(next_ms, head.expires_at_ms);
                 }

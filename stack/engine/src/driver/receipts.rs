@@ -1,6 +1,6 @@
 //! What receivers say of our own logs.
 
-use peerloom_core::wire::store::{FAILURES, OUT_ENTRIES};
+use peerloom_core::wire::store::{OUT_ENTRIES, OwnState};
 use peerloom_core::wire::{
     Ack, CannotOpen, CannotOpenReason, ConversationId, DeviceId, GapRequest, LogId, Position, Stated,
 };
@@ -10,7 +10,8 @@ use tracing::{debug, warn};
 
 use super::Turn;
 use super::state::{TimerKey, own_key, sealed_row};
-use crate::event::{Event, MessageState};
+use crate::event::Event;
+use crate::message::MessageState;
 
 impl Turn<'_> {
     /// A device of a contact acknowledges.
@@ -57,12 +58,10 @@ impl Turn<'_> {
         if *carrier != position && conversation.outbox.was_delivered(*carrier) {
             return Ok(());
         }
-        let (carrier, messages, expired) = (*carrier, entry.messages.clone(), entry.expired);
+        let (carrier, messages, history) = (*carrier, entry.messages.clone(), entry.history);
         debug!(conversation = %id, position, ?messages, "delivered");
-        if expired {
-            // It was called failed before its receipt came.
-            self.txn.delete(FAILURES, own_key(&id, carrier));
-        }
+        // It may have been called failed before its receipt came.
+        self.note_state(id, history, OwnState::Delivered);
         self.effects.event(Event::Receipt { conversation: id, messages, state: MessageState::Delivered });
         // A copy that is still on its way has nothing more to say of them.
         match carrier == position {
@@ -81,7 +80,11 @@ impl Turn<'_> {
         let Some(conversation) = self.state.conversations.get_mut(&id) else {
             return;
         };
-        conversation.entries.remove(&position);
+        let entry = conversation.entries.remove(&position).filter(|entry| entry.discard);
+        let needed = |history| conversation.entries.values().any(|other| other.history == history);
+        if let Some(entry) = entry.filter(|entry| !needed(entry.history)) {
+            self.state.to_scrub.insert((id, entry.history));
+        }
         self.state.recent.remove(id, position);
         self.state.lazy_deletes.push(sealed_row(&id, position));
         if position == conversation.outbox.head() {

@@ -75,9 +75,8 @@ impl Turn<'_> {
         }
         let row = self.txn.sound_record::<History>(HISTORY, &history_key(history))?;
         let Some(mut bundle) = row.and_then(|row| Bundle::decode(row.bundle).ok()) else {
-            let carrier = copies.last().copied().unwrap_or(0);
             if !messages.is_empty() {
-                self.fail(id, carrier, &messages, LOST);
+                self.fail(id, history, &messages, LOST);
             }
             copies.iter().try_for_each(|position| self.note_moved(id, *position, None))?;
             return Ok(());
@@ -138,7 +137,9 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use peerloom_core::KeyRange;
-    use peerloom_core::wire::store::{FAILURES, OUT_ENTRIES, OUT_SEALED, OutEntry, PENDING_BODIES, Pending};
+    use peerloom_core::wire::store::{
+        HISTORY_HEADS, HistoryHead, OUT_ENTRIES, OUT_SEALED, OutEntry, OwnState, PENDING_BODIES, Pending,
+    };
     use peerloom_core::wire::{Ack, Chain, DeviceId, LogId, RangeSet, Stated};
     use peerloom_crypto_primitives::SigningKey;
     use peerloom_delivery::Now;
@@ -146,7 +147,7 @@ pub(super) mod tests {
     use super::super::state::own_key;
     use super::super::testing::{Breaking, NOW, give_key_package, in_a_turn, in_a_turn_with, meet, message};
     use super::*;
-    use crate::event::MessageState;
+    use crate::message::MessageState;
 
     const EXPIRY_MS: u64 = 5_000;
     const LATE: Now = Now { mono: Duration::from_secs(10), wall_ms: 10_000 };
@@ -210,8 +211,11 @@ pub(super) mod tests {
         turn.effects.take_receipts().into_iter().map(one).collect()
     }
 
-    fn failures(turn: &Turn<'_>) -> usize {
-        turn.txn.scan(FAILURES, &KeyRange::all()).unwrap().len()
+    /// How many entries the history has whose messages failed.
+    fn failures(turn: &mut Turn<'_>) -> usize {
+        turn.write_lazy();
+        let heads = turn.txn.sound_records::<HistoryHead>(HISTORY_HEADS, &KeyRange::all()).unwrap();
+        heads.iter().filter(|(_, head)| matches!(head.state, Some(OwnState::Failed(_)))).count()
     }
 
     /// Whichever of its copies is shown first, and whatever becomes of the others, a message is delivered once.
@@ -345,7 +349,7 @@ pub(super) mod tests {
             turn.txn.put(OUT_SEALED, own_key(&id, position), bytes::Bytes::from_static(b"damaged"));
             turn.state.lazy_cursors.insert(id);
             turn.write_lazy();
-            turn.state.load_conversation(&turn.txn, id, NOW, &mut None).unwrap();
+            turn.state.load_conversation(&turn.txn, id, NOW).unwrap();
             turn.state.recent = Default::default();
             let device = devices[0].0;
             let conversation = turn.state.conversations.get_mut(&id).unwrap();

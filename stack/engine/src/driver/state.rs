@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerloom_core::wire::store::{ContactDevice, OUT_CURSORS, OUT_SEALED, OutEntry, Record, Table, ordered_key};
+use peerloom_core::wire::store::{
+    ContactDevice, OUT_CURSORS, OUT_SEALED, OutEntry, OwnState, Record, Table, ordered_key,
+};
 use peerloom_core::wire::{
     Allowance, ConversationId, DeviceId, DeviceList, Item, LogId, MessageId, NetworkId, Position, Signed, Stated,
     Statement, SuiteId, UserId, UserKeys,
@@ -131,6 +133,10 @@ pub(crate) struct State {
     pub(crate) lazy_deletes: Vec<(Table, Bytes)>,
     /// Conversations whose cursors may be written later.
     pub(crate) lazy_cursors: BTreeSet<ConversationId>,
+    /// What became of own messages, by conversation and sequence in the history, and since when: may be written later.
+    pub(crate) lazy_states: BTreeMap<(ConversationId, u64), (OwnState, u64)>,
+    /// Rows of the history with deleted messages that no device needs any more: may be written later.
+    pub(crate) to_scrub: BTreeSet<(ConversationId, u64)>,
 }
 
 /// One conversation: our own log in it, and what waits to be sealed.
@@ -204,6 +210,8 @@ pub(crate) struct OwnEntry {
     pub(crate) left: bool,
     /// Whether it expired.
     pub(crate) expired: bool,
+    /// Whether the user deleted messages of it.
+    pub(crate) discard: bool,
 }
 
 impl OwnEntry {
@@ -214,6 +222,7 @@ impl OwnEntry {
             copies: entry.copies.clone(),
             left: entry.left,
             expired: entry.expired,
+            discard: entry.discard,
         }
     }
 }
@@ -279,6 +288,8 @@ impl State {
             queued_bytes: None,
             lazy_deletes: Vec::new(),
             lazy_cursors: BTreeSet::new(),
+            lazy_states: BTreeMap::new(),
+            to_scrub: BTreeSet::new(),
         }
     }
 
@@ -354,7 +365,8 @@ impl State {
     }
 
     pub(crate) fn has_lazy(&self) -> bool {
-        !self.lazy_deletes.is_empty() || !self.lazy_cursors.is_empty()
+        let history = !self.lazy_states.is_empty() || !self.to_scrub.is_empty();
+        history || !self.lazy_deletes.is_empty() || !self.lazy_cursors.is_empty()
     }
 
     /// The suite of our log in a conversation: the first of ours that every device in it
@@ -381,7 +393,8 @@ impl State {
 
 impl Turn<'_> {
     /// Writes what may be written later.
-    pub(super) fn write_lazy(&mut self) {
+    pub(crate) fn write_lazy(&mut self) {
+        self.write_history();
         for (table, key) in std::mem::take(&mut self.state.lazy_deletes) {
             self.txn.delete(table, key);
         }

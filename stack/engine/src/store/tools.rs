@@ -173,7 +173,7 @@ fn check_row(table: Table, row: &peerloom_core::Row, keys: &Keys) -> Result<()> 
             record::<records::Quarantined>(row)?;
         }
         records::HISTORY => drop(Bundle::decode(record::<records::History>(row)?.bundle)?),
-        records::FAILURES => drop(record::<records::Failure>(row)?),
+        records::HISTORY_HEADS => drop(record::<records::HistoryHead>(row)?),
         records::KEY_PACKAGES => drop(record::<records::GivenKeyPackage>(row)?),
         // Numbers and the cryptos' own state.
         _ => {}
