@@ -5,7 +5,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::state_error::{StateError, StateResult};
+use crate::error::{StateError, StateResult};
 
 pub(crate) fn encode(value: &impl Serialize) -> StateResult<Vec<u8>> {
     postcard::to_stdvec(value).map_err(StateError::damaged)

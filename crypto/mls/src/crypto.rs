@@ -7,8 +7,7 @@ use openmls::group::{
     ValidationError, WelcomeError,
 };
 use openmls::prelude::{
-    BasicCredential, CredentialWithKey, GroupId, KeyPackage, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn,
-    ProcessedMessageContent, Sender, SenderRatchetConfiguration, Welcome,
+    GroupId, KeyPackage, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, Sender, Welcome,
 };
 use openmls_traits::OpenMlsProvider;
 use openmls_traits::storage::StorageProvider;
@@ -24,28 +23,23 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use tls_codec::{DeserializeBytes, Serialize};
 
-use crate::commits::Commit;
+use crate::commits::{Commit, Owner};
+use crate::error::{StateError, internal, state_failed};
 use crate::groups::Groups;
-use crate::members::{always, capabilities, certified, group_id, keeps_owner, key_package_of, members, owner_index};
+use crate::members::{certified, group_id, keeps_owner, key_package_of, members, owner_index};
+use crate::parameters::{always, capabilities, sender_ratchet};
 use crate::payload;
 use crate::provider::{DeviceSigner, Provider};
-use crate::state_error::StateError;
 use crate::suite::SUITE;
 
 /// Most devices in one send group, the owner included.
 const MAX_DEVICES: usize = 32;
-/// How far behind the newest opened entry another one may still be opened, and how far ahead.
-pub(crate) const OUT_OF_ORDER: u32 = 64;
-pub(crate) const FORWARD: u32 = 4096;
 
 /// The `mls-classical` crypto.
 pub struct MlsCrypto {
-    pub(crate) signer: DeviceSigner,
-    certificate: Signed,
-    pub(crate) device: DeviceId,
+    owner: Owner,
+    device: DeviceId,
     groups: Groups,
-    /// Longest payload of a handshake entry, in bytes.
-    pub(crate) longest_handshake: usize,
 }
 
 impl MlsCrypto {
@@ -61,19 +55,10 @@ impl MlsCrypto {
             return Err(Error::new(ErrorKind::Invalid, "mls", "start", message));
         }
         Ok(Self {
-            signer: DeviceSigner(key),
-            certificate,
+            owner: Owner { signer: DeviceSigner(key), certificate, longest_handshake: limits::HANDSHAKE_PAYLOAD },
             device: opened.device,
             groups: Groups::default(),
-            longest_handshake: limits::HANDSHAKE_PAYLOAD,
         })
-    }
-
-    pub(crate) fn credential(&self) -> CredentialWithKey {
-        CredentialWithKey {
-            credential: BasicCredential::new(self.certificate.encode().to_vec()).into(),
-            signature_key: self.signer.0.public().as_bytes().to_vec().into(),
-        }
     }
 
     fn load(&self, provider: &Provider<'_>, id: &GroupId) -> Result<Option<MlsGroup>> {
@@ -87,7 +72,7 @@ impl MlsCrypto {
             .padding_size(0)
             .max_past_epochs(0)
             .number_of_resumption_psks(0)
-            .sender_ratchet_configuration(SenderRatchetConfiguration::new(OUT_OF_ORDER, FORWARD))
+            .sender_ratchet_configuration(sender_ratchet())
             .build();
         let mut used = None;
         let staged = StagedWelcome::build_from_welcome(provider, &config, welcome).and_then(|builder| {
@@ -110,11 +95,11 @@ impl MlsCrypto {
         let by_owner = staged.welcome_sender_index() == owner_index()
             && owner.is_some_and(|m| certified(&m.credential, &m.signature_key) == Some(log.device));
         if !by_owner {
-            return Ok(Joined::Bad("the welcome comes from somebody else than the log's owner"));
+            return Ok(Joined::Bad("the welcome comes from another device than the log's owner"));
         }
         // The session before this one goes whole, its keys with it.
         provider.storage().discard(&group_id(log)).map_err(|e| state_failed("join", e))?;
-        staged.into_group(provider).map_err(|e| bug("join", e))?;
+        staged.into_group(provider).map_err(|e| internal("join", e))?;
         let used = used.as_ref().map(encode_package).transpose()?.unwrap_or_default();
         Ok(Joined::Yes(sha256(&[&used])))
     }
@@ -142,7 +127,7 @@ impl MlsCrypto {
         let opened = self.open_message(&provider, log, bytes, |group, content| match content {
             ProcessedMessageContent::StagedCommitMessage(commit) if keeps_owner(&commit, log) => {
                 let merged = group.merge_staged_commit(&provider, *commit);
-                merged.map_err(|e| bug("apply a commit", e))?;
+                merged.map_err(|e| internal("apply a commit", e))?;
                 Ok(Opened::Applied)
             }
             ProcessedMessageContent::StagedCommitMessage(_) => {
@@ -223,7 +208,7 @@ impl MlsCrypto {
                 self.groups.keep(provider, group);
                 Ok(opened)
             }
-            Ok(_) => Ok(Opened::Rejected("the entry comes from somebody else than the log's owner")),
+            Ok(_) => Ok(Opened::Rejected("the entry comes from another device than the log's owner")),
             Err(error) => explain(error, epoch > group.epoch()),
         }
     }
@@ -258,8 +243,8 @@ impl Crypto for MlsCrypto {
         let bundle = builder
             .key_package_lifetime(always())
             .leaf_node_capabilities(capabilities())
-            .build(SUITE, &provider, &self.signer, self.credential())
-            .map_err(|e| bug("make a key package", e))?;
+            .build(SUITE, &provider, &self.owner.signer, self.owner.credential())
+            .map_err(|e| internal("make a key package", e))?;
         let package = encode_package(bundle.key_package())?;
         provider.flush();
         Ok(package)
@@ -268,7 +253,7 @@ impl Crypto for MlsCrypto {
     fn discard_key_package(&self, txn: &mut dyn StateTxn, package: &[u8]) -> Result<()> {
         let provider = Provider::new(txn, &mut nothing_random());
         let package = key_package_of(&provider, package, self.device)?;
-        let reference = package.hash_ref(provider.crypto()).map_err(|e| bug("discard a key package", e))?;
+        let reference = package.hash_ref(provider.crypto()).map_err(|e| internal("discard a key package", e))?;
         let deleted = provider.storage().delete_key_package(&reference);
         deleted.map_err(|e| state_failed("discard a key package", e))?;
         provider.flush();
@@ -312,14 +297,14 @@ impl Crypto for MlsCrypto {
             return Ok(prepared);
         }
 
-        let mut commits = self.commits(&provider, &id, existing, &removes, &adds)?;
+        let mut commits = self.owner.commits(&provider, &id, existing, &removes, &adds)?;
         let longest = commits.iter().map(Commit::longest).max().unwrap_or_default();
-        if longest > self.longest_handshake {
-            return Err(self.too_long(longest, adds.len(), |count| {
+        if longest > self.owner.longest_handshake {
+            return Err(self.owner.too_long(longest, adds.len(), |count| {
                 let provider = Provider::new(txn, rng);
                 let existing = self.load(&provider, &id)?;
                 let commits =
-                    self.commits(&provider, &id, existing, &removes, adds.get(..count).unwrap_or_default())?;
+                    self.owner.commits(&provider, &id, existing, &removes, adds.get(..count).unwrap_or_default())?;
                 Ok(commits.iter().map(Commit::longest).max().unwrap_or_default())
             }));
         }
@@ -344,7 +329,7 @@ impl Crypto for MlsCrypto {
             return Ok(None);
         };
         let devices: Vec<DeviceId> = members(&group).map(|(device, _)| device).collect();
-        let Commit { payload, welcome } = self.commit(&provider, &mut group, None, &[])?;
+        let Commit { payload, welcome } = self.owner.commit(&provider, &mut group, None, &[])?;
         self.groups.keep(&provider, group);
         provider.flush();
         Ok((!devices.is_empty()).then_some(Outgoing { devices, joins: Vec::new(), payload, welcome }))
@@ -363,8 +348,8 @@ impl Crypto for MlsCrypto {
         };
         let (carried, body) = payload::detach(sealing.plaintext, key);
         group.set_aad(sha256(&[sealing.associated_data]).to_vec());
-        let message = group.create_message(&provider, &self.signer, &carried).map_err(|e| bug("seal", e))?;
-        let message = message.tls_serialize_detached().map_err(|e| bug("seal", e))?;
+        let message = group.create_message(&provider, &self.owner.signer, &carried).map_err(|e| internal("seal", e))?;
+        let message = message.tls_serialize_detached().map_err(|e| internal("seal", e))?;
         self.groups.keep(&provider, group);
         provider.flush();
         let recipe = (!body.is_empty()).then(|| Bytes::from([key.as_slice(), &message].concat()));
@@ -412,7 +397,7 @@ fn nothing_random() -> ChaCha20Rng {
 }
 
 fn encode_package(package: &KeyPackage) -> Result<Bytes> {
-    let encoded = package.tls_serialize_detached().map_err(|e| bug("encode a key package", e))?;
+    let encoded = package.tls_serialize_detached().map_err(|e| internal("encode a key package", e))?;
     Ok(encoded.into())
 }
 
@@ -442,10 +427,5 @@ fn explain(error: ProcessMessageError<StateError>, from_later_epoch: bool) -> Re
     })
 }
 
-fn state_failed(operation: &'static str, error: StateError) -> Error {
-    Error::new(error.kind(), "mls", operation, "the session's state can't be read").with_source(error)
-}
-
-pub(crate) fn bug(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Internal, "mls", operation, "the MLS library refuses").with_source(error)
-}
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use openmls::group::MlsGroup;
 use openmls::prelude::GroupId;
 use openmls_traits::OpenMlsProvider;
 
+use crate::error::StateResult;
 use crate::provider::Provider;
-use crate::state_error::StateResult;
 
 /// Groups kept; some 10 KiB each.
 const KEPT: usize = 64;

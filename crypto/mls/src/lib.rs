@@ -7,11 +7,12 @@
 mod codec;
 mod commits;
 mod crypto;
+mod error;
 mod groups;
 mod members;
+mod parameters;
 mod payload;
 mod provider;
-mod state_error;
 mod suite;
 mod timeless;
 

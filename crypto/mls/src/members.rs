@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use openmls::group::{MlsGroup, StagedCommit};
-use openmls::prelude::{
-    Capabilities, Credential, ExtensionType, GroupId, KeyPackage, KeyPackageIn, LeafNodeIndex, Lifetime, Member,
-    ProtocolVersion,
-};
+use openmls::prelude::{Credential, GroupId, KeyPackage, KeyPackageIn, LeafNodeIndex, Member, ProtocolVersion};
 use openmls_traits::OpenMlsProvider;
 use peerloom_core::wire::{DeviceCertificate, DeviceId, LogId, Signed, limits};
 use peerloom_core::{Error, ErrorKind, Result};
@@ -23,15 +20,6 @@ pub(crate) fn group_id(log: LogId) -> GroupId {
 /// Who makes a group is its first leaf, and stays there.
 pub(crate) fn owner_index() -> LeafNodeIndex {
     LeafNodeIndex::new(0)
-}
-
-/// Certificates carry no expiry yet, and clocks of peers differ: MLS lifetimes are not used.
-pub(crate) fn always() -> Lifetime {
-    Lifetime::init(0, u64::MAX)
-}
-
-pub(crate) fn capabilities() -> Capabilities {
-    Capabilities::new(None, Some(&[SUITE]), Some(&[ExtensionType::LastResort]), None, None)
 }
 
 /// The device that a credential certifies, if its certificate is good and its key is the leaf's.

@@ -22,7 +22,7 @@ use rand_core::{Rng, SeedableRng};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec;
-use crate::state_error::{StateError, StateResult};
+use crate::error::{StateError, StateResult};
 use crate::suite::SuiteCrypto;
 use crate::timeless::Timeless;
 

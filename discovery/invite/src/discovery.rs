@@ -1,13 +1,14 @@
 //! The records that were handed over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use peerloom_core::discovery::not_carried;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{DiscoveryItem, DiscoveryKey, ItemSlot, OpenItem, Signed};
 use peerloom_core::{CostTier, Discovery, DiscoveryCaps, Error, ErrorKind, Found, ItemKinds, Result};
 use tokio::sync::broadcast;
@@ -90,8 +91,4 @@ impl Discovery for InviteDiscovery {
     async fn shutdown(&self) {
         lock(&self.news).take();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

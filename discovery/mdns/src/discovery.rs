@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use mdns_sd::{IfKind, Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
 use peerloom_core::discovery::not_carried;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{DeviceId, DiscoveryItem, DiscoveryKey, ItemKind, NetworkId, OpenItem, PeerRecord, Signed};
 use peerloom_core::{CostTier, Diagnostic, Discovery, DiscoveryCaps, Error, ErrorKind, Found, ItemKinds, Result};
 use peerloom_crypto_primitives::verify;
@@ -307,8 +308,4 @@ impl Discovery for MdnsDiscovery {
             let _ = tokio::task::spawn_blocking(wait).await;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,17 +1,14 @@
 //! Whether an announcement is what it claims to be.
 
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use lru::LruCache;
 use peerloom_core::networks::networks;
 use peerloom_core::wire::{
-    Address, DecodeError, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, context, limits,
+    Address, DecodeError, DeviceCertificate, DeviceId, NetworkId, PeerRecord, PublicKey, Signed, limits,
 };
-use peerloom_crypto_primitives::{sha256, verify};
+use peerloom_crypto_primitives::verify;
 use peerloom_registry_protocol::proof::Work;
 use peerloom_registry_protocol::{code, limits as protocol_limits};
 
@@ -19,68 +16,6 @@ use crate::error::ApiError;
 use crate::now_ms;
 use crate::state::State;
 use crate::store::{Announcement, Outcome};
-
-/// Signatures of certificates remembered as good, at about 100 bytes each: two or three for a device.
-/// A device announces itself again and again with the same one, which then costs one signature check
-/// instead of three.
-const CERTIFICATES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
-
-/// Checks signatures, and remembers certificates that were good.
-pub(crate) struct Verifier {
-    certificates: Mutex<LruCache<[u8; 32], ()>>,
-}
-
-impl Verifier {
-    pub(crate) fn new() -> Self {
-        Self { certificates: Mutex::new(LruCache::new(CERTIFICATES)) }
-    }
-
-    fn open(&self, signed: &Signed) -> Result<(PeerRecord, DeviceCertificate), DecodeError> {
-        PeerRecord::open(signed, |key, message, signature| self.verify(key, message, signature))
-    }
-
-    pub(crate) fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-        let lasting =
-            [context::DEVICE_CERTIFICATE, context::CERTIFICATE_ACCEPTANCE, context::SUCCESSION, context::REVOCATION];
-        if !lasting.iter().any(|context| message.starts_with(context)) {
-            return verify(key, message, signature);
-        }
-        // With the lengths, so that no byte can move from one part to the next.
-        let lengths = [(key.as_bytes().len() as u64).to_be_bytes(), (signature.len() as u64).to_be_bytes()];
-        let hash = sha256(&[&lengths.concat(), key.as_bytes(), signature, message]);
-        let certificates = || self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
-        if certificates().get(&hash).is_some() {
-            return true;
-        }
-        let good = verify(key, message, signature);
-        if good {
-            certificates().put(hash, ());
-        }
-        good
-    }
-}
-
-/// Devices whose sequence is remembered, at about 150 bytes each.
-const SEQUENCES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(32_767);
-
-/// The newest sequences that were announced lately. They tell a replay from what only the device itself
-/// can have made, so that nobody uses up a device's rate by announcing its own records again and again.
-pub(crate) struct Sequences(Mutex<LruCache<(NetworkId, DeviceId), u64>>);
-
-impl Sequences {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(SEQUENCES)))
-    }
-
-    /// Whether an announcement may be a replay; if not, it is remembered.
-    fn may_be_replay(&self, new: &Announcement) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = known.get_or_insert_mut((new.network, new.device), || 0);
-        let replay = new.sequence <= *newest;
-        *newest = new.sequence.max(*newest);
-        replay
-    }
-}
 
 /// What a client says of a device.
 pub(crate) struct Claim<'a> {

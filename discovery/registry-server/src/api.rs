@@ -29,13 +29,10 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::extract::Origin;
+use crate::connections::Caller;
 use crate::error::ApiError;
-use crate::server::Caller;
 use crate::state::State;
-
-/// The address that a request comes from, as far as it is known.
-#[derive(Clone, Copy)]
-pub(crate) struct Origin(pub(crate) Option<IpAddr>);
 
 /// Calls that aren't limited by address: an operator's.
 const FREE: [&str; 2] = ["/healthz", "/metrics"];

@@ -1,10 +1,11 @@
-//! How many connections there are, in all and from one address.
+//! The connections that there are, how many in all and from one address, and who calls over each.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerloom_core::networks::{Network, networks};
+use peerloom_core::pace::Pace;
 
 /// Counts connections.
 pub(crate) struct Connections {
@@ -23,6 +24,14 @@ struct Open {
 pub(crate) struct Place {
     address: IpAddr,
     connections: Arc<Connections>,
+}
+
+/// Where a request came from, the place that its connection takes, and how fast that is read.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) address: IpAddr,
+    pub(crate) place: Arc<Place>,
+    pub(crate) pace: Arc<Pace>,
 }
 
 impl Connections {

@@ -29,10 +29,12 @@ mod hub;
 mod ice;
 mod limiter;
 mod metrics;
+mod sequences;
 mod server;
 mod socket;
 mod state;
 mod store;
+mod verifier;
 
 pub use config::{IceConfig, Limits, RegistryConfig, Times, TlsFiles};
 pub use server::Registry;

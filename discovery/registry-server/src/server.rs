@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use crate::connections::{Connections, Place};
+use crate::connections::{Caller, Connections};
 use crate::state::State;
 use crate::{RegistryConfig, TlsFiles, api, housekeeping};
 
@@ -41,14 +41,6 @@ const HEADERS: usize = 64;
 pub struct Registry {
     state: Arc<State>,
     local_addr: SocketAddr,
-}
-
-/// Where a request came from, the place that its connection takes, and how fast that is read.
-#[derive(Clone)]
-pub(crate) struct Caller {
-    pub(crate) address: std::net::IpAddr,
-    pub(crate) place: Arc<Place>,
-    pub(crate) pace: Arc<Pace>,
 }
 
 impl Registry {

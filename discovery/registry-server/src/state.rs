@@ -13,12 +13,13 @@ use tokio_util::task::TaskTracker;
 use crate::RegistryConfig;
 use crate::access::Access;
 use crate::address_policy::AddressPolicy;
-use crate::announce::{Sequences, Verifier};
 use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::limiter::Keyed;
 use crate::metrics::Metrics;
+use crate::sequences::Sequences;
 use crate::store::{Known, SqliteStore, Store};
+use crate::verifier::Verifier;
 
 /// A running registry.
 pub(crate) struct State {
@@ -79,8 +80,8 @@ impl State {
         &self.names
     }
 
-    /// The name for a challenge to somebody who asked for `host`. Of several names it is the one that was
-    /// asked for; a name that isn't this registry's is never said.
+    /// The name for a challenge to a client that asked for `host`. Of several names it is the one that was
+    /// asked for; a name that isn't this registry's is never sent.
     pub(crate) fn name_for(&self, host: Option<&str>) -> &str {
         let asked = host.map(str::to_ascii_lowercase);
         let known = self.names.iter().find(|name| Some(*name) == asked.as_ref());

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use peerloom_core::kinds::KindConfig;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{DiscoveryItem, DiscoveryKey, EntryId, NetworkId, OpenItem, Signed};
 use peerloom_core::{
     CostTier, DeviceSigner, Diagnostic, Discovery, DiscoveryCaps, Error, ErrorKind, Found, ItemKinds, Result,
@@ -26,7 +27,7 @@ use crate::connect::Connector;
 use crate::endpoint::Endpoint;
 use crate::health::Part;
 use crate::http::{Answer, Caller};
-use crate::shared::{Shared, lock};
+use crate::shared::Shared;
 use crate::signaling::RegistrySignaling;
 use crate::{diagnosis, now_ms, reconnect};
 

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use peerloom_core::sync::lock;
 use peerloom_core::{Error, ErrorKind, Result, Retry};
 use peerloom_registry_protocol::http::{ErrorBody, Failure};
 use peerloom_registry_protocol::{code, limits};
@@ -16,7 +17,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::connect::Connector;
-use crate::shared::lock;
 
 /// How long a call may take, from connecting to the last byte: less than the 5 s that an engine waits for a
 /// look-up, so that what takes too long is known to have failed.

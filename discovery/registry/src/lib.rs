@@ -14,6 +14,7 @@ mod endpoint;
 mod health;
 mod http;
 mod ice;
+mod items;
 mod pause;
 mod publishing;
 mod reconnect;

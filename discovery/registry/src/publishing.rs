@@ -1,76 +1,18 @@
 //! Items other than the record: device lists, key packages, services. They are published once the registry has the
 //! record, and again after each new session, since a registry that was restarted may have lost them.
 
-use std::collections::BTreeMap;
-
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{DiscoveryItem, ItemSlot, context};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_registry_protocol::http::{Announced, PublishItem};
 use peerloom_registry_protocol::proof::item_body;
-use peerloom_registry_protocol::{limits, text};
+use peerloom_registry_protocol::text;
 
 use crate::health::Part;
 use crate::http::Answer;
+use crate::items::ItemState;
 use crate::now_ms;
-use crate::shared::{Shared, lock};
-
-/// This device's items, by slot.
-#[derive(Default)]
-pub(crate) struct Items(BTreeMap<ItemSlot, Entry>);
-
-struct Entry {
-    item: DiscoveryItem,
-    expires_at_ms: u64,
-    state: State,
-}
-
-#[derive(Clone)]
-enum State {
-    /// The registry lacks it, as far as is known.
-    Open,
-    /// The registry has it.
-    Published,
-    /// The registry doesn't take it: trying again doesn't help.
-    Refused(Error),
-}
-
-impl Items {
-    /// Takes in an item. One that was published is published again, so that it stays for longer; one that was refused
-    /// is not.
-    fn insert(&mut self, slot: ItemSlot, item: DiscoveryItem, expires_at_ms: u64) -> Result<()> {
-        self.0.retain(|_, entry| entry.expires_at_ms > now_ms());
-        if let Some(known) = self.0.get_mut(&slot).filter(|known| known.item == item) {
-            if matches!(known.state, State::Published) {
-                known.state = State::Open;
-            }
-            return Ok(());
-        }
-        if self.0.len() >= limits::ITEMS_OF_DEVICE && !self.0.contains_key(&slot) {
-            let message = format!("a registry keeps {} items of a device; publish fewer", limits::ITEMS_OF_DEVICE);
-            return Err(Error::new(ErrorKind::Overloaded, "registry", "publish", message));
-        }
-        self.0.insert(slot, Entry { item, expires_at_ms, state: State::Open });
-        Ok(())
-    }
-
-    fn open(&self) -> Option<(ItemSlot, DiscoveryItem)> {
-        let open =
-            self.0.iter().find(|(_, entry)| matches!(entry.state, State::Open) && entry.expires_at_ms > now_ms());
-        open.map(|(slot, entry)| (*slot, entry.item.clone()))
-    }
-
-    /// Notes what became of an item, unless another one took its place meanwhile.
-    fn became(&mut self, slot: ItemSlot, item: &DiscoveryItem, state: State) {
-        if let Some(entry) = self.0.get_mut(&slot).filter(|entry| entry.item == *item) {
-            entry.state = state;
-        }
-    }
-
-    /// The registry may have lost all of them, and may take what it refused.
-    pub(crate) fn reopen(&mut self) {
-        self.0.values_mut().for_each(|entry| entry.state = State::Open);
-    }
-}
+use crate::shared::Shared;
 
 impl Shared {
     /// Takes in an item to be published.
@@ -80,10 +22,7 @@ impl Shared {
 
     /// Why the registry doesn't take an item, if so.
     pub(crate) fn refusal_of(&self, slot: ItemSlot) -> Option<Error> {
-        match &lock(&self.items).0.get(&slot)?.state {
-            State::Refused(error) => Some(error.clone()),
-            _ => None,
-        }
+        lock(&self.items).refusal(slot)
     }
 
     /// Whether items are to be published now.
@@ -97,10 +36,10 @@ impl Shared {
         loop {
             let Some((slot, item)) = lock(&self.items).open() else { return Ok(()) };
             let state = match self.post_item(&item).await {
-                Ok(()) => State::Published,
+                Ok(()) => ItemState::Published,
                 Err(error) if error.kind() == ErrorKind::Refused => {
                     self.health.failed(Part::Items, &error);
-                    State::Refused(error)
+                    ItemState::Refused(error)
                 }
                 Err(error) => {
                     self.health.failed(Part::Items, &error);
@@ -108,7 +47,7 @@ impl Shared {
                     return Err(error);
                 }
             };
-            if matches!(state, State::Published) {
+            if matches!(state, ItemState::Published) {
                 self.health.works(Part::Items, &self.caller.name);
                 lock(&self.item_pause).reset();
             }

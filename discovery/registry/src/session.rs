@@ -20,8 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tracing::debug;
 
 use crate::connect::Stream;
-use crate::shared::Shared;
-use crate::signaling::{Outgoing, unreachable};
+use crate::shared::{Outgoing, Shared};
+use crate::signaling::unreachable;
 
 /// For connecting up to the challenge, and for the answer to the hello.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,25 +1,25 @@
 //! What the parts of the client share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerloom_core::backoff::Backoff;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{DeviceId, NetworkId, Signed};
 use peerloom_core::{Carried, DeviceSigner, Error, ErrorKind, Result};
 use peerloom_registry_protocol::http::{Announce, Announced};
 use peerloom_registry_protocol::proof::Work;
 use peerloom_registry_protocol::{code, limits};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::RegistryConfig;
 use crate::cache::Cache;
 use crate::health::{Health, Part};
 use crate::http::{Answer, Caller};
+use crate::items::Items;
 use crate::pause::Pause;
-use crate::publishing::Items;
-use crate::signaling::Outgoing;
 
 /// The first wait after an announcement over HTTP failed.
 const FIRST_WAIT: Duration = Duration::from_secs(15);
@@ -67,6 +67,13 @@ pub(crate) struct Shared {
     /// Counts changes of the machine's addresses.
     pub(crate) network_changes: watch::Sender<u64>,
     pub(crate) closing: CancellationToken,
+}
+
+/// A signal on its way out.
+pub(crate) struct Outgoing {
+    pub(crate) to: DeviceId,
+    pub(crate) payload: String,
+    pub(crate) answer: oneshot::Sender<Result<()>>,
 }
 
 /// How it went with announcing over HTTP.
@@ -291,9 +298,4 @@ impl Shared {
         self.closing.cancel();
         lock(&self.receivers).clear();
     }
-}
-
-/// The state behind a mutex, whoever panicked while holding it.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

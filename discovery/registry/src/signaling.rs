@@ -13,17 +13,10 @@ use peerloom_registry_protocol::limits;
 use tokio::sync::oneshot;
 
 use crate::ice::IceServers;
-use crate::shared::Shared;
+use crate::shared::{Outgoing, Shared};
 
 /// How long the registry's answer to a signal may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A signal on its way out.
-pub(crate) struct Outgoing {
-    pub(crate) to: DeviceId,
-    pub(crate) payload: String,
-    pub(crate) answer: oneshot::Sender<Result<()>>,
-}
 
 /// Signaling over the registry.
 pub(crate) struct RegistrySignaling {

@@ -3,7 +3,7 @@
 //! A layer is a trait here: [`Transport`], [`Discovery`], [`Storage`], [`Crypto`]. An
 //! implementation is a crate that depends on this one, implements a trait and registers itself
 //! under a name, its *kind* (see [`kinds`]). The engine holds `Arc<dyn …>` of each and knows no
-//! implementation; which ones it gets is said by a configuration file.
+//! implementation; a configuration file chooses which ones it gets.
 //!
 //! Each trait's documentation states the author's duties and the caller's. The conformance library
 //! (`tests/conformance`) checks the author's; the [`memory`] implementations pass it too.
@@ -28,6 +28,7 @@ pub mod signaling;
 pub mod signer;
 pub mod storage;
 pub mod stream;
+pub mod sync;
 pub mod terminal;
 pub mod transport;
 pub mod windows;

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::storage::DAMAGED_REMEDY;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use peerloom_core::{panics, private};
@@ -221,10 +222,6 @@ fn renew_salt(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
 
 fn journal_path(path: &Path) -> PathBuf {
     private::beside(path, "-journal")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Storage for RedbStorage {

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerloom_core::private;
 use peerloom_core::storage::DAMAGED_REMEDY;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::store::{TABLES, Table};
 use peerloom_core::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 use rusqlite::types::Value;
@@ -268,10 +269,6 @@ impl Drop for SqliteSnapshot {
             readers.push(connection);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn error(kind: ErrorKind, operation: &'static str, path: &Path, advice: &str) -> Error {

@@ -2,7 +2,7 @@
 //!
 //! SCTP's back-pressure is the whole connection's, so each channel has a window of its own: the sender
 //! spends it, the receiver gives it back as frames are taken. The reader of a data channel therefore
-//! never waits, and a channel that isn't looked at holds up nobody else.
+//! never waits, and a channel that isn't looked at holds up no other.
 //!
 //! A lane isn't closed with its channel: the crate would use a stream's number again before the other
 //! side has let go of it. It becomes free instead, and the side that opened it opens the next channel on it.
@@ -19,11 +19,66 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::PollSender;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 
-use crate::link::Shared;
 use crate::message::{INITIAL_WINDOW, Message, OVERHEAD, window};
+use crate::traffic::Traffic;
 
 /// Frames that wait to be written to a channel.
 const FRAMES: usize = 4;
+/// Channels that wait to be accepted.
+const WAITING: usize = 16;
+/// Channels that the other side may open until the link is admitted: for control and chat.
+const CHANNELS_FIRST: usize = 2;
+
+/// What the lanes of one link share. It ends with the link; a lane that runs on holds it weakly.
+pub(crate) struct LaneGroup {
+    pub(crate) traffic: Traffic,
+    /// Until then the other side may be a stranger. And how many channels it opened.
+    admitted: AtomicBool,
+    theirs: AtomicUsize,
+    channels: mpsc::Sender<Waiting>,
+}
+
+/// A channel that the other side opened, and where it is.
+pub(crate) struct Waiting {
+    channel: Channel,
+    lane: Arc<Lane>,
+    number: u64,
+}
+
+impl LaneGroup {
+    /// With the channels that the other side opens.
+    pub(crate) fn new(traffic: Traffic) -> (Arc<Self>, mpsc::Receiver<Waiting>) {
+        let (channels, waiting) = mpsc::channel(WAITING);
+        let group = Self { traffic, admitted: AtomicBool::new(false), theirs: AtomicUsize::new(0), channels };
+        (Arc::new(group), waiting)
+    }
+
+    /// The link was admitted; [`Lane::admitted`] follows for each lane.
+    pub(crate) fn admit(&self) {
+        self.admitted.store(true, Ordering::Release);
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Acquire)
+    }
+
+    /// A channel that the other side opened.
+    fn on_channel(&self, channel: Channel, lane: Arc<Lane>, number: u64) -> Result<()> {
+        let full = || Error::new(ErrorKind::Overloaded, "webrtc", "accept a channel", "too many channels wait");
+        let opened = self.theirs.fetch_add(1, Ordering::AcqRel);
+        if !self.is_admitted() && opened >= CHANNELS_FIRST {
+            return Err(full());
+        }
+        self.channels.try_send(Waiting { channel, lane, number }).map_err(|_| full())
+    }
+
+    /// Takes a channel into use.
+    pub(crate) fn accept(&self, waiting: Waiting) -> Channel {
+        let Waiting { channel, lane, number } = waiting;
+        lane.accepted(number, self);
+        channel
+    }
+}
 
 /// A data channel, as long as its connection lives.
 pub(crate) struct Lane {
@@ -44,8 +99,8 @@ pub(crate) struct Lane {
     used: Mutex<Use>,
 }
 
-/// What must not wait for frames. Of questions and answers the newest counts: nobody fills memory with
-/// them.
+/// What must not wait for frames. Of questions and answers the newest counts: no peer fills memory
+/// with them.
 #[derive(Default)]
 struct Urgent {
     ping: Option<u64>,
@@ -59,8 +114,8 @@ struct Use {
     /// Counts the lane's channels.
     number: u64,
     class: Option<ChannelClass>,
-    /// The other side doesn't know of it yet: nothing about it may be said before its opening.
-    unsaid: bool,
+    /// The other side doesn't know of it yet: nothing about it may be sent before its opening.
+    unopened: bool,
     /// For the writer to take.
     outgoing: Option<mpsc::Receiver<Bytes>>,
     incoming: Option<mpsc::UnboundedSender<(Bytes, usize)>>,
@@ -74,7 +129,7 @@ struct Use {
     accepted: bool,
     /// The other side was given the whole window.
     granted: bool,
-    /// Nobody reads here any more; and the other side was told.
+    /// Its reader is gone here; and the other side knows.
     unread: bool,
     stopped: bool,
     they_stopped: bool,
@@ -118,12 +173,12 @@ impl Lane {
     }
 
     /// Carries both ways until the data channel ends, and says why it did.
-    pub(crate) async fn run(self: Arc<Self>, link: Weak<Shared>) -> Error {
+    pub(crate) async fn run(self: Arc<Self>, group: Weak<LaneGroup>) -> Error {
         let end = tokio::select! {
-            error = self.clone().read(link.clone()) => error,
-            error = self.clone().write(link) => error,
+            error = self.clone().read(group.clone()) => error,
+            error = self.clone().write(group) => error,
         };
-        // Readers and writers hear of it.
+        // Readers and writers see it.
         let mut used = self.used();
         (used.incoming, used.outgoing) = (None, None);
         end
@@ -167,21 +222,21 @@ impl Lane {
     }
 
     /// Begins a channel of ours on it, if it is free.
-    pub(crate) fn open(self: &Arc<Self>, class: ChannelClass, admitted: &AtomicBool) -> Option<Channel> {
+    pub(crate) fn open(self: &Arc<Self>, class: ChannelClass, group: &LaneGroup) -> Option<Channel> {
         let mut used = self.used();
         if !self.ours || !used.is_over() || !self.is_open() {
             return None;
         }
         let channel = self.begin(&mut used, class);
-        used.unsaid = true;
+        used.unopened = true;
         used.accepted = true;
-        self.grant(&mut used, admitted);
+        self.grant(&mut used, group);
         Some(channel)
     }
 
     /// The channel is in use here, on a link that was admitted: the other side may send all that its class allows.
-    fn grant(&self, used: &mut Use, admitted: &AtomicBool) {
-        let due = admitted.load(Ordering::Acquire) && used.accepted && !used.granted;
+    fn grant(&self, used: &mut Use, group: &LaneGroup) {
+        let due = group.is_admitted() && used.accepted && !used.granted;
         if let Some(class) = used.class.filter(|_| due) {
             used.granted = true;
             self.taken.fetch_add(window(class) - INITIAL_WINDOW.min(window(class)), Ordering::AcqRel);
@@ -190,17 +245,17 @@ impl Lane {
     }
 
     /// The channel with this number was taken from those that wait.
-    pub(crate) fn accepted(&self, number: u64, admitted: &AtomicBool) {
+    fn accepted(&self, number: u64, group: &LaneGroup) {
         let mut used = self.used();
         if used.number == number {
             used.accepted = true;
-            self.grant(&mut used, admitted);
+            self.grant(&mut used, group);
         }
     }
 
     /// The link was admitted.
-    pub(crate) fn admitted(&self, admitted: &AtomicBool) {
-        self.grant(&mut self.used(), admitted);
+    pub(crate) fn admitted(&self, group: &LaneGroup) {
+        self.grant(&mut self.used(), group);
     }
 
     fn begin(self: &Arc<Self>, used: &mut Use, class: ChannelClass) -> Channel {
@@ -222,7 +277,7 @@ impl Lane {
         Channel { class, sender: sender(outgoing, class), receiver: receiver(reading) }
     }
 
-    async fn read(self: Arc<Self>, link: Weak<Shared>) -> Error {
+    async fn read(self: Arc<Self>, group: Weak<LaneGroup>) -> Error {
         loop {
             let message = match self.channel.poll().await {
                 Some(DataChannelEvent::OnMessage(message)) => message,
@@ -238,16 +293,16 @@ impl Lane {
                 None => return closed("the connection ended"),
                 Some(_) => continue,
             };
-            let Some(link) = link.upgrade() else {
+            let Some(group) = group.upgrade() else {
                 return closed("the link was dropped");
             };
             self.opened.send_if_modified(|opened| !std::mem::replace(opened, true));
-            link.heard(message.data.len());
+            group.traffic.heard(message.data.len());
             if message.is_string {
                 return malformed("a text message; only binary ones are spoken here");
             }
             let taken = match Message::decode(message.data.freeze()) {
-                Ok(Some(message)) => self.take(&link, message),
+                Ok(Some(message)) => self.take(&group, message),
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -257,7 +312,7 @@ impl Lane {
         }
     }
 
-    fn take(self: &Arc<Self>, link: &Shared, message: Message) -> Result<()> {
+    fn take(self: &Arc<Self>, group: &LaneGroup, message: Message) -> Result<()> {
         match message {
             Message::Open(class) => {
                 let mut used = self.used();
@@ -267,7 +322,7 @@ impl Lane {
                 let channel = self.begin(&mut used, class);
                 let number = used.number;
                 drop(used);
-                return link.on_channel(channel, self.clone(), number);
+                return group.on_channel(channel, self.clone(), number);
             }
             Message::Frame { total, part } => return self.on_frame(total, &part),
             Message::More(part) => return self.on_more(&part),
@@ -287,7 +342,7 @@ impl Lane {
             Message::Stop => self.used().they_stopped = true,
             Message::Done => self.used().their_done = true,
             Message::Ping(number) => self.urgent().pong = Some(number),
-            Message::Pong(number) => link.on_pong(number),
+            Message::Pong(number) => group.traffic.on_pong(number),
             Message::Bye => return Err(closed("the other side closed the link")),
         }
         self.wake.notify_one();

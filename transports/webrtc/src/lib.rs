@@ -17,6 +17,7 @@ mod sdp;
 mod session;
 mod signal;
 mod stun;
+mod traffic;
 mod transport;
 mod turn;
 

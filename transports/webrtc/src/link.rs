@@ -1,9 +1,9 @@
 //! One peer connection as a link.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use peerloom_core::wire::{DeviceId, PublicKey, context};
@@ -14,19 +14,14 @@ use tokio_util::task::TaskTracker;
 use webrtc::data_channel::{DataChannel, RTCDataChannelInit};
 use webrtc::peer_connection::RTCIceCandidateType;
 
-use crate::lane::{Lane, closed};
+use crate::lane::{Lane, LaneGroup, Waiting, closed};
 use crate::peer::{Peer, failed};
+use crate::traffic::Traffic;
 
-/// Channels that wait to be accepted.
-const WAITING: usize = 16;
-/// Channels that the other side may open until the link is admitted: for control and chat.
-const CHANNELS_FIRST: usize = 2;
 /// Data channels of one side.
 const LANES: usize = 32;
 /// How long a data channel may take to open.
 const OPENING: Duration = Duration::from_secs(10);
-/// A relayed packet waits in the crate for the next wake-up; it comes soon for this long after a send.
-const RELAY_HEAT: Duration = Duration::from_millis(20);
 /// What the last word on a link is given to go out.
 const PARTING: Duration = Duration::from_millis(50);
 /// The name of every data channel.
@@ -40,11 +35,8 @@ pub(crate) struct Shared {
     offerer: bool,
     binding: OnceLock<[u8; 32]>,
     lanes: Mutex<Vec<Arc<Lane>>>,
-    channels: mpsc::Sender<Waiting>,
-    accepted: AsyncMutex<mpsc::Receiver<Waiting>>,
-    /// Until then the other side may be a stranger. And how many channels it opened.
-    admitted: AtomicBool,
-    theirs: AtomicUsize,
+    group: Arc<LaneGroup>,
+    waiting: AsyncMutex<mpsc::Receiver<Waiting>>,
     /// Data channels of our own, made or being made; held while one is.
     own_lanes: AtomicUsize,
     making: AsyncMutex<()>,
@@ -52,25 +44,7 @@ pub(crate) struct Shared {
     mistaken: Mutex<Vec<Arc<dyn DataChannel>>>,
     ended: watch::Sender<Option<Error>>,
     tasks: TaskTracker,
-    longest: AtomicUsize,
-    figures: Figures,
     way: Mutex<Way>,
-}
-
-/// A channel that the other side opened, and where it is.
-struct Waiting {
-    channel: Channel,
-    lane: Arc<Lane>,
-    number: u64,
-}
-
-struct Figures {
-    begin: Instant,
-    sent: AtomicU64,
-    received: AtomicU64,
-    rtt_us: AtomicU64,
-    /// When something was last heard, in milliseconds since `begin`.
-    heard_ms: AtomicU64,
 }
 
 /// The path in use.
@@ -83,36 +57,31 @@ struct Way {
 
 impl Shared {
     pub(crate) fn new(peer: Peer, device: DeviceId, offerer: bool, tasks: TaskTracker) -> Arc<Self> {
-        let (channels, accepted) = mpsc::channel(WAITING);
+        let (group, waiting) = LaneGroup::new(Traffic::new(peer.runtime.clone()));
         Arc::new(Self {
             peer,
             device,
             offerer,
             binding: OnceLock::new(),
             lanes: Mutex::default(),
-            channels,
-            accepted: AsyncMutex::new(accepted),
-            admitted: AtomicBool::new(false),
-            theirs: AtomicUsize::new(0),
+            group,
+            waiting: AsyncMutex::new(waiting),
             own_lanes: AtomicUsize::new(0),
             making: AsyncMutex::new(()),
             mistaken: Mutex::default(),
             ended: watch::Sender::new(None),
             tasks,
-            longest: AtomicUsize::new(1024),
-            figures: Figures {
-                begin: Instant::now(),
-                sent: AtomicU64::new(0),
-                received: AtomicU64::new(0),
-                rtt_us: AtomicU64::new(0),
-                heard_ms: AtomicU64::new(0),
-            },
             way: Mutex::new(Way { path: LinkPath::Direct, remote: format!("webrtc://{device}"), local: None }),
         })
     }
 
     fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is counted of the link.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.group.traffic
     }
 
     fn way(&self) -> MutexGuard<'_, Way> {
@@ -152,9 +121,9 @@ impl Shared {
         }
         lanes.push(lane.clone());
         drop(lanes);
-        let (running, link) = (lane.clone(), Arc::downgrade(self));
+        let (running, link, group) = (lane.clone(), Arc::downgrade(self), Arc::downgrade(&self.group));
         self.tasks.spawn(async move {
-            let error = running.run(link.clone()).await;
+            let error = running.run(group).await;
             if let Some(link) = link.upgrade() {
                 link.end(error);
             }
@@ -179,52 +148,17 @@ impl Shared {
         reason.unwrap_or_else(|| closed("the link was dropped"))
     }
 
-    /// A channel that the other side opened.
-    pub(crate) fn on_channel(&self, channel: Channel, lane: Arc<Lane>, number: u64) -> Result<()> {
-        let full = || Error::new(ErrorKind::Overloaded, "webrtc", "accept a channel", "too many channels wait");
-        let opened = self.theirs.fetch_add(1, Ordering::AcqRel);
-        if !self.admitted.load(Ordering::Acquire) && opened >= CHANNELS_FIRST {
-            return Err(full());
-        }
-        self.channels.try_send(Waiting { channel, lane, number }).map_err(|_| full())
-    }
-
     /// The other side may stay: windows and channels grow.
     fn admit(&self) {
         // Before the lanes are looked at: one that is taken into use meanwhile sees it.
-        self.admitted.store(true, Ordering::Release);
-        self.lanes().iter().for_each(|lane| lane.admitted(&self.admitted));
-    }
-
-    /// Something arrived.
-    pub(crate) fn heard(&self, bytes: usize) {
-        self.figures.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.figures.heard_ms.store(self.since_begin().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// Something goes out.
-    pub(crate) fn sending(&self, bytes: usize) {
-        self.figures.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        if self.way().path == LinkPath::Turn {
-            self.peer.runtime.heat(RELAY_HEAT);
-        }
-    }
-
-    fn since_begin(&self) -> Duration {
-        self.figures.begin.elapsed()
-    }
-
-    /// How long nothing was heard.
-    pub(crate) fn silence(&self) -> Duration {
-        let heard = Duration::from_millis(self.figures.heard_ms.load(Ordering::Relaxed));
-        self.since_begin().saturating_sub(heard)
+        self.group.admit();
+        self.lanes().iter().for_each(|lane| lane.admitted(&self.group));
     }
 
     /// Asks the other side whether it is there.
     pub(crate) fn ping(&self) {
-        let now = u64::try_from(self.since_begin().as_micros()).unwrap_or(u64::MAX);
         if let Some(lane) = self.lanes().first() {
-            lane.ping(now);
+            lane.ping(self.traffic().ping());
         }
     }
 
@@ -234,26 +168,6 @@ impl Shared {
         lane.bye();
         self.peer.runtime.heat(PARTING);
         tokio::time::sleep(PARTING).await;
-    }
-
-    pub(crate) fn on_pong(&self, sent_us: u64) {
-        let now = u64::try_from(self.since_begin().as_micros()).unwrap_or(u64::MAX);
-        // A number that we never sent tells nothing.
-        let Some(sample) = now.checked_sub(sent_us).filter(|_| sent_us > 0) else {
-            return;
-        };
-        // Smoothed as TCP does (RFC 6298 §2).
-        let smooth = |rtt: u64| Some(if rtt == 0 { sample } else { (rtt * 7 + sample) / 8 });
-        let _ = self.figures.rtt_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, smooth);
-    }
-
-    /// Longest message for the other side.
-    pub(crate) fn longest_message(&self) -> usize {
-        self.longest.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_longest_message(&self, bytes: usize) {
-        self.longest.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether we made the session's first offer.
@@ -291,6 +205,7 @@ impl Shared {
         };
         // Of others than host candidates the base is the related address.
         let base = if local.related_address.is_empty() { &local.address } else { &local.related_address };
+        self.traffic().set_relayed(path == LinkPath::Turn);
         *self.way() = Way { path, remote: format!("{}:{}", remote.address, remote.port), local: base.parse().ok() };
     }
 
@@ -328,7 +243,7 @@ impl Link for WebRtcLink {
             return Err(error.clone());
         }
         loop {
-            let free = self.0.lanes().iter().find_map(|lane| lane.open(class, &self.0.admitted));
+            let free = self.0.lanes().iter().find_map(|lane| lane.open(class, &self.0.group));
             if let Some(channel) = free {
                 return Ok(channel);
             }
@@ -343,14 +258,12 @@ impl Link for WebRtcLink {
     }
 
     async fn accept(&self) -> Result<Channel> {
-        let mut accepted = self.0.accepted.lock().await;
+        let mut waiting = self.0.waiting.lock().await;
         tokio::select! {
             biased;
             error = self.0.ended() => Err(error),
-            waiting = accepted.recv() => {
-                let Waiting { channel, lane, number } = waiting.ok_or_else(|| closed("the link is over"))?;
-                lane.accepted(number, &self.0.admitted);
-                Ok(channel)
+            waiting = waiting.recv() => {
+                Ok(self.0.group.accept(waiting.ok_or_else(|| closed("the link is over"))?))
             }
         }
     }
@@ -364,12 +277,7 @@ impl Link for WebRtcLink {
     }
 
     fn stats(&self) -> LinkStats {
-        let figures = &self.0.figures;
-        LinkStats {
-            rtt_us: figures.rtt_us.load(Ordering::Relaxed),
-            bytes_sent: figures.sent.load(Ordering::Relaxed),
-            bytes_received: figures.received.load(Ordering::Relaxed),
-        }
+        self.0.traffic().stats()
     }
 
     fn close(&self, reason: &str) {

@@ -161,7 +161,7 @@ impl Session {
             RTCSessionDescription::answer(checked.sdp)
         };
         self.link.peer.runtime.heat(CONNECT);
-        self.link.set_longest_message(longest_message(checked.max_message));
+        self.link.traffic().set_longest_message(longest_message(checked.max_message));
         self.taken += checked.candidates;
         self.link.peer.connection.set_remote_description(description.map_err(wrong)?).await.map_err(wrong)?;
         for candidate in std::mem::take(&mut self.early) {
@@ -212,7 +212,7 @@ impl Session {
         }
         self.link.bind().await?;
         // It may have taken people minutes: the silence before doesn't count.
-        self.link.heard(0);
+        self.link.traffic().heard(0);
         self.link.look_at_path().await;
         self.link.peer.runtime.cool();
         Ok(())
@@ -344,7 +344,7 @@ impl Session {
                 }
                 () = sleep_until(probe) => {
                     probe = None;
-                    if self.link.silence() < PROBE {
+                    if self.link.traffic().silence() < PROBE {
                         Ok(())
                     } else {
                         deadline = Some(Instant::now() + AFTER_MOVE);
@@ -358,7 +358,7 @@ impl Session {
                 }
                 () = sleep_until(deadline) => {
                     deadline = None;
-                    let silence = self.link.silence();
+                    let silence = self.link.traffic().silence();
                     if silence < AFTER_MOVE.mul_f32(0.8) { Ok(()) } else { Err(too_silent(silence)) }
                 }
             };
@@ -411,7 +411,7 @@ async fn opened(lane: Option<&Arc<Lane>>) {
 /// Completes once nothing was heard for so long.
 async fn silent(link: &Shared, longest: Duration) -> Error {
     loop {
-        let silence = link.silence();
+        let silence = link.traffic().silence();
         match longest.checked_sub(silence) {
             Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
             _ => return too_silent(silence),

@@ -1,11 +1,12 @@
 //! The transport: who offers, who answers, and what strangers may cost.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{Address, Allowance, DeviceId, PublicKey, SessionId, limits};
 use peerloom_core::{
     Admission, Diagnostic, Error, ErrorKind, IceServer, Link, Listener, Places, Result, Retry, Signal, Signaling,
@@ -115,10 +116,6 @@ impl WebRtcTransport {
             tasks: TaskTracker::new(),
         })))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A session's place among those that get signals; dropping it gives it up.

@@ -26,15 +26,13 @@ use tracing::debug;
 use crate::guard::Guard;
 use client::{Client, Credentials, Event};
 use face::{Ask, Face, Session};
-use upstream::Upstream;
+use upstream::{LONGEST, Upstream, WAITING};
+
+pub(crate) use upstream::Server;
 
 /// Local sockets that one relay serves: one for each address of this machine, and those of before a move.
 const CLIENTS: usize = 16;
-/// Datagrams that wait for a slow server; more are dropped, as a full socket would.
-const WAITING: usize = 256;
-/// Longest datagram: a ChannelData header and 65,535 bytes (RFC 8656 §12.4).
-const LONGEST: usize = 4 + 65_535;
-/// How long an allocation that nobody needs may take to be given back.
+/// How long an allocation that is of no use any more may take to be given back.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A TURN server of this process, in front of a true one. Dropping it gives the allocations back.
@@ -42,15 +40,6 @@ pub(crate) struct Relay {
     address: SocketAddr,
     face: Arc<Face>,
     _task: AbortOnDropHandle<()>,
-}
-
-/// The true server.
-#[derive(Debug, Clone)]
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
-    pub(crate) over_tcp: bool,
-    pub(crate) username: String,
-    pub(crate) password: String,
 }
 
 impl Relay {

@@ -11,7 +11,7 @@ use peerloom_registry_protocol::proof::heartbeat_input;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::extract::Told;
+use crate::api::extract::Body;
 use crate::error::ApiError;
 use crate::now_ms;
 use crate::state::State;
@@ -29,21 +29,21 @@ pub(crate) struct Noted {}
 pub(crate) async fn heartbeat(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
-    Told(told): Told<Heartbeat>,
+    Body(body): Body<Heartbeat>,
 ) -> Result<Json<Noted>, ApiError> {
-    let (network, device) = (told.network_id, told.peer_id);
+    let (network, device) = (body.network_id, body.peer_id);
     state.access.check_headers(&network, &headers)?;
     let now = now_ms();
-    state.check_time(told.at_ms, now)?;
+    state.check_time(body.at_ms, now)?;
     let certificate = state.certificate(network, device, now).await?;
-    state.check_signature(&certificate, &told.signature, |name| heartbeat_input(name, &told))?;
+    state.check_signature(&certificate, &body.signature, |name| heartbeat_input(name, &body))?;
     state.by_device.check(&device).map_err(ApiError::rate_limited)?;
     let beat = Beat {
         network,
         device,
-        active_peers: told.active_peers,
-        capacity: told.capacity,
-        at_ms: told.at_ms,
+        active_peers: body.active_peers,
+        capacity: body.capacity,
+        at_ms: body.at_ms,
         received_ms: now,
     };
     if !state.store.beat(beat).await? {

@@ -1,5 +1,6 @@
 //! Reading requests. What can't be read is answered with an [`ApiError`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -11,6 +12,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
 use crate::state::State;
+
+/// The address that a request comes from, as far as it is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin(pub(crate) Option<IpAddr>);
 
 /// The ids in a path.
 pub(crate) struct At<T>(pub(crate) T);
@@ -41,9 +46,9 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<State>> for Ask<T> {
 }
 
 /// A body of JSON, whatever its content type says: a page may send it as text without asking first.
-pub(crate) struct Told<T>(pub(crate) T);
+pub(crate) struct Body<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<State>> for Told<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<State>> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {

@@ -14,7 +14,7 @@ use peerloom_registry_protocol::{code, text};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::api::extract::{At, Told};
+use crate::api::extract::{At, Body};
 use crate::api::network::{NetworkPlace, UserPlace};
 use crate::error::ApiError;
 use crate::now_ms;
@@ -60,19 +60,19 @@ pub(crate) async fn publish(
     Shared(state): Shared<Arc<State>>,
     At(NetworkPlace { network_id: network }): At<NetworkPlace>,
     headers: HeaderMap,
-    Told(told): Told<PublishItem>,
+    Body(body): Body<PublishItem>,
 ) -> Result<Json<Announced>, ApiError> {
     state.access.check_headers(&network, &headers)?;
-    let (device, now) = (told.peer_id, now_ms());
-    state.check_time(told.at_ms, now)?;
+    let (device, now) = (body.peer_id, now_ms());
+    state.check_time(body.at_ms, now)?;
     let bad = |message: &str| ApiError::new(StatusCode::BAD_REQUEST, code::BAD_ITEM, message);
     let wrong = |e: DecodeError| bad(&e.to_string());
     let unknown = || bad("the registry knows no item of this kind");
-    let item = text::decode_item(&told.item).map_err(wrong)?.ok_or_else(unknown)?;
-    let bytes = BASE64URL_NOPAD.decode(told.item.as_bytes()).map_err(|_| bad("the item is not base64url"))?;
+    let item = text::decode_item(&body.item).map_err(wrong)?.ok_or_else(unknown)?;
+    let bytes = BASE64URL_NOPAD.decode(body.item.as_bytes()).map_err(|_| bad("the item is not base64url"))?;
     let certificate = state.certificate(network, device, now).await?;
-    state.check_signature(&certificate, &told.signature, |name| {
-        item_input(name, &network, &device, &bytes, told.at_ms)
+    state.check_signature(&certificate, &body.signature, |name| {
+        item_input(name, &network, &device, &bytes, body.at_ms)
     })?;
     // Before the signatures in the item, which cost more.
     state.by_device.check(&device).map_err(ApiError::rate_limited)?;

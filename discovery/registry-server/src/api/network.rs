@@ -16,8 +16,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::announce::Claim;
-use crate::api::Origin;
-use crate::api::extract::{Ask, At, Told};
+use crate::api::extract::{Ask, At, Body, Origin};
 use crate::error::ApiError;
 use crate::state::{State, ms};
 use crate::store::{Helper, Known, Since};
@@ -123,17 +122,17 @@ pub(crate) async fn announce(
     At(NetworkPlace { network_id: network }): At<NetworkPlace>,
     Extension(Origin(from)): Extension<Origin>,
     headers: HeaderMap,
-    Told(told): Told<Announce>,
+    Body(body): Body<Announce>,
 ) -> Result<Json<Announced>, ApiError> {
     state.access.check_headers(&network, &headers)?;
     let claim = Claim {
         network,
-        device: told.peer_id,
-        record: &told.record,
-        capabilities: told.capabilities,
-        signal_address: told.signal_address.as_deref(),
-        work: told.work,
-        coordinators: &told.coordinators,
+        device: body.peer_id,
+        record: &body.record,
+        capabilities: body.capabilities,
+        signal_address: body.signal_address.as_deref(),
+        work: body.work,
+        coordinators: &body.coordinators,
     };
     let (announcement, _) = state.examine(&claim).inspect_err(|_| state.metrics.announce("refused"))?;
     state.charge(&announcement)?;

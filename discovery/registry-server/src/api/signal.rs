@@ -16,10 +16,9 @@ use peerloom_registry_protocol::{code, limits, text};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::api::Origin;
-use crate::api::extract::At;
+use crate::api::extract::{At, Origin};
+use crate::connections::Caller;
 use crate::error::ApiError;
-use crate::server::Caller;
 use crate::socket;
 use crate::state::State;
 

@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream};
 use peerloom_wire::{DiscoveryItem, DiscoveryKey, ItemSlot, OpenItem};
 use tokio::sync::broadcast;
 
-use super::storage::lock;
+use crate::sync::lock;
 use crate::{CostTier, Discovery, DiscoveryCaps, Found, ItemKinds, Result};
 
 /// Watchers that lag further than this lose the oldest items.

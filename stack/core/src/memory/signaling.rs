@@ -9,8 +9,8 @@ use futures_util::stream::BoxStream;
 use peerloom_wire::{DeviceId, SessionId, Signed};
 use tokio::sync::mpsc;
 
-use super::storage::lock;
 use crate::signaling::received;
+use crate::sync::lock;
 use crate::{Carried, Error, ErrorKind, Result, Signal, SignalCarrier, Signaling};
 
 /// Signals that wait to be received.

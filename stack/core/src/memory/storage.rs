@@ -1,11 +1,12 @@
 //! A store in a map.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use peerloom_wire::store::Table;
 
+use crate::sync::lock;
 use crate::{Batch, Error, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};
 
 type Tables = BTreeMap<Table, BTreeMap<Bytes, Bytes>>;
@@ -92,9 +93,4 @@ impl Snapshot for MemorySnapshot {
         }
         Ok(found)
     }
-}
-
-/// A panic elsewhere doesn't make the data wrong: every update here is a single assignment.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

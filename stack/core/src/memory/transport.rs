@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::PollSender;
 
-use super::storage::lock;
+use crate::sync::lock;
 use crate::{
     Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, LinkStats, Listener, Result, Signaling,
     Transport, TransportCaps,

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use peerloom_core::networks::{Network, networks};
+use peerloom_core::sync::lock;
 use peerloom_core::wire::{Allowance, DeviceId};
 
 /// Unanswered checks that the sessions of one device may cost together, and after how long one more.
@@ -134,10 +135,6 @@ impl Budgets {
         *at = now;
         budget.clone()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -9,12 +9,11 @@ use peerloom_core::{ChannelClass, Error};
 use tokio::sync::mpsc;
 use webrtc::data_channel::RTCDataChannelState;
 
-use super::{DUE, Lane, Urgent, closed};
-use crate::link::Shared;
+use super::{DUE, Lane, LaneGroup, Urgent, closed};
 use crate::message::{Message, OVERHEAD};
 
 /// Unsent bytes above which a lane waits until half of them are out. A bulk channel keeps few: SCTP
-/// sends in the order of its queue, so they delay everybody else's.
+/// sends in the order of its queue, so they delay all others.
 const AHEAD: usize = 1024 * 1024;
 const BULK_AHEAD: usize = 128 * 1024;
 /// The crate says when its buffer empties. It counts otherwise than [`DataChannel::outstanding_bytes`] at
@@ -25,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What the writer keeps between messages.
 struct Writing {
-    link: Weak<Shared>,
+    group: Weak<LaneGroup>,
     /// The frames of the current channel.
     outgoing: Option<mpsc::Receiver<Bytes>>,
     class: ChannelClass,
@@ -36,12 +35,12 @@ struct Writing {
 }
 
 impl Lane {
-    pub(super) async fn write(self: Arc<Self>, link: Weak<Shared>) -> Error {
+    pub(super) async fn write(self: Arc<Self>, group: Weak<LaneGroup>) -> Error {
         if !matches!(self.channel.ready_state().await, Ok(RTCDataChannelState::Open)) {
             self.opened().await;
         }
         self.opened.send_replace(true);
-        let mut writing = Writing { link, outgoing: None, class: ChannelClass::Control, number: 0, unsent: 0 };
+        let mut writing = Writing { group, outgoing: None, class: ChannelClass::Control, number: 0, unsent: 0 };
         match self.write_all(&mut writing).await {
             Ok(()) => closed("the link was closed"),
             Err(error) => error,
@@ -50,7 +49,7 @@ impl Lane {
 
     async fn write_all(&self, writing: &mut Writing) -> Result<(), Error> {
         loop {
-            self.say_urgent(writing).await?;
+            self.send_urgent(writing).await?;
             let frame = tokio::select! {
                 biased;
                 frame = next(&mut writing.outgoing) => frame,
@@ -58,15 +57,15 @@ impl Lane {
             };
             match frame {
                 Some(frame) => {
-                    // What came in the meantime is said first.
-                    self.say_urgent(writing).await?;
+                    // What came in the meantime goes first.
+                    self.send_urgent(writing).await?;
                     self.write_frame(writing, frame).await?;
                 }
                 // The channel's sender was closed or dropped.
                 None => {
                     writing.outgoing = None;
-                    let said = std::mem::replace(&mut self.used().our_end, true);
-                    if !said {
+                    let sent = std::mem::replace(&mut self.used().our_end, true);
+                    if !sent {
                         self.send(writing, Message::End.encode()).await?;
                     }
                 }
@@ -75,7 +74,7 @@ impl Lane {
     }
 
     /// Everything that must not wait for frames: openings, pings, credit, ends.
-    async fn say_urgent(&self, writing: &mut Writing) -> Result<(), Error> {
+    async fn send_urgent(&self, writing: &mut Writing) -> Result<(), Error> {
         let Urgent { ping, pong, bye } = std::mem::take(&mut *self.urgent());
         let urgent = [pong.map(Message::Pong), ping.map(Message::Ping), bye.then_some(Message::Bye)];
         for message in urgent.into_iter().flatten() {
@@ -83,7 +82,7 @@ impl Lane {
         }
         let (open, stop, credit, end) = {
             let mut used = self.used();
-            let open = used.class.filter(|_| std::mem::take(&mut used.unsaid));
+            let open = used.class.filter(|_| std::mem::take(&mut used.unopened));
             if let Some(fresh) = used.outgoing.take() {
                 writing.outgoing = Some(fresh);
                 writing.class = used.class.unwrap_or(ChannelClass::Control);
@@ -91,7 +90,7 @@ impl Lane {
             }
             let stop = used.unread && !used.stopped && !used.their_end;
             used.stopped |= stop;
-            // The writer hears that nobody reads.
+            // The other side's reader is gone: ours ends.
             let end = used.they_stopped && !used.our_end && used.class.is_some();
             used.our_end |= end;
             let due = used.class.is_some() && !used.their_end && self.taken.load(Ordering::Acquire) >= DUE;
@@ -126,7 +125,7 @@ impl Lane {
     }
 
     async fn write_frame(&self, writing: &mut Writing, frame: Bytes) -> Result<(), Error> {
-        let longest = writing.link.upgrade().ok_or_else(|| closed("the link was dropped"))?.longest_message();
+        let longest = writing.group.upgrade().ok_or_else(|| closed("the link was dropped"))?.traffic.longest_message();
         let total = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let mut rest = frame;
         let (number, mut first) = (writing.number, true);
@@ -145,7 +144,7 @@ impl Lane {
         }
     }
 
-    /// Whether nothing more can be said in this channel of the lane.
+    /// Whether nothing more can be sent in this channel of the lane.
     fn is_past(&self, number: u64) -> bool {
         let used = self.used();
         used.our_end || used.number != number
@@ -154,7 +153,7 @@ impl Lane {
     /// Waits for the other side's credit; `false`: it wants no more of this channel.
     async fn spend(&self, writing: &mut Writing, number: u64, cost: usize) -> Result<bool, Error> {
         loop {
-            // The other side stopped, and was told that this is the end; the lane may carry another by now.
+            // The other side stopped, and knows that this is the end; the lane may carry another by now.
             if self.is_past(number) {
                 return Ok(false);
             }
@@ -167,7 +166,7 @@ impl Lane {
                 return Ok(false);
             }
             self.wake.notified().await;
-            self.say_urgent(writing).await?;
+            self.send_urgent(writing).await?;
         }
     }
 
@@ -190,9 +189,9 @@ impl Lane {
     }
 
     async fn send(&self, writing: &mut Writing, message: BytesMut) -> Result<(), Error> {
-        let link = writing.link.upgrade().ok_or_else(|| closed("the link was dropped"))?;
+        let group = writing.group.upgrade().ok_or_else(|| closed("the link was dropped"))?;
         writing.unsent += message.len();
-        link.sending(message.len());
+        group.traffic.sending(message.len());
         self.channel.send(message).await.map_err(gone)
     }
 }

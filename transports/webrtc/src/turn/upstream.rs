@@ -11,12 +11,23 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{LONGEST, Server, WAITING};
-
 /// How long connecting, or one write, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Socket buffers to ask the system for, as for the crate's own sockets.
 const BUFFER: usize = 4 * 1024 * 1024;
+/// Datagrams that wait for a slow server; more are dropped, as a full socket would.
+pub(super) const WAITING: usize = 256;
+/// Longest datagram: a ChannelData header and 65,535 bytes (RFC 8656 §12.4).
+pub(super) const LONGEST: usize = 4 + 65_535;
+
+/// A TURN server, and who we are there.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) over_tcp: bool,
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
 
 /// An open way.
 pub(super) enum Upstream {

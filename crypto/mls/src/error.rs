@@ -1,4 +1,4 @@
-//! Failures of what `openmls` stores.
+//! What fails beneath the contract: the store, and `openmls` itself.
 
 use std::fmt;
 
@@ -43,3 +43,13 @@ impl fmt::Display for StateError {
 }
 
 impl std::error::Error for StateError {}
+
+/// A store that fails.
+pub(crate) fn state_failed(operation: &'static str, error: StateError) -> Error {
+    Error::new(error.kind(), "mls", operation, "the session's state can't be read").with_source(error)
+}
+
+/// The library refuses what can't fail.
+pub(crate) fn internal(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Internal, "mls", operation, "the MLS library refuses").with_source(error)
+}
