@@ -1,5 +1,7 @@
 //! Who this node talks to.
 
+mod others;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -8,6 +10,9 @@ use peerloom_core::wire::store::{Contact, ContactDevice};
 use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, PeerRecord, PublicKey, SuiteId, UserId, limits};
 use peerloom_core::{Error, ErrorKind, Result};
 use peerloom_crypto_primitives::verify;
+
+use crate::roles::LinkRole;
+use others::Other;
 
 /// What marks the beginning of a user id where a contact's name may stand.
 pub const ID_MARK: char = '@';
@@ -24,6 +29,8 @@ pub(crate) struct Contacts(Arc<RwLock<Book>>);
 struct Book {
     by_user: HashMap<UserId, Contact>,
     devices: HashMap<DeviceId, Known>,
+    /// Devices of no contact that may have a link.
+    others: HashMap<DeviceId, Other>,
     /// Invitations that strangers may still use: when each expires, and the hash of its token.
     invitations: BTreeSet<(u64, [u8; 32])>,
     /// What the contacts' names look like; no two share a form.
@@ -58,9 +65,12 @@ impl Known {
 impl Contacts {
     /// Takes these contacts in place of those known.
     pub(crate) fn replace(&self, contacts: Vec<Contact>) {
-        let mut book = Book { invitations: std::mem::take(&mut self.write().invitations), ..Book::default() };
-        contacts.into_iter().for_each(|contact| book.insert(contact));
-        *self.write() = book;
+        let mut new = Book::default();
+        contacts.into_iter().for_each(|contact| new.insert(contact));
+        let mut book = self.write();
+        new.invitations = std::mem::take(&mut book.invitations);
+        new.others = std::mem::take(&mut book.others);
+        *book = new;
     }
 
     /// Takes these invitations in place of those known.
@@ -97,19 +107,41 @@ impl Contacts {
         self.read().by_user.get(user).cloned()
     }
 
-    /// The certificate of a device that proved to be a contact's.
+    /// Whether a user is a contact.
+    pub(crate) fn has(&self, user: &UserId) -> bool {
+        self.read().by_user.contains_key(user)
+    }
+
+    /// The certificate of a device that proved whose it is, and may have a link.
     pub(crate) fn certificate(&self, device: &DeviceId) -> Option<DeviceCertificate> {
-        self.read().devices.get(device)?.certificate.clone()
+        let book = self.read();
+        match book.other(device) {
+            Some(other) => Some(other.certificate.clone()),
+            None => book.devices.get(device)?.certificate.clone(),
+        }
     }
 
-    /// The key of a contact's device, which may be known from an invitation alone.
+    /// The key of a device that may have a link; a contact's may be known from an invitation alone.
     pub(crate) fn key(&self, device: &DeviceId) -> Option<PublicKey> {
-        self.read().devices.get(device).map(|known| known.key.clone())
+        let book = self.read();
+        let other = book.other(device).map(|other| other.certificate.device_key.clone());
+        other.or_else(|| book.devices.get(device).map(|known| known.key.clone()))
     }
 
-    /// Whether a device is a contact's, or would be, as an invitation says.
+    /// What a device is, and its key, once it proved whose it is.
+    pub(crate) fn proved(&self, device: &DeviceId) -> Option<(LinkRole, PublicKey)> {
+        let book = self.read();
+        if let Some(other) = book.other(device) {
+            return Some((other.role, other.certificate.device_key.clone()));
+        }
+        let known = book.devices.get(device).filter(|known| known.certificate.is_some())?;
+        Some((LinkRole::Contact, known.key.clone()))
+    }
+
+    /// Whether a device may have a link: it is a contact's, or would be, as an invitation says, or one of the others.
     pub(crate) fn knows(&self, device: &DeviceId) -> bool {
-        self.read().devices.contains_key(device)
+        let book = self.read();
+        book.devices.contains_key(device) || book.others.contains_key(device)
     }
 
     /// The user whose device it is, or would be, as an invitation says.
@@ -141,9 +173,10 @@ impl Contacts {
         self.read().by_user.len()
     }
 
-    /// All devices of all contacts.
+    /// All devices that may have a link.
     pub(crate) fn device_ids(&self) -> Vec<DeviceId> {
-        self.read().devices.keys().copied().collect()
+        let book = self.read();
+        book.devices.keys().chain(book.others.keys()).copied().collect()
     }
 
     /// All devices of all contacts, with what was last known of them.

@@ -2,6 +2,7 @@
 
 mod diagnosis;
 mod people;
+mod services;
 
 use std::collections::HashMap;
 use std::pin::Pin;

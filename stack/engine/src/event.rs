@@ -57,9 +57,9 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// The first link came up: this node is online.
+    /// The first link to a contact came up: this node is online.
     Online,
-    /// The last link went down: this node is offline.
+    /// The last link to a contact went down: this node is offline.
     Offline,
     /// Scheduled attempts to deliver to a device are used up; its messages wait until it appears.
     Stalled {

@@ -17,6 +17,7 @@ mod identity;
 mod message;
 mod metrics;
 mod net;
+mod roles;
 mod store;
 
 pub use config::{DELIVERY_WAIT, EngineConfig, INVITATION_LIFETIME, Layers, TTL};
@@ -30,4 +31,5 @@ pub use message::{Cursor, HistoryMessage, Message, MessageState};
 pub use metrics::describe_metrics;
 pub use net::{LinkInfo, PeerStatus, SignalingRouter};
 pub use peerloom_delivery::ConnectionState;
+pub use roles::LinkRole;
 pub use store::tools::{TableSize, check as check_store, copy as copy_store, table_sizes};

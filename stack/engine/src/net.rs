@@ -1,4 +1,4 @@
-//! Links to the devices of contacts: dialing, accepting, and the frames on them.
+//! Links to other devices: dialing, accepting, and the frames on them.
 
 mod announce;
 mod dialer;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
-use peerloom_core::wire::{Address, DeviceId, DiscoveryItem, OpenItem, Signed, SuiteId};
+use peerloom_core::wire::{Address, DeviceCertificate, DeviceId, DiscoveryItem, OpenItem, Signed, SuiteId};
 use peerloom_core::{Diagnostic, Discovery, Found, Link, Listener, Place, Result, Signal, Signaling, Transport};
 use peerloom_crypto_primitives::verify;
 use peerloom_delivery::Config;
@@ -174,15 +174,20 @@ async fn take_found(shared: Arc<Shared>, mut news: BoxStream<'static, Found>) {
         let Ok(OpenItem::Record(_, certificate)) = found.item.open(|_, _, _| true) else { continue };
         let device = certificate.device;
         let known = shared.contacts.knows(&device)
-            // A contact's new device: its certificate is checked here, so that made-up ones don't reach the delivery
-            // thread.
-            || (shared.contacts.by_user(&certificate.user).is_some() && found.item.open(verify).is_ok());
+            // A new device: its certificate is checked here, so that made-up ones don't reach the delivery thread.
+            || (is_expected(&shared, &certificate) && found.item.open(verify).is_ok());
         let (true, DiscoveryItem::Record(signed)) = (known, found.item) else { continue };
         match shared.driver.call(move |turn| turn.on_record(device, signed, false)).await {
             Ok(()) => shared.links.found(device),
             Err(error) => debug!(?device, source = %found.source, %error, "a record that was found is of no use"),
         }
     }
+}
+
+/// Whether a device that isn't known would be a contact's or this user's, as its certificate says.
+fn is_expected(shared: &Shared, certificate: &DeviceCertificate) -> bool {
+    shared.contacts.has(&certificate.user)
+        || (certificate.user == shared.own.user && certificate.device != shared.own.device)
 }
 
 /// What a listener hears of the machine's addresses, and where it says its own.

@@ -114,8 +114,13 @@ impl Identity {
 
     /// An offer of a service.
     pub fn service(&self, kind: ServiceKind, sequence: u64) -> Signed {
+        self.service_in(NetworkId::from_name("conformance"), kind, sequence)
+    }
+
+    /// The same in another network.
+    pub fn service_in(&self, network: NetworkId, kind: ServiceKind, sequence: u64) -> Signed {
         let offer = ServiceOffer {
-            network: NetworkId::from_name("conformance"),
+            network,
             certificate: self.certificate.clone(),
             kind,
             addresses: Vec::new(),

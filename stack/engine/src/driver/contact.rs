@@ -23,6 +23,7 @@ use crate::clock::system_ms;
 use crate::event::Event;
 use crate::identity::chosen_name;
 use crate::net::Answer;
+use crate::roles::LinkRole;
 use crate::store::Txn;
 
 /// Most invitations that may be outstanding at once.
@@ -160,20 +161,23 @@ impl Turn<'_> {
         if self.state.standing.is_restored() {
             return stranger;
         }
+        if certificate.user == self.state.own.user {
+            return self.let_own_in(certificate, signed);
+        }
         // Of a known user: the certificate is enough.
         if let Some(contact) = self.state.contacts.by_user(&certificate.user) {
             return self.let_in(contact, certificate, signed);
         }
+        // A contact's was let in above.
+        let serves = self.state.contacts.certificate(&certificate.device).as_ref() == Some(certificate);
+        let stranger = if serves { Ok(None) } else { stranger };
         let Some(token) = token else { return stranger };
         let hash = sha256(&[&token]);
         let key = Bytes::from(hash.to_vec());
         let Some(mut invitation) = self.txn.sound_record::<OutstandingInvitation>(INVITATIONS, &key)? else {
             return stranger;
         };
-        if self.now.is_past(invitation.expires_at_ms)
-            || invitation.uses_left == 0
-            || certificate.user == self.state.own.user
-        {
+        if self.now.is_past(invitation.expires_at_ms) || invitation.uses_left == 0 {
             return stranger;
         }
         invitation.uses_left -= 1;
@@ -221,6 +225,11 @@ impl Turn<'_> {
             return Err(Error::new(ErrorKind::Refused, "engine", "add a contact", message));
         }
         self.claim(&id, &user)?;
+        if self.state.contacts.stop_serving(&id) {
+            // Its link was for the service alone; the contact's is made again.
+            self.forget_link(id, "the device is a contact's from now on");
+            self.effects.reset_link(id);
+        }
         let mut contact = known.unwrap_or_else(|| Contact {
             user,
             alias: self.state.contacts.free_alias(&clean_name(name), &user),
@@ -252,6 +261,10 @@ impl Turn<'_> {
     /// A device is one user's. The one that it proved to be keeps it; among those whom mere links name, the newest link
     /// counts, so that a changed one keeps no device out for good.
     pub(super) fn claim(&mut self, device: &DeviceId, user: &UserId) -> Result<()> {
+        if self.state.contacts.role(device) == Some(LinkRole::Own) {
+            let message = "the device is one of your own, and here another user claims it";
+            return Err(Error::new(ErrorKind::Invalid, "engine", "add a contact", message));
+        }
         let Some((other, known)) = self.state.contacts.device(device).filter(|(other, _)| other != user) else {
             return Ok(());
         };
@@ -295,6 +308,10 @@ impl Turn<'_> {
         if certificate.device != device || record.network != self.state.own.network {
             return Err(Error::new(ErrorKind::Unauthenticated, "engine", "take a record", "it is another device's"));
         }
+        if certificate.user == self.state.own.user && self.let_own_in(&certificate, &record.certificate)?.is_some() {
+            return Ok(());
+        }
+        self.state.contacts.note_record(&device, &record, signed.clone());
         let Some(mut contact) = self.state.contacts.by_user(&certificate.user) else {
             return Ok(());
         };
@@ -378,14 +395,19 @@ impl Turn<'_> {
         let Some(certificate) = self.state.contacts.certificate(&device) else {
             return;
         };
-        if self.state.up.insert(device, certificate.user).is_none() {
-            if self.state.up.len() == 1 {
+        let user = certificate.user;
+        if self.state.up.insert(device, user).is_none() && self.state.contacts.has(&user) {
+            if self.linked_contacts() == 1 {
                 self.effects.event_of_link(Event::Online);
             }
-            self.effects.event_of_link(Event::PeerUp { user: certificate.user, device });
+            self.effects.event_of_link(Event::PeerUp { user, device });
         }
         if let Some(record) = self.state.record.clone().filter(|_| !self.state.standing.is_restored()) {
             self.effects.control(device, &Frame::Record(record));
+        }
+        if self.state.contacts.role(&device) == Some(LinkRole::Service) {
+            // A service hears nothing of this node's conversations and devices.
+            return;
         }
         self.show_standing(device);
         self.show_devices(device);
@@ -397,6 +419,11 @@ impl Turn<'_> {
             }
             self.show_held(device, id);
         }
+    }
+
+    /// Contacts' devices with a link.
+    fn linked_contacts(&self) -> usize {
+        self.state.up.values().filter(|user| self.state.contacts.has(user)).count()
     }
 
     /// The store failed, and works again: news of links was lost, and so may be what followed from it. Each link
@@ -423,9 +450,9 @@ impl Turn<'_> {
     /// A device has no link any more, or none that counts.
     pub(super) fn forget_link(&mut self, device: DeviceId, reason: &str) {
         let user = self.state.up.remove(&device);
-        if let Some(user) = user {
+        if let Some(user) = user.filter(|user| self.state.contacts.has(user)) {
             self.effects.event_of_link(Event::PeerDown { user, device, reason: reason.into() });
-            if self.state.up.is_empty() {
+            if self.linked_contacts() == 0 {
                 self.effects.event_of_link(Event::Offline);
             }
         }

@@ -18,6 +18,7 @@ use super::incoming::is_peers_fault;
 use super::state::LocalIdentity;
 use crate::clock::system_ms;
 use crate::event::Event;
+use crate::roles::LinkRole;
 use crate::store::Txn;
 
 /// The devices of this node's user as the store has them; at least this one.
@@ -57,13 +58,12 @@ pub(super) fn is_revoked(contact: &Contact, device: &DeviceId) -> bool {
     contact.list.is_some() && known(contact).is_some_and(|list| list.is_revoked(device))
 }
 
-/// What is known of a contact's devices with one more certificate, or why its device may not speak for the contact.
+/// What is known of a user's devices with one more certificate, or why its device may not speak for the user.
 fn with_certificate(
-    contact: &Contact,
+    mut list: DeviceList,
     certificate: &DeviceCertificate,
     signed: &Signed,
 ) -> Result<DeviceList, Refusal> {
-    let mut list = known(contact).unwrap_or_else(|| DeviceList::new(certificate.keys.clone()));
     if list.is_revoked(&certificate.device) {
         return Err(Refusal::Revoked);
     }
@@ -81,6 +81,9 @@ impl Turn<'_> {
     /// A device shows which devices its user has.
     pub(super) fn on_devices(&mut self, device: DeviceId, shown: &UserDevices) -> Result<()> {
         let user = shown.list.keys.id();
+        if user == self.state.own.user && self.state.contacts.role(&device) == Some(LinkRole::Own) {
+            return self.on_own_devices(shown);
+        }
         let contact = self.state.contacts.by_user(&user).filter(|c| c.devices.iter().any(|d| d.device == device));
         let Some(contact) = contact else {
             let message = "it is of another user than the device's";
@@ -95,6 +98,30 @@ impl Turn<'_> {
         if list.take_in(shown, verify)? { self.apply_devices(contact, &list) } else { Ok(()) }
     }
 
+    /// Another device of this node's user shows which devices it knows of.
+    fn on_own_devices(&mut self, shown: &UserDevices) -> Result<()> {
+        if self.state.devices.show() == *shown {
+            return Ok(());
+        }
+        let mut list = self.state.devices.clone();
+        if list.take_in(shown, verify)? { self.set_own_devices(list) } else { Ok(()) }
+    }
+
+    /// Whether a device may speak for this node's user, as its certificate says: then it is in the user's list from now
+    /// on (`None`).
+    pub(super) fn let_own_in(&mut self, certificate: &DeviceCertificate, signed: &Signed) -> Result<Option<Refusal>> {
+        if self.state.devices.certificate(&certificate.device) == Some(signed) {
+            return Ok(None);
+        }
+        match with_certificate(self.state.devices.clone(), certificate, signed) {
+            Ok(list) => self.set_own_devices(list).map(|()| None),
+            Err(refusal) => {
+                warn!(device = %certificate.device, ?refusal, "a device with this user's certificate was refused");
+                Ok(Some(refusal))
+            }
+        }
+    }
+
     /// Whether a device may speak for a contact, as its certificate says: then it is the contact's from now on (`None`).
     pub(super) fn let_in(
         &mut self,
@@ -106,7 +133,8 @@ impl Turn<'_> {
         if contact.devices.iter().any(|known| known.device == device && known.certificate.as_ref() == Some(signed)) {
             return Ok(None);
         }
-        let list = match with_certificate(&contact, certificate, signed) {
+        let list = known(&contact).unwrap_or_else(|| DeviceList::new(certificate.keys.clone()));
+        let list = match with_certificate(list, certificate, signed) {
             Ok(list) => list,
             Err(refusal) => {
                 warn!(alias, %device, ?refusal, "a device with a contact's certificate was refused");
@@ -236,9 +264,21 @@ impl Turn<'_> {
         }
         self.txn.put(META, Bytes::from_static(meta::DEVICES), shown.encode());
         self.state.devices = list;
+        let own = self.state.own.device;
+        if self.state.devices.is_revoked(&own) {
+            warn!("this device was revoked by its user: contacts send it nothing any more");
+        }
+        let (new, gone) = self.state.contacts.set_own(&self.state.devices, &own);
+        new.into_iter().for_each(|device| self.effects.want_link(device));
+        for device in gone {
+            self.forget_link(device, "the device was revoked");
+            self.effects.reset_link(device);
+        }
         let up: Vec<DeviceId> = self.state.up.keys().copied().collect();
         let frame = Frame::Devices(Box::new(shown));
-        up.iter().for_each(|device| self.effects.control(*device, &frame));
+        let shared = |device: &&DeviceId| self.state.contacts.role(device) != Some(LinkRole::Service);
+        let to: Vec<DeviceId> = up.iter().filter(shared).copied().collect();
+        to.iter().for_each(|device| self.effects.control(*device, &frame));
         Ok(())
     }
 

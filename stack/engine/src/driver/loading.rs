@@ -43,6 +43,7 @@ impl State {
         self.standing.load(txn)?;
         self.standing.notice().into_iter().for_each(|notice| self.links.leave(notice.clone()));
         self.devices = load_own(&self.own, txn)?;
+        self.contacts.set_own(&self.devices, &self.own.device);
         self.ready.clear();
         self.without_room.clear();
         self.queued_bytes = None;

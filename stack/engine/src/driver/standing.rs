@@ -16,6 +16,7 @@ use super::Turn;
 use super::state::TimerKey;
 use crate::clock::system_ms;
 use crate::event::Event;
+use crate::roles::LinkRole;
 use crate::store::Txn;
 
 /// What happened to a store that sends nothing any more, and what to do.
@@ -210,7 +211,9 @@ impl Turn<'_> {
         self.state.standing.restored = Some(notice.clone());
         self.effects.event(Event::StoreRestored);
         let up: Vec<DeviceId> = self.state.up.keys().copied().collect();
-        up.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(notice.clone())));
+        let hears = |device: &&DeviceId| self.state.contacts.role(device) != Some(LinkRole::Service);
+        let hearing: Vec<DeviceId> = up.iter().filter(hears).copied().collect();
+        hearing.iter().for_each(|device| self.effects.control(*device, &Frame::Restored(notice.clone())));
         self.effects.leave(notice);
     }
 
@@ -227,6 +230,10 @@ impl Turn<'_> {
                 self.txn.put(META, Bytes::from_static(meta::COPIED), times.collect::<Vec<u8>>());
                 self.effects.event(Event::StoreCopied);
             }
+            return Ok(());
+        }
+        if self.state.contacts.role(&device).is_some_and(|role| role != LinkRole::Contact) {
+            // Nothing is sent to it that would have to stop.
             return Ok(());
         }
         let contact = self.state.contacts.certificate(&device).and_then(|c| self.state.contacts.by_user(&c.user));

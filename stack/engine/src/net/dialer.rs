@@ -1,4 +1,4 @@
-//! Reaching for contacts' devices.
+//! Reaching for the devices that may have a link.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ const ADDRESSES: usize = 8;
 
 type Outcome = (DeviceId, Result<(Arc<dyn Link>, handshake::Ready)>);
 
-/// Keeps a link to every device of every contact, as far as they can be reached. Who is dialed when is
-/// the machine's business; a device costs nothing here while it waits.
+/// Keeps a link to every device of every contact, to this user's other devices and to services in use, as far as they
+/// can be reached. Who is dialed when is the machine's business; a device costs nothing here while it waits.
 pub(super) async fn run(shared: Arc<Shared>) {
     let start = Instant::now();
     let now = || Now { mono: start.elapsed(), wall_ms: 0 };
@@ -42,7 +42,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         hear(&shared, &mut machine, now(), &mut rng);
         let left = shared.links.notice().is_some();
         while let Some(device) = machine.next(now()).filter(|_| !left) {
-            let Some((_, known)) = shared.contacts.device(&device) else {
+            let of_contact = || shared.contacts.device(&device).map(|(_, known)| known);
+            let Some(known) = shared.contacts.other(&device).or_else(of_contact) else {
                 machine.remove(&device);
                 continue;
             };

@@ -15,6 +15,7 @@ use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, Link, Place, Result
 use peerloom_crypto_primitives::{random, verify};
 
 use super::Shared;
+use crate::roles::LinkRole;
 
 /// How long a handshake may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,9 +44,14 @@ pub(super) async fn initiate(shared: &Shared, link: &Arc<dyn Link>, expected: De
             return Err(unauthenticated("another device answers there"));
         }
         let contact = shared.contacts.device(&expected).and_then(|(user, _)| shared.contacts.by_user(&user));
-        let Some(Contact { token, .. }) = contact.filter(|contact| contact.user == certificate.user) else {
-            let message = "the device there is another user's than the invitation says; ask for a new one";
-            return Err(unauthenticated(message));
+        let token = match contact.filter(|contact| contact.user == certificate.user) {
+            Some(Contact { token, .. }) => token,
+            // Of no contact: its certificate was known before it was dialed.
+            None if shared.contacts.proved(&expected).is_some_and(|(role, _)| role != LinkRole::Contact) => None,
+            None => {
+                let message = "the device there is another user's than the invitation says; ask for a new one";
+                return Err(unauthenticated(message));
+            }
         };
         let binding = link.channel_binding()?;
         let auth = Auth::decode(receive(&mut control).await?)?;

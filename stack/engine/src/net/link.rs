@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use peerloom_core::wire::{DeviceId, Frame, Statement};
+use peerloom_core::wire::{DeviceId, Frame, PublicKey, Statement};
 use peerloom_core::{Channel, ChannelClass, Error, ErrorKind, FrameReceiver, FrameSender, Link, Place, Result};
 use peerloom_crypto_primitives::verify;
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use super::Shared;
 use super::handshake::{LINGER, Ready};
 use super::links::Budget;
 use crate::driver::Input;
+use crate::roles::LinkRole;
 
 /// Times the bytes of a frame that its decoded parts take in memory at most: ranges, spans and short fields.
 const DECODED: usize = 6;
@@ -59,7 +60,13 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
         }
     };
     drop(place);
-    let Some(registered) = shared.links.register(&shared.own.device, device, initiator, negotiated, &link) else {
+    let Some(role) = shared.contacts.role(&device) else {
+        debug!(?device, "the device was revoked between its handshake and now");
+        shared.links.changed(device);
+        return link.close("this device has no links any more");
+    };
+    let registered = shared.links.register(&shared.own.device, device, (initiator, role), negotiated, &link);
+    let Some(registered) = registered else {
         shared.links.count_refused();
         shared.links.changed(device);
         debug!(?device, "the device has links enough; closing one more");
@@ -71,11 +78,11 @@ async fn run_inside(shared: Arc<Shared>, link: Arc<dyn Link>, ready: Ready, plac
             registered.redundant.iter().for_each(|link| link.close("redundant"));
         });
     }
-    info!(?device, address = link.remote_address(), path = %link.path(), version = negotiated.version, "a link is up");
+    info!(?device, %role, address = link.remote_address(), path = %link.path(), version = negotiated.version, "a link is up");
     let up = shared.driver.input(Input::LinkUp(device)).await;
     let end = match up {
         Ok(()) => {
-            let from = From { device, link: registered.id, budget: registered.budget };
+            let from = From { device, role, link: registered.id, budget: registered.budget };
             let queues = [registered.control, registered.chat];
             pump(&shared, &link, &from, [control, chat], queues, &registered.shown).await
         }
@@ -105,6 +112,7 @@ async fn open_chat(link: &Arc<dyn Link>, initiator: bool) -> Result<Channel> {
 /// Where frames come from.
 struct From {
     device: DeviceId,
+    role: LinkRole,
     link: u64,
     budget: Budget,
 }
@@ -173,7 +181,7 @@ async fn write(mut channel: FrameSender, mut queue: mpsc::Receiver<Bytes>) -> Re
 }
 
 async fn read(shared: &Shared, from: &From, mut channel: FrameReceiver) -> Result<()> {
-    let From { device, link, ref budget } = *from;
+    let From { device, role, link, ref budget } = *from;
     while let Some(frame) = channel.next().await {
         let bytes = frame?;
         trace!(bytes = bytes.len(), "frame in");
@@ -191,7 +199,16 @@ async fn read(shared: &Shared, from: &From, mut channel: FrameReceiver) -> Resul
                 return Err(error.into());
             }
         };
-        if !is_genuine(shared, &device, &frame) {
+        let Some((_, key)) = shared.contacts.proved(&device).filter(|(now, _)| *now == role) else {
+            let message = "the device isn't any more what it was when the link came up";
+            return Err(Error::new(ErrorKind::Refused, "engine", "link", message));
+        };
+        if !budget.pass(role, frame.kind()).await {
+            shared.links.count_refused();
+            debug!(?device, %role, kind = frame.kind().name, "a frame that the device's role may not send");
+            continue;
+        }
+        if !is_genuine(shared, &device, &key, &frame) {
             shared.links.count_refused();
             warn!(?device, kind = frame.kind().name, "a frame whose signature is wrong; closing the link");
             let message = "a frame isn't signed by the device that sends it";
@@ -218,11 +235,8 @@ fn weight(frame: &Frame, size: usize) -> usize {
 
 /// Whether what a frame says is signed by the device that says it. The delivery thread takes in nothing
 /// that isn't, and needn't look again.
-fn is_genuine(shared: &Shared, device: &DeviceId, frame: &Frame) -> bool {
-    let Some(certificate) = shared.contacts.certificate(device) else {
-        return false;
-    };
-    let (theirs, ours) = (&certificate.device_key, shared.own.key.public());
+fn is_genuine(shared: &Shared, device: &DeviceId, theirs: &PublicKey, frame: &Frame) -> bool {
+    let ours = shared.own.key.public();
     let by_them = |message: &[u8], signature: &[u8]| verify(theirs, message, signature);
     let by_us = |message: &[u8], signature: &[u8]| verify(ours, message, signature);
     match frame {

@@ -4,9 +4,13 @@ use peerloom_core::LinkPath;
 use peerloom_core::wire::{DeviceId, Negotiated, UserId};
 use peerloom_delivery::ConnectionState;
 
+use crate::roles::LinkRole;
+
 /// A link, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkInfo {
+    /// What the other side is to this node.
+    pub role: LinkRole,
     /// Where the other side is.
     pub address: String,
     /// Which way it takes.
