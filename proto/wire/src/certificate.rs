@@ -5,12 +5,9 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::identity::PUBLIC_KEY;
+use crate::key::PUBLIC_KEY;
 use crate::shape::{Field, Shape};
-use crate::{DecodeError, DeviceId, PublicKey, Signed, UserId, context, limits, pb, signed};
-
-/// SHA-256 of an object's bytes, by which lists name it.
-pub type ObjectHash = [u8; 32];
+use crate::{DecodeError, DeviceId, ObjectHash, PublicKey, Signed, UserId, context, limits, pb, signed};
 
 /// The two keys that name a user for good.
 #[derive(Debug, Clone, PartialEq, Eq)]

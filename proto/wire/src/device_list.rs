@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 
-use crate::certificate::{ObjectHash, Revocation, Succession, UserKeys, decode_hash, kept_hash};
-use crate::identity::PUBLIC_KEY;
+use crate::certificate::{Revocation, Succession, UserKeys, decode_hash, kept_hash};
+use crate::key::PUBLIC_KEY;
 use crate::shape::{Field, Shape};
+use crate::signed::ObjectHash;
 use crate::{DecodeError, DeviceCertificate, DeviceId, PublicKey, Signed, UserId, limits, pb, signed};
 
 /// The devices of one user, as far as they are known.

@@ -5,10 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::certificate::ObjectHash;
 use crate::device_list::USER_DEVICES;
-use crate::identity::PUBLIC_KEY;
+use crate::key::PUBLIC_KEY;
 use crate::shape::{Field, Shape};
+use crate::signed::ObjectHash;
 use crate::{
     Address, DecodeError, DeviceCertificate, DeviceId, DeviceList, NetworkId, PeerRecord, PublicKey, Signed, SuiteId,
     UserDevices, UserId, context, limits, pb, signed,

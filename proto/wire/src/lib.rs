@@ -19,6 +19,7 @@ pub mod handshake;
 pub mod id;
 pub mod identity;
 pub mod invitation;
+pub mod key;
 pub mod limits;
 pub mod name;
 pub mod pasted;
@@ -39,7 +40,7 @@ pub mod pb {
 }
 
 pub use allowance::Allowance;
-pub use certificate::{DeviceCertificate, ObjectHash, Revocation, Roles, Succession, UserKeys};
+pub use certificate::{DeviceCertificate, Revocation, Roles, Succession, UserKeys};
 pub use chain::{Chain, Span};
 pub use device_list::{DeviceList, EncodedDeviceList, UserDevices};
 pub use discovery::{
@@ -50,13 +51,14 @@ pub use error::DecodeError;
 pub use frame::{Frame, FrameKind, Held, KeyPackage, KeyPackageRequest};
 pub use handshake::{Auth, Hello, Negotiated, Refusal, Verdict};
 pub use id::{ConversationId, DeviceId, EntryId, MessageId, NetworkId, RosterId, UserId};
-pub use identity::{Address, PeerRecord, PublicKey, SuiteId};
+pub use identity::{Address, PeerRecord, SuiteId};
 pub use invitation::Invitation;
+pub use key::PublicKey;
 pub use range::{Range, RangeSet};
 pub use receipt::{Ack, CannotOpen, CannotOpenReason, GapRequest, NotForYou, Restored, Withdrawal};
 pub use roster::{Role, Roster};
 pub use signal::{SessionId, SignedSignal};
-pub use signed::Signed;
+pub use signed::{ObjectHash, Signed};
 pub use statement::{Stated, Statement};
 
 /// The wire format's version that this crate speaks.

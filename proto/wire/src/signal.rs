@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::identity::PUBLIC_KEY;
+use crate::key::PUBLIC_KEY;
 use crate::shape::{Field, Shape};
 use crate::{DecodeError, DeviceId, NetworkId, PublicKey, Signed, context, limits, pb};
 

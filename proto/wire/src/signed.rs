@@ -4,9 +4,11 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::certificate::ObjectHash;
 use crate::shape::{Field, Shape};
 use crate::{DecodeError, limits, pb};
+
+/// SHA-256 of an object's bytes, by which lists name it.
+pub type ObjectHash = [u8; 32];
 
 /// Bytes and the signature over them.
 ///

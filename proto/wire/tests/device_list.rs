@@ -6,7 +6,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{certificate, device, key, keys, sign, verify};
-use peerloom_wire::certificate::{ObjectHash, kept_hash};
+use peerloom_wire::ObjectHash;
+use peerloom_wire::certificate::kept_hash;
 use peerloom_wire::{
     DeviceCertificate, DeviceId, DeviceList, EncodedDeviceList, PublicKey, Revocation, Roles, Signed, Succession,
     UserDevices, UserKeys, context, limits,

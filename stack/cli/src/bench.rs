@@ -92,7 +92,7 @@ pub(crate) async fn run(overrides: &[Override], json: bool, bench: Bench) -> Res
 async fn measure(overrides: &[Override], json: bool, bench: Bench) -> Result<ExitCode> {
     // Here, and not where temporary files are: that may be memory.
     let temporary = Scratch::new(Path::new("."), "peerloom-bench-")?;
-    let (_registry, overrides) = crate::demo::signaling(overrides).await?;
+    let (_registry, overrides) = crate::testbed::signaling(overrides).await?;
     let setup = Setup { folder: temporary.path().to_path_buf(), overrides, progress: Progress::new() };
     let wanted = |figure| bench.only.is_empty() || bench.only.contains(&figure);
     let mut figures = Map::new();

@@ -57,9 +57,6 @@ use registry::RegistryArgs;
 use run::Run;
 use send::Send;
 
-pub(crate) use init::{free_port, init_folder};
-pub(crate) use registry::temporary as temporary_registry;
-
 /// Durable, end-to-end encrypted messages between nodes, without a server.
 #[derive(Debug, Parser)]
 #[command(

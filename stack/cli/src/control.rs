@@ -6,6 +6,7 @@
 mod answers;
 mod client;
 mod connection;
+mod execute;
 mod protocol;
 mod server;
 
@@ -15,9 +16,11 @@ use std::path::Path;
 use peerloom::{Error, ErrorKind, Result};
 
 pub(crate) use client::Client;
+pub(crate) use connection::Owner;
+pub(crate) use execute::execute;
 pub(crate) use peerloom::SOCKET;
 pub(crate) use protocol::{EventView, Failure, MessageView, Request, event_view};
-pub(crate) use server::{Owner, Server, execute};
+pub(crate) use server::Server;
 
 /// Checks that the socket of a node in this folder can have an address, which is short: about 100 bytes.
 pub(crate) fn check_path(folder: &Path) -> Result<()> {

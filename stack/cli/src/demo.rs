@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use peerloom::config::FILE_NAME;
 use peerloom::{Error, ErrorKind, Override, Result};
-use peerloom_registry_server::Registry;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::args::count;
-use crate::command::{free_port, init_folder, temporary_registry};
 use crate::control::{Client, MessageView, Request};
+use crate::folder::{free_port, init_folder};
 use crate::output::{Progress, note, say, say_json};
 use crate::process::{NodeProcess, Scratch, until_ended};
+use crate::testbed::signaling;
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -140,21 +140,6 @@ async fn show(overrides: &[Override], json: bool, demo: Demo) -> Result<ExitCode
 
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..NAMES.len()).flat_map(|from| (0..NAMES.len()).filter(move |to| *to != from).map(move |to| (from, to)))
-}
-
-/// Where a transport was chosen that needs signals and no discovery that carries them: a registry of
-/// the demo's own, and what the files say of it.
-pub(crate) async fn signaling(overrides: &[Override]) -> Result<(Option<Registry>, Vec<Override>)> {
-    let mut overrides = overrides.to_vec();
-    let says = |kind: &str| overrides.iter().any(|o| o.path.ends_with(".kind") && o.value.trim_matches('"') == kind);
-    if !says("webrtc") || says("registry") {
-        return Ok((None, overrides));
-    }
-    let registry = temporary_registry().await?;
-    for (key, value) in [("kind", "registry".to_owned()), ("url", format!("http://{}", registry.local_addr()))] {
-        overrides.push(Override { path: format!("discovery.1.{key}"), value });
-    }
-    Ok((Some(registry), overrides))
 }
 
 fn show_file(name: &str, folder: &Path) {

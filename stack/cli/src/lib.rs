@@ -5,12 +5,14 @@ mod bench;
 mod command;
 mod control;
 mod demo;
+mod folder;
 mod log;
 mod metrics;
 mod output;
 mod process;
 mod session;
 mod signals;
+mod testbed;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -10,7 +10,6 @@ mod duration;
 mod range;
 mod registry;
 mod schema;
-mod source;
 mod words;
 
 use std::fmt;
@@ -22,15 +21,13 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 pub use duration::DurationText;
 pub use range::{Range, check as check_ranges};
-pub use registry::{AnyTransport, Description, KindInfo, Kinds, Registry};
+pub use registry::{AnyTransport, Description, KindInfo, KindSource, Kinds, Registry};
 pub use schema::{Schema, SettingKey, Takes};
-pub use source::KindSource;
 
-use crate::{DeviceSecret, DeviceSigner, Result};
+use crate::{DeviceSecret, DeviceSigner, Error, Passphrase, Result};
 
 /// The table of a wrapping kind's settings that says what it wraps: a `kind` and its keys.
 pub const INNER: &str = "inner";
@@ -45,7 +42,7 @@ pub enum Layer {
     Discovery,
     /// Keeping what was accepted.
     Storage,
-    /// Sealing what is said.
+    /// Sealing entries.
     Crypto,
 }
 
@@ -90,6 +87,13 @@ impl fmt::Display for SettingsError {
             "" => f.write_str(&self.message),
             path => write!(f, "{path}: {}", self.message),
         }
+    }
+}
+
+impl From<Error> for SettingsError {
+    /// For what a source couldn't register or read.
+    fn from(error: Error) -> Self {
+        Self::new("", error.message())
     }
 }
 
@@ -150,41 +154,6 @@ pub struct DiscoveryContext {
     pub addresses: Vec<Address>,
 }
 
-/// What a store is encrypted under. It is wiped when dropped and doesn't show itself in logs.
-#[derive(Clone)]
-pub struct Passphrase(Zeroizing<String>);
-
-impl Passphrase {
-    /// This text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-
-    /// The one line of a secret file or of standard input, whole, without its line break.
-    ///
-    /// An error says why the text isn't one: a second line would be ignored in silence.
-    pub fn from_line(text: &str) -> Result<Self, &'static str> {
-        let line = text.strip_suffix('\n').unwrap_or(text);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        match line {
-            "" => Err("a secret is one line, and this is empty"),
-            _ if line.contains(['\n', '\r', '\0']) => Err("a secret is one line, and here are several"),
-            _ => Ok(Self::new(line)),
-        }
-    }
-
-    /// The text.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Passphrase")
-    }
-}
-
 /// What a store is built with.
 #[derive(Debug, Clone, Default)]
 pub struct StorageContext {
@@ -211,22 +180,4 @@ pub fn parse<S: KindConfig>(settings: &Settings) -> Result<S, SettingsError> {
         .map_err(|error| words::explain(error, &schema))?;
     config.validate()?;
     Ok(config)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_read_whole_or_not_at_all() {
-        let long = "x".repeat(1 << 20);
-        for (text, secret) in
-            [("one", "one"), ("one\n", "one"), ("one\r\n", "one"), (" one \n", " one "), (&long, &long)]
-        {
-            assert_eq!(Passphrase::from_line(text).expect("a secret").expose(), secret);
-        }
-        for wrong in ["", "\n", "\r\n", "one\ntwo", "one\n\n", "one\rtwo\n", "a\0b"] {
-            assert!(Passphrase::from_line(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }

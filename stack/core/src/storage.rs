@@ -7,7 +7,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use peerloom_wire::store::Table;
 
-use crate::kinds::Passphrase;
+use crate::Passphrase;
 use crate::{Error, ErrorKind, Result};
 
 pub use checked::Checked;

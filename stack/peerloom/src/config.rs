@@ -10,7 +10,8 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use peerloom_core::kinds::{DurationText, INNER, KindConfig, Passphrase, Settings, SettingsError};
+use peerloom_core::Passphrase;
+use peerloom_core::kinds::{DurationText, INNER, KindConfig, Settings, SettingsError};
 use peerloom_core::wire::name::check_name;
 use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, private};
 use peerloom_engine::EngineConfig;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::folder::FILE_NAME;
 pub use edit::edit;
 pub(crate) use edit::replace_storage;
 pub use overrides::{Override, overrides_from};
@@ -26,8 +28,6 @@ use reader::Reader;
 pub use schema::{Key, file_schema, keys, nearest};
 use tree::Tree;
 
-/// The file's name inside a node's folder.
-pub const FILE_NAME: &str = "peerloom.toml";
 /// The environment variable with the passphrase of an encrypted store.
 const PASSPHRASE: &str = "PEERLOOM_PASSPHRASE";
 /// The tables of a file, beside its general keys.

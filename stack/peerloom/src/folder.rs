@@ -8,8 +8,8 @@ use peerloom_core::storage::DAMAGED_REMEDY;
 use peerloom_core::wire::store::{META, meta};
 use peerloom_core::{Error, ErrorKind, Result, Storage, private};
 
-use crate::config::FILE_NAME;
-
+/// The file's name inside a node's folder.
+pub const FILE_NAME: &str = "peerloom.toml";
 /// The note's name: kind and instance of the store that belongs to the folder.
 const NOTE: &str = "store.id";
 /// The name of the socket at which a running node answers commands.
@@ -50,7 +50,7 @@ pub(crate) fn check_instance(folder: &Path, kind: &str, storage: &dyn Storage) -
             Err(error(ErrorKind::Invalid, message))
         }
         Some(_) => Ok(()),
-        // Nobody has an identity here yet: the store is empty, and may be any.
+        // No identity is here yet: the store is empty, and may be any.
         None if instance.is_empty() => Ok(()),
         None => write(folder, kind, &instance),
     }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use peerloom_core::kinds::{INNER, Passphrase, Settings, StorageContext};
+use peerloom_core::Passphrase;
+use peerloom_core::kinds::{INNER, Settings, StorageContext};
 use peerloom_core::storage::Checked;
 use peerloom_core::{Error, ErrorKind, Kinds, Layer, Result, Storage, private};
 use peerloom_engine::TableSize;

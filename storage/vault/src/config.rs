@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use peerloom_core::kinds::{KindConfig, Passphrase, StorageContext};
+use peerloom_core::Passphrase;
+use peerloom_core::kinds::{KindConfig, StorageContext};
 use peerloom_core::{ErrorKind, Result, private};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

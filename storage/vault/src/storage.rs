@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peerloom_core::kinds::Passphrase;
+use peerloom_core::Passphrase;
 use peerloom_core::storage::{DamagedRows, scan_sound};
 use peerloom_core::wire::store::Table;
 use peerloom_core::{Batch, ErrorKind, KeyRange, Order, Page, Result, Row, Snapshot, Storage, StorageCaps};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use ::peerloom::config::FILE_NAME;
-use ::peerloom::core::kinds::Passphrase;
+use ::peerloom::core::Passphrase;
 use ::peerloom::{Config, Node, Store, builtin};
 use common::{Running, STORES, eventually, fails, init, init_with, introduce, ok, ok_json, ok_lines, peerloom};
 use rand::rngs::StdRng;

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::idle::{spawn_peers, wait_connected};
 use super::{Setup, failed};
-use crate::command::{free_port, init_folder};
 use crate::control::{Client, Request};
+use crate::folder::{free_port, init_folder};
 use crate::process::{NodeProcess, resident_kib, ticks};
 
 const CONTACTS: usize = 1_000;

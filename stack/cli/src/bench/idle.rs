@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use tokio::process::Child;
 
 use super::{Setup, failed};
-use crate::command::{free_port, init_folder};
 use crate::control::{Client, Request};
+use crate::folder::{free_port, init_folder};
 use crate::process::{NodeProcess, program, resident_kib, ticks};
 
 /// How long an idle node is watched.

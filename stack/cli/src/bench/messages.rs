@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
 use super::{PAUSE, Setup, failed, percentile};
-use crate::command::{free_port, init_folder};
 use crate::control::Request;
+use crate::folder::{free_port, init_folder};
 use crate::process::NodeProcess;
 
 /// Messages sent and not yet acknowledged by the other process.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use peerloom::config::FILE_NAME;
-use peerloom::core::kinds::Passphrase;
+use peerloom::core::Passphrase;
 use peerloom::{Config, Error, ErrorKind, Override, Result, Store};
 use serde_json::json;
 use zeroize::Zeroizing;

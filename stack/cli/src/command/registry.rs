@@ -4,7 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
-use peerloom::core::kinds::Passphrase;
+use peerloom::core::Passphrase;
 use peerloom::core::private;
 use peerloom::{Error, ErrorKind, Result};
 use peerloom_registry_server::{IceConfig, Registry, RegistryConfig, TlsFiles};
@@ -75,12 +75,6 @@ pub(super) async fn run(folder: &Path, json: bool, arguments: RegistryArgs) -> R
     interrupted().await;
     registry.shutdown().await;
     Ok(())
-}
-
-/// A registry for this machine alone, without a file, for as long as a demonstration runs.
-pub(crate) async fn temporary() -> Result<Registry> {
-    let config = RegistryConfig { listen: "127.0.0.1:0".into(), store: ":memory:".into(), ..RegistryConfig::default() };
-    Registry::start(config).await
 }
 
 fn config(folder: &Path, arguments: RegistryArgs) -> Result<RegistryConfig> {

@@ -18,8 +18,8 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::answers::{self, Answers};
+use super::execute::{accept_message, execute};
 use super::protocol::{Answer, Numbered, Outcome, Request, cursor, event_view};
-use super::server::{Owner, accept_message, execute};
 
 /// Longest request line: a message of 1 MiB whose every byte is escaped.
 const MAX_LINE: u64 = 8 * 1024 * 1024;
@@ -38,6 +38,15 @@ const LONG_LINE: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a server that ends waits for a further request.
 const QUIET: Duration = Duration::from_millis(300);
+
+/// How long the node of a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// `run`: until the user ends it.
+    Run,
+    /// Another command: until that command is done.
+    Command,
+}
 
 /// Serves a connection until it ends, and all that was asked is answered.
 pub(super) async fn serve(

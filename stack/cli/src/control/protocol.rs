@@ -2,12 +2,11 @@
 
 use data_encoding::BASE64;
 use peerloom::core::wire::DeviceId;
-use peerloom::{Contact, Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry};
+use peerloom::core::wire::pasted::read_id;
+use peerloom::{Contact, Cursor, Error, ErrorKind, Event, IceServer, Message, MessageState, Node, Retry, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-
-use super::server::is_id;
 
 /// Something to do on a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -323,11 +322,16 @@ pub(crate) fn contact_view(node: &Node, contact: &Contact) -> Value {
     json!({ "contact": contact.alias, "user": contact.user.to_string(), "like": like })
 }
 
-fn alias(node: &Node, user: &peerloom::UserId) -> String {
+fn alias(node: &Node, user: &UserId) -> String {
     node.contact(user).map_or_else(|| user.short(), |c| c.alias)
 }
 
 /// The cursor in a request; none means the beginning.
 pub(crate) fn cursor(text: Option<&str>) -> Result<Cursor, Error> {
     text.map_or(Ok(Cursor::START), str::parse)
+}
+
+/// Whether what should be added is an id rather than a link.
+pub(super) fn is_id(text: &str) -> bool {
+    read_id::<UserId>(text).is_some()
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::schema::check_word;
 use super::{
-    CryptoContext, DiscoveryContext, INNER, KindConfig, KindSource, Layer, Schema, Settings, SettingsError,
-    StorageContext, TransportContext, parse,
+    CryptoContext, DiscoveryContext, INNER, KindConfig, Layer, Schema, Settings, SettingsError, StorageContext,
+    TransportContext, parse,
 };
 use crate::{Crypto, Discovery, Error, ErrorKind, Result, Storage, StreamTransport, Transport};
 
@@ -218,7 +219,7 @@ impl<V: 'static, C: 'static> Registry<V, C> {
     }
 }
 
-/// What can be said of a kind without building it.
+/// What is known of a kind without building it.
 #[derive(Clone, Copy)]
 pub struct KindInfo<'a> {
     /// Its layer.
@@ -324,6 +325,25 @@ impl Kinds {
     pub fn sources(&self) -> &[Arc<dyn KindSource>] {
         &self.sources
     }
+}
+
+/// Brings kinds at run time, as tables of the file ask for: `[[plugin]]` with a path, for instance.
+///
+/// A file is read in two passes. The first gives each of the source's tables to [`bring`](KindSource::bring); the
+/// second reads the layers, whose `kind` may name what came in the first. The kinds are those of this file alone.
+///
+/// **The author's duties.** `bring` reads files and nothing else: it binds nothing and spawns nothing, for
+/// `peerloom check` calls it, too. What it reads is bounded in size, and panics nowhere.
+pub trait KindSource: Send + Sync {
+    /// The name of its tables in the file.
+    fn table(&self) -> &str;
+
+    /// The keys of one of its tables.
+    fn schema(&self) -> &Schema;
+
+    /// Registers the kinds of one table. `settings` fit the schema, with the defaults filled in; relative paths begin
+    /// at `folder`, the node's.
+    fn bring(&self, settings: &Settings, folder: &Path, kinds: &mut Kinds) -> Result<(), SettingsError>;
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use peerloom_wire::store::Table;
 
 use super::{Batch, DamagedRows, KeyRange, Order, Page, Row, Snapshot, Storage, StorageCaps, scan_sound};
-use crate::kinds::Passphrase;
+use crate::Passphrase;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of the checksum at the end of each value: CRC-32 (ISO 3309) over the table's name, a zero

@@ -3,7 +3,8 @@
 use std::env::VarError;
 use std::path::Path;
 
-use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Passphrase, Settings, SettingsError};
+use peerloom_core::Passphrase;
+use peerloom_core::kinds::{self, INNER, KindConfig, KindSource, Settings, SettingsError};
 use peerloom_core::{Kinds, Layer};
 use serde::Serialize;
 use serde_json::Value;
