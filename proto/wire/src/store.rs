@@ -101,6 +101,8 @@ pub const TABLES: [Table; 17] = [
 pub mod meta {
     /// Layout version, 4 bytes big-endian.
     pub const SCHEMA: &[u8; 16] = b"schema-version\0\0";
+    /// Where a change of layout that has begun goes on.
+    pub const MIGRATION: &[u8; 16] = b"migration-place\0";
     /// The node's [`super::Identity`].
     pub const IDENTITY: &[u8; 16] = b"identity\0\0\0\0\0\0\0\0";
     /// 16 random bytes, also kept beside the store: a restored copy shows itself by the difference.

@@ -2,6 +2,7 @@
 
 mod contacts;
 mod disk;
+mod history;
 mod idle;
 mod messages;
 mod quic;
@@ -58,6 +59,9 @@ pub(crate) enum Figure {
     /// A node with 1,000 contacts, 900 of them never there: its start, a message to one that is there right after it,
     /// its processor time and memory when idle. Only when asked for.
     Contacts,
+    /// A node with 10,000 conversations of 100 messages each, and no links: its start, the first page of a conversation,
+    /// its memory for each contact. Only when asked for.
+    History,
     /// 1 KiB messages for as long as `--seconds` says: the rate, and the longest wait for an
     /// acknowledgement. Only when asked for.
     Steady,
@@ -116,6 +120,9 @@ async fn measure(overrides: &[Override], json: bool, bench: Bench) -> Result<Exi
         }
         if bench.only.contains(&Figure::Contacts) {
             figures.extend(contacts::measure(&mut one).await?);
+        }
+        if bench.only.contains(&Figure::History) {
+            figures.extend(history::measure(&mut one).await?);
         }
         if wanted(Figure::Idle) {
             figures.extend(idle::measure(&mut one, bench.peers).await?);

@@ -60,6 +60,11 @@ impl Store {
         &self.kind
     }
 
+    /// Its rows, for tools that read or write them directly; see `docs/formats.md`.
+    pub fn rows(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
     /// Its tables.
     pub fn tables(&self) -> Result<Vec<TableSize>> {
         peerloom_engine::table_sizes(&*self.storage)

@@ -20,12 +20,23 @@ pub struct MemoryStorage {
 
 /// Makes a [`MemoryStorage`] fail on demand.
 #[derive(Clone, Default)]
-pub struct Faults(Arc<Mutex<Option<ErrorKind>>>);
+pub struct Faults(Arc<Mutex<Option<Fault>>>);
+
+struct Fault {
+    /// Commits that still succeed.
+    after: usize,
+    kind: ErrorKind,
+}
 
 impl Faults {
     /// From now on every commit fails with `kind`; `None` ends it.
     pub fn fail_commits(&self, kind: Option<ErrorKind>) {
-        *lock(&self.0) = kind;
+        *lock(&self.0) = kind.map(|kind| Fault { after: 0, kind });
+    }
+
+    /// So many commits succeed; then every one fails with `kind`, until [`fail_commits`](Self::fail_commits) ends it.
+    pub fn fail_commits_after(&self, commits: usize, kind: ErrorKind) {
+        *lock(&self.0) = Some(Fault { after: commits, kind });
     }
 }
 
@@ -51,8 +62,11 @@ impl Storage for MemoryStorage {
     }
 
     fn commit(&self, batch: &Batch) -> Result<()> {
-        if let Some(kind) = *lock(&self.faults.0) {
-            return Err(Error::new(kind, "memory", "commit", "this store was told to fail"));
+        if let Some(fault) = lock(&self.faults.0).as_mut() {
+            if fault.after == 0 {
+                return Err(Error::new(fault.kind, "memory", "commit", "a test makes this store fail"));
+            }
+            fault.after -= 1;
         }
         let mut tables = lock(&self.tables);
         // Copies the tables when a snapshot still looks at them.

@@ -5,13 +5,18 @@ use peerloom_core::wire::store::{self, META, Record, meta};
 use peerloom_core::{Batch, Error, ErrorKind, Result, Snapshot, Storage};
 use tracing::info;
 
-/// One step from a layout to the next.
+/// One step from a layout to the next, in pages: a long table is never in memory as a whole.
 pub(crate) struct Migration {
     /// The version it starts from; it leads to the next one.
     pub(crate) from: u32,
-    /// Adds the changes to the batch, which also sets the new version: a step is done or not begun.
-    pub(crate) apply: fn(&dyn Snapshot, &mut Batch) -> Result<()>,
+    /// Adds the changes to one page of rows to the batch. `place`: what it returned for the page before, empty at first.
+    /// `None`: this was the last page. A page and its place are committed together, so each is done once.
+    pub(crate) apply: fn(&dyn Snapshot, place: &[u8], &mut Batch) -> Result<Option<Bytes>>,
 }
+
+/// In the stored version, beside the version that a step started from: the step has begun. Every program takes it for a
+/// layout that is newer than all that it knows, but for one that can finish the step.
+const BEGUN: u32 = 1 << 31;
 
 /// The steps to [`store::SCHEMA_VERSION`], oldest first. Version 1 is the first.
 pub(crate) const MIGRATIONS: &[Migration] = &[];
@@ -39,30 +44,44 @@ fn migrate(storage: &dyn Storage, migrations: &[Migration], target: u32) -> Resu
         let next = match stored.as_deref().map(version) {
             None => target,
             Some(found) if found == target => return Ok(()),
-            Some(found) if found > target => {
-                let message = format!("the store has layout {found}, this program knows {target}; upgrade the program");
-                return Err(Error::new(ErrorKind::UnsupportedVersion, "store", "open", message));
-            }
             Some(found) => {
-                let step = migrations.iter().find(|m| m.from == found).ok_or_else(|| {
-                    let message = format!(
-                        "no way leads from the store's layout {found}; use an older program to upgrade it first"
-                    );
-                    Error::new(ErrorKind::UnsupportedVersion, "store", "open", message)
-                })?;
-                info!(from = found, to = found + 1, "upgrading the store");
-                (step.apply)(&*snapshot, &mut batch)?;
-                found + 1
+                let from = found & !BEGUN;
+                let step = migrations.iter().find(|m| m.from == from && from < target);
+                let step = step.ok_or_else(|| no_way(from, target))?;
+                if found == from {
+                    info!(from, to = from + 1, "upgrading the store");
+                }
+                let place = snapshot.get(META, meta::MIGRATION)?.filter(|_| found != from).unwrap_or_default();
+                match (step.apply)(&*snapshot, &place, &mut batch)? {
+                    Some(place) => {
+                        batch.put(META, Bytes::from_static(meta::MIGRATION), place);
+                        from | BEGUN
+                    }
+                    None => {
+                        batch.delete(META, Bytes::from_static(meta::MIGRATION));
+                        from + 1
+                    }
+                }
             }
         };
         batch.put(META, Bytes::from_static(meta::SCHEMA), next.to_be_bytes().to_vec());
         storage.commit(&batch)?;
+        storage.settle()?;
     }
+}
+
+fn no_way(from: u32, target: u32) -> Error {
+    let message = if from >= target {
+        format!("the store has layout {from}, this program knows {target}; upgrade the program")
+    } else {
+        format!("no way leads from the store's layout {from}; use an older program to upgrade it first")
+    };
+    Error::new(ErrorKind::UnsupportedVersion, "store", "open", message)
 }
 
 /// A value that isn't 4 bytes long is of no layout we know: newer than all.
 fn version(value: &[u8]) -> u32 {
-    value.try_into().map_or(u32::MAX, u32::from_be_bytes)
+    value.try_into().map_or(u32::MAX & !BEGUN, u32::from_be_bytes)
 }
 
 fn number(snapshot: &dyn Snapshot, key: &[u8; 16]) -> Result<u64> {
@@ -79,27 +98,28 @@ fn number(snapshot: &dyn Snapshot, key: &[u8; 16]) -> Result<u64> {
 mod tests {
     use std::sync::Arc;
 
-    use peerloom_core::KeyRange;
     use peerloom_core::memory::MemoryStorage;
-    use peerloom_core::storage::{Checked, scan_all};
+    use peerloom_core::storage::Checked;
     use peerloom_core::wire::store::HISTORY;
+    use peerloom_core::{KeyRange, Order, Page};
 
     use super::*;
     use crate::clock::Clock;
 
     /// A fabricated change of layout: version 2 keeps histories behind another version byte.
-    fn to_2(snapshot: &dyn Snapshot, batch: &mut Batch) -> Result<()> {
-        scan_all(snapshot, HISTORY, KeyRange::all(), |row| {
-            let mut value = row.value.to_vec();
-            value[0] = 2;
-            batch.put(HISTORY, row.key, value);
-            Ok(())
-        })
+    fn to_2(snapshot: &dyn Snapshot, place: &[u8], batch: &mut Batch) -> Result<Option<Bytes>> {
+        let range = if place.is_empty() { KeyRange::all() } else { KeyRange::all().after(place) };
+        let rows = snapshot.scan(HISTORY, &range, Order::Ascending, Page::DEFAULT)?;
+        for row in &rows {
+            assert_eq!(row.value[0], 1, "each row is changed once");
+            batch.put(HISTORY, row.key.clone(), [&[2], &row.value[1..]].concat());
+        }
+        Ok(rows.last().map(|row| row.key.clone()))
     }
 
-    fn to_3(_: &dyn Snapshot, batch: &mut Batch) -> Result<()> {
+    fn to_3(_: &dyn Snapshot, _: &[u8], batch: &mut Batch) -> Result<Option<Bytes>> {
         batch.put(META, b"third-step\0\0\0\0\0\0".as_slice(), b"done".as_slice());
-        Ok(())
+        Ok(None)
     }
 
     const STEPS: &[Migration] = &[Migration { from: 1, apply: to_2 }, Migration { from: 2, apply: to_3 }];
@@ -126,15 +146,27 @@ mod tests {
         open(&storage, STEPS, 3).map(drop).unwrap();
     }
 
+    /// What was committed of a step that was interrupted is done; meanwhile no program takes the store for a whole one.
     #[test]
-    fn a_step_that_fails_leaves_the_store_as_it_was() {
-        let storage = older();
-        storage.faults().fail_commits(Some(ErrorKind::Full));
-        assert_eq!(open(&storage, STEPS, 3).map(drop).unwrap_err().kind(), ErrorKind::Full);
-        storage.faults().fail_commits(None);
-        let snapshot = storage.snapshot().unwrap();
-        assert_eq!(snapshot.get(META, meta::SCHEMA).unwrap().as_deref(), Some(&[0, 0, 0, 1][..]));
-        open(&storage, STEPS, 3).map(drop).unwrap();
+    fn an_interrupted_step_goes_on_where_it_was() {
+        // The rows are three pages; the fourth finds no more.
+        for pages in 0..4 {
+            let storage = older();
+            storage.faults().fail_commits_after(pages, ErrorKind::Full);
+            assert_eq!(open(&storage, STEPS, 3).map(drop).unwrap_err().kind(), ErrorKind::Full);
+            storage.faults().fail_commits(None);
+            let before = open(&storage, &[], 1).map(drop);
+            assert_eq!(before.is_ok(), pages == 0, "after {pages} pages");
+            open(&storage, STEPS, 3).map(drop).unwrap();
+            let snapshot = storage.snapshot().unwrap();
+            for order in 0..600 {
+                assert_eq!(
+                    snapshot.get(HISTORY, &store::ordered_key(&[], order)).unwrap().as_deref(),
+                    Some(&[2, 42][..])
+                );
+            }
+            assert_eq!(snapshot.get(META, meta::MIGRATION).unwrap(), None);
+        }
     }
 
     #[test]
