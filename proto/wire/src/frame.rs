@@ -215,6 +215,12 @@ impl Frame {
         frame.into()
     }
 
+    /// The encoded envelope in its frame, sharing the bytes; `None` for other frames.
+    pub fn unwrap_envelope(frame: &Bytes) -> Option<Bytes> {
+        let length = frame.strip_prefix(&[0x0a])?.iter().position(|byte| byte & 0x80 == 0)?;
+        Some(frame.slice(length + 2..))
+    }
+
     /// Decodes a frame; nothing in it is verified yet. `None`: a kind that a newer version added, or a known
     /// kind in a newer version; the link goes on without it.
     pub fn decode(bytes: Bytes) -> Result<Option<Self>, DecodeError> {

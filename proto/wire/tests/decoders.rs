@@ -183,6 +183,14 @@ fn examples() -> Vec<Bytes> {
     }
     assert_eq!(Invitation::decode(&invitation().encode()), Ok(invitation()));
     assert_eq!(Frame::wrap_envelope(&envelope().encode()), frames[0].encode());
+    assert_eq!(Frame::unwrap_envelope(&frames[0].encode()), Some(envelope().encode()));
+    for length in [1, 127, 128, 20_000] {
+        let longer = Envelope { payload: vec![1; length].into(), ..envelope() };
+        assert_eq!(Frame::unwrap_envelope(&Frame::wrap_envelope(&longer.encode())), Some(longer.encode()));
+    }
+    for other in [&frames[1].encode()[..], &[], &[0x0a], &[0x0a, 0x80]] {
+        assert_eq!(Frame::unwrap_envelope(&Bytes::copy_from_slice(other)), None);
+    }
     assert_eq!(Envelope::decode(envelope().encode()), Ok(envelope()));
     assert_eq!(Bundle::decode(bundle().encode()), Ok(bundle()));
     assert_eq!(SignedSignal::decode_unverified(&signed(signal().encode())), Ok(signal()));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use peerloom_core::wire::store::{History, OUT_ENTRIES, OUT_SEALED, OutEntry, OwnState, Record, SealedEntry};
 use peerloom_core::wire::{
-    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Header, LogId, MessageId, Position, UserId, limits,
+    Bundle, ConversationId, DeviceId, EntryClass, Envelope, Frame, Header, LogId, MessageId, Position, UserId, limits,
 };
 use peerloom_core::{Error, ErrorKind, Result, Sealing};
 use peerloom_delivery::{Effect, NewEntry};
@@ -255,7 +255,9 @@ impl Turn<'_> {
         let recipients: Vec<DeviceId> = recipients.into_iter().chain(awaited.into_iter().map(|(d, _)| d)).collect();
         let new = NewEntry { class, expires_at_ms, recipients: &recipients, joins, messages: messages.len() };
         conversation.outbox.append(new);
-        let encoded = envelope.encode();
+        // Encoded once, for all devices.
+        let frame = Frame::Envelope(envelope.clone()).encode();
+        let encoded = Frame::unwrap_envelope(&frame).unwrap_or_else(|| envelope.encode());
         let kept = match &recipe {
             Some(_) => Envelope { payload: Bytes::new(), ..envelope }.encode(),
             None => encoded.clone(),
@@ -280,7 +282,7 @@ impl Turn<'_> {
         };
         self.txn.put(OUT_ENTRIES, own_key(&id, position), row.encode());
         self.txn.put(OUT_SEALED, own_key(&id, position), kept.encode());
-        self.state.recent.insert(id, position, encoded);
+        self.state.recent.insert(id, position, frame);
         conversation.outbox.set_sealed(position, entry_id, size as usize);
         conversation.outbox.wake(self.now);
         conversation.entries.insert(position, OwnEntry::new(&row));

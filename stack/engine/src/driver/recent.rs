@@ -1,14 +1,14 @@
-//! The cache of sealed envelopes.
+//! The cache of sealed envelopes, as frames.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use peerloom_core::wire::{ConversationId, Position};
 
-/// The newest sealed envelopes of all conversations, up to [`Recent::MAX`] bytes; the oldest go first.
+/// The frames of the newest sealed envelopes of all conversations, up to [`Recent::MAX`] bytes; the oldest go first.
 #[derive(Default)]
 pub(crate) struct Recent {
-    envelopes: HashMap<(ConversationId, Position), (u64, Bytes)>,
+    frames: HashMap<(ConversationId, Position), (u64, Bytes)>,
     order: BTreeMap<u64, (ConversationId, Position)>,
     next: u64,
     bytes: usize,
@@ -17,12 +17,12 @@ pub(crate) struct Recent {
 impl Recent {
     const MAX: usize = 16 * 1024 * 1024;
 
-    pub(crate) fn insert(&mut self, id: ConversationId, position: Position, envelope: Bytes) {
+    pub(crate) fn insert(&mut self, id: ConversationId, position: Position, frame: Bytes) {
         self.remove(id, position);
         self.next += 1;
-        self.bytes += envelope.len();
+        self.bytes += frame.len();
         self.order.insert(self.next, (id, position));
-        self.envelopes.insert((id, position), (self.next, envelope));
+        self.frames.insert((id, position), (self.next, frame));
         while self.bytes > Self::MAX
             && let Some((_, (id, position))) = self.order.pop_first()
         {
@@ -31,13 +31,13 @@ impl Recent {
     }
 
     pub(crate) fn get(&self, id: ConversationId, position: Position) -> Option<Bytes> {
-        self.envelopes.get(&(id, position)).map(|(_, envelope)| envelope.clone())
+        self.frames.get(&(id, position)).map(|(_, frame)| frame.clone())
     }
 
     pub(crate) fn remove(&mut self, id: ConversationId, position: Position) {
-        if let Some((number, envelope)) = self.envelopes.remove(&(id, position)) {
+        if let Some((number, frame)) = self.frames.remove(&(id, position)) {
             self.order.remove(&number);
-            self.bytes -= envelope.len();
+            self.bytes -= frame.len();
         }
     }
 }
@@ -53,7 +53,7 @@ mod tests {
         for number in 0..100 {
             (1..=5).for_each(|position| recent.insert(id(number), position, vec![number; 100_000].into()));
         }
-        let kept: usize = recent.envelopes.values().map(|(_, envelope)| envelope.len()).sum();
+        let kept: usize = recent.frames.values().map(|(_, frame)| frame.len()).sum();
         assert!(kept == recent.bytes && kept <= Recent::MAX && kept > Recent::MAX - 100_000, "{kept}");
         assert!(recent.get(id(99), 5).is_some() && recent.get(id(0), 1).is_none());
         (0..100).for_each(|number| (1..=5).for_each(|position| recent.remove(id(number), position)));

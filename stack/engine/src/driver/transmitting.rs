@@ -82,30 +82,30 @@ impl Turn<'_> {
 
     fn send_entry(&mut self, id: ConversationId, device: DeviceId, position: Position) -> Result<()> {
         let missing = |error: Error| if error.kind() == ErrorKind::Damaged { Ok(None) } else { Err(error) };
-        match self.envelope(id, position).or_else(missing)? {
-            Some(mut envelope) => {
+        match self.frame(id, position).or_else(missing)? {
+            Some(mut frame) => {
                 let class = self.state.conversations.get(&id).and_then(|c| c.outbox.class(position));
                 if class == Some(EntryClass::Handshake) {
-                    envelope = only_for(envelope, &device);
+                    frame = only_for(frame, &device);
                 }
                 self.note_left(id, position)?;
                 debug!(conversation = %id, position, %device, "goes out");
-                self.effects.chat(device, Frame::wrap_envelope(&envelope));
+                self.effects.chat(device, frame);
             }
             None => self.on_lost(id, position),
         }
         Ok(())
     }
 
-    /// An entry as it travels, the same bytes every time.
-    fn envelope(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
+    /// The frame of an entry, the same bytes every time.
+    fn frame(&self, id: ConversationId, position: Position) -> Result<Option<Bytes>> {
         let Some(conversation) = self.state.conversations.get(&id) else { return Ok(None) };
         if let Some(recent) = self.state.recent.get(id, position) {
             return Ok(Some(recent));
         }
         let Some(kept) = self.txn.record::<SealedEntry>(OUT_SEALED, &own_key(&id, position))? else { return Ok(None) };
         if kept.recipe.is_empty() {
-            return Ok(Some(kept.envelope));
+            return Ok(Some(Frame::wrap_envelope(&kept.envelope)));
         }
         let history = conversation.entries.get(&position).map_or(0, |entry| entry.history);
         let Some(row) = self.txn.record::<History>(HISTORY, &history_key(history))? else { return Ok(None) };
@@ -115,7 +115,7 @@ impl Turn<'_> {
         };
         let Ok(payload) = crypto.rebuild(&kept.recipe, &row.bundle) else { return Ok(None) };
         envelope.payload = payload;
-        Ok(Some(envelope.encode()))
+        Ok(Some(Frame::Envelope(envelope).encode()))
     }
 
     /// Tells a device that positions will never come.
@@ -139,10 +139,10 @@ impl Turn<'_> {
     }
 }
 
-/// An entry without the part that isn't for a device: only handshakes that let devices in have two.
-fn only_for(envelope: Bytes, device: &DeviceId) -> Bytes {
-    match Envelope::decode(envelope.clone()) {
-        Ok(decoded) if !decoded.welcome.is_empty() => decoded.only_for(device).encode(),
-        _ => envelope,
+/// The frame of an entry without the part that isn't for a device: only handshakes that let devices in have two.
+fn only_for(frame: Bytes, device: &DeviceId) -> Bytes {
+    match Frame::unwrap_envelope(&frame).map(Envelope::decode) {
+        Some(Ok(decoded)) if !decoded.welcome.is_empty() => Frame::Envelope(decoded.only_for(device)).encode(),
+        _ => frame,
     }
 }
