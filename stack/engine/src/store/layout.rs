@@ -81,7 +81,7 @@ fn no_way(from: u32, target: u32) -> Error {
 
 /// A value that isn't 4 bytes long is of no layout we know: newer than all.
 fn version(value: &[u8]) -> u32 {
-    value.try_into().map_or(u32::MAX & !BEGUN, u32::from_be_bytes)
+    value.try_into().map_or(!BEGUN, u32::from_be_bytes)
 }
 
 fn number(snapshot: &dyn Snapshot, key: &[u8; 16]) -> Result<u64> {
