@@ -21,7 +21,7 @@ use peerloom_crypto_primitives::{SigningKey, sha256};
 use serde_json::{Map, Value, json};
 
 use super::{Setup, failed, percentile};
-use crate::command::{free_port, init_folder};
+use crate::folder::{free_port, init_folder};
 use crate::process::{NodeProcess, resident_kib};
 
 const CONVERSATIONS_MADE: usize = 10_000;
